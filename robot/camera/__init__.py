@@ -1,0 +1,1 @@
+"""Cameras: one protocol, pinhole intrinsics, devices and recordings."""

@@ -1,0 +1,1 @@
+"""The loop, its gates, trajectories, timing and records."""

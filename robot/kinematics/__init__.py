@@ -1,0 +1,1 @@
+"""The arm's geometry: forward, inverse, limits."""

@@ -1,0 +1,1 @@
+"""What to do next: the protocol and the policies behind it."""

@@ -1,0 +1,1 @@
+"""From boxes and depth to positions in the base frame."""

@@ -1,0 +1,1 @@
+"""A MuJoCo work cell: scene, arm, camera, faults, labelled renders."""

@@ -1,0 +1,1 @@
+"""Videos, contact sheets and reports of what happened."""

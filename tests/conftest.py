@@ -1,0 +1,25 @@
+"""Fixtures for all tests: where the shared real data lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """`shared("data/bccd")`: a path below ../shared; skips where that folder is absent, fails where a file is."""
+
+    def find(relative: str) -> Path:
+        if not SHARED.is_dir():
+            pytest.skip("the folder ../shared with recorded references and real data is not beside this checkout")
+        path = SHARED / relative
+        if not path.exists():
+            pytest.fail(f"../shared exists but holds no {relative}")
+        return path
+
+    return find

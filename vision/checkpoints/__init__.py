@@ -1,0 +1,1 @@
+"""Weights on disk: our own format and the published ones."""

@@ -1,0 +1,133 @@
+"""Typed configuration: YAML says what differs from the defaults in code, nothing is guessed, nothing is ignored.
+
+Unknown and duplicate keys are refused with the path of the key. Overrides come from the command line as
+`key.path=value` or `--key.path value`; a dash and an underscore mean the same there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vision.errors import ConfigError
+
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Root of every configuration: frozen, unknown keys refused, attribute docstrings become descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def load_config(config_type: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file into `config_type` and apply command line overrides.
+
+    Raises ConfigError, naming the file and the path of each offending key.
+    """
+    content = read_yaml(path)
+    for keys, value in parse_overrides(overrides):
+        _set_nested(content, keys, value)
+    return validate_config(config_type, content, origin=str(path))
+
+
+def validate_config(config_type: type[C], content: Mapping[str, Any], origin: str) -> C:
+    """Check `content` against `config_type`; ConfigError names `origin` and every key at fault."""
+    try:
+        return config_type.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(_explain(error, config_type))) from error
+
+
+def dump_config(config: Config) -> str:
+    """The resolved whole as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping, refusing duplicate keys; an empty file is an empty mapping."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a YAML file: {error}") from error
+    try:
+        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, got {type(content).__name__}")
+    return content
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[tuple[list[str], Any]]:
+    """Turn `a.b=1`, `--a.b 1` and `--a.b=1` into ([a, b], 1); values are read as YAML."""
+    parsed: list[tuple[list[str], Any]] = []
+    pending = list(overrides)
+    while pending:
+        word = pending.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not equals:
+            if not word.startswith("--") or not pending:
+                raise ConfigError(f"override {word!r}: expected key.path=value or --key.path value")
+            value = pending.pop(0)
+        parsed.append((key.replace("-", "_").split("."), _parse_value(key, value)))
+    return parsed
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {key}: {text!r} is not a YAML value") from error
+
+
+def _set_nested(content: dict[str, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    for position, key in enumerate(parents):
+        child = content.setdefault(key, {})
+        if not isinstance(child, dict):
+            path = ".".join(keys[: position + 1])
+            raise ConfigError(f"override {'.'.join(keys)}: {path} is {child!r}, not a group of keys")
+        content = child
+    content[last] = value
+
+
+def _explain(error: ValidationError, config_type: type[Config]) -> list[str]:
+    messages = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            hint = difflib.get_close_matches(str(detail["loc"][-1]), _all_keys(config_type), n=1)
+            suggestion = f"; did you mean {hint[0]}?" if hint else ""
+            messages.append(f"{path}: unknown key{suggestion}")
+        else:
+            given = "" if detail["type"] == "missing" else f", got {detail['input']!r}"
+            messages.append(f"{path or 'configuration'}: {detail['msg'].removeprefix('Value error, ')}{given}")
+    return messages
+
+
+def _all_keys(config_type: type[Config]) -> list[str]:
+    """Every key name below a config type, for spelling hints only."""
+    schema = config_type.model_json_schema()
+    groups = [schema, *schema.get("$defs", {}).values()]
+    return sorted({key for group in groups for key in group.get("properties", {})})
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice; plain PyYAML keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,1 @@
+"""Annotated images: reading, checking, augmenting, batching."""

@@ -1,0 +1,1 @@
+"""Heads: pyramids to raw predictions."""

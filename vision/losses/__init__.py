@@ -1,0 +1,1 @@
+"""Losses as pure functions and the sums that train a detector."""

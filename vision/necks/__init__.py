@@ -1,0 +1,1 @@
+"""Necks: feature maps to a pyramid."""

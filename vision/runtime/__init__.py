@@ -1,0 +1,1 @@
+"""Detection without torch: sessions, decoding, sources, drawing."""
