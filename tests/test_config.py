@@ -1,0 +1,93 @@
+"""Strict YAML: unknown and duplicate keys are refused with their path, overrides are typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from vision.config import Config, dump_config, load_config, parse_overrides
+from vision.errors import ConfigError
+
+
+class Optimizer(Config):
+    learning_rate: float = Field(default=0.01, gt=0)
+    """Step size."""
+    milestones: tuple[int, ...] = ()
+    """Epochs."""
+
+
+class Training(Config):
+    optimizer: Optimizer = Optimizer()
+    """The optimizer."""
+    name: str = "run"
+    """A name."""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_yaml_states_only_the_difference(tmp_path: Path) -> None:
+    config = load_config(Training, write(tmp_path, "optimizer: {learning_rate: 1e-4}\n"))
+    assert config.optimizer.learning_rate == 1e-4  # PyYAML reads 1e-4 as text; the type makes it a number
+    assert config.name == "run"
+
+
+def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
+    assert load_config(Training, write(tmp_path, "")) == Training()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optimizer: {learning_rte: 1}", ["optimizer.learning_rte", "did you mean learning_rate"]),
+        ("optimizer: {learning_rate: -1}", ["optimizer.learning_rate", "greater than 0", "-1"]),
+        ("name: a\nname: b", ["duplicate key 'name'"]),
+        ("optimizer: {learning_rate: 1, learning_rate: 2}", ["duplicate key 'learning_rate'"]),
+        ("- 1", ["expected a mapping", "list"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_mistakes_are_named_with_their_path(tmp_path: Path, text: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(Training, write(tmp_path, text))
+    for word in [*words, "config.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"absent\.yaml"):
+        load_config(Training, tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optimizer.learning_rate=0.5", "optimizer.milestones=[1, 2]"],
+        ["--optimizer.learning-rate", "0.5", "--optimizer.milestones", "[1, 2]"],
+        ["--optimizer.learning-rate=0.5", "--optimizer.milestones=[1,2]"],
+    ],
+)
+def test_the_command_line_overrides_the_file(tmp_path: Path, words: list[str]) -> None:
+    config = load_config(Training, write(tmp_path, "optimizer: {learning_rate: 0.1}"), words)
+    assert config.optimizer == Optimizer(learning_rate=0.5, milestones=(1, 2))
+
+
+@pytest.mark.parametrize("words", [["optimizer"], ["--optimizer.learning-rate"], ["a=[1"]])
+def test_overrides_without_a_value_are_refused(words: list[str]) -> None:
+    with pytest.raises(ConfigError, match="override"):
+        parse_overrides(words)
+
+
+def test_an_override_below_a_value_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a group of keys"):
+        load_config(Training, write(tmp_path, "name: a"), ["name.first=b"])
+
+
+def test_a_dumped_config_reads_back(tmp_path: Path) -> None:
+    config = Training(optimizer=Optimizer(milestones=(3,)))
+    assert load_config(Training, write(tmp_path, dump_config(config))) == config

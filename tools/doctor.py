@@ -1,0 +1,148 @@
+"""What this machine can run: packages, engines, renderers, GPU and cameras; what is missing and how to add it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from vision.files import write_json
+
+State = Literal["ok", "missing", "absent"]
+
+PACKAGES = {
+    "cpu": ("onnxruntime", "openvino"),
+    "train": ("torch", "torchvision", "accelerate", "safetensors", "faster-coco-eval", "matplotlib", "onnx"),
+    "sim": ("mujoco",),
+    "robot": ("ruckig",),
+    "demonstrations": ("pyarrow", "av"),
+    "realsense": ("pyrealsense2",),
+    "ur": ("ur-rtde",),
+    "tensorrt": ("tensorrt",),
+}
+"""The packages of each extra; `pip install 'handeye[EXTRA]'` adds them."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What this machine can run, and the command that adds what is missing."""
+
+    json: Path | None = None
+    """Write the findings to this file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: `missing` can be added by the remedy, `absent` is hardware that is not here."""
+
+    area: str
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def run(arguments: Arguments) -> int:
+    """Print the findings; exit code 1 when this machine cannot even run a detector."""
+    findings = [*find_packages(), *find_engines(), *find_renderers(), find_gpu(), *find_cameras()]
+    _print_table(findings)
+    if arguments.json:
+        write_json(arguments.json, {"findings": [asdict(finding) for finding in findings]})
+    return 0 if any(finding.area == "engine" and finding.state == "ok" for finding in findings) else 1
+
+
+def find_packages() -> list[Finding]:
+    """The optional packages, extra by extra."""
+    return [_find_package(extra, name) for extra, names in PACKAGES.items() for name in names]
+
+
+def find_engines() -> list[Finding]:
+    """The inference engines that load, with the devices they offer."""
+    return [_find_engine(name, devices) for name, devices in (("onnxruntime", _providers), ("openvino", _devices))]
+
+
+def find_renderers() -> list[Finding]:
+    """How the simulator can draw: GL where a driver is, rays wherever MuJoCo is."""
+    remedy = "pip install 'handeye[sim]'"
+    if importlib.util.find_spec("mujoco") is None:
+        return [Finding("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
+    from robot.simulator.gl_backend import find_gl_backend
+
+    backend = find_gl_backend()
+    gl = (
+        Finding("renderer", "gl", "ok", f"MUJOCO_GL={backend}")
+        if backend
+        else Finding("renderer", "gl", "missing", "no EGL or OSMesa", "apt install libegl1 libgl1-mesa-dri libopengl0")
+    )
+    return [gl, Finding("renderer", "rays", "ok", "no GL needed")]
+
+
+def find_gpu() -> Finding:
+    """The NVIDIA GPU, as its own tool reports it."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("gpu", "NVIDIA", "absent", "no nvidia-smi on the path; models run on the CPU")
+    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
+    lines = answer.stdout.strip().splitlines()
+    if answer.returncode != 0 or not lines:
+        return Finding("gpu", "NVIDIA", "absent", f"nvidia-smi: {(answer.stderr or answer.stdout).strip()[:80]}")
+    return Finding("gpu", "NVIDIA", "ok", "; ".join(lines))
+
+
+def find_cameras() -> list[Finding]:
+    """Video devices of the system."""
+    devices = sorted(Path("/dev").glob("video*")) if platform.system() == "Linux" else []
+    if not devices:
+        return [Finding("camera", "video", "absent", "no /dev/video*; files and folders still work as sources")]
+    return [Finding("camera", device.name, "ok", f"handeye detect MODEL {device.name[5:]}") for device in devices]
+
+
+def _find_package(extra: str, name: str) -> Finding:
+    try:
+        return Finding("package", name, "ok", importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("package", name, "missing", f"extra {extra}", f"pip install 'handeye[{extra}]'")
+
+
+def _find_engine(name: str, devices: Callable[[], str]) -> Finding:
+    if importlib.util.find_spec(name) is None:
+        return Finding("engine", name, "missing", "not installed", "pip install 'handeye[cpu]'")
+    try:
+        return Finding("engine", name, "ok", devices())
+    except Exception as error:  # an engine that is installed but broken must not end the report
+        return Finding("engine", name, "missing", f"installed but does not load: {error}", "reinstall it")
+
+
+def _providers() -> str:
+    import onnxruntime
+
+    return ", ".join(onnxruntime.get_available_providers())
+
+
+def _devices() -> str:
+    import openvino
+
+    return ", ".join(openvino.Core().available_devices)
+
+
+def _print_table(findings: list[Finding]) -> None:
+    console = Console()
+    console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("", "", "", "found", "to add it"):
+        table.add_column(heading, overflow="fold")
+    mark = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "absent": "[dim]absent[/]"}
+    for finding in findings:
+        remedy = finding.remedy.replace("[", r"\[")
+        table.add_row(finding.area, finding.name, mark[finding.state], finding.detail, remedy)
+    console.print(table)
