@@ -1,0 +1,134 @@
+"""What a data set knows about its images, checked once at the door so that nothing behind it has to doubt.
+
+Class ids are contiguous from 0 in the order of the file's sorted category ids; category ids live only here and in
+the readers and writers of this folder.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from vision.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnnotations:
+    """The labelled objects of one image; raises DatasetError for anything that no box can be."""
+
+    image_id: int
+    file_name: str
+    """Relative to the folder of the images, with forward slashes."""
+    size_hw: tuple[int, int]
+    """Height and width in pixels, as the annotation file states them."""
+    boxes_xyxy: Float32[np.ndarray, "N 4"]
+    """Pixels of the original image; x1 < x2 and y1 < y2. A box may reach over the image's edge."""
+    class_ids: Int64[np.ndarray, "N"]
+    is_crowd: Bool[np.ndarray, "N"]
+    """True for a box around a group: it is neither trained on nor counted as a missed object."""
+    areas: Float32[np.ndarray, "N"]
+    """Square pixels as the file states them (of the mask, where the file has masks); COCO metrics sort sizes by it."""
+
+    def __post_init__(self) -> None:
+        name, num_boxes = self.file_name, len(self.boxes_xyxy)
+        if min(self.size_hw) <= 0:
+            raise DatasetError(f"{name}: an image of {self.size_hw[0]} x {self.size_hw[1]} pixels (height x width)")
+        if self.boxes_xyxy.shape != (num_boxes, 4):
+            raise DatasetError(f"{name}: boxes of shape {self.boxes_xyxy.shape}, expected ({num_boxes}, 4)")
+        if not len(self.class_ids) == len(self.is_crowd) == len(self.areas) == num_boxes:
+            raise DatasetError(f"{name}: {num_boxes} boxes, {len(self.class_ids)} classes, {len(self.is_crowd)} flags")
+        if not np.isfinite(self.boxes_xyxy).all():
+            raise DatasetError(f"{name}: a box that is not finite")
+        if not (self.boxes_xyxy[:, :2] < self.boxes_xyxy[:, 2:]).all():
+            raise DatasetError(f"{name}: a box whose width or height is not positive")
+        if num_boxes and self.class_ids.min() < 0:
+            raise DatasetError(f"{name}: a negative class id")
+
+    def without_crowds(self) -> ImageAnnotations:
+        """The objects that can be trained on."""
+        keep = ~self.is_crowd
+        return ImageAnnotations(
+            image_id=self.image_id,
+            file_name=self.file_name,
+            size_hw=self.size_hw,
+            boxes_xyxy=self.boxes_xyxy[keep],
+            class_ids=self.class_ids[keep],
+            is_crowd=self.is_crowd[keep],
+            areas=self.areas[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Categories:
+    """The classes of a data set: the file's ids and names, in the order of the class ids."""
+
+    category_ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.category_ids) != len(self.names):
+            raise DatasetError(f"{len(self.category_ids)} category ids but {len(self.names)} names")
+        if list(self.category_ids) != sorted(set(self.category_ids)):
+            raise DatasetError(f"category ids must be unique and sorted, got {list(self.category_ids)}")
+
+    def __len__(self) -> int:
+        return len(self.category_ids)
+
+    @staticmethod
+    def from_names(names: Mapping[int, str]) -> Categories:
+        """Categories from {category id: name}, sorted by id: the position is the class id."""
+        ordered = sorted(names)
+        return Categories(tuple(ordered), tuple(names[category_id] for category_id in ordered))
+
+    def class_of_category(self) -> dict[int, int]:
+        """{category id: class id}."""
+        return {category_id: class_id for class_id, category_id in enumerate(self.category_ids)}
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationSet:
+    """All images of a data set, with or without objects, and its classes."""
+
+    images: tuple[ImageAnnotations, ...]
+    categories: Categories
+    dropped: Counter[str] = field(default_factory=Counter)
+    """How many annotations the reader left out, by reason."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def num_boxes(self) -> int:
+        """Boxes in all images, crowds included."""
+        return sum(len(image.boxes_xyxy) for image in self.images)
+
+    def boxes_per_class(self) -> Int64[np.ndarray, "num_classes"]:
+        """Count of boxes of each class, crowds included."""
+        class_ids = [image.class_ids for image in self.images] or [np.zeros(0, dtype=np.int64)]
+        return np.bincount(np.concatenate(class_ids), minlength=len(self.categories)).astype(np.int64)
+
+
+def annotations_from_lists(
+    image_id: int,
+    file_name: str,
+    size_hw: tuple[int, int],
+    boxes_xyxy: Iterable[Iterable[float]],
+    class_ids: Iterable[int],
+    is_crowd: Iterable[bool] | None = None,
+    areas: Iterable[float] | None = None,
+) -> ImageAnnotations:
+    """ImageAnnotations from plain lists; missing flags mean no crowd, missing areas are those of the boxes."""
+    boxes = np.array([list(box) for box in boxes_xyxy], dtype=np.float32).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return ImageAnnotations(
+        image_id=image_id,
+        file_name=file_name,
+        size_hw=size_hw,
+        boxes_xyxy=boxes,
+        class_ids=np.array(list(class_ids), dtype=np.int64),
+        is_crowd=np.zeros(len(boxes), dtype=bool) if is_crowd is None else np.array(list(is_crowd), dtype=bool),
+        areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(list(areas), dtype=np.float32),
+    )
