@@ -1,0 +1,167 @@
+"""What is known about the work cell before anything is seen: places, sizes, limits and where the camera sits.
+
+A real cell knows these numbers from its drawing and its calibration; the simulator builds its scene from the same
+ones. Base frame = world frame: the arm's foot is the origin, z points up, the arm reaches over +x.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from vision.config import Config
+
+Vector2 = tuple[float, float]
+Vector3 = tuple[float, float, float]
+Vector4 = tuple[float, float, float, float]
+Vector6 = tuple[float, float, float, float, float, float]
+
+# The camera looks along the tool's z axis, turned by 15 degrees about its x axis so that the grasp point is in view.
+_CAMERA_TILT_RAD = math.radians(-15.0)
+
+
+class PoseConfig(Config):
+    """A rigid transform as numbers: rotation first, then translation."""
+
+    translation_m: Vector3 = (0.0, 0.0, 0.0)
+    quat_wxyz: Vector4 = (1.0, 0.0, 0.0, 0.0)
+    """Unit quaternion, scalar first."""
+
+    @model_validator(mode="after")
+    def _is_rotation(self) -> Self:
+        norm = math.sqrt(sum(value * value for value in self.quat_wxyz))
+        if abs(norm - 1.0) > 1e-6:
+            raise ValueError(f"quat_wxyz must have length 1, has {norm:.6f}")
+        return self
+
+    def matrix(self) -> Float[np.ndarray, "4 4"]:
+        """The homogeneous matrix of the transform."""
+        w, x, y, z = self.quat_wxyz
+        transform = np.eye(4)
+        transform[:3, :3] = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+        transform[:3, 3] = self.translation_m
+        return transform
+
+
+class CameraConfig(Config):
+    """A pinhole camera without distortion; the centre of the top left pixel is (0, 0)."""
+
+    width_px: int = Field(640, gt=0)
+    height_px: int = Field(480, gt=0)
+    fx_px: float = Field(386.0, gt=0)
+    fy_px: float = Field(386.0, gt=0)
+    cx_px: float = 319.5
+    cy_px: float = 239.5
+    rate_hz: float = Field(10.0, gt=0)
+
+    @property
+    def K(self) -> Float[np.ndarray, "3 3"]:
+        """The intrinsic matrix in pixels."""
+        return np.array([[self.fx_px, 0.0, self.cx_px], [0.0, self.fy_px, self.cy_px], [0.0, 0.0, 1.0]])
+
+
+class BoxConfig(Config):
+    """A box along the base axes."""
+
+    low_m: Vector3
+    high_m: Vector3
+
+    @model_validator(mode="after")
+    def _has_volume(self) -> Self:
+        if any(low >= high for low, high in zip(self.low_m, self.high_m, strict=True)):
+            raise ValueError(f"low_m {self.low_m} must lie below high_m {self.high_m} in every axis")
+        return self
+
+    def contains(self, p_base: Float[np.ndarray, " 3"]) -> bool:
+        """Whether a point of the base frame lies inside or on the border."""
+        return bool(np.all(p_base >= np.array(self.low_m)) and np.all(p_base <= np.array(self.high_m)))
+
+
+class TableConfig(Config):
+    """The table top; the arm stands on it."""
+
+    height_m: float = 0.0
+    low_xy_m: Vector2 = (-0.40, -0.90)
+    high_xy_m: Vector2 = (1.20, 0.70)
+    cubes_low_xy_m: Vector2 = (0.40, -0.30)
+    """Corner of the rectangle in which cubes are reachable."""
+    cubes_high_xy_m: Vector2 = (0.80, 0.30)
+
+    def is_reachable(self, p_base: Float[np.ndarray, " 3"]) -> bool:
+        """Whether a cube whose centre is at `p_base` stands on the rectangle in which cubes are picked."""
+        low, high = np.array(self.cubes_low_xy_m), np.array(self.cubes_high_xy_m)
+        return bool(np.all(p_base[:2] >= low) and np.all(p_base[:2] <= high))
+
+
+class BinConfig(Config):
+    """An open box on the table, walls along the base axes."""
+
+    centre_xy_m: Vector2 = (0.45, -0.55)
+    inside_m: Vector2 = (0.26, 0.22)
+    wall_height_m: float = Field(0.12, gt=0)
+    wall_thickness_m: float = Field(0.006, gt=0)
+
+
+class GripperConfig(Config):
+    """A parallel gripper whose fingers open along the tool's x axis."""
+
+    opening_min_m: float = 0.0
+    opening_max_m: float = Field(0.085, gt=0)
+    speed_m_s: float = Field(0.15, gt=0)
+    """How fast the opening changes."""
+    force_n: float = Field(40.0, gt=0)
+    """Grip force, the same on both fingers."""
+    fingertip_beyond_tcp_m: float = 0.012
+    """How far the fingertips reach beyond the grasp point along the tool's z axis."""
+
+
+class JointLimitsConfig(Config):
+    """UR10e: positions and speeds as published; accelerations and jerks are not, these are ours and modest."""
+
+    qpos_low_rad: Vector6 = (-2 * math.pi, -2 * math.pi, -math.pi, -2 * math.pi, -2 * math.pi, -2 * math.pi)
+    qpos_high_rad: Vector6 = (2 * math.pi, 2 * math.pi, math.pi, 2 * math.pi, 2 * math.pi, 2 * math.pi)
+    qvel_rad_s: Vector6 = (2.0944, 2.0944, 3.1416, 3.1416, 3.1416, 3.1416)
+    qacc_rad_s2: Vector6 = (6.0, 6.0, 8.0, 10.0, 10.0, 10.0)
+    qjerk_rad_s3: Vector6 = (60.0, 60.0, 80.0, 100.0, 100.0, 100.0)
+
+
+class WorkCellConfig(Config):
+    """Everything fixed about the cell. T_a_b maps points of frame b into frame a."""
+
+    table: TableConfig = TableConfig()
+    bin: BinConfig = BinConfig()
+    camera: CameraConfig = CameraConfig()
+    gripper: GripperConfig = GripperConfig()
+    joint_limits: JointLimitsConfig = JointLimitsConfig()
+    tool_camera: PoseConfig = PoseConfig(
+        translation_m=(0.0, -0.08, 0.02),
+        quat_wxyz=(math.cos(_CAMERA_TILT_RAD / 2), math.sin(_CAMERA_TILT_RAD / 2), 0.0, 0.0),
+    )
+    """Where the colour camera (x right, y down, z forward) sits on the tool (flange) frame."""
+    tool_tcp: PoseConfig = PoseConfig(translation_m=(0.0, 0.0, 0.16))
+    """Where the grasp point between the fingers is in the tool frame."""
+    workspace: BoxConfig = BoxConfig(low_m=(0.15, -0.80, 0.014), high_m=(1.05, 0.55, 0.95))
+    """Where the grasp point may go."""
+    cube_edge_m: Vector2 = (0.040, 0.055)
+    """Smallest and largest edge of the cubes."""
+    home_qpos: Vector6 = (2.8001, -1.9050, 1.9452, -1.6110, -1.5708, 2.8001)
+    """Looks down on the table: camera 0.6 m above it, fingers opening along base y."""
+    control_hz: float = Field(125.0, gt=0)
+
+    @property
+    def T_tool_camera(self) -> Float[np.ndarray, "4 4"]:
+        """p_tool = T_tool_camera @ p_camera."""
+        return self.tool_camera.matrix()
+
+    @property
+    def T_tool_tcp(self) -> Float[np.ndarray, "4 4"]:
+        """p_tool = T_tool_tcp @ p_tcp."""
+        return self.tool_tcp.matrix()
