@@ -1,0 +1,179 @@
+"""COCO's average precision and recall of boxes, computed by faster-coco-eval, whose numbers equal pycocotools'.
+
+A figure that is undefined, because nothing of that size is annotated, is -1 as COCO prints it. At most 100
+detections of an image count, the best scores first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from jaxtyping import Float
+
+from vision.errors import DatasetError
+from vision.runtime.detections import Detections
+
+
+@dataclass(frozen=True)
+class CocoMetrics:
+    """The twelve figures of COCO's summary in its order, as fractions in 0..1, and AP and AP50 of each class.
+
+    AP averages over IoU 0.50 to 0.95; s, m and l are areas below 32^2, below 96^2 and above, in pixels of the
+    annotated image; AR1, AR10 and AR100 allow that many detections in an image.
+    """
+
+    AP: float
+    AP50: float
+    AP75: float
+    APs: float
+    APm: float
+    APl: float
+    AR1: float
+    AR10: float
+    AR100: float
+    ARs: float
+    ARm: float
+    ARl: float
+    AP_of_class: Mapping[str, float]
+    AP50_of_class: Mapping[str, float]
+
+    def summary(self) -> dict[str, float]:
+        """The twelve figures by name."""
+        return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
+
+
+class GroundTruth:
+    """The annotations of a COCO file, loaded once and used for many evaluations.
+
+    class_names are the category names in the order of their ids: class_id k of a detector trained on this file is
+    the k-th smallest category_id. Raises DatasetError when the file is missing or lacks what evaluation needs.
+    """
+
+    def __init__(self, annotations: Path | Mapping[str, Any], image_ids: Iterable[int] | None = None) -> None:
+        """`annotations` is a COCO file or its content; `image_ids` restricts the evaluation to these images."""
+        self.origin, content = _read_annotations(annotations)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.category_ids = tuple(int(category["id"]) for category in categories)
+        self.class_names = tuple(str(category["name"]) for category in categories)
+        known = {int(image["id"]) for image in content["images"]}
+        self.image_ids = sorted(known if image_ids is None else set(image_ids))
+        if unknown := set(self.image_ids) - known:
+            raise DatasetError(f"{self.origin}: has no image with id {min(unknown)}")
+        self.annotated_names = self._names_with_boxes(content["annotations"])
+        self.coco = COCO({**content, "annotations": [_with_area(box) for box in content["annotations"]]})
+
+    def category_of_class(self, class_names: tuple[str, ...]) -> dict[int, int]:
+        """class_id of a model -> category_id of this file, by name; classes that the file lacks are left out.
+
+        When names do not tell (the file repeats one, or none is shared) and both have equally many classes, the
+        order decides. Raises DatasetError when an annotated class is none of the model's.
+        """
+        own = dict(zip(self.class_names, self.category_ids, strict=True))
+        ambiguous = len(own) < len(self.category_ids) or not own.keys() & set(class_names)
+        if ambiguous and len(class_names) == len(self.category_ids):
+            return dict(enumerate(self.category_ids))
+        missing = sorted(self.annotated_names - set(class_names))
+        if missing or ambiguous:
+            raise DatasetError(
+                f"{self.origin}: the classes {', '.join(missing[:5])} are annotated but unknown to the model, "
+                f"whose {len(class_names)} classes are {', '.join(class_names[:5])}..."
+            )
+        return {class_id: own[name] for class_id, name in enumerate(class_names) if name in own}
+
+    def _names_with_boxes(self, annotations: Iterable[Mapping[str, Any]]) -> set[str]:
+        names = dict(zip(self.category_ids, self.class_names, strict=True))
+        used = {int(annotation["category_id"]) for annotation in annotations}
+        if unknown := used - names.keys():
+            raise DatasetError(f"{self.origin}: an annotation has category_id {min(unknown)}, which is no category")
+        return {names[category_id] for category_id in used}
+
+
+def evaluate_boxes(
+    ground_truth: GroundTruth | Path | Mapping[str, Any], detections: Mapping[int, Detections]
+) -> CocoMetrics:
+    """COCO metrics of `detections`, keyed by the image_id of the annotations; an image without an entry has none.
+
+    Boxes are in pixels of the original images. Raises DatasetError for an unknown image or class.
+    """
+    if not isinstance(ground_truth, GroundTruth):
+        ground_truth = GroundTruth(ground_truth)
+    if unknown := detections.keys() - set(ground_truth.image_ids):
+        raise DatasetError(f"{ground_truth.origin}: detections name the image {min(unknown)}, which is not evaluated")
+    return evaluate_rows(ground_truth, _result_rows(ground_truth, detections))
+
+
+def evaluate_rows(ground_truth: GroundTruth, rows: Float[np.ndarray, "N 7"]) -> CocoMetrics:
+    """COCO metrics of a result file as an array: (image_id, x, y, width, height, score, category_id) in each row."""
+    results = ground_truth.coco.loadRes(rows)
+    evaluation = COCOeval_faster(ground_truth.coco, results, iouType="bbox", print_function=_discard)
+    evaluation.params.imgIds = ground_truth.image_ids
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return CocoMetrics(
+        *(float(figure) for figure in evaluation.stats[:12]),
+        AP_of_class=_by_class(ground_truth.class_names, precision),
+        AP50_of_class=_by_class(ground_truth.class_names, precision[:1]),
+    )
+
+
+def _result_rows(ground_truth: GroundTruth, detections: Mapping[int, Detections]) -> Float[np.ndarray, "N 7"]:
+    """The rows that `evaluate_rows` takes."""
+    rows = [np.zeros((0, 7))]
+    matched: dict[tuple[str, ...], dict[int, int]] = {}
+    for image_id, found in detections.items():
+        if found.class_names not in matched:
+            matched[found.class_names] = ground_truth.category_of_class(found.class_names)
+        category_of_class = matched[found.class_names]
+        found = found[np.isin(found.class_ids, list(category_of_class))]
+        category_ids = [category_of_class[int(class_id)] for class_id in found.class_ids]
+        corners = found.boxes_xyxy.astype(np.float64)
+        rows.append(
+            np.column_stack(
+                [
+                    np.full(len(found), image_id),
+                    corners[:, :2],
+                    corners[:, 2:] - corners[:, :2],
+                    found.scores,
+                    np.array(category_ids, np.float64),
+                ]
+            )
+        )
+    return np.concatenate(rows)
+
+
+def _by_class(class_names: tuple[str, ...], precision: Float[np.ndarray, "T R K"]) -> dict[str, float]:
+    """Mean precision of each class; -1 marks classes without ground truth, as in COCO's arrays."""
+    return {name: float(values.mean()) for name, values in zip(class_names, precision.transpose(2, 0, 1), strict=True)}
+
+
+def _read_annotations(annotations: Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(annotations, Mapping):
+        origin, content = "annotations", annotations
+    else:
+        origin = str(annotations)
+        try:
+            content = json.loads(Path(annotations).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DatasetError(f"{origin}: cannot be read as a COCO file: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
+            raise DatasetError(f"{origin}: is no COCO file of boxes: the list {key!r} is missing")
+    return origin, content
+
+
+def _with_area(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """The annotation with the fields that small data sets leave out: area (of the box) and iscrowd."""
+    _, _, width, height = annotation["bbox"]
+    return {"area": width * height, "iscrowd": 0, **annotation}
+
+
+def _discard(*_: object) -> None:
+    """Takes the place of a print function: the evaluator's progress is nobody's result."""
