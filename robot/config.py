@@ -54,13 +54,13 @@ class PoseConfig(Config):
 class CameraConfig(Config):
     """A pinhole camera without distortion; the centre of the top left pixel is (0, 0)."""
 
-    width_px: int = Field(640, gt=0)
-    height_px: int = Field(480, gt=0)
-    fx_px: float = Field(386.0, gt=0)
-    fy_px: float = Field(386.0, gt=0)
+    width_px: int = Field(default=640, gt=0)
+    height_px: int = Field(default=480, gt=0)
+    fx_px: float = Field(default=386.0, gt=0)
+    fy_px: float = Field(default=386.0, gt=0)
     cx_px: float = 319.5
     cy_px: float = 239.5
-    rate_hz: float = Field(10.0, gt=0)
+    rate_hz: float = Field(default=10.0, gt=0)
 
     @property
     def K(self) -> Float[np.ndarray, "3 3"]:
@@ -106,18 +106,18 @@ class BinConfig(Config):
 
     centre_xy_m: Vector2 = (0.45, -0.55)
     inside_m: Vector2 = (0.26, 0.22)
-    wall_height_m: float = Field(0.12, gt=0)
-    wall_thickness_m: float = Field(0.006, gt=0)
+    wall_height_m: float = Field(default=0.12, gt=0)
+    wall_thickness_m: float = Field(default=0.006, gt=0)
 
 
 class GripperConfig(Config):
     """A parallel gripper whose fingers open along the tool's x axis."""
 
     opening_min_m: float = 0.0
-    opening_max_m: float = Field(0.085, gt=0)
-    speed_m_s: float = Field(0.15, gt=0)
+    opening_max_m: float = Field(default=0.085, gt=0)
+    speed_m_s: float = Field(default=0.15, gt=0)
     """How fast the opening changes."""
-    force_n: float = Field(40.0, gt=0)
+    force_n: float = Field(default=40.0, gt=0)
     """Grip force, the same on both fingers."""
     fingertip_beyond_tcp_m: float = 0.012
     """How far the fingertips reach beyond the grasp point along the tool's z axis."""
@@ -154,7 +154,7 @@ class WorkCellConfig(Config):
     """Smallest and largest edge of the cubes."""
     home_qpos: Vector6 = (2.8001, -1.9050, 1.9452, -1.6110, -1.5708, 2.8001)
     """Looks down on the table: camera 0.6 m above it, fingers opening along base y."""
-    control_hz: float = Field(125.0, gt=0)
+    control_hz: float = Field(default=125.0, gt=0)
 
     @property
     def T_tool_camera(self) -> Float[np.ndarray, "4 4"]:
