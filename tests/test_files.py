@@ -18,12 +18,17 @@ def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["result.json"]
 
 
+def write_half(path: Path) -> None:
+    with replacing(path) as beside:
+        beside.write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+
 def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside(tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
     path.write_bytes(b"good")
-    with pytest.raises(RuntimeError, match="disk"), replacing(path) as beside:
-        beside.write_bytes(b"half")
-        raise RuntimeError("disk full")
+    with pytest.raises(RuntimeError, match="disk"):
+        write_half(path)
     assert path.read_bytes() == b"good"
     assert list(tmp_path.iterdir()) == [path]
 
