@@ -69,22 +69,25 @@ class GroundTruth:
         self.coco = COCO({**content, "annotations": [_with_area(box) for box in content["annotations"]]})
 
     def category_of_class(self, class_names: tuple[str, ...]) -> dict[int, int]:
-        """class_id of a model -> category_id of this file, by name; classes that the file lacks are left out.
+        """class_id of a model -> category_id of this file: by name where the model has every annotated class.
 
-        When names do not tell (the file repeats one, or none is shared) and both have equally many classes, the
-        order decides. Raises DatasetError when an annotated class is none of the model's.
+        Otherwise by the order of the category ids, if both have equally many classes and no name stands at two
+        different places (one list may say motorbike where the other says motorcycle). Classes that the file lacks
+        are left out. Raises DatasetError when neither way is safe.
         """
         own = dict(zip(self.class_names, self.category_ids, strict=True))
-        ambiguous = len(own) < len(self.category_ids) or not own.keys() & set(class_names)
-        if ambiguous and len(class_names) == len(self.category_ids):
+        if len(own) == len(self.category_ids) and self.annotated_names <= set(class_names):
+            return {class_id: own[name] for class_id, name in enumerate(class_names) if name in own}
+        moved = [
+            name for name in class_names if name in own and self.class_names.index(name) != class_names.index(name)
+        ]
+        if len(class_names) == len(self.category_ids) and not moved:
             return dict(enumerate(self.category_ids))
-        missing = sorted(self.annotated_names - set(class_names))
-        if missing or ambiguous:
-            raise DatasetError(
-                f"{self.origin}: the classes {', '.join(missing[:5])} are annotated but unknown to the model, "
-                f"whose {len(class_names)} classes are {', '.join(class_names[:5])}..."
-            )
-        return {class_id: own[name] for class_id, name in enumerate(class_names) if name in own}
+        missing = sorted(self.annotated_names - set(class_names)) or moved
+        raise DatasetError(
+            f"{self.origin}: its classes are not the model's: {', '.join(missing[:5])} of its {len(self.class_names)} "
+            f"do not match the model's {len(class_names)} ({', '.join(class_names[:5])}, ...)"
+        )
 
     def _names_with_boxes(self, annotations: Iterable[Mapping[str, Any]]) -> set[str]:
         names = dict(zip(self.category_ids, self.class_names, strict=True))

@@ -137,6 +137,9 @@ def test_classes_are_matched_by_name_not_by_position():
 def test_anonymous_classes_are_matched_by_the_order_of_category_ids():
     truth = GroundTruth(annotations_of({1: [(10, 10, 50, 50, 20)]}))
     assert truth.category_of_class(("0", "1")) == {0: 10, 1: 20}
+    assert truth.category_of_class(("class 0", "class one")) == {0: 10, 1: 20}, "a synonym keeps its place"
+    with pytest.raises(DatasetError, match="class 1"):
+        truth.category_of_class(("one", "class 0"))
 
 
 def test_mistakes_are_told_with_the_name_at_fault(tmp_path: Path):
