@@ -1,0 +1,120 @@
+"""Our own checkpoints: one safetensors file that holds the weights and, in its metadata, the DetectorConfig as JSON.
+
+A checkpoint needs nothing beside it: the configuration has the class names and the preprocessing. safetensors
+holds numbers and text only, so reading a stranger's file cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vision.config import validate_config
+from vision.detector import Detector, DetectorConfig
+from vision.errors import ConfigError, ModelFileError
+from vision.files import replacing
+
+FORMAT = "handeye-detector-1"
+"""Value of the metadata key `format`, by which one of our files is known."""
+RESERVED_KEYS = ("format", "config")
+KEYS_SHOWN = 8
+"""How many keys at fault an error message lists of each kind."""
+
+
+def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
+    """Write weights and configuration, whole or not at all; `extra` joins the metadata (where it came from, scores).
+
+    Raises ValueError when `extra` has a key that the file needs itself.
+    """
+    extra = dict(extra or {})
+    if taken := [key for key in RESERVED_KEYS if key in extra]:
+        raise ValueError(f"the metadata keys {', '.join(taken)} are taken by the checkpoint itself")
+    metadata = {**extra, "format": FORMAT, "config": detector.config.model_dump_json()}
+    # Contiguous copies on the CPU: safetensors refuses strided tensors, and channels_last weights are such.
+    weights = {
+        key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
+        for key, value in detector.state_dict().items()
+    }
+    with replacing(Path(path)) as beside:
+        save_file(weights, beside, metadata)
+
+
+def load_detector(path: Path) -> Detector:
+    """Read a checkpoint into a detector in eval mode on the CPU.
+
+    Raises ModelFileError when the file is missing, damaged, no checkpoint of ours, or its weights do not fit its
+    configuration.
+    """
+    weights, metadata = _read(Path(path))
+    detector = Detector(_config_in(metadata, path))
+    load_strictly(detector, weights, origin=str(path))
+    return detector.eval()
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a checkpoint, `extra` of its saving included. Raises ModelFileError as `load_detector`."""
+    return _read(Path(path), with_weights=False)[1]
+
+
+def load_strictly(detector: Detector, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Copy weights into a detector; every key must be there once with its shape, else ModelFileError lists them.
+
+    Batch counters (`num_batches_tracked`) may be present or absent: nothing reads them.
+    """
+    own = detector.state_dict()
+    missing = [key for key in own if key not in weights and not is_batch_counter(key)]
+    unexpected = [key for key in weights if key not in own and not is_batch_counter(key)]
+    misshapen = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in weights and weights[key].shape != value.shape
+    ]
+    faults = [
+        f"{kind}: {_shorten(keys)}"
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        if keys
+    ]
+    if faults:
+        raise ModelFileError(f"{origin}: the weights do not fit the detector; " + "; ".join(faults))
+    detector.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+
+
+def is_batch_counter(key: str) -> bool:
+    """Whether a key names torch's count of batches seen, which no result depends on."""
+    return key.endswith("num_batches_tracked")
+
+
+def _read(path: Path, *, with_weights: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: there is no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            weights = {key: file.get_tensor(key) for key in file.keys()} if with_weights else {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path}: is no detector checkpoint of handeye (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            "published weights come in by `handeye import`"
+        )
+    return weights, metadata
+
+
+def _config_in(metadata: Mapping[str, str], path: Path) -> DetectorConfig:
+    try:
+        return validate_config(DetectorConfig, json.loads(metadata.get("config", "null")), origin=f"{path}: config")
+    except (json.JSONDecodeError, ConfigError) as error:
+        raise ModelFileError(f"{path}: the configuration inside cannot be used: {error}") from error
+
+
+def _shorten(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    rest = len(keys) - KEYS_SHOWN
+    return ", ".join(keys[:KEYS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,139 @@
+"""The decoupled head of YOLOX (Ge et al. 2021, arXiv:2107.08430): class and box have branches of their own.
+
+Every cell of every level predicts one box: its offset from the cell's corner in cells, the logarithm of its size
+in cells, whether there is an object, and of which class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from vision.config import Config
+from vision.layers.convolution import ConvNormAct, spatial_convolution
+
+PRIOR_PROBABILITY = 0.01
+"""What a fresh head believes of any cell: without it the many empty cells drown the first steps of training."""
+
+
+class YoloxHeadConfig(Config):
+    """Size of the head."""
+
+    kind: Literal["yolox"] = "yolox"
+    hidden_dim: Annotated[int, Field(gt=0)] = 128
+    """Channels of both branches. YOLOX: nano 64, tiny 96, s 128, m 192, l 256, x 320."""
+    depthwise: bool = False
+    """Depthwise-separable 3 x 3 convolutions, as in YOLOX-nano."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GridOutput:
+    """What a head over cells says, the cells of all levels in one row: fine to coarse, each row by row.
+
+    cell_xy: column and row of the cell in its level; strides: pixels of a cell's side.
+    """
+
+    box_predictions: Float[Tensor, "B cells 4"]
+    objectness_logits: Float[Tensor, "B cells 1"]
+    class_logits: Float[Tensor, "B cells num_classes"]
+    cell_xy: Float[Tensor, "cells 2"]
+    strides: Float[Tensor, "cells 1"]
+
+    @property
+    def boxes_cxcywh(self) -> Float[Tensor, "B cells 4"]:
+        """Decoded boxes in pixels of the network input: (offset + cell) * stride, exp(size) * stride."""
+        # exp of a half-precision number is coarse and overflows early, so decoding happens in single precision.
+        predictions = self.box_predictions.to(self.cell_xy.dtype)
+        centres = (predictions[..., :2] + self.cell_xy) * self.strides
+        sizes = predictions[..., 2:].exp() * self.strides
+        return torch.cat((centres, sizes), dim=-1)
+
+    @property
+    def undecoded(self) -> Float[Tensor, "B cells channels"]:
+        """Box predictions, then objectness and class probabilities: YOLOX's output before decoding."""
+        return torch.cat((self.box_predictions, self.objectness_logits.sigmoid(), self.class_logits.sigmoid()), dim=-1)
+
+    @property
+    def raw(self) -> Float[Tensor, "B cells channels"]:
+        """Decoded boxes (cx, cy, w, h in pixels of the input), then objectness and class probabilities."""
+        return torch.cat((self.boxes_cxcywh, self.objectness_logits.sigmoid(), self.class_logits.sigmoid()), dim=-1)
+
+
+class YoloxHead(nn.Module):
+    """Pyramid -> GridOutput, one branch pair for each level. Weights are not shared between levels."""
+
+    def __init__(
+        self, config: YoloxHeadConfig, channels: Sequence[int], strides: Sequence[int], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.levels = nn.ModuleList(YoloxHeadLevel(config, width, num_classes) for width in channels)
+
+    def forward(self, pyramid: Sequence[Tensor]) -> GridOutput:
+        """One (B, channels[i], H / strides[i], W / strides[i]) for each level."""
+        predictions = [level(features) for level, features in zip(self.levels, pyramid, strict=True)]
+        boxes, objectness, classes = (torch.cat(parts, dim=1) for parts in zip(*predictions, strict=True))
+        cell_xy, strides = _cells(pyramid, self.strides)
+        return GridOutput(boxes, objectness, classes, cell_xy, strides)
+
+
+class YoloxHeadLevel(nn.Module):
+    """The branches of one level. Objectness shares the features of the box: it asks how good the box is."""
+
+    def __init__(self, config: YoloxHeadConfig, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        hidden = config.hidden_dim
+
+        def branch() -> nn.Sequential:
+            return nn.Sequential(
+                *(spatial_convolution(hidden, hidden, 3, depthwise=config.depthwise) for _ in range(2))
+            )
+
+        self.stem = ConvNormAct(in_channels, hidden, 1)
+        self.class_branch = branch()
+        self.box_branch = branch()
+        self.predict_class = nn.Conv2d(hidden, num_classes, 1)
+        self.predict_box = nn.Conv2d(hidden, 4, 1)
+        self.predict_objectness = nn.Conv2d(hidden, 1, 1)
+        prior_logit = -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        for prediction in (self.predict_class, self.predict_objectness):
+            nn.init.constant_(prediction.bias, prior_logit)  # pyright: ignore[reportArgumentType] - bias=True above
+
+    def forward(
+        self, features: Float[Tensor, "B C H W"]
+    ) -> tuple[Float[Tensor, "B cells 4"], Float[Tensor, "B cells 1"], Float[Tensor, "B cells num_classes"]]:
+        """Box predictions, objectness logits and class logits of the H * W cells, row by row."""
+        shared = self.stem(features)
+        box_features = self.box_branch(shared)
+        return (
+            _to_cells(self.predict_box(box_features)),
+            _to_cells(self.predict_objectness(box_features)),
+            _to_cells(self.predict_class(self.class_branch(shared))),
+        )
+
+
+def _to_cells(map_: Float[Tensor, "B C H W"]) -> Float[Tensor, "B cells C"]:
+    return map_.flatten(2).transpose(1, 2)
+
+
+def _cells(
+    pyramid: Sequence[Tensor], strides: Sequence[int]
+) -> tuple[Float[Tensor, "cells 2"], Float[Tensor, "cells 1"]]:
+    """Column and row, and stride, of the cells of all levels; at least single precision, for they count pixels."""
+    device, dtype = pyramid[0].device, torch.promote_types(pyramid[0].dtype, torch.float32)
+    positions, sides = [], []
+    for features, stride in zip(pyramid, strides, strict=True):
+        height, width = features.shape[-2:]
+        columns = torch.arange(width, device=device, dtype=dtype)
+        rows = torch.arange(height, device=device, dtype=dtype)
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        positions.append(torch.stack((x, y), dim=-1).reshape(-1, 2))
+        sides.append(torch.full_like(positions[-1][:, :1], stride))
+    return torch.cat(positions), torch.cat(sides)
