@@ -1,0 +1,233 @@
+"""Training batches that can start at any step: which samples a batch holds is a pure function of (seed, step).
+
+Loader workers keep no state. What they are asked for carries everything (`SampleRequest`), so a resumed run, another
+number of workers or another number of processes makes the very same pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64, UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vision.data.annotations import AnnotationSet
+from vision.data.augmentation import AugmentationConfig, SampleRequest, augment
+from vision.data.geometric import LabelledImage
+from vision.errors import DatasetError, SourceError, UserError
+from vision.images import Preprocessing, read_image
+
+SIZE_MULTIPLE_PX = 32
+"""Multi-scale sizes are multiples of the coarsest stride."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pictures of one training step and their boxes in pixels of these pictures."""
+
+    images: UInt8[Tensor, "B 3 H W"]
+    """Channels in the order of the network input, values 0..255, channels last in memory."""
+    boxes_xyxy: list[Float32[np.ndarray, "_ 4"]]
+    class_ids: list[Int64[np.ndarray, "_"]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Which samples each step of a run trains on; steps count from 0 through all epochs."""
+
+    num_images: int
+    batch_size: int
+    """Samples of one step over all processes."""
+    epochs: int
+    seed: int
+    size_hw: tuple[int, int]
+    multi_scale: tuple[float, float] | None = None
+    weak_last_epochs: int = 0
+    process: int = 0
+    num_processes: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Every image is seen at least once an epoch; the last batch is filled up from the epoch's first images."""
+        return -(-self.num_images // self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.steps_per_epoch
+
+    def is_strong(self, epoch: int) -> bool:
+        """Whether strong augmentation is on in this epoch (counted from 0)."""
+        return epoch < self.epochs - self.weak_last_epochs
+
+    def requests(self, step: int) -> list[SampleRequest]:
+        """The samples of this step that this process makes."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _shuffled(self.seed, epoch, self.num_images)
+        first = position * self.batch_size
+        indices = np.take(order, np.arange(first, first + self.batch_size), mode="wrap")
+        size_hw, is_strong = self.size_of_step(step), self.is_strong(epoch)
+        mine = indices[self.process :: self.num_processes].tolist()
+        return [SampleRequest(epoch, index, size_hw, is_strong) for index in mine]
+
+    def size_of_step(self, step: int) -> tuple[int, int]:
+        """Height and width of this step's pictures: one draw for the batch, rounded to multiples of 32."""
+        epoch, _ = divmod(step, self.steps_per_epoch)
+        if self.multi_scale is None or not self.is_strong(epoch):
+            return self.size_hw
+        factor = np.random.default_rng([self.seed, step, 1]).uniform(*self.multi_scale)
+        height, width = (max(1, round(side * factor / SIZE_MULTIPLE_PX)) * SIZE_MULTIPLE_PX for side in self.size_hw)
+        return height, width
+
+
+class TrainingSamples(Dataset):
+    """Makes batches from an AnnotationSet and its folder of images; stateless but for the cache of decoded images.
+
+    Raises DatasetError, naming the files, when images are missing.
+    """
+
+    def __init__(
+        self,
+        annotations: AnnotationSet,
+        images: Path,
+        augmentation: AugmentationConfig,
+        preprocessing: Preprocessing,
+        seed: int,
+        *,
+        cache_images: bool = False,
+    ) -> None:
+        self.annotations = [image.without_crowds() for image in annotations.images]
+        self.paths = [Path(images) / image.file_name for image in annotations.images]
+        check_files(self.paths)
+        self.augmentation, self.preprocessing, self.seed = augmentation, preprocessing, seed
+        self.cached = [self._decode(index) for index in range(len(self.paths))] if cache_images else None
+
+    def __getitem__(self, requests: Sequence[SampleRequest]) -> Batch | UserError:
+        """A whole batch. A user's mistake comes back as a value: raised in a worker, it would lose its one line."""
+        try:
+            return self.make_batch(requests)
+        except UserError as error:
+            return error
+
+    def make_batch(self, requests: Sequence[SampleRequest]) -> Batch:
+        """Augment the samples of one step and stack them."""
+        samples = [self.make_sample(request) for request in requests]
+        pictures = np.stack([sample.image_rgb for sample in samples])
+        if self.preprocessing.colour == "bgr":
+            pictures = np.ascontiguousarray(pictures[..., ::-1])
+        return Batch(
+            torch.from_numpy(pictures).permute(0, 3, 1, 2),
+            [sample.boxes_xyxy for sample in samples],
+            [sample.class_ids for sample in samples],
+        )
+
+    def make_sample(self, request: SampleRequest) -> LabelledImage:
+        """One augmented picture, RGB, of the size asked for."""
+        return augment(
+            request, self.read_sample, len(self.paths), self.augmentation, self.preprocessing, seed=self.seed
+        )
+
+    def read_sample(self, index: int) -> LabelledImage:
+        """Image number `index` as it is, with its boxes, crowds left out."""
+        image_rgb = self._decode(index) if self.cached is None else self.cached[index]
+        image = self.annotations[index]
+        return LabelledImage(image_rgb, image.boxes_xyxy, image.class_ids)
+
+    def _decode(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        try:
+            image_rgb = read_image(self.paths[index])
+        except SourceError as error:
+            raise DatasetError(str(error)) from error
+        stated = self.annotations[index].size_hw
+        if image_rgb.shape[:2] != stated:
+            found, expected = (f"{width} x {height}" for height, width in (image_rgb.shape[:2], stated))
+            raise DatasetError(f"{self.paths[index]}: is {found} pixels, but its annotations were made for {expected}")
+        return image_rgb
+
+
+def iterate_batches(samples: TrainingSamples, plan: BatchPlan, start_step: int, num_workers: int) -> Iterator[Batch]:
+    """The batches of steps `start_step`, `start_step` + 1, ... to the end of the run, made ahead by the workers.
+
+    One loader serves all epochs, so workers are started once and never wait at an epoch's end. Raises the UserError
+    that a sample met.
+    """
+    loader = DataLoader(
+        samples,
+        batch_size=None,  # a request is a whole batch already
+        sampler=_StepRequests(plan, start_step),
+        num_workers=num_workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_start_worker if num_workers else None,
+        # The loader draws its workers' seeds from here; with torch's global generator resuming would not be exact.
+        generator=torch.Generator(),
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def normalise_images(
+    images: UInt8[Tensor, "B 3 H W"], preprocessing: Preprocessing
+) -> Float[Tensor, "B 3 H W"]:
+    """Pictures of a Batch -> network input, on whatever device they are: (value * scale - mean) / std."""
+    values = images.float()
+    if preprocessing.scale == 1.0 and preprocessing.mean == (0.0, 0.0, 0.0) and preprocessing.std == (1.0, 1.0, 1.0):
+        return values
+    mean, std = (
+        torch.tensor(numbers, device=images.device).view(1, 3, 1, 1)
+        for numbers in (preprocessing.mean, preprocessing.std)
+    )
+    return (values * preprocessing.scale - mean) / std
+
+
+def check_files(paths: Sequence[Path]) -> None:
+    """Raise DatasetError when image files are missing, before hours of training meet the first of them."""
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; "
+            "check the folder of images against the file names in the annotations"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _StepRequests:
+    """The sampler of the loader: the requests of each step that is left."""
+
+    plan: BatchPlan
+    start_step: int
+
+    def __iter__(self) -> Iterator[list[SampleRequest]]:
+        return (self.plan.requests(step) for step in range(self.start_step, self.plan.num_steps))
+
+    def __len__(self) -> int:
+        return self.plan.num_steps - self.start_step
+
+
+@functools.lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, num_images: int) -> np.ndarray:
+    """The order of the images in an epoch; kept, because each of its steps asks for it."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+def _unchanged(batch: Batch | UserError) -> Batch | UserError:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # A worker is one process among several: threads of its own would only fight with the others.
+    cv2.setNumThreads(0)
+    # Ctrl-C and SIGTERM reach the whole process group; the training process decides, workers end when it does.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
