@@ -1,0 +1,67 @@
+"""What can go wrong on the robot side, as one family: catch RobotError to catch them all.
+
+    RobotError
+    ├── TransformError            a matrix is not the rotation or transform that was asked for (also a ValueError)
+    ├── KinematicsError
+    │   ├── UnreachableError      no joint angles place the tool at a pose
+    │   └── JointLimitError       joint angles exist, but none within the limits
+    ├── MotionPlanningError       no trajectory within the limits joins start and goal
+    │   └── SingularityError      ... because the path runs through or beside a singular configuration
+    ├── SafetyError               the safety gates are used or reset wrongly, or hold the arm
+    ├── ArmError                  the arm or the gripper cannot be reached, refuses, or has not been entered
+    └── CameraError               a camera cannot be opened or no longer delivers frames
+
+Errors in files and configurations are vision.errors.UserError; these here arise while the robot runs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+
+class RobotError(RuntimeError):
+    """Root of the family."""
+
+
+class TransformError(RobotError, ValueError):
+    """A matrix is not a rotation (orthonormal, determinant +1) or not a rigid transform (last row 0 0 0 1)."""
+
+
+class KinematicsError(RobotError):
+    """Joint angles and tool pose cannot be brought together."""
+
+
+class UnreachableError(KinematicsError):
+    """No joint angles place the tool at the pose, which the error carries as `T_base_tool`."""
+
+    def __init__(self, T_base_tool: Float[np.ndarray, "4 4"], reason: str) -> None:
+        x, y, z = T_base_tool[:3, 3]
+        axes = np.round(T_base_tool[:3, :3], 3).tolist()
+        super().__init__(f"tool pose at ({x:.4f}, {y:.4f}, {z:.4f}) m in base, R_base_tool {axes}: {reason}")
+        self.T_base_tool = T_base_tool
+        self.reason = reason
+
+
+class JointLimitError(KinematicsError):
+    """A configuration lies outside the joint limits, and no whole turn brings it inside."""
+
+
+class MotionPlanningError(RobotError):
+    """No trajectory within the velocity, acceleration and jerk limits joins start and goal."""
+
+
+class SingularityError(MotionPlanningError):
+    """A Cartesian path passes a configuration where small tool motion needs boundless joint motion."""
+
+
+class SafetyError(RobotError):
+    """The safety gates were used wrongly: reset without a cause, or checked before they know where the arm is."""
+
+
+class ArmError(RobotError):
+    """The arm or the gripper cannot be reached, refuses a command, or its context has not been entered."""
+
+
+class CameraError(RobotError):
+    """A camera cannot be opened, or has stopped delivering frames."""
