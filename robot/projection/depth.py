@@ -1,0 +1,224 @@
+"""The depth of what a box shows, robust to holes, mixed edge pixels and background inside the box.
+
+Stereo depth comes from a disparity d = f b / z, so noise is even in 1 / z and a plane is linear in (u, v, 1 / z): the
+separation of object and background works there. The object is the largest connected piece of what lies before the
+background, which is given (a known table), fitted to the rim of the box, or the far side of the nearest mode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+from pydantic import Field
+
+from robot.errors import RobotError
+from vision.config import Config
+
+MAX_PLAUSIBLE_DEPTH_M = 100.0
+_MAD_TO_SIGMA = 1.4826  # of a normal distribution
+_MODE_BINS = 64
+
+
+class DepthError(RobotError):
+    """A depth image is none: another shape or type than expected, or another unit than metres."""
+
+
+class DepthConfig(Config):
+    """The depth sensor and what counts as an object in front of something."""
+
+    baseline_m: float = Field(0.095, gt=0)
+    """Distance between the two imagers of the stereo pair; 95 mm in a RealSense D455."""
+    subpixel_px: float = Field(0.08, gt=0)
+    """Standard deviation of the disparity."""
+    max_range_m: float = Field(4.0, gt=0)
+    """Readings beyond it are ignored."""
+    margin_m: float = Field(0.008, gt=0)
+    """An object's pixel is nearer than the background by at least this."""
+    jump_m: float = Field(0.012, gt=0)
+    """Neighbouring pixels that differ by more belong to different surfaces."""
+    min_pixels: int = Field(16, ge=4)
+    """Fewer pixels than this are no object."""
+    window_margin: float = Field(0.10, ge=0)
+    """How far beyond the box, as a part of its size, the object may reach; boxes are not exact."""
+
+    def sigma_m(self, depth_m: float, focal_px: float) -> float:
+        """Standard deviation of one reading: z^2 * subpixel / (f * baseline)."""
+        return depth_m * depth_m * self.subpixel_px / (focal_px * self.baseline_m)
+
+
+class NoDepth(Enum):
+    """Why a box has no usable depth."""
+
+    OUTSIDE = "the box lies outside of the image"
+    NO_READING = "too few pixels of the box have a depth reading"
+    NO_OBJECT = "nothing in the box stands before its background"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BoxDepth:
+    """The object's pixels in a box. The window is the box with a margin, clipped to the image.
+
+    mask marks the object, is_occluder what stands before it; both are relative to the window, whose first pixel is
+    (left_px, top_px) in the image. depth_m is the median of the object's readings and spread_m their deviation
+    (1.4826 MAD). fill is the part of the window's pixels that have a reading.
+    """
+
+    left_px: int
+    top_px: int
+    mask: Bool[np.ndarray, "h w"]
+    is_occluder: Bool[np.ndarray, "h w"]
+    depth_m: float
+    spread_m: float
+    fill: float
+
+    def crop(self, image: Float[np.ndarray, "H W *channels"]) -> Float[np.ndarray, "h w *channels"]:
+        """The window's part of an image."""
+        height, width = self.mask.shape
+        return image[self.top_px : self.top_px + height, self.left_px : self.left_px + width]
+
+
+def measure_box_depth(
+    depth_m: Float32[np.ndarray, "H W"],
+    box_xyxy: Float[np.ndarray, "4"],
+    focal_px: float,
+    config: DepthConfig,
+    *,
+    background_m: Float[np.ndarray, "H W"] | None = None,
+) -> BoxDepth | NoDepth:
+    """Find the object's pixels in a box of the depth image (m; NaN, infinity and values <= 0 are no reading).
+
+    background_m is the depth that each pixel would show without the object, NaN where unknown. Without it the
+    background is fitted to the rim of the window. Call `check_depth` once for each image before.
+    """
+    window = _window(box_xyxy, depth_m.shape, config.window_margin)
+    if window is None:
+        return NoDepth.OUTSIDE
+    left, top, right, bottom = window
+    depth = depth_m[top:bottom, left:right]
+    with np.errstate(invalid="ignore"):
+        has_reading = (depth > 0.0) & (depth <= config.max_range_m)
+    if np.count_nonzero(has_reading) < config.min_pixels:
+        return NoDepth.NO_READING
+    background = None if background_m is None else background_m[top:bottom, left:right]
+    is_foreground = has_reading & _before_background(depth, has_reading, background, focal_px, config)
+    mask = _largest_piece(is_foreground & ~_beyond_a_jump(depth, has_reading, config.jump_m))
+    if np.count_nonzero(mask) < config.min_pixels:
+        return NoDepth.NO_OBJECT
+    return _describe(depth, has_reading, mask, left, top, config)
+
+
+def check_depth(depth_m: Float[np.ndarray, "H W"], size_hw: tuple[int, int]) -> None:
+    """Raise DepthError unless depth_m is a floating point image of size_hw whose readings can be metres."""
+    if depth_m.shape != size_hw:
+        raise DepthError(f"expected a depth image of {size_hw} (height, width), got {depth_m.shape}")
+    if not np.issubdtype(depth_m.dtype, np.floating):
+        raise DepthError(f"expected depth in metres as floating point numbers, got {depth_m.dtype}: divide millimetres")
+    sample = depth_m[::4, ::4]
+    readings = sample[np.isfinite(sample) & (sample > 0.0)]
+    if readings.size and np.median(readings) > MAX_PLAUSIBLE_DEPTH_M:
+        raise DepthError(
+            f"expected depth in metres, got a median of {np.median(readings):g}: these look like millimetres"
+        )
+
+
+def _window(box_xyxy: np.ndarray, size_hw: tuple[int, ...], margin: float) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom (exclusive) of the box with its margin, clipped; None if the box is not in the image."""
+    x1, y1, x2, y2 = (float(value) for value in box_xyxy)
+    height, width = size_hw
+    if not (np.isfinite(box_xyxy).all() and x1 < min(x2, width) and y1 < min(y2, height) and x2 > 0 and y2 > 0):
+        return None
+    margin_x, margin_y = margin * (x2 - x1) + 1.0, margin * (y2 - y1) + 1.0
+    left, top = max(int(np.floor(x1 - margin_x)), 0), max(int(np.floor(y1 - margin_y)), 0)
+    return left, top, min(int(np.ceil(x2 + margin_x)), width), min(int(np.ceil(y2 + margin_y)), height)
+
+
+def _before_background(
+    depth: np.ndarray, has_reading: np.ndarray, background: np.ndarray | None, focal_px: float, config: DepthConfig
+) -> np.ndarray:
+    """Pixels nearer than the background: the given one, the plane through the rim, or the rest beyond the first mode."""
+    if background is None:
+        background = _rim_plane(depth, has_reading, focal_px, config)
+    if background is None:
+        return _nearest_mode(depth, has_reading, config)
+    with np.errstate(invalid="ignore"):
+        # Where the background is unknown (the table's horizon) everything counts as an object.
+        return ~(depth >= background - config.margin_m)
+
+
+def _rim_plane(
+    depth: np.ndarray, has_reading: np.ndarray, focal_px: float, config: DepthConfig
+) -> np.ndarray | None:
+    """Depth of the plane that most of the window's rim lies on, by trimmed least squares; None if there is no such."""
+    rim = has_reading.copy()
+    rim[2:-2, 2:-2] = False
+    v, u = np.nonzero(rim)
+    if len(v) < config.min_pixels:
+        return None
+    design = np.stack([u, v, np.ones_like(u)], axis=1).astype(np.float64)
+    inverse = 1.0 / depth[rim].astype(np.float64)
+    tolerance = 3.0 * config.subpixel_px / (focal_px * config.baseline_m) + 0.002 * np.median(inverse) ** 2
+    inliers = inverse <= np.median(inverse)  # the far half: objects on the rim are nearer
+    for _ in range(5):
+        plane = np.linalg.lstsq(design[inliers], inverse[inliers], rcond=None)[0]
+        inliers = np.abs(design @ plane - inverse) <= tolerance
+        if np.count_nonzero(inliers) < max(0.5 * len(v), config.min_pixels):
+            return None
+    rows, columns = np.indices(depth.shape)
+    inverse_plane = plane[0] * columns + plane[1] * rows + plane[2]
+    return np.where(inverse_plane > 0.0, 1.0 / np.maximum(inverse_plane, 1e-9), np.nan)
+
+
+def _nearest_mode(depth: np.ndarray, has_reading: np.ndarray, config: DepthConfig) -> np.ndarray:
+    """Pixels of the nearest heap of readings, in a histogram over 1 / z, that holds a fifth of them."""
+    inverse = 1.0 / depth[has_reading]
+    counts, edges = np.histogram(inverse, bins=_MODE_BINS)
+    smooth = np.convolve(counts, [0.25, 0.5, 0.25], mode="same")
+    is_heap = smooth > 0.1 * smooth.max()
+    heap_of_bin = np.where(is_heap, np.cumsum(np.diff(is_heap, prepend=False) & is_heap), 0)
+    sizes = np.bincount(heap_of_bin, weights=counts)
+    sizes[0] = 0.0
+    nearest = np.flatnonzero(sizes >= min(0.2 * len(inverse), sizes.max()))[-1]
+    bins = np.flatnonzero(heap_of_bin == nearest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse_image = 1.0 / depth
+        return (inverse_image >= edges[bins[0]]) & (inverse_image <= edges[bins[-1] + 1])
+
+
+def _beyond_a_jump(depth: np.ndarray, has_reading: np.ndarray, jump_m: float) -> np.ndarray:
+    """The farther pixel of each neighbouring pair that jumps: mixed pixels and what lies behind an edge.
+
+    Taking it out parts surfaces that touch in the image, and leaves the nearer one its last pixel.
+    """
+    filled = np.where(has_reading, depth, np.nan)
+    beyond = np.zeros(depth.shape, dtype=bool)
+    with np.errstate(invalid="ignore"):
+        across, down = np.diff(filled, axis=1), np.diff(filled, axis=0)
+        beyond[:, 1:] |= across > jump_m
+        beyond[:, :-1] |= across < -jump_m
+        beyond[1:] |= down > jump_m
+        beyond[:-1] |= down < -jump_m
+    return beyond
+
+
+def _largest_piece(is_object: np.ndarray) -> np.ndarray:
+    """The largest 4-connected piece of a mask; the empty mask gives itself."""
+    num, labels, stats, _ = cv2.connectedComponentsWithStats(is_object.astype(np.uint8), connectivity=4)
+    if num < 2:
+        return is_object
+    return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+
+
+def _describe(
+    depth: np.ndarray, has_reading: np.ndarray, mask: np.ndarray, left: int, top: int, config: DepthConfig
+) -> BoxDepth:
+    """Statistics of the object's readings, and what stands in front of it."""
+    readings = depth[mask]
+    median = float(np.median(readings))
+    spread = _MAD_TO_SIGMA * float(np.median(np.abs(readings - median)))
+    with np.errstate(invalid="ignore"):
+        is_occluder = has_reading & ~mask & (depth < readings.min() - config.jump_m)
+    return BoxDepth(left, top, mask, is_occluder, median, spread, float(has_reading.mean()))
