@@ -77,7 +77,8 @@ def _columns(boxes: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT, ArrayT]:
 
 def _clip(values: ArrayT, highest: int) -> ArrayT:
     # Not the array API's clip: array-api-compat's version for torch is several times slower than two selections.
-    return positive_part(highest - positive_part(highest - values))
+    below = positive_part(values)
+    return below - positive_part(below - highest)
 
 
 def _stack(first: ArrayT, second: ArrayT, third: ArrayT, fourth: ArrayT) -> ArrayT:

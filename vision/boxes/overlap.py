@@ -9,7 +9,7 @@ areas: cast to float32 first.
 from __future__ import annotations
 
 import math
-from typing import Generic, NamedTuple
+from typing import Any, Generic, NamedTuple, cast
 
 from array_api_compat import array_namespace, is_torch_array
 from jaxtyping import Float
@@ -120,4 +120,4 @@ def _ratio(numerator: ArrayT, denominator: ArrayT) -> ArrayT:
 
 
 def _constant(values: ArrayT) -> ArrayT:
-    return values.detach() if is_torch_array(values) else values
+    return cast(Any, values).detach() if is_torch_array(values) else values
