@@ -1,0 +1,93 @@
+"""What an inference engine must do for us, and the choice of one: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from typing_extensions import assert_never
+
+from vision.errors import MissingPackageError
+
+EngineChoice = Literal["auto", "onnxruntime", "openvino"]
+EngineName = Literal["onnxruntime", "openvino"]
+Shape = tuple[int | None, ...]
+
+
+class Session(Protocol):
+    """A network loaded into an engine. One call at a time: engines reuse their buffers."""
+
+    @property
+    def engine(self) -> str:
+        """Name and version of the engine, as reports print it."""
+        ...
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads one call may use."""
+        ...
+
+    @property
+    def inputs(self) -> Mapping[str, Shape]:
+        """Shape of each input; None marks a free dimension."""
+        ...
+
+    @property
+    def outputs(self) -> Mapping[str, Shape]:
+        """Shape of each output; None marks a free dimension."""
+        ...
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Compute all outputs. They stay valid until the next call; copy what must live longer."""
+        ...
+
+
+def open_session(path: Path, engine: EngineChoice = "auto", num_threads: int | None = None) -> Session:
+    """Load an ONNX file into an engine; `num_threads` None means one for each processor of this process.
+
+    Raises MissingPackageError when the engine is not installed, ModelFileError when it refuses the file.
+    """
+    num_threads = num_threads or available_processors()
+    name = fastest_engine() if engine == "auto" else engine
+    if importlib.util.find_spec(name) is None:
+        raise MissingPackageError(f"the engine {name!r} is not installed; add it with: pip install 'handeye[cpu]'")
+    if name == "onnxruntime":
+        from vision.runtime.onnxruntime_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(path, num_threads)
+    if name == "openvino":
+        from vision.runtime.openvino_session import OpenvinoSession
+
+        return OpenvinoSession(path, num_threads)
+    assert_never(name)
+
+
+def installed_engines() -> tuple[EngineName, ...]:
+    """The engines that are installed here, the fastest first.
+
+    OpenVINO takes about half of ONNX Runtime's time on x86 processors; on others it is ONNX Runtime that is tuned.
+    """
+    order: tuple[EngineName, ...] = ("openvino", "onnxruntime")
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        order = ("onnxruntime", "openvino")
+    return tuple(name for name in order if importlib.util.find_spec(name) is not None)
+
+
+def fastest_engine() -> EngineName:
+    """The first of `installed_engines`; MissingPackageError when there is none."""
+    engines = installed_engines()
+    if not engines:
+        raise MissingPackageError("no inference engine is installed; add one with: pip install 'handeye[cpu]'")
+    return engines[0]
+
+
+def available_processors() -> int:
+    """How many processors this process may use, which in a container is fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
