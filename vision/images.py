@@ -52,10 +52,14 @@ class Placement:
     scale_x: float
     scale_y: float
 
-    def boxes_to_image(self, boxes_xyxy: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "N 4"]:
-        """Boxes in pixels of the network input -> pixels of the original image, clipped to the image."""
-        height, width = self.image_hw
+    def boxes_to_image(
+        self, boxes_xyxy: Float32[np.ndarray, "N 4"], *, clip: bool = True
+    ) -> Float32[np.ndarray, "N 4"]:
+        """Boxes in pixels of the network input -> pixels of the original image, clipped to it unless told not to."""
         boxes = boxes_xyxy / self._scales()
+        if not clip:
+            return boxes
+        height, width = self.image_hw
         return np.clip(boxes, np.float32(0), np.array([width, height, width, height], np.float32))
 
     def boxes_to_input(self, boxes_xyxy: Float32[np.ndarray, "N 4"]) -> Float32[np.ndarray, "N 4"]:

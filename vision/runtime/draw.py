@@ -1,0 +1,66 @@
+"""Detections drawn on an image: anti-aliased boxes, labels that stay readable on any colour and inside the image."""
+
+from __future__ import annotations
+
+import colorsys
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from vision.runtime.detections import Detections
+
+Colour = tuple[int, int, int]
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+GOLDEN_RATIO = 0.618034
+SHIFT = 4
+"""Fractional bits of the coordinates given to OpenCV: boxes are drawn where they are, not at whole pixels."""
+
+
+def draw_detections(image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the image with boxes, class names and scores; the best detection is drawn last, on top."""
+    drawn = image_rgb.copy()
+    thickness = max(1, round(max(image_rgb.shape[:2]) / 400))
+    rows = zip(detections.boxes_xyxy, detections.scores, detections.class_ids, detections.names, strict=True)
+    for box, score, class_id, name in reversed(list(rows)):
+        draw_box(drawn, box, f"{name} {score:.2f}", class_colour(int(class_id)), thickness)
+    return drawn
+
+
+def draw_box(
+    image_rgb: UInt8[np.ndarray, "h w 3"], box_xyxy: np.ndarray, label: str, colour: Colour, thickness: int
+) -> None:
+    """Draw one box (pixels) and its label into the image."""
+    # OpenCV counts pixel centres; box edges lie between pixels, half a pixel off.
+    corners = np.round((np.asarray(box_xyxy, np.float64) - 0.5) * (1 << SHIFT)).astype(int).tolist()
+    cv2.rectangle(image_rgb, corners[:2], corners[2:], colour, thickness, cv2.LINE_AA, SHIFT)
+    if label:
+        _draw_label(image_rgb, label, (int(box_xyxy[0]), int(box_xyxy[1])), colour, thickness)
+
+
+def class_colour(class_id: int) -> Colour:
+    """A saturated RGB colour of its own for each class; neighbours in number are far apart in hue."""
+    hue = (0.02 + class_id * GOLDEN_RATIO) % 1.0
+    value = 0.95 if class_id % 2 == 0 else 0.8
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def text_colour(background: Colour) -> Colour:
+    """Black or white, whichever has the higher WCAG 2 contrast against the background."""
+    linear = [(value / 255 / 12.92) if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
+
+
+def _draw_label(image_rgb: np.ndarray, label: str, corner: tuple[int, int], colour: Colour, thickness: int) -> None:
+    """A filled tag above the box, or inside it where the image ends."""
+    scale = 0.4 + 0.15 * (thickness - 1)
+    (width, height), baseline = cv2.getTextSize(label, FONT, scale, max(1, thickness // 2))
+    tag_height = height + baseline + 2
+    left = max(0, min(corner[0], image_rgb.shape[1] - width - 4))
+    top = corner[1] - tag_height if corner[1] >= tag_height else corner[1]
+    top = max(0, min(top, image_rgb.shape[0] - tag_height))
+    cv2.rectangle(image_rgb, (left, top), (left + width + 4, top + tag_height), colour, cv2.FILLED)
+    origin = (left + 2, top + height + 2)
+    cv2.putText(image_rgb, label, origin, FONT, scale, text_colour(colour), max(1, thickness // 2), cv2.LINE_AA)

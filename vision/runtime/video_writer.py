@@ -1,0 +1,59 @@
+"""Writes an mp4 video through OpenCV; the file appears whole when the writer closes, or not at all."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from vision.errors import UserError
+from vision.files import replacing
+
+
+class VideoWriter:
+    """`with VideoWriter(path, fps) as writer: writer.write(image_rgb)`; the first image fixes the size.
+
+    Written beside its place and renamed at the end. An error inside the block, or no image at all, leaves no file.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        """`fps` is the rate at which players show the images. Raises ValueError when it is not positive."""
+        if not fps > 0:
+            raise ValueError(f"expected a positive frame rate, got {fps}")
+        self.path = Path(path)
+        self.fps = fps
+        self._files = ExitStack()
+        self._writer: cv2.VideoWriter | None = None
+        self._image_hw = (0, 0)
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+        self._files.__exit__(kind, error, trace)
+
+    def write(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Append one image. Raises ValueError when its size is not that of the first."""
+        if self._writer is None:
+            self._writer = self._open(image_rgb.shape[:2])
+        if image_rgb.shape[:2] != self._image_hw:
+            raise ValueError(f"{self.path}: expected images of {self._image_hw}, got {image_rgb.shape[:2]}")
+        self._writer.write(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+
+    def _open(self, image_hw: tuple[int, int]) -> cv2.VideoWriter:
+        beside = self._files.enter_context(replacing(self.path))
+        self._image_hw = image_hw
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        writer = cv2.VideoWriter(str(beside), cv2.CAP_FFMPEG, codec, self.fps, (image_hw[1], image_hw[0]))
+        if not writer.isOpened():
+            raise UserError(f"{self.path}: this OpenCV cannot write mp4 video here")
+        return writer
