@@ -7,7 +7,7 @@ holds numbers and text only, so reading a stranger's file cannot run code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,7 +53,8 @@ def load_detector(path: Path) -> Detector:
     """
     weights, metadata = _read(Path(path))
     detector = Detector(_config_in(metadata, path))
-    load_strictly(detector, weights, origin=str(path))
+    require_fit(detector.state_dict(), weights, origin=str(path))
+    detector.load_state_dict(weights, strict=False)  # strict where it matters, see require_fit
     return detector.eval()
 
 
@@ -62,27 +63,23 @@ def load_metadata(path: Path) -> dict[str, str]:
     return _read(Path(path), with_weights=False)[1]
 
 
-def load_strictly(detector: Detector, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Copy weights into a detector; every key must be there once with its shape, else ModelFileError lists them.
+def require_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
+    """Raise ModelFileError, listing the keys, unless `weights` has every key of `expected` in its shape and no other.
 
-    Batch counters (`num_batches_tracked`) may be present or absent: nothing reads them.
+    Batch counters (`num_batches_tracked`) may be present or absent: no result depends on them.
     """
-    own = detector.state_dict()
-    missing = [key for key in own if key not in weights and not is_batch_counter(key)]
-    unexpected = [key for key in weights if key not in own and not is_batch_counter(key)]
-    misshapen = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    faults = [
-        f"{kind}: {_shorten(keys)}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-        if keys
-    ]
-    if faults:
-        raise ModelFileError(f"{origin}: the weights do not fit the detector; " + "; ".join(faults))
-    detector.load_state_dict({key: value for key, value in weights.items() if key in own}, strict=False)
+    faults = {
+        "missing": [key for key in expected if key not in weights and not is_batch_counter(key)],
+        "unexpected": [key for key in weights if key not in expected and not is_batch_counter(key)],
+        "misshapen": [
+            f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in expected.items()
+            if key in weights and weights[key].shape != value.shape
+        ],
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in faults.items() if keys)
+        raise ModelFileError(f"{origin}: the weights do not fit the detector; {listed}")
 
 
 def is_batch_counter(key: str) -> bool:
@@ -114,7 +111,6 @@ def _config_in(metadata: Mapping[str, str], path: Path) -> DetectorConfig:
         raise ModelFileError(f"{path}: the configuration inside cannot be used: {error}") from error
 
 
-def _shorten(keys: Iterable[str]) -> str:
-    keys = list(keys)
+def _shorten(keys: Sequence[str]) -> str:
     rest = len(keys) - KEYS_SHOWN
     return ", ".join(keys[:KEYS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
