@@ -62,15 +62,16 @@ class NoDepth(Enum):
 class BoxDepth:
     """The object's pixels in a box. The window is the box with a margin, clipped to the image.
 
-    mask marks the object, is_occluder what stands before it; both are relative to the window, whose first pixel is
-    (left_px, top_px) in the image. depth_m is the median of the object's readings and spread_m their deviation
-    (1.4826 MAD). fill is the part of the window's pixels that have a reading.
+    mask marks the object and is_cut those of its pixels where something nearer or the window's border ends it, so that
+    its own edge is not seen; both are relative to the window, whose first pixel is (left_px, top_px) in the image.
+    depth_m is the median of the object's readings and spread_m their deviation (1.4826 MAD). fill is the part of the
+    window's pixels that have a reading.
     """
 
     left_px: int
     top_px: int
     mask: Bool[np.ndarray, "h w"]
-    is_occluder: Bool[np.ndarray, "h w"]
+    is_cut: Bool[np.ndarray, "h w"]
     depth_m: float
     spread_m: float
     fill: float
@@ -87,12 +88,12 @@ def measure_box_depth(
     focal_px: float,
     config: DepthConfig,
     *,
-    background_m: Float[np.ndarray, "H W"] | None = None,
+    background: Float[np.ndarray, "3"] | None = None,
 ) -> BoxDepth | NoDepth:
     """Find the object's pixels in a box of the depth image (m; NaN, infinity and values <= 0 are no reading).
 
-    background_m is the depth that each pixel would show without the object, NaN where unknown. Without it the
-    background is fitted to the rim of the window. Call `check_depth` once for each image before.
+    background is the plane behind the object as (a, b, c), 1 / depth = a u + b v + c, from `plane_inverse_depth`;
+    without it a plane is fitted to the rim of the window. Call `check_depth` once for each image before.
     """
     window = _window(box_xyxy, depth_m.shape, config.window_margin)
     if window is None:
@@ -103,7 +104,8 @@ def measure_box_depth(
         has_reading = (depth > 0.0) & (depth <= config.max_range_m)
     if np.count_nonzero(has_reading) < config.min_pixels:
         return NoDepth.NO_READING
-    background = None if background_m is None else background_m[top:bottom, left:right]
+    if background is not None:  # (a, b, c) count from the first pixel of the window from here on
+        background = background + np.array([0.0, 0.0, background[0] * left + background[1] * top])
     is_foreground = has_reading & _before_background(depth, has_reading, background, focal_px, config)
     mask = _largest_piece(is_foreground & ~_beyond_a_jump(depth, has_reading, config.jump_m))
     if np.count_nonzero(mask) < config.min_pixels:
@@ -144,15 +146,17 @@ def _before_background(
         background = _rim_plane(depth, has_reading, focal_px, config)
     if background is None:
         return _nearest_mode(depth, has_reading, config)
+    a, b, c = background
+    height, width = depth.shape
+    inverse = a * np.arange(width) + (b * np.arange(height) + c)[:, None]
+    # At and above the plane's horizon there is no background, everything there is an object.
+    plane_m = 1.0 / np.maximum(inverse, 1.0 / MAX_PLAUSIBLE_DEPTH_M)
     with np.errstate(invalid="ignore"):
-        # Where the background is unknown (the table's horizon) everything counts as an object.
-        return ~(depth >= background - config.margin_m)
+        return depth < plane_m - config.margin_m
 
 
-def _rim_plane(
-    depth: np.ndarray, has_reading: np.ndarray, focal_px: float, config: DepthConfig
-) -> np.ndarray | None:
-    """Depth of the plane that most of the window's rim lies on, by trimmed least squares; None if there is no such."""
+def _rim_plane(depth: np.ndarray, has_reading: np.ndarray, focal_px: float, config: DepthConfig) -> np.ndarray | None:
+    """The plane that most of the window's rim lies on, by trimmed least squares; None if there is no such plane."""
     rim = has_reading.copy()
     rim[2:-2, 2:-2] = False
     v, u = np.nonzero(rim)
@@ -160,16 +164,16 @@ def _rim_plane(
         return None
     design = np.stack([u, v, np.ones_like(u)], axis=1).astype(np.float64)
     inverse = 1.0 / depth[rim].astype(np.float64)
-    tolerance = 3.0 * config.subpixel_px / (focal_px * config.baseline_m) + 0.002 * np.median(inverse) ** 2
-    inliers = inverse <= np.median(inverse)  # the far half: objects on the rim are nearer
-    for _ in range(5):
+    tolerance = (
+        3.0 * config.subpixel_px / (focal_px * config.baseline_m) + 0.25 * config.margin_m * np.median(inverse) ** 2
+    )
+    plane = np.array([0.0, 0.0, np.median(inverse)])
+    for _ in range(8):
+        residual = inverse - design @ plane
+        inliers = np.abs(residual) <= max(tolerance, float(np.median(np.abs(residual))))
         plane = np.linalg.lstsq(design[inliers], inverse[inliers], rcond=None)[0]
-        inliers = np.abs(design @ plane - inverse) <= tolerance
-        if np.count_nonzero(inliers) < max(0.5 * len(v), config.min_pixels):
-            return None
-    rows, columns = np.indices(depth.shape)
-    inverse_plane = plane[0] * columns + plane[1] * rows + plane[2]
-    return np.where(inverse_plane > 0.0, 1.0 / np.maximum(inverse_plane, 1e-9), np.nan)
+    is_plane = np.count_nonzero(np.abs(inverse - design @ plane) <= tolerance) >= 0.5 * len(v)
+    return plane if is_plane else None
 
 
 def _nearest_mode(depth: np.ndarray, has_reading: np.ndarray, config: DepthConfig) -> np.ndarray:
@@ -215,10 +219,13 @@ def _largest_piece(is_object: np.ndarray) -> np.ndarray:
 def _describe(
     depth: np.ndarray, has_reading: np.ndarray, mask: np.ndarray, left: int, top: int, config: DepthConfig
 ) -> BoxDepth:
-    """Statistics of the object's readings, and what stands in front of it."""
+    """Statistics of the object's readings, and where it is cut off."""
     readings = depth[mask]
     median = float(np.median(readings))
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(readings - median)))
-    with np.errstate(invalid="ignore"):
-        is_occluder = has_reading & ~mask & (depth < readings.min() - config.jump_m)
-    return BoxDepth(left, top, mask, is_occluder, median, spread, float(has_reading.mean()))
+    others = np.where(has_reading & ~mask, depth, np.inf).astype(np.float32)
+    nearest_other = cv2.erode(others, np.ones((5, 5), np.uint8))
+    is_cut = mask & (nearest_other < depth - config.jump_m)
+    for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
+        is_cut[border] |= mask[border]
+    return BoxDepth(left, top, mask, is_cut, median, spread, float(has_reading.mean()))

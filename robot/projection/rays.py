@@ -11,7 +11,9 @@ from jaxtyping import Float
 from robot.transforms import rotate_vectors
 
 
-def pixel_rays(pixels_uv: Float[np.ndarray, "*points 2"], K: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "*points 3"]:
+def pixel_rays(
+    pixels_uv: Float[np.ndarray, "*points 2"], K: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "*points 3"]:
     """Rays (x, y, 1) in the camera frame through pixels (u, v); equations 30.3 and 30.4 of the specification at d = 1."""
     y = (pixels_uv[..., 1] - K[1, 2]) / K[1, 1]
     x = (pixels_uv[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
@@ -29,6 +31,16 @@ def plane_depth(
     with np.errstate(divide="ignore", invalid="ignore"):
         depth_m = (height_m - T_base_camera[2, 3]) / descent
     return np.where(np.isfinite(depth_m) & (depth_m > 0.0), depth_m, np.nan)
+
+
+def plane_inverse_depth(
+    K: Float[np.ndarray, "3 3"], T_base_camera: Float[np.ndarray, "4 4"], height_m: float
+) -> Float[np.ndarray, "3"]:
+    """Coefficients (a, b, c) with which the plane z = height_m of the base frame shows 1 / depth = a u + b v + c (1/m).
+
+    Negative values of 1 / depth are pixels above the plane's horizon. The camera must not lie in the plane itself.
+    """
+    return np.linalg.inv(K).T @ T_base_camera[2, :3] / (height_m - T_base_camera[2, 3])
 
 
 def pixels_on_plane(

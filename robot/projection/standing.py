@@ -1,0 +1,100 @@
+"""Objects that stand on a table of known height, by their top face.
+
+Seen from above, the top face is what every view of a box has in common: its outline gives centre, yaw and size, its
+height with the table's gives the centre's z, so the result does not lean towards the sides that happen to be visible.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from robot.projection.depth import BoxDepth
+from robot.projection.footprint import Footprint, fit_footprint
+from robot.projection.uncertainty import averaged_depth_sigma
+from robot.projection.view import Located, View
+
+_MIN_TOLERANCE_M = 0.003
+_TOP_PERCENTILE = 90.0
+_MIN_FACE_PIXELS = 12
+_UNEVEN = 1.1
+
+
+def locate_standing(surface: BoxDepth, view: View) -> Located | None:
+    """Centre, covariance, yaw and size of a standing object; None when it does not stand, or shows no top face."""
+    if view.table_height_m is None:
+        return None
+    pixels_vu = np.argwhere(surface.mask)
+    heights_m = view.points_base(surface, pixels_vu)[:, 2] - view.table_height_m
+    height_m, is_top = _top_face(heights_m, _height_sigma(surface, view))
+    if height_m > view.config.max_standing_height_m:
+        return None
+    footprint = _top_outline(surface, pixels_vu[is_top], view)
+    if footprint is None or height_m > view.config.max_slenderness * footprint.size_m.max():
+        return None
+    p_top = np.array([*footprint.centre_xy, view.table_height_m + height_m])
+    yaw_rad, length_m, width_m = _length_axis(footprint)
+    return Located(
+        p_base=p_top - [0.0, 0.0, 0.5 * height_m],
+        covariance_base=_centre_covariance(p_top, footprint, np.count_nonzero(is_top), surface.depth_m, view),
+        yaw_rad=yaw_rad if footprint.has_yaw else None,
+        size_m=np.array([length_m, width_m, height_m]) if footprint.is_whole else None,
+    )
+
+
+def _top_face(heights_m: Float[np.ndarray, " N"], sigma_m: float) -> tuple[float, Bool[np.ndarray, " N"]]:
+    """Height of the top face above the table and which points lie on it, from a high percentile inwards."""
+    tolerance = max(3.0 * sigma_m, _MIN_TOLERANCE_M)
+    height = float(np.percentile(heights_m, _TOP_PERCENTILE))
+    for _ in range(3):
+        is_top = np.abs(heights_m - height) <= tolerance
+        height = float(np.median(heights_m[is_top])) if is_top.any() else height
+    return height, np.abs(heights_m - height) <= tolerance
+
+
+def _height_sigma(surface: BoxDepth, view: View) -> float:
+    """Standard deviation of one point's height: its depth's, times how steeply the camera looks down."""
+    sigma = view.config.depth.sigma_m(surface.depth_m, view.focal_px)
+    return sigma * abs(float(view.T_base_camera[2, 2]))
+
+
+def _top_outline(surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"], view: View) -> Footprint | None:
+    """The rectangle around the top face's pixels (row, column of the window)."""
+    if len(pixels_vu) < _MIN_FACE_PIXELS:
+        return None
+    face = np.zeros(surface.mask.shape, dtype=np.uint8)
+    face[pixels_vu[:, 0], pixels_vu[:, 1]] = 1
+    contours, _ = cv2.findContours(face, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline_vu = max(contours, key=len)[:, 0, ::-1].astype(np.int64)
+    outline_xy = view.points_base(surface, outline_vu)[:, :2]
+    return fit_footprint(outline_xy, surface.is_cut[outline_vu[:, 0], outline_vu[:, 1]])
+
+
+def _length_axis(footprint: Footprint) -> tuple[float, float, float]:
+    """Yaw of the longer side, length, width. Of a square both sides are as good, so its yaw stays in [-pi/4, pi/4)."""
+    along_u, along_v = (float(extent) for extent in footprint.size_m)
+    if along_v <= _UNEVEN * along_u:
+        return footprint.yaw_rad, along_u, along_v
+    quarter = -math.pi / 2 if footprint.yaw_rad > 0.0 else math.pi / 2
+    return footprint.yaw_rad + quarter, along_v, along_u
+
+
+def _centre_covariance(
+    p_top: Float[np.ndarray, "3"], footprint: Footprint, num_pixels: int, depth_m: float, view: View
+) -> Float[np.ndarray, "3 3"]:
+    """Covariance (m^2, base frame) of the centre: of the top face's middle, halved in z, and of its edges in x and y."""
+    uncertainty = view.config.uncertainty
+    sigma = averaged_depth_sigma(view.config.depth.sigma_m(depth_m, view.focal_px), num_pixels, uncertainty)
+    J_centre_top = np.diag([1.0, 1.0, 0.5])
+    covariance = J_centre_top @ view.covariance(p_top, sigma) @ J_centre_top
+    covariance[2, 2] += 0.25 * uncertainty.table_m**2
+    side_sigma = uncertainty.edge_sigma_px * depth_m / view.focal_px
+    # The middle of two sides errs by less than each; where one is hidden, up to half the object is.
+    is_seen = footprint.is_seen_low & footprint.is_seen_high
+    hidden_sigma = 0.25 * max(float(footprint.size_m.max()), view.config.expected_height_m)
+    sigma_uv = np.where(is_seen, side_sigma / math.sqrt(2.0), math.hypot(side_sigma, hidden_sigma))
+    covariance[:2, :2] += footprint.axes @ np.diag(sigma_uv**2) @ footprint.axes.T
+    return covariance
