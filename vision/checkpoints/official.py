@@ -104,8 +104,11 @@ def read_published_file(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except pickle.UnpicklingError as error:
+        # torch's own message advises to read the file unsafely; that is not our advice.
+        raise ModelFileError(f"{path}: is no checkpoint, or holds objects other than tensors; not read") from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelFileError(f"{path}: cannot be read as a checkpoint of tensors: {reason}") from error
     return _unwrap(content, path)
 

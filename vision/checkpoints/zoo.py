@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from vision.backbones.cspdarknet import CSPDarknetConfig
 from vision.checkpoints.coco_names import COCO_NAMES
-from vision.detector import DetectorConfig
+from vision.detector import Detector, DetectorConfig
 from vision.heads.yolox import YoloxHeadConfig
 from vision.images import Preprocessing
 from vision.necks.path_aggregation import PathAggregationConfig
@@ -45,6 +48,24 @@ def yolox_config(variant: YoloxVariant, class_names: tuple[str, ...] = COCO_NAME
         class_names=class_names,
         preprocessing=Preprocessing(size_hw=(side, side)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a detector costs: its parameters, and the operations of one image at its own input size."""
+
+    parameters: int
+    gflops: float
+    """1e9 floating-point operations, a multiplication and an addition counted as two; convolutions only."""
+
+
+def count_cost(config: DetectorConfig) -> ModelCost:
+    """Count parameters and operations without computing anything: shapes flow through torch's meta device."""
+    with torch.device("meta"), torch.no_grad():
+        detector = Detector(config).eval()
+        with FlopCounterMode(display=False) as counter:
+            detector(torch.empty(1, 3, *config.preprocessing.size_hw))
+    return ModelCost(sum(weight.numel() for weight in detector.parameters()), counter.get_total_flops() / 1e9)
 
 
 YOLOX_SIZES: dict[YoloxVariant, tuple[float, float, int, bool, float]] = {
