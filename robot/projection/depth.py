@@ -21,6 +21,7 @@ from vision.config import Config
 MAX_PLAUSIBLE_DEPTH_M = 100.0
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _MODE_BINS = 64
+_SAMPLE = 500  # readings are plenty for a median
 
 
 class DepthError(RobotError):
@@ -141,7 +142,7 @@ def _window(box_xyxy: np.ndarray, size_hw: tuple[int, ...], margin: float) -> tu
 def _before_background(
     depth: np.ndarray, has_reading: np.ndarray, background: np.ndarray | None, focal_px: float, config: DepthConfig
 ) -> np.ndarray:
-    """Pixels nearer than the background: the given one, the plane through the rim, or the rest beyond the first mode."""
+    """Pixels nearer than the background: the given one, the plane through the rim, or all beyond the first mode."""
     if background is None:
         background = _rim_plane(depth, has_reading, focal_px, config)
     if background is None:
@@ -221,6 +222,7 @@ def _describe(
 ) -> BoxDepth:
     """Statistics of the object's readings, and where it is cut off."""
     readings = depth[mask]
+    readings = readings[:: max(1, len(readings) // _SAMPLE)]
     median = float(np.median(readings))
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(readings - median)))
     others = np.where(has_reading & ~mask, depth, np.inf).astype(np.float32)

@@ -19,7 +19,7 @@ _MIN_SEEN = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Footprint:
-    """A rectangle in the plane: sides at low and high along its axes u = (cos yaw, sin yaw) and v = (-sin yaw, cos yaw).
+    """A rectangle in the plane, its sides at low and high along its axes u and v (u is base x turned by yaw).
 
     is_seen_low and is_seen_high say, for each axis, whether the outline shows that side. rectangularity is 1 for a
     rectangle and 0 for a circle; yaw_rad lies in [-pi/4, pi/4) and means nothing when has_yaw is False.
@@ -106,22 +106,23 @@ def _sides(
     offsets = np.array([points.min(axis=0), points.max(axis=0)])
     extent = offsets[1] - offsets[0]
     is_seen = np.zeros((2, 2), dtype=bool)
-    safe_lengths = np.maximum(lengths, 1e-9)
+    middles = 0.5 * (start + end)
+    headings = (end - start) / np.maximum(lengths, 1e-9)[:, None]
+    # The hull runs one way round, so the two sides of an axis are told apart by the heading of their edges.
+    turn = _turning_sense(start, end)
     for axis in range(2):
-        along = (end - start)[:, 1 - axis] / safe_lengths
-        # The hull runs one way round, so the two sides of an axis are told apart by the direction of their edges.
-        for side, direction in enumerate(_directions(start, end, axis)):
+        along = headings[:, 1 - axis]
+        # Counter-clockwise the low u side runs down (-v) and the low v side runs right (+u).
+        low_direction = -turn if axis == 0 else turn
+        for side, direction in enumerate((low_direction, -low_direction)):
             weights = np.where((along * direction > _SAME_SIDE_COSINE) & ~is_edge_cut, lengths, 0.0)
-            is_seen[side, axis] = weights.sum() >= _MIN_SEEN * extent[1 - axis]
+            seen_m = weights.sum()
+            is_seen[side, axis] = seen_m >= _MIN_SEEN * extent[1 - axis]
             if is_seen[side, axis]:
-                offsets[side, axis] = np.average(0.5 * (start + end)[:, axis], weights=weights)
+                offsets[side, axis] = weights @ middles[:, axis] / seen_m
     return offsets[0], offsets[1], is_seen[0], is_seen[1]
 
 
-def _directions(start: np.ndarray, end: np.ndarray, axis: int) -> tuple[float, float]:
-    """Sign of the direction, along the other axis, of hull edges on the low and on the high side of `axis`."""
-    signed_area = float(np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]))
-    # Counter-clockwise the low x side runs down (-y) and the low y side runs right (+x).
-    low = -1.0 if axis == 0 else 1.0
-    low *= np.sign(signed_area) or 1.0
-    return low, -low
+def _turning_sense(start: Float[np.ndarray, "M 2"], end: Float[np.ndarray, "M 2"]) -> float:
+    """+1 for a polygon that runs counter-clockwise, -1 for clockwise."""
+    return 1.0 if np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]) > 0.0 else -1.0

@@ -1,4 +1,4 @@
-"""Pixel rays and where they meet a plane: what is left of 3D when there is no depth, and what the table's depth would be.
+"""Pixel rays and where they meet a plane: what is left of 3D without depth, and the depth that a table would show.
 
 A ray is written (x, y, 1) in the camera frame, so a point at depth z along the camera's axis is z times its ray.
 """
@@ -14,7 +14,7 @@ from robot.transforms import rotate_vectors
 def pixel_rays(
     pixels_uv: Float[np.ndarray, "*points 2"], K: Float[np.ndarray, "3 3"]
 ) -> Float[np.ndarray, "*points 3"]:
-    """Rays (x, y, 1) in the camera frame through pixels (u, v); equations 30.3 and 30.4 of the specification at d = 1."""
+    """Rays (x, y, 1) in the camera frame through pixels (u, v): equations 30.3 and 30.4 of the specification, d = 1."""
     y = (pixels_uv[..., 1] - K[1, 2]) / K[1, 1]
     x = (pixels_uv[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
     return np.stack([x, y, np.ones_like(x)], axis=-1)
