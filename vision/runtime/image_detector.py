@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from vision.boxes.suppression import suppress
 from vision.errors import ModelFileError
@@ -107,7 +107,7 @@ class ImageDetector:
         started = time.perf_counter()
         _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
         prepared = time.perf_counter()
-        rows = self.session.run({self._input_name: self._batch})[self._output_name][0]
+        rows = self._infer()
         inferred = time.perf_counter()
         size_hw = self.manifest.preprocessing.size_hw
         boxes, scores, class_ids = read_yolox_rows(rows, size_hw, self.manifest.output, self.score_threshold)
@@ -118,12 +118,20 @@ class ImageDetector:
         )
         return detections
 
+    def read_rows(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "cells channels"]:
+        """What the network says of an image before any of it is judged; a copy of its own."""
+        prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+        return self._infer().copy()
+
     def warm_up(self, calls: int = 3) -> None:
         """Run on a grey image, so that the first real one does not pay for the engine's lazy set-up."""
         grey = np.full((*self.manifest.preprocessing.size_hw, 3), 114, np.uint8)
         for _ in range(calls):
             self(grey)
         self.times = StageTimes()
+
+    def _infer(self) -> Float32[np.ndarray, "cells channels"]:
+        return self.session.run({self._input_name: self._batch})[self._output_name][0]
 
 
 def _check_shapes(session: Session, manifest: Manifest) -> tuple[str, str]:
