@@ -51,6 +51,7 @@ class BatchPlan:
     size_hw: tuple[int, int]
     multi_scale: tuple[float, float] | None = None
     weak_last_epochs: int = 0
+    max_steps: int | None = None
     process: int = 0
     num_processes: int = 1
 
@@ -62,11 +63,29 @@ class BatchPlan:
     @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
-        return self.epochs * self.steps_per_epoch
+        num_steps = self.epochs * self.steps_per_epoch
+        return num_steps if self.max_steps is None else min(num_steps, self.max_steps)
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of the whole run, the last one perhaps cut short by max_steps."""
+        return -(-self.num_steps // self.steps_per_epoch)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch, counted from 0, that step number `step` belongs to."""
+        return step // self.steps_per_epoch
+
+    def ends_epoch(self, steps_done: int) -> bool:
+        """Whether an epoch is over once so many steps are done; the end of the run ends its epoch."""
+        return steps_done % self.steps_per_epoch == 0 or steps_done == self.num_steps
+
+    def is_among_last(self, epoch: int, num_last: int) -> bool:
+        """Whether this epoch, counted from 0, is one of the last `num_last` of the run."""
+        return epoch >= self.num_epochs - num_last
 
     def is_strong(self, epoch: int) -> bool:
-        """Whether strong augmentation is on in this epoch (counted from 0)."""
-        return epoch < self.epochs - self.weak_last_epochs
+        """Whether strong augmentation is on in this epoch, counted from 0."""
+        return not self.is_among_last(epoch, self.weak_last_epochs)
 
     def requests(self, step: int) -> list[SampleRequest]:
         """The samples of this step that this process makes."""

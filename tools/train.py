@@ -1,0 +1,96 @@
+"""Train a detector from a configuration, or go on with a run that was stopped or killed.
+
+Any value of the configuration can be given behind it: `epochs=30`, `--data.annotations FILE`, `--data.images DIR`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from tools.command_line import Positional
+from vision.config import dump_config, load_config
+from vision.errors import ConfigError
+from vision.files import write_json
+from vision.training.config import TrainDetectorConfig
+from vision.training.run_folder import RunFolder
+from vision.training.train_detector import TrainingFailed, TrainingResult, train_detector
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `handeye train` is told besides the configuration."""
+
+    config: Positional[Path | None] = None
+    """Configuration file, for example configs/detector/bccd_nano.yaml; a run to resume has its own."""
+    output: Path | None = None
+    """Folder of the new run; by default runs/NAME, numbered where that exists."""
+    resume: Path | None = None
+    """Folder of a run to go on with, from its last saved state."""
+    json: Path | None = None
+    """Write the run folder and the best result to this file."""
+
+
+def run(arguments: Arguments, overrides: list[str]) -> int:
+    """Train; 0 when the run is finished, 1 when it was stopped or failed."""
+    console = Console(stderr=True)
+    config, folder = _open_run(arguments, overrides)
+    try:
+        result = train_detector(config, folder, console)
+    except TrainingFailed as error:
+        console.print(f"handeye: failed: {error}", markup=False, highlight=False, soft_wrap=True)
+        return 1
+    if arguments.json is not None:
+        write_json(arguments.json, _summary(config, result))
+    print(_closing_line(config, result))
+    return 0 if result.is_finished else 1
+
+
+def _open_run(arguments: Arguments, overrides: list[str]) -> tuple[TrainDetectorConfig, RunFolder]:
+    if arguments.resume is not None:
+        if arguments.output is not None:
+            raise ConfigError("--resume goes on in its own folder; leave --output out")
+        folder = RunFolder.open(arguments.resume)
+        config = load_config(TrainDetectorConfig, folder.config)
+        if arguments.config is not None or overrides:
+            _check_unchanged(load_config(TrainDetectorConfig, arguments.config or folder.config, overrides), config)
+        return config, folder
+    if arguments.config is None:
+        raise ConfigError("name a configuration, for example configs/detector/bccd_nano.yaml, or a run to --resume")
+    config = load_config(TrainDetectorConfig, arguments.config, overrides)
+    output = arguments.output or RunFolder.free_name(Path("runs"), arguments.config.stem)
+    return config, RunFolder.create(output, config)
+
+
+def _check_unchanged(asked: TrainDetectorConfig, stored: TrainDetectorConfig) -> None:
+    """A resumed run keeps its configuration: with another one its first and second half would not fit."""
+    pairs = zip(dump_config(asked).splitlines(), dump_config(stored).splitlines(), strict=False)
+    changed = [f"{new.strip()!r} instead of {old.strip()!r}" for new, old in pairs if new != old]
+    if changed:
+        raise ConfigError(f"a resumed run keeps its configuration, but this one has {changed[0]}; leave it out")
+
+
+def _summary(config: TrainDetectorConfig, result: TrainingResult) -> dict[str, object]:
+    progress = result.progress
+    best = None
+    if progress.best_value is not None:
+        best = {"metric": config.evaluation.metric, "value": progress.best_value, "epoch": progress.best_epoch}
+    return {
+        "run_folder": str(result.run.path),
+        "best": best,
+        "steps": progress.step,
+        "finished": result.is_finished,
+        "last": str(result.run.last),
+    }
+
+
+def _closing_line(config: TrainDetectorConfig, result: TrainingResult) -> str:
+    progress = result.progress
+    if not result.is_finished:
+        return f"stopped after step {progress.step}; go on with: handeye train --resume {result.run.path}"
+    if progress.best_value is None:
+        return f"finished {progress.step} steps: {result.run.last}"
+    best = f"best {config.evaluation.metric} {progress.best_value:.3f} at epoch {progress.best_epoch}"
+    return f"finished {progress.step} steps; {best}: {result.run.best}"

@@ -1,0 +1,68 @@
+"""What a person sees while a run goes on: one live line on a terminal, one line an epoch in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import Self
+
+SPEED_STEPS = 50
+"""Images per second are those of the last so many steps."""
+
+
+class ProgressDisplay:
+    """Shows the steps of a run; use it as a context around the loop."""
+
+    def __init__(self, console: Console, num_steps: int, steps_per_epoch: int, start_step: int) -> None:
+        self.console = console
+        self.steps_per_epoch = steps_per_epoch
+        self.num_steps = num_steps
+        self.recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS + 1)
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(compact=True),
+        )
+        self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("", total=num_steps, completed=start_step, epoch="-", numbers="")
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def after_step(self, step: int, losses: Mapping[str, float], rate: float, num_images: int) -> None:
+        """`step` steps are done; the last one had these losses and this rate and took so many images."""
+        self.recent.append((time.monotonic(), num_images))
+        parts = "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "total")
+        numbers = f"loss {losses['total']:.3f} ({parts})  rate {rate:.2g}  {self.images_per_s():.0f} images/s"
+        epoch = -(-step // self.steps_per_epoch)
+        self.bar.update(self.task, completed=step, epoch=f"{epoch}", numbers=numbers)
+        if self.bar.disable and step % self.steps_per_epoch == 0:
+            self.say(f"epoch {epoch}  step {step}/{self.num_steps}  {numbers}")
+
+    def images_per_s(self) -> float:
+        """Speed over the last steps; 0 until it is known."""
+        if len(self.recent) < 2:
+            return 0.0
+        elapsed = self.recent[-1][0] - self.recent[0][0]
+        return sum(count for _, count in list(self.recent)[1:]) / max(elapsed, 1e-9)
+
+    def pause_clock(self) -> None:
+        """Measure the speed anew: what comes now is no training."""
+        self.recent.clear()
+
+    def say(self, text: str) -> None:
+        """One line above the bar."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,141 @@
+"""The folder of a run: what was asked for, what happened step by step, and the weights.
+
+config.yaml     the resolved configuration           run.json        command, code version, packages
+steps.jsonl     a line for each optimiser step       metrics.jsonl   a line for each evaluation
+state.pt        everything needed to go on           last.safetensors, best.safetensors, *.png
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vision.config import Config, dump_config
+from vision.errors import UserError
+from vision.files import replacing, write_json
+
+PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "accelerate", "handeye")
+"""Whose versions are recorded with a run."""
+
+
+class RunFolder:
+    """Paths inside a run folder, and its two journals."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.state = self.path / "state.pt"
+        self.last = self.path / "last.safetensors"
+        self.best = self.path / "best.safetensors"
+        self.steps = Journal(self.path / "steps.jsonl")
+        self.metrics = Journal(self.path / "metrics.jsonl")
+
+    @staticmethod
+    def create(path: Path, config: Config) -> RunFolder:
+        """Begin a run; raises UserError when the folder holds a run already."""
+        run = RunFolder(path)
+        if run.config.exists():
+            raise UserError(
+                f"{run.path} holds a run already; go on with `handeye train --resume {run.path}`, "
+                "or name another folder with --output"
+            )
+        if run.path.exists() and not run.path.is_dir():
+            raise UserError(f"{run.path} is a file; --output names the folder of the run")
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            write_json(run.path / "run.json", describe_origin())
+            # Last, because its presence is what makes a folder a run.
+            with replacing(run.config) as beside:
+                beside.write_text(dump_config(config), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{run.path}: the run folder cannot be written: {error.strerror or error}") from error
+        return run
+
+    @staticmethod
+    def open(path: Path) -> RunFolder:
+        """A run that exists; raises UserError when there is none."""
+        run = RunFolder(path)
+        if not run.config.is_file():
+            raise UserError(f"{path} holds no run to resume: there is no {run.config.name}")
+        return run
+
+    @staticmethod
+    def free_name(parent: Path, stem: str) -> Path:
+        """parent/stem, or the first of parent/stem-2, parent/stem-3, ... that does not exist."""
+        number, path = 1, parent / stem
+        while path.exists():
+            number += 1
+            path = parent / f"{stem}-{number}"
+        return path
+
+
+class Journal:
+    """A file of JSON lines that only grows, but for the lines after the state that a run goes on from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: Mapping[str, object]) -> None:
+        """Add one line. It survives the end of the process; a power cut may cost the newest lines."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All whole lines; a line cut off by a kill is left out."""
+        return list(self._whole_lines())
+
+    def forget_from(self, step: int) -> None:
+        """Drop entries of `step` and later: the run goes back there and makes them again."""
+        if not self.path.exists():
+            return
+        kept = [entry for entry in self._whole_lines() if entry["step"] < step]
+        with replacing(self.path) as beside:
+            beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+
+    def _whole_lines(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def describe_origin() -> dict[str, object]:
+    """What made a run: the command, the code's git state, the versions of what computes."""
+    return {
+        "command": sys.argv,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
+    }
+
+
+def _git_state() -> dict[str, object] | None:
+    """Commit and whether tracked files differ from it; None where the code is not a git checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "modified": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*words: str) -> str:
+    folder = Path(__file__).parent
+    done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

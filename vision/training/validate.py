@@ -1,0 +1,77 @@
+"""Measuring a detector on a data set during training: the run time's preprocessing, decoding and suppression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from vision.boxes.suppression import suppress
+from vision.data.annotations import AnnotationSet, ImageAnnotations
+from vision.detector import Detector
+from vision.images import Placement, prepare, read_image
+from vision.runtime.decode import read_yolox_rows
+from vision.runtime.detections import Detections
+from vision.runtime.manifest import YoloxRows
+from vision.training.config import EvaluationConfig
+
+READING_THREADS = 2
+MAX_DETECTIONS = 100
+"""COCO counts no more in an image."""
+
+
+@torch.inference_mode()
+def detect_all(
+    detector: Detector,
+    annotations: AnnotationSet,
+    images: Path,
+    config: EvaluationConfig,
+    device: torch.device,
+    after_batch: Callable[[int], None] | None = None,
+) -> dict[int, Detections]:
+    """Detections of every image of `annotations`, by image id, in pixels of the original images.
+
+    The detector must be in eval mode and on `device`; `after_batch` is told how many images are done. Raises
+    SourceError for an image that cannot be read.
+    """
+    found: dict[int, Detections] = {}
+    with ThreadPoolExecutor(READING_THREADS) as readers:
+        for batch in _in_batches(annotations.images, config.batch_size):
+            prepared = list(readers.map(lambda image: _read(images / image.file_name, detector), batch))
+            inputs = torch.from_numpy(np.stack([values for values, _ in prepared])).to(device)
+            rows = _rows(detector, inputs)
+            for image, image_rows, (_, placement) in zip(batch, rows, prepared, strict=True):
+                found[image.image_id] = _detections(image_rows, placement, detector, config)
+            if after_batch is not None:
+                after_batch(len(found))
+    return found
+
+
+def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:
+    return prepare(read_image(path), detector.config.preprocessing)
+
+
+def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.ndarray, "B cells channels"]:
+    return detector(inputs.contiguous(memory_format=torch.channels_last)).raw.float().cpu().numpy()
+
+
+def _detections(
+    rows: Float32[np.ndarray, "cells channels"], placement: Placement, detector: Detector, config: EvaluationConfig
+) -> Detections:
+    layout = YoloxRows(strides=tuple(detector.backbone.strides))
+    boxes, scores, class_ids = read_yolox_rows(rows, placement.input_hw, layout, config.score_threshold)
+    kept = suppress(boxes, scores, class_ids, config.iou_threshold)[:MAX_DETECTIONS]
+    boxes_in_image = placement.boxes_to_image(boxes[kept])
+    return Detections(boxes_in_image, scores[kept], class_ids[kept], detector.config.class_names)
+
+
+def _in_batches(images: Sequence[ImageAnnotations], size: int) -> Iterator[list[ImageAnnotations]]:
+    remaining = iter(images)
+    while batch := list(islice(remaining, size)):
+        yield batch
