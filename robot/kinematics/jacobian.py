@@ -6,6 +6,7 @@ For the UR10e the determinant is known in closed form: it vanishes when the wris
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from jaxtyping import Float
 
 from robot.kinematics.chain import UR10E, DHParameters, link_frames
 from robot.observation import NUM_JOINTS
+from vision.errors import ConfigError
 
 
 class SingularityMeasures(NamedTuple):
@@ -21,6 +23,28 @@ class SingularityMeasures(NamedTuple):
     wrist: Float[np.ndarray, "*batch"]
     elbow: Float[np.ndarray, "*batch"]
     shoulder_m: Float[np.ndarray, "*batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class SingularityMargins:
+    """How far from singular a configuration must stay: |sin q5|, |sin q3| and the shoulder's reach in m.
+
+    Raises ConfigError for margins that are negative or not finite.
+    """
+
+    wrist: float
+    elbow: float
+    shoulder_m: float
+
+    def __post_init__(self) -> None:
+        for name, value in zip(SingularityMeasures._fields, self.values, strict=True):
+            if not (np.isfinite(value) and value >= 0.0):
+                raise ConfigError(f"singularity margins: {name}: expected a finite number >= 0, got {value}")
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        """In the order of SingularityMeasures."""
+        return self.wrist, self.elbow, self.shoulder_m
 
 
 def geometric_jacobian(

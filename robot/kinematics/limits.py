@@ -101,5 +101,5 @@ def joint_limits_from_config(config: JointLimitsConfig) -> JointLimits:
 UR10E_LIMITS = joint_limits_from_config(JointLimitsConfig())
 """Published: +-360 deg (the elbow kept to +-180 deg), 120 deg/s for joints 1 and 2, 180 deg/s for the others.
 
-Universal Robots publishes neither accelerations nor jerks; those are choices of this project, written in robot/config.py.
+Accelerations and jerks are not published; those here are choices of this project, written in robot/config.py.
 """
