@@ -91,8 +91,9 @@ def trace_onnx(detector: Detector) -> onnx.ModelProto:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, operations that change nothing removed, names of the source code dropped."""
+    """Constants folded, operations that change nothing removed, shapes in between left out."""
     slim = onnxslim.slim(model)
     if not isinstance(slim, onnx.ModelProto):
         raise TypeError(f"onnxslim gave {type(slim).__name__} instead of a model")
+    del slim.graph.value_info[:]  # shapes that every engine infers again
     return slim

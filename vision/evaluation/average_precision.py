@@ -68,6 +68,13 @@ class GroundTruth:
         self.annotated_names = self._names_with_boxes(content["annotations"])
         self.coco = COCO({**content, "annotations": [_with_area(box) for box in content["annotations"]]})
 
+    def file_names(self) -> dict[int, str]:
+        """The image file of each image_id that is evaluated. Raises DatasetError when the file names none."""
+        images = {int(image["id"]): image for image in self.coco.dataset["images"]}
+        if nameless := [image_id for image_id in self.image_ids if not images[image_id].get("file_name")]:
+            raise DatasetError(f"{self.origin}: the image {nameless[0]} has no file_name")
+        return {image_id: images[image_id]["file_name"] for image_id in self.image_ids}
+
     def category_of_class(self, class_names: tuple[str, ...]) -> dict[int, int]:
         """class_id of a model -> category_id of this file: by name where the model has every annotated class.
 

@@ -112,7 +112,8 @@ class ImageDetector:
         size_hw = self.manifest.preprocessing.size_hw
         boxes, scores, class_ids = read_yolox_rows(rows, size_hw, self.manifest.output, self.score_threshold)
         kept = suppress(boxes, scores, class_ids, iou_threshold=self.iou_threshold)[:MAX_DETECTIONS]
-        detections = Detections(placement.boxes_to_image(boxes[kept]), scores[kept], class_ids[kept], self.class_names)
+        boxes_in_image = placement.boxes_to_image(boxes[kept], clip=self.clip_boxes)
+        detections = Detections(boxes_in_image, scores[kept], class_ids[kept], self.class_names)
         self.times = StageTimes(
             preprocess=prepared - started, infer=inferred - prepared, postprocess=time.perf_counter() - inferred
         )

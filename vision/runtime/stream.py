@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +62,10 @@ def open_stream(source: str, timeout_s: float = 10.0) -> Stream:
 
 
 class ImageFiles:
-    """Single images in the given order. Raises SourceError when there is none."""
+    """Single images in the given order, named by their path below the folder that holds them all.
+
+    Raises SourceError when there is none.
+    """
 
     fps = None
 
@@ -71,6 +75,7 @@ class ImageFiles:
             raise SourceError(f"{origin}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.paths = paths
         self.num_images = len(paths)
+        self._root = os.path.commonpath([path.parent for path in paths])
 
     def __enter__(self) -> ImageFiles:
         return self
@@ -80,7 +85,7 @@ class ImageFiles:
 
     def __iter__(self) -> Iterator[StreamImage]:
         for path in self.paths:
-            yield StreamImage(path.name, read_image(path), 0.0)
+            yield StreamImage(path.relative_to(self._root).as_posix(), read_image(path), 0.0)
 
 
 class VideoFile:

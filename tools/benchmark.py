@@ -1,0 +1,98 @@
+"""Latency of a model, stage by stage, on every engine that is installed: the four stages are what a robot waits for.
+
+Each image is decoded from its file, prepared, inferred and post-processed; nothing is drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from rich.console import Console
+
+from tools.detector_arguments import DetectorArguments, print_stages
+from vision.errors import SourceError
+from vision.evaluation.speed import stage_percentiles
+from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
+from vision.files import write_json
+from vision.images import decode_image
+from vision.runtime.image_detector import ImageDetector
+from vision.runtime.session import installed_engines
+from vision.runtime.stream import IMAGE_SUFFIXES
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(DetectorArguments):
+    """What `handeye benchmark` takes."""
+
+    images: Path | None = None
+    """Folder of images to measure on; without it one made-up camera image of 640 x 480."""
+    repeats: int = 200
+    """How many images are measured, after ten that are not."""
+    pause_s: float = 1.0
+    """Rest between engines in seconds, so that one does not pay for the other's heat."""
+
+
+def run(arguments: Arguments) -> int:
+    """Measure every engine, or the named one; the figures at the top of the JSON are those of the fastest."""
+    console = Console()
+    contents = _image_files(arguments.images)
+    results = []
+    for engine in _engines(arguments):
+        if results:
+            time.sleep(arguments.pause_s)
+        detector = changed(arguments, engine=engine).open()
+        results.append(measure(detector, contents, arguments.repeats))
+        title = f"{results[-1]['engine']}, {results[-1]['threads']} threads: {results[-1]['fps']:.1f} fps"
+        print_stages(console, results[-1]["stages"], title)
+    fastest = max(results, key=lambda result: result["fps"])
+    if arguments.json is not None:
+        write_json(arguments.json, {**fastest, "model": str(arguments.model), "engines": results})
+    return 0
+
+
+def measure(detector: ImageDetector, contents: Sequence[tuple[str, bytes]], repeats: int) -> dict[str, Any]:
+    """Stage times of `repeats` images; `contents` are image files as (name, bytes), used in turn."""
+    stages_s: list[Mapping[str, float]] = []
+    for number in range(-10, repeats):
+        name, content = contents[number % len(contents)]
+        started = time.perf_counter()
+        image_rgb = decode_image(content, name)
+        read_s = time.perf_counter() - started
+        detector(image_rgb)
+        if number >= 0:
+            stages_s.append(changed(detector.times, read=read_s).by_name())
+    return {
+        "images": repeats,
+        "fps": repeats / sum(sum(call.values()) for call in stages_s),
+        "engine": detector.engine,
+        "threads": detector.session.num_threads,
+        "input_hw": list(detector.manifest.preprocessing.size_hw),
+        "stages": stage_percentiles(stages_s),
+    }
+
+
+def _engines(arguments: Arguments) -> Sequence[Any]:
+    """The engines to measure: the named one, or all that can run the model."""
+    if arguments.engine != "auto" or arguments.model.suffix.lower() == CHECKPOINT_SUFFIX:
+        return [arguments.engine]
+    return installed_engines() or ["auto"]
+
+
+def _image_files(folder: Path | None) -> list[tuple[str, bytes]]:
+    if folder is None:
+        rows, columns = np.mgrid[:480, :640]
+        scene = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
+        return [("made-up image", cv2.imencode(".jpg", scene)[1].tobytes())]
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: is no folder of images")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise SourceError(f"{folder}: the folder holds no image")
+    return [(str(path), path.read_bytes()) for path in paths]
