@@ -9,7 +9,7 @@ areas: cast to float32 first.
 from __future__ import annotations
 
 import math
-from typing import Any, Generic, NamedTuple, cast
+from typing import Any, cast
 
 from array_api_compat import array_namespace, is_torch_array
 from jaxtyping import Float
@@ -19,12 +19,12 @@ from vision.boxes.formats import ArrayT, box_area, positive_part
 
 def aligned_iou(boxes_xyxy: Float[ArrayT, "*N 4"], others_xyxy: Float[ArrayT, "*N 4"]) -> Float[ArrayT, "*N"]:
     """Intersection over union (equation 23.9), in [0, 1]."""
-    return _iou(boxes_xyxy, others_xyxy).iou
+    return _iou(boxes_xyxy, others_xyxy)
 
 
 def pairwise_iou(boxes_xyxy: Float[ArrayT, "N 4"], others_xyxy: Float[ArrayT, "M 4"]) -> Float[ArrayT, "N M"]:
     """Intersection over union (equation 23.9), in [0, 1]."""
-    return _iou(boxes_xyxy[:, None], others_xyxy[None]).iou
+    return _iou(boxes_xyxy[:, None], others_xyxy[None])
 
 
 def aligned_giou(boxes_xyxy: Float[ArrayT, "*N 4"], others_xyxy: Float[ArrayT, "*N 4"]) -> Float[ArrayT, "*N"]:
@@ -57,22 +57,21 @@ def pairwise_ciou(boxes_xyxy: Float[ArrayT, "N 4"], others_xyxy: Float[ArrayT, "
     return _ciou(boxes_xyxy[:, None], others_xyxy[None])
 
 
-class _Overlap(NamedTuple, Generic[ArrayT]):
-    iou: ArrayT
-    union: ArrayT
-
-
-def _iou(boxes: ArrayT, others: ArrayT) -> _Overlap[ArrayT]:
+def _iou_and_union(boxes: ArrayT, others: ArrayT) -> tuple[ArrayT, ArrayT]:
     xp = array_namespace(boxes, others)
     width = xp.minimum(boxes[..., 2], others[..., 2]) - xp.maximum(boxes[..., 0], others[..., 0])
     height = xp.minimum(boxes[..., 3], others[..., 3]) - xp.maximum(boxes[..., 1], others[..., 1])
     intersection = positive_part(width) * positive_part(height)
     union = box_area(boxes) + box_area(others) - intersection
-    return _Overlap(_ratio(intersection, union), union)
+    return _ratio(intersection, union), union
+
+
+def _iou(boxes: ArrayT, others: ArrayT) -> ArrayT:
+    return _iou_and_union(boxes, others)[0]
 
 
 def _giou(boxes: ArrayT, others: ArrayT) -> ArrayT:
-    iou, union = _iou(boxes, others)
+    iou, union = _iou_and_union(boxes, others)
     width, height = _enclosing_size(boxes, others)
     enclosing = width * height
     return iou - _ratio(enclosing - union, enclosing)
@@ -83,11 +82,11 @@ def _diou(boxes: ArrayT, others: ArrayT) -> ArrayT:
     # Half the difference of the sums is the difference of the centres.
     dx = (boxes[..., 0] + boxes[..., 2] - others[..., 0] - others[..., 2]) / 2
     dy = (boxes[..., 1] + boxes[..., 3] - others[..., 1] - others[..., 3]) / 2
-    return _iou(boxes, others).iou - _ratio(dx**2 + dy**2, width**2 + height**2)
+    return _iou(boxes, others) - _ratio(dx**2 + dy**2, width**2 + height**2)
 
 
 def _ciou(boxes: ArrayT, others: ArrayT) -> ArrayT:
-    iou = _iou(boxes, others).iou
+    iou = _iou(boxes, others)
     aspect = (_aspect_angle(boxes) - _aspect_angle(others)) ** 2 * (4 / math.pi**2)
     # The paper's trade-off (equation 11) is a weight, not a target: no slope flows through it.
     weight = _constant(_ratio(aspect, 1 - iou + aspect))

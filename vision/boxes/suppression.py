@@ -2,8 +2,8 @@
 
 Greedy NMS is algorithm 1 of chapter 23; soft-NMS is Bodla et al. 2017 (arXiv:1704.04503).
 OpenCV's NMSBoxesBatched is not used: it counts two boxes without area as one (IoU 1 where 0/0 means no overlap),
-drops scores of exactly 0 and rounds the threshold to single precision. This is as fast at camera sizes
-(0.2 ms for 300 candidates) and faster where many boxes overlap.
+drops scores of exactly 0 and rounds the threshold to single precision. Measured at 300 candidates: 0.3 ms here,
+0.2 ms there.
 """
 
 from __future__ import annotations
