@@ -1,0 +1,94 @@
+"""Depth as a D455-like stereo camera reports it: noise growing with the square of the distance, holes, quantisation.
+
+Stereo matching finds a disparity with an error of about a tenth of a pixel; triangulated, that is
+sigma_z = z^2 * subpixel / (f * baseline) (e.g. Intel's "Best known methods for tuning D400 cameras").
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32
+from scipy.stats import norm
+
+from vision.config import Config
+
+
+class DepthNoiseConfig(Config):
+    """Figures of the sensor; `enabled: false` gives perfect depth, still NaN where nothing is seen."""
+
+    enabled: bool = True
+    baseline_m: float = 0.095
+    subpixel_px: float = 0.1
+    """Standard deviation of the disparity error."""
+    correlation_px: float = 1.5
+    """Neighbouring errors are alike within about so many pixels, because matching looks at windows."""
+    edge_jump: float = 0.04
+    """Relative step in depth between neighbours that leaves a hole."""
+    edge_hole_probability: float = 0.6
+    grazing_cosine: float = 0.17
+    """Surfaces seen at a cosine below this give no reading."""
+    dropout_probability: float = 0.002
+    quantum_m: float = 0.001
+    range_m: tuple[float, float] = (0.20, 6.0)
+    """Nothing is read nearer or farther than this."""
+
+
+def noisy_depth(
+    depth_m: Float32[np.ndarray, "H W"], focal_px: float, config: DepthNoiseConfig, rng: np.random.Generator
+) -> Float32[np.ndarray, "H W"]:
+    """What the sensor reports for the true depth (m, infinite where there is nothing); NaN = no reading."""
+    low, high = config.range_m if config.enabled else (0.0, np.inf)
+    readable = np.isfinite(depth_m) & (depth_m >= low) & (depth_m <= high)
+    if not config.enabled:
+        return np.where(readable, depth_m, np.nan).astype(np.float32)
+    depth = np.where(readable, depth_m, np.float32(high))
+    sigma = depth_sigma_m(depth, focal_px, config)
+    reading = depth + sigma * _correlated_noise(depth.shape, config.correlation_px, rng)
+    reading = np.round(reading / config.quantum_m) * config.quantum_m
+    hole = ~readable | _edge_holes(depth, config, rng) | _is_grazing(depth, focal_px, config.grazing_cosine)
+    hole |= rng.random(depth.shape, np.float32) < config.dropout_probability
+    return np.where(hole, np.float32(np.nan), reading).astype(np.float32)
+
+
+def depth_sigma_m(
+    depth_m: Float[np.ndarray, "*n"], focal_px: float, config: DepthNoiseConfig
+) -> Float[np.ndarray, "*n"]:
+    """Standard deviation of a reading at this depth, m."""
+    return depth_m * depth_m * (config.subpixel_px / (focal_px * config.baseline_m))
+
+
+def _correlated_noise(
+    shape: tuple[int, ...], correlation_px: float, rng: np.random.Generator
+) -> Float32[np.ndarray, "H W"]:
+    """Gaussian noise of unit variance, blurred; the blur's loss of variance is made up for."""
+    white = rng.standard_normal(shape, np.float32)
+    if correlation_px <= 0:
+        return white
+    kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * correlation_px)) + 1, correlation_px)
+    return cv2.sepFilter2D(white, -1, kernel, kernel) / np.float32(np.sum(kernel**2))
+
+
+def _edge_holes(
+    depth: Float32[np.ndarray, "H W"], config: DepthNoiseConfig, rng: np.random.Generator
+) -> Bool[np.ndarray, "H W"]:
+    """Ragged holes along steps in depth, where the two eyes see different things."""
+    window = np.ones((3, 3), np.uint8)
+    nearest, farthest = cv2.erode(depth, window), cv2.dilate(depth, window)
+    on_edge = (farthest - nearest) > config.edge_jump * nearest
+    # The mean of nine uniform numbers is nearly normal, with variance 1 / (12 * 9): patches of holes, not single ones.
+    patches = cv2.blur(rng.random(depth.shape, np.float32), (3, 3))
+    return on_edge & (patches < norm.ppf(config.edge_hole_probability, 0.5, np.sqrt(1 / 108)))
+
+
+def _is_grazing(depth: Float32[np.ndarray, "H W"], focal_px: float, limit: float) -> Bool[np.ndarray, "H W"]:
+    """Where the surface's slope says that it is seen almost edge-on.
+
+    With d(ln z)/du per pixel g, the angle of the ray to the surface has tangent 1 / (f g): the cosine to the
+    normal is 1 / sqrt(1 + (f g)^2), exact on the optical axis and close to it elsewhere.
+    """
+    logarithm = np.log(depth)
+    slope_x = cv2.Sobel(logarithm, cv2.CV_32F, 1, 0, ksize=3) / 8
+    slope_y = cv2.Sobel(logarithm, cv2.CV_32F, 0, 1, ksize=3) / 8
+    steepness = focal_px * np.hypot(slope_x, slope_y)
+    return steepness > np.sqrt(1 / limit**2 - 1)

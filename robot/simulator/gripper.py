@@ -1,0 +1,138 @@
+"""A parallel gripper in the manner of a Robotiq 2F-85, and the wrist camera's housing.
+
+Two fingers slide along the tool's x axis, coupled, and push with a limited force. What they hold is held by friction
+of their pads alone: elliptic cones, four contact dimensions, no weld. The opening is the gap between the pads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from robot.config import WorkCellConfig
+from robot.kinematics.chain import UR10E
+from robot.simulator.arm import ARM_COLLISION
+from robot.simulator.mjcf import add
+
+FINGER_NAMES = ("finger_left", "finger_right")
+PAD_NAMES = ("pad_left", "pad_right")
+PAD_FRICTION = (0.9, 0.02, 0.0001)
+
+_PALM_END_M = 0.095
+_PAD_LENGTH_M = 0.046
+_PAD_WIDTH_M = 0.022
+_PAD_THICKNESS_M = 0.008
+_FINGER_KP = 4000.0
+_FINGER_DAMPING = 90.0
+
+_BLACK = (0.10, 0.10, 0.11, 1.0)
+_METAL = (0.45, 0.46, 0.48, 1.0)
+_RUBBER = (0.16, 0.16, 0.17, 1.0)
+
+
+def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: WorkCellConfig) -> None:
+    """Mount gripper and camera on the arm's last link.
+
+    Adds the site `tcp`, the camera `wrist` and two position actuators whose controls are half the opening, m.
+    """
+    hand = add(wrist, "body", name="gripper", pos=(0.0, 0.0, UR10E.d_m[-1]), gravcomp="1")
+    _add_shell(hand, "coupling", "cylinder", (0, 0, 0.015), (0.0375, 0.015), _METAL, mass=0.2)
+    palm_middle = (0.03 + _PALM_END_M) / 2
+    palm_half = (_PALM_END_M - 0.03) / 2
+    _add_shell(hand, "palm", "box", (0, 0, palm_middle), (0.050, 0.030, palm_half), _BLACK, mass=0.5)
+    for sign, finger, pad in zip((1.0, -1.0), FINGER_NAMES, PAD_NAMES, strict=True):
+        _add_finger(hand, sign, finger, pad, cell)
+        add(
+            actuators,
+            "position",
+            name=finger,
+            joint=finger,
+            kp=_FINGER_KP,
+            ctrllimited="false",
+            forcerange=(-cell.gripper.force_n, cell.gripper.force_n),
+        )
+    add(equality, "joint", joint1=FINGER_NAMES[0], joint2=FINGER_NAMES[1], polycoef="0 1 0 0 0", solref="0.005 1")
+    add(hand, "site", name="tcp", pos=cell.tool_tcp.translation_m, quat=cell.tool_tcp.quat_wxyz, group="5")
+    _add_camera(hand, cell)
+
+
+def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellConfig) -> None:
+    tip_m = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
+    body = add(hand, "body", name=name, gravcomp="1")
+    reach = (cell.gripper.opening_min_m / 2, cell.gripper.opening_max_m / 2)
+    add(
+        body,
+        "joint",
+        name=name,
+        type="slide",
+        axis=(sign, 0.0, 0.0),
+        range=reach,
+        armature=0.1,
+        damping=_FINGER_DAMPING,
+        solreflimit="0.005 1",
+    )
+    back_middle, back_half = (_PALM_END_M + tip_m - 0.004) / 2, (tip_m - 0.004 - _PALM_END_M) / 2
+    back_x = sign * (_PAD_THICKNESS_M + 0.006)
+    _add_shell(body, f"{name}_back", "box", (back_x, 0, back_middle), (0.006, 0.010, back_half), _METAL, mass=0.08)
+    add(
+        body,
+        "geom",
+        name=pad,
+        type="box",
+        pos=(sign * _PAD_THICKNESS_M / 2, 0.0, tip_m - _PAD_LENGTH_M / 2),
+        size=(_PAD_THICKNESS_M / 2, _PAD_WIDTH_M / 2, _PAD_LENGTH_M / 2),
+        rgba=_RUBBER,
+        material="rubber",
+        mass=0.04,
+        friction=PAD_FRICTION,
+        condim="4",
+        priority="1",
+        solref="0.004 1",
+        solimp="0.95 0.99 0.001",
+        **ARM_COLLISION,
+    )
+
+
+def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
+    """The camera itself, and its housing behind the optical centre, where it cannot see it.
+
+    MuJoCo's cameras look along -z with y up; ours look along +z with y down: half a turn about x between them.
+    """
+    turn = Rotation.from_quat(cell.tool_camera.quat_wxyz, scalar_first=True)
+    place = np.array(cell.tool_camera.translation_m)
+    camera = cell.camera
+    add(
+        hand,
+        "camera",
+        name="wrist",
+        pos=place,
+        quat=(turn * Rotation.from_euler("x", np.pi)).as_quat(scalar_first=True),
+        resolution=(camera.width_px, camera.height_px),
+        sensorsize=(camera.width_px * 1e-5, camera.height_px * 1e-5),
+        focalpixel=(camera.fx_px, camera.fy_px),
+        principalpixel=((camera.width_px - 1) / 2 - camera.cx_px, camera.cy_px - (camera.height_px - 1) / 2),
+    )
+    behind = place + turn.apply([0.0, 0.0, -0.020])
+    quat = turn.as_quat(scalar_first=True)
+    _add_shell(hand, "camera_housing", "box", behind, (0.062, 0.0145, 0.013), _METAL, mass=0.2, quat=quat)
+    bracket = (0.0, place[1] / 2, 0.006)
+    _add_shell(hand, "camera_bracket", "box", bracket, (0.02, abs(place[1]) / 2, 0.004), _METAL, mass=0.05)
+
+
+def _add_shell(
+    body: Element,
+    name: str,
+    shape: str,
+    pos: Iterable[float],
+    size: Iterable[float],
+    rgba: Iterable[float],
+    *,
+    mass: float,
+    quat: Iterable[float] = (1.0, 0.0, 0.0, 0.0),
+) -> None:
+    """A stiff part of the hand."""
+    look = {"rgba": rgba, "material": "metal"}
+    add(body, "geom", name=name, type=shape, pos=pos, quat=quat, size=size, mass=mass, **look, **ARM_COLLISION)

@@ -1,0 +1,84 @@
+"""Boxes of the cubes in a rendered image, from the pixels that are really seen.
+
+A cube counts as a positive when enough of it is visible; otherwise its box tells training and evaluation to look away.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type information.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import mujoco
+import numpy as np
+from jaxtyping import Float, Int32
+
+from robot.config import CameraConfig
+from robot.simulator.layout import object_pose
+from robot.simulator.objects import SceneObject
+from robot.simulator.scene import NEAR_M, Scene
+
+MIN_VISIBLE_FRACTION = 0.25
+MIN_SIDE_PX = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One cube in one image. box_xywh in pixels: left, top, width and height of the pixels seen."""
+
+    class_id: int
+    box_xywh: tuple[int, int, int, int]
+    visible_px: int
+    visible_fraction: float
+
+    @property
+    def is_ignored(self) -> bool:
+        """Too much hidden, cut off or too small to ask a detector for."""
+        too_small = min(self.box_xywh[2:]) < MIN_SIDE_PX
+        return too_small or self.visible_fraction < MIN_VISIBLE_FRACTION
+
+
+def label_cubes(scene: Scene, geom_ids: Int32[np.ndarray, "H W"], camera: CameraConfig) -> list[Label]:
+    """The cubes of which at least one pixel is seen, from the segmentation image of the wrist camera."""
+    labels = []
+    for item in scene.objects:
+        if item.class_id is None:
+            continue
+        seen = np.isin(geom_ids, _geoms_of(scene.model, item))
+        count = int(np.count_nonzero(seen))
+        if count == 0:
+            continue
+        fraction = min(1.0, count / unoccluded_area_px(scene, item, camera))
+        labels.append(Label(item.class_id, _bounds(seen), count, fraction))
+    return labels
+
+
+def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig) -> float:
+    """Pixels that the cube would cover in an endless image with nothing before it; infinite if it touches the lens."""
+    T_base_object = object_pose(scene, item)
+    half = item.edge_m / 2
+    corners = half * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners_base = corners @ T_base_object[:3, :3].T + T_base_object[:3, 3]
+    corners_camera = (corners_base - scene.data.cam("wrist").xpos) @ _camera_rotation(scene)
+    if np.min(corners_camera[:, 2]) < NEAR_M:
+        return float("inf")
+    pixels = corners_camera @ camera.K.T
+    hull = cv2.convexHull((pixels[:, :2] / pixels[:, 2:]).astype(np.float32))
+    return max(1.0, float(cv2.contourArea(hull)))
+
+
+def _camera_rotation(scene: Scene) -> Float[np.ndarray, "3 3"]:
+    """R_base_camera: our camera axes (x right, y down, z forward) as columns, from MuJoCo's (x right, y up, z back)."""
+    return scene.data.cam("wrist").xmat.reshape(3, 3) * np.array([1.0, -1.0, -1.0])
+
+
+def _geoms_of(model: mujoco.MjModel, item: SceneObject) -> Int32[np.ndarray, " N"]:
+    return np.array([model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))], np.int32)
+
+
+def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top

@@ -1,0 +1,80 @@
+"""What every renderer of a scene gives: pixels of the wrist camera, by GL or by rays, with the same geometry."""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type information.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import mujoco
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from typing_extensions import assert_never
+
+from robot.config import CameraConfig
+from robot.simulator.gl_platform import find_gl_platform
+from robot.simulator.scene import Scene
+from vision.errors import MissingPackageError
+
+
+class RendererKind(Enum):
+    """Which renderer is asked for; AUTO takes GL where it works."""
+
+    AUTO = "auto"
+    GL = "gl"
+    RAYS = "rays"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendering:
+    """A perfect camera's picture. depth_m is along the camera's z axis, infinite where nothing is hit."""
+
+    image_rgb: UInt8[np.ndarray, "H W 3"]
+    depth_m: Float32[np.ndarray, "H W"]
+
+
+class Renderer(Protocol):
+    """Draws what the camera `wrist` of a scene sees. `load` a scene first, `close` at the end."""
+
+    def load(self, scene: Scene) -> None:
+        """Take over a scene's model and look; the scene before is forgotten."""
+        ...
+
+    def render(self, data: mujoco.MjData) -> Rendering:
+        """Colour and depth for the state `data` of the loaded model."""
+        ...
+
+    def segment(self, data: mujoco.MjData) -> Int32[np.ndarray, "H W"]:
+        """The geom id seen in each pixel, -1 for the sky."""
+        ...
+
+    def close(self) -> None:
+        """Free what the renderer holds; safe to call twice."""
+        ...
+
+
+def build_renderer(kind: RendererKind, camera: CameraConfig, *, shadows: bool = False) -> Renderer:
+    """A renderer of the kind asked for. Raises MissingPackageError when GL is asked for and does not work."""
+    from robot.simulator.gl_renderer import GlRenderer
+    from robot.simulator.ray_renderer import RayRenderer
+
+    match kind:
+        case RendererKind.RAYS:
+            return RayRenderer(camera, shadows=shadows)
+        case RendererKind.GL:
+            platform = find_gl_platform()
+            if platform is None:
+                raise MissingPackageError(
+                    "no OpenGL works here: install libegl1 libgl1-mesa-dri libopengl0 (or libosmesa6), "
+                    "or use the renderer `rays`, which needs none"
+                )
+            return GlRenderer(camera, platform, shadows=shadows)
+        case RendererKind.AUTO:
+            platform = find_gl_platform()
+            found = RendererKind.RAYS if platform is None else RendererKind.GL
+            return build_renderer(found, camera, shadows=shadows)
+        case _:
+            assert_never(kind)

@@ -1,0 +1,171 @@
+"""The whole cell as one MuJoCo model: table, bin, arm with gripper and camera, objects, lights.
+
+A model is compiled anew for every scene (a few milliseconds), so nothing is parked out of sight and every size,
+mass and colour is simply written down.
+"""
+
+# pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type information.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+import cv2
+import mujoco
+import numpy as np
+
+from robot.config import BinConfig, TableConfig, WorkCellConfig
+from robot.simulator.appearance import Appearance, Light
+from robot.simulator.arm import JOINT_NAMES, add_arm
+from robot.simulator.gripper import FINGER_NAMES, add_gripper
+from robot.simulator.mjcf import add, to_xml
+from robot.simulator.objects import SceneObject, add_object
+
+PHYSICS_DT_S = 0.002
+FLOOR_BELOW_TABLE_M = 0.75
+TABLE_THICKNESS_M = 0.04
+NEAR_M, FAR_M = 0.02, 12.0
+SHADOW_MAP_PX = 2048
+SPOT_CUTOFF_DEG = 60.0
+SPOT_EXPONENT = 2.0
+TABLE_SHININESS = 0.5
+MATERIALS = {"paint": (0.3, 0.4), "metal": (0.4, 0.5), "rubber": (0.1, 0.2)}
+"""Specular strength and shininess of everything but the table."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A compiled scene with its state; `objects` in the order of their bodies."""
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    objects: tuple[SceneObject, ...]
+    appearance: Appearance
+
+
+def build_scene(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: Appearance) -> Scene:
+    """Compile the cell with these objects; the arm stands at `cell.home_qpos`, the gripper is open."""
+    root = _document(cell, objects, appearance)
+    coded, png = cv2.imencode(".png", appearance.table_texture[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])
+    assert coded
+    model = mujoco.MjModel.from_xml_string(to_xml(root), {"table.png": png.tobytes()})
+    scene = Scene(model, mujoco.MjData(model), tuple(objects), appearance)
+    place_arm(scene, np.array(cell.home_qpos), cell.gripper.opening_max_m)
+    return scene
+
+
+def place_arm(scene: Scene, qpos: np.ndarray, opening_m: float) -> None:
+    """Put joints (6 angles, rad) and fingers there at rest, servos included, and recompute what follows."""
+    half = np.full(len(FINGER_NAMES), opening_m / 2)
+    at = arm_addresses(scene.model)
+    scene.data.qpos[at] = np.concatenate([qpos, half])
+    scene.data.qvel[:] = 0.0
+    scene.data.ctrl[:] = np.concatenate([qpos, np.zeros(len(JOINT_NAMES)), half])
+    mujoco.mj_forward(scene.model, scene.data)
+
+
+def arm_addresses(model: mujoco.MjModel) -> np.ndarray:
+    """Where the six joints and the two fingers lie in qpos; they come first, so the same numbers index qvel."""
+    addresses = np.array([model.joint(name).qposadr[0] for name in (*JOINT_NAMES, *FINGER_NAMES)])
+    assert np.array_equal(addresses, np.arange(len(addresses)))
+    return addresses
+
+
+def _document(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: Appearance) -> Element:
+    root = Element("mujoco", model="handeye cell")
+    add(root, "compiler", angle="radian", autolimits="true")
+    option = add(root, "option", timestep=PHYSICS_DT_S, integrator="implicitfast", cone="elliptic", impratio="10")
+    add(option, "flag", multiccd="enable")
+    _add_visual(root, cell, appearance)
+    _add_assets(root, appearance)
+    world, actuators, equality = add(root, "worldbody"), add(root, "actuator"), add(root, "equality")
+    _add_surroundings(world, cell.table, appearance)
+    wrist = add_arm(world, actuators, cell.joint_limits)
+    add_gripper(wrist, actuators, equality, cell)
+    _add_bin(world, cell.bin, cell.table.height_m, appearance)
+    for item in objects:
+        add_object(world, item)
+    return root
+
+
+def _add_visual(root: Element, cell: WorkCellConfig, appearance: Appearance) -> None:
+    add(root, "statistic", extent="1", center="0.5 0 0")
+    visual = add(root, "visual")
+    add(visual, "global", offwidth=str(cell.camera.width_px), offheight=str(cell.camera.height_px))
+    add(visual, "quality", shadowsize=str(SHADOW_MAP_PX), offsamples="0")
+    add(visual, "map", znear=NEAR_M, zfar=FAR_M, shadowclip=1.5)
+    headlight = (appearance.headlight,) * 3
+    add(visual, "headlight", ambient=appearance.ambient, diffuse=headlight, specular="0 0 0")
+
+
+def _add_assets(root: Element, appearance: Appearance) -> None:
+    asset = add(root, "asset")
+    top, bottom = appearance.sky_rgb
+    add(asset, "texture", type="skybox", builtin="gradient", rgb1=top, rgb2=bottom, width="128", height="768")
+    add(asset, "texture", name="table", type="2d", file="table.png")
+    add(
+        asset,
+        "material",
+        name="table",
+        texture="table",
+        texuniform="true",
+        texrepeat=(1 / appearance.table_texture_m,) * 2,
+        specular=appearance.table_gloss,
+        shininess=TABLE_SHININESS,
+    )
+    for name, (specular, shininess) in MATERIALS.items():
+        add(asset, "material", name=name, specular=specular, shininess=shininess)
+
+
+def _add_surroundings(world: Element, table: TableConfig, appearance: Appearance) -> None:
+    for light in appearance.lights:
+        _add_light(world, light)
+    low, high = np.array(table.low_xy_m), np.array(table.high_xy_m)
+    middle, half = (low + high) / 2, (high - low) / 2
+    floor_z = table.height_m - FLOOR_BELOW_TABLE_M
+    floor = (*appearance.floor_rgb, 1.0)
+    add(world, "geom", name="floor", type="plane", pos=(0, 0, floor_z), size="6 6 0.1", rgba=floor, material="rubber")
+    add(
+        world,
+        "geom",
+        name="table",
+        type="box",
+        pos=(*middle, table.height_m - TABLE_THICKNESS_M / 2),
+        size=(*half, TABLE_THICKNESS_M / 2),
+        material="table",
+        friction="0.7 0.005 0.0001",
+    )
+
+
+def _add_light(world: Element, light: Light) -> None:
+    add(
+        world,
+        "light",
+        type="directional" if light.is_directional else "spot",
+        pos=light.pos,
+        dir=light.direction,
+        diffuse=light.diffuse,
+        specular=light.specular,
+        ambient="0 0 0",
+        cutoff=SPOT_CUTOFF_DEG,
+        exponent=SPOT_EXPONENT,
+        attenuation="1 0 0",
+    )
+
+
+def _add_bin(world: Element, bin_: BinConfig, table_z: float, appearance: Appearance) -> None:
+    """Floor and four walls around the inside space, standing on the table."""
+    body = add(world, "body", name="bin", pos=(*bin_.centre_xy_m, table_z))
+    (x, y), wall, height = np.array(bin_.inside_m) / 2, bin_.wall_thickness_m / 2, bin_.wall_height_m / 2
+    plates = {
+        "bin_floor": ((0, 0, 0.0015), (x, y, 0.0015)),
+        "bin_wall_x": ((x + wall, 0, height), (wall, y + 2 * wall, height)),
+        "bin_wall_-x": ((-x - wall, 0, height), (wall, y + 2 * wall, height)),
+        "bin_wall_y": ((0, y + wall, height), (x, wall, height)),
+        "bin_wall_-y": ((0, -y - wall, height), (x, wall, height)),
+    }
+    for name, (pos, size) in plates.items():
+        add(body, "geom", name=name, type="box", pos=pos, size=size, rgba=appearance.bin_rgba, material="paint")

@@ -1,0 +1,76 @@
+"""`handeye render-dataset`: labelled pictures of cubes on a table, out of the simulator, as a COCO data set."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vision.errors import ConfigError
+from vision.files import write_json
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Render a labelled data set; an interrupted one goes on where it stopped."""
+
+    output: Path
+    """Folder for annotations.json and images/."""
+    images: int = 1000
+    """Number of pictures."""
+    seed: int = 0
+    """Picture i depends on this number and i only."""
+    profile: Literal["train", "held_out"] = "train"
+    """Which clutter, textures and lamps may appear; the two share none."""
+    renderer: Literal["auto", "gl", "rays"] = "auto"
+    """auto mixes GL with shadows, GL without, and rays; gl fails where OpenGL does not work; rays needs none."""
+    workers: int = min(2, os.cpu_count() or 1)
+    """Number of processes."""
+    json: Path | None = None
+    """Write counts to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Render and report how many cubes of each colour are in the pictures."""
+    from robot.simulator.dataset import DatasetSettings, render_dataset
+    from robot.simulator.objects import Profile
+    from robot.simulator.rendering import RendererKind
+
+    for name in ("images", "workers"):
+        if getattr(arguments, name) < 1:
+            raise ConfigError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    if arguments.seed < 0:
+        raise ConfigError(f"--seed must not be negative, got {arguments.seed}")
+    kinds = Profile(arguments.profile), RendererKind(arguments.renderer)
+    settings = DatasetSettings(arguments.images, arguments.seed, *kinds)
+    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("rendering", total=arguments.images)
+        annotations = render_dataset(
+            arguments.output, settings, workers=arguments.workers, on_image=lambda: progress.advance(bar)
+        )
+    result = summarise(annotations)
+    console.print(f"{result['images']} images, {result['boxes']} in {arguments.output}")
+    if arguments.json is not None:
+        write_json(arguments.json, {**result, "output": str(arguments.output)})
+    return 0
+
+
+def summarise(annotations: dict[str, Any]) -> dict[str, Any]:
+    """Counts: images, boxes of each category, boxes to be ignored, images without any box."""
+    names = {category["id"]: category["name"] for category in annotations["categories"]}
+    boxes = annotations["annotations"]
+    counted = Counter(names[box["category_id"]] for box in boxes if not box["iscrowd"])
+    return {
+        "images": len(annotations["images"]),
+        "boxes": {name: counted[name] for name in names.values()},
+        "ignored": sum(box["iscrowd"] for box in boxes),
+        "empty_images": len(annotations["images"]) - len({box["image_id"] for box in boxes}),
+    }
