@@ -7,6 +7,7 @@
     │   └── JointLimitError       joint angles exist, but none within the limits
     ├── MotionPlanningError       no trajectory within the limits joins start and goal
     │   └── SingularityError      ... because the path runs through or beside a singular configuration
+    ├── ActionError               a policy's action chunk cannot be followed
     ├── SafetyError               the safety gates are used or reset wrongly, or hold the arm
     ├── ArmError                  the arm or the gripper cannot be reached, refuses, or has not been entered
     └── CameraError               a camera cannot be opened or no longer delivers frames
@@ -53,6 +54,10 @@ class MotionPlanningError(RobotError):
 
 class SingularityError(MotionPlanningError):
     """A Cartesian path passes a configuration where small tool motion needs boundless joint motion."""
+
+
+class ActionError(RobotError):
+    """A policy's action chunk cannot be followed: it has no rows or no period, or there is none."""
 
 
 class SafetyError(RobotError):

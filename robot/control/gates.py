@@ -1,0 +1,169 @@
+"""The gates themselves: pure functions from a set-point and a limit to the violations, with a reason and numbers.
+
+Every comparison is written so that NaN fails it, and every limit is checked where it is configured: a limit of NaN
+would switch a clamp off and a negative one would turn it round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float
+
+from robot.kinematics.jacobian import SingularityMargins, singularity_measures
+from robot.kinematics.limits import JointLimits
+from robot.observation import NUM_JOINTS
+
+_ROUNDING = 1e-6  # relative; a motion planned exactly at a limit passes
+JOINT_NAMES = tuple(f"joint {i + 1}" for i in range(NUM_JOINTS))
+
+
+class GateReason(Enum):
+    """Why a set-point was not allowed."""
+
+    NOT_FINITE = "not_finite"
+    STALE_OBSERVATION = "stale_observation"
+    LOST_OBSERVATION = "lost_observation"
+    JOINT_LIMIT = "joint_limit"
+    STEP = "step"
+    VELOCITY = "velocity"
+    ACCELERATION = "acceleration"
+    GRIPPER_RANGE = "gripper_range"
+    WORKSPACE = "workspace"
+    TABLE = "table"
+    TOOL_SPEED = "tool_speed"
+    SINGULARITY = "singularity"
+
+    @property
+    def latches(self) -> bool:
+        """Whether the stop stays until it is reset; only an observation that is merely old does not."""
+        return self is not GateReason.STALE_OBSERVATION
+
+
+@dataclass(frozen=True, slots=True)
+class GateViolation:
+    """One broken limit: where (a joint, a point, ...), what came and what was allowed, in SI units."""
+
+    reason: GateReason
+    where: str
+    value: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.reason.value}: {self.where} at {self.value:.4g}, limit {self.limit:.4g}"
+
+
+Violations = tuple[GateViolation, ...]
+
+
+def check_finite(qpos_target: Float[np.ndarray, " 6"], gripper_target_m: float) -> Violations:
+    """Every number of the set-point is finite."""
+    values = np.append(qpos_target, gripper_target_m)
+    return _violations(GateReason.NOT_FINITE, (*JOINT_NAMES, "gripper"), np.isfinite(values), values, np.inf)
+
+
+def check_age(observation_age_s: float, hold_age_s: float, stop_age_s: float) -> Violations:
+    """The observation is at most hold_age_s old, else stale; beyond stop_age_s, or of no known age, it is lost.
+
+    A negative age larger than hold_age_s means clocks that disagree, and counts as lost.
+    """
+    if abs(observation_age_s) <= hold_age_s:
+        return ()
+    if hold_age_s < observation_age_s <= stop_age_s:
+        return (GateViolation(GateReason.STALE_OBSERVATION, "age in s", observation_age_s, hold_age_s),)
+    return (GateViolation(GateReason.LOST_OBSERVATION, "age in s", observation_age_s, stop_age_s),)
+
+
+def check_joint_limits(qpos_target: Float[np.ndarray, " 6"], limits: JointLimits, margin_rad: float) -> Violations:
+    """Every joint lies inside its position limits, at least margin_rad away from their ends."""
+    low, high = limits.qpos_low + margin_rad, limits.qpos_high - margin_rad
+    bound = np.where(qpos_target < low, low, high)
+    inside = (qpos_target >= low) & (qpos_target <= high)
+    return _violations(GateReason.JOINT_LIMIT, JOINT_NAMES, inside, qpos_target, bound)
+
+
+def check_step(
+    qpos_target: Float[np.ndarray, " 6"], qpos_last: Float[np.ndarray, " 6"], step_max_rad: float
+) -> Violations:
+    """No joint goes farther than step_max_rad from the last commanded set-point."""
+    step = np.abs(qpos_target - qpos_last)
+    return _violations(GateReason.STEP, JOINT_NAMES, _within(step, step_max_rad), step, step_max_rad)
+
+
+def check_velocity(
+    qpos_target: Float[np.ndarray, " 6"],
+    qpos_last: Float[np.ndarray, " 6"],
+    qvel_max: Float[np.ndarray, " 6"],
+    dt_s: float,
+) -> Violations:
+    """The mean speed of each joint from the last commanded set-point to this one, over one control period."""
+    speed = np.abs(qpos_target - qpos_last) / dt_s
+    return _violations(GateReason.VELOCITY, JOINT_NAMES, _within(speed, qvel_max), speed, qvel_max)
+
+
+def check_acceleration(
+    qpos_target: Float[np.ndarray, " 6"],
+    qpos_last: Float[np.ndarray, " 6"],
+    qpos_before: Float[np.ndarray, " 6"],
+    qacc_max: Float[np.ndarray, " 6"],
+    dt_s: float,
+) -> Violations:
+    """The second difference of three set-points in a row; qpos_before was commanded before qpos_last."""
+    acceleration = np.abs(qpos_target - 2.0 * qpos_last + qpos_before) / dt_s**2
+    inside = _within(acceleration, qacc_max)
+    return _violations(GateReason.ACCELERATION, JOINT_NAMES, inside, acceleration, qacc_max)
+
+
+def check_gripper(gripper_target_m: float, opening_min_m: float, opening_max_m: float) -> Violations:
+    """The opening is one that the gripper has."""
+    if opening_min_m <= gripper_target_m <= opening_max_m:
+        return ()
+    bound = opening_min_m if gripper_target_m < opening_min_m else opening_max_m
+    return (GateViolation(GateReason.GRIPPER_RANGE, "gripper", gripper_target_m, bound),)
+
+
+def check_workspace(
+    p_base: Float[np.ndarray, " 3"], low_m: Float[np.ndarray, " 3"], high_m: Float[np.ndarray, " 3"]
+) -> Violations:
+    """The grasp point lies in the box along the base axes, border included."""
+    inside = (p_base >= low_m) & (p_base <= high_m)
+    bound = np.where(p_base < low_m, low_m, high_m)
+    return _violations(GateReason.WORKSPACE, ("tcp x", "tcp y", "tcp z"), inside, p_base, bound)
+
+
+def check_table(heights_m: Float[np.ndarray, " P"], lowest_m: float, names: Sequence[str]) -> Violations:
+    """The underside of each of P protected points is no lower than lowest_m (both over base z = 0)."""
+    return _violations(GateReason.TABLE, names, heights_m >= lowest_m, heights_m, lowest_m)
+
+
+def check_tool_speed(
+    p_base: Float[np.ndarray, " 3"], p_base_last: Float[np.ndarray, " 3"], speed_max_m_s: float, dt_s: float
+) -> Violations:
+    """The grasp point moves no faster than speed_max_m_s from the last commanded set-point to this one."""
+    speed = np.atleast_1d(np.linalg.norm(p_base - p_base_last)) / dt_s
+    return _violations(GateReason.TOOL_SPEED, ("tcp",), _within(speed, speed_max_m_s), speed, speed_max_m_s)
+
+
+def check_singularity(qpos_target: Float[np.ndarray, " 6"], margins: SingularityMargins) -> Violations:
+    """Wrist, elbow and shoulder are each farther from singular than their margin."""
+    measures = np.array(singularity_measures(qpos_target))
+    limits = np.array(margins.values)
+    return _violations(GateReason.SINGULARITY, ("wrist", "elbow", "shoulder"), measures >= limits, measures, limits)
+
+
+def _within(values: np.ndarray, limit: np.ndarray | float) -> np.ndarray:
+    return values <= np.asarray(limit) * (1.0 + _ROUNDING)
+
+
+def _violations(
+    reason: GateReason, names: Sequence[str], inside: np.ndarray, values: np.ndarray, limit: np.ndarray | float
+) -> Violations:
+    if inside.all():
+        return ()
+    limits = np.broadcast_to(limit, values.shape)
+    return tuple(
+        GateViolation(reason, names[i], float(values[i]), float(limits[i])) for i in np.flatnonzero(~inside).tolist()
+    )

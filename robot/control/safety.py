@@ -1,0 +1,216 @@
+"""The gates every set-point passes before it reaches the arm. No limit has a default: the configuration states them.
+
+Speed gates are anchored on the last set-point that was commanded, not on a measurement: a lagging arm must not widen
+what may be commanded. On any violation the last commanded set-point is held; every violation but a merely old
+observation also latches, and the latch opens only by `reset`. Software gates prevent accidents of our own making; they
+are no safety function in the sense of ISO 13849, so the arm's own safety configuration must stand behind them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from robot.config import WorkCellConfig
+from robot.control.gates import (
+    GateReason,
+    Violations,
+    check_acceleration,
+    check_age,
+    check_finite,
+    check_gripper,
+    check_joint_limits,
+    check_singularity,
+    check_step,
+    check_table,
+    check_tool_speed,
+    check_velocity,
+    check_workspace,
+)
+from robot.control.protected_points import points_of_cell
+from robot.errors import SafetyError
+from robot.kinematics.chain import link_frames
+from robot.kinematics.jacobian import SingularityMargins
+from robot.kinematics.limits import joint_limits_from_config
+from robot.observation import NUM_JOINTS
+from robot.transforms import apply_transform
+from vision.config import Config
+from vision.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GateDecision:
+    """What may be sent now: the target itself when allowed, otherwise the last commanded set-point once more.
+
+    violations are those of this tick, or those that latched the stop. is_latched: call `arm.stop()` and stay there
+    until someone has looked and called `reset`.
+    """
+
+    allowed: bool
+    violations: Violations
+    qpos_allowed: Float[np.ndarray, " 6"]
+    gripper_allowed_m: float
+    is_latched: bool
+
+    @property
+    def reasons(self) -> tuple[GateReason, ...]:
+        """Each reason once, in the order of the gates."""
+        return tuple(dict.fromkeys(violation.reason for violation in self.violations))
+
+
+class SafetyConfig(Config):
+    """The limits of the gates. Joint limits, workspace, table and control rate come from the work cell."""
+
+    joint_margin_rad: float = Field(ge=0, allow_inf_nan=False)
+    """How far set-points stay inside the joints' position limits."""
+    step_max_rad: float = Field(gt=0, allow_inf_nan=False)
+    """Farthest any joint may be told to go in one control period."""
+    velocity_fraction: float = Field(gt=0, le=1)
+    """Part of the joints' greatest speeds that may be commanded."""
+    acceleration_fraction: float = Field(gt=0, allow_inf_nan=False)
+    """Commanded accelerations as multiples of the cell's; above 1 leaves room for targets that are not smooth."""
+    tool_speed_max_m_s: float = Field(gt=0, allow_inf_nan=False)
+    """How fast the grasp point may be moved."""
+    table_clearance_m: float = Field(ge=0, allow_inf_nan=False)
+    """How far every protected point stays above the table."""
+    wrist_sine_min: float = Field(ge=0, le=1)
+    """Least |sin q5|; below it the wrist is about to lose a direction of rotation."""
+    elbow_sine_min: float = Field(ge=0, le=1)
+    """Least |sin q3|; below it the arm is about stretched or folded."""
+    shoulder_reach_min_m: float = Field(ge=0, allow_inf_nan=False)
+    """Least distance of joint 5's place from the singular cylinder around the base axis."""
+    hold_age_s: float = Field(gt=0, allow_inf_nan=False)
+    """An observation older than this holds the arm until a newer one comes."""
+    stop_age_s: float = Field(gt=0, allow_inf_nan=False)
+    """An observation older than this latches the stop."""
+
+    @model_validator(mode="after")
+    def _holds_before_it_stops(self) -> Self:
+        if self.hold_age_s > self.stop_age_s:
+            raise ValueError(f"hold_age_s {self.hold_age_s} must not exceed stop_age_s {self.stop_age_s}")
+        return self
+
+    @property
+    def singularity_margins(self) -> SingularityMargins:
+        """The three singularity limits together."""
+        return SingularityMargins(self.wrist_sine_min, self.elbow_sine_min, self.shoulder_reach_min_m)
+
+
+class SafetyGates:
+    """All gates and what they remember: the last two commanded set-points and the latch. Begins with `reset`."""
+
+    def __init__(self, config: SafetyConfig, cell: WorkCellConfig) -> None:
+        """Raises ConfigError when the margin leaves a joint no room."""
+        self._config = config
+        self._cell = cell
+        self._dt_s = 1.0 / cell.control_hz
+        self._limits = joint_limits_from_config(cell.joint_limits)
+        if not np.all(self._limits.qpos_high - self._limits.qpos_low > 2.0 * config.joint_margin_rad):
+            raise ConfigError(f"safety: joint_margin_rad {config.joint_margin_rad} leaves a joint no room to move")
+        self._qvel_max = self._limits.qvel_max * config.velocity_fraction
+        self._qacc_max = self._limits.qacc_max * config.acceleration_fraction
+        self._margins = config.singularity_margins
+        self._low_m, self._high_m = np.array(cell.workspace.low_m), np.array(cell.workspace.high_m)
+        self._lowest_m = cell.table.height_m + config.table_clearance_m
+        self._points = points_of_cell(cell)
+        self._p_tool_tcp = np.array(cell.tool_tcp.translation_m)
+        self._anchor: _Anchor | None = None
+        self._latched: Violations = ()
+
+    @property
+    def latched(self) -> Violations:
+        """The violations that latched the stop; empty while set-points may pass."""
+        return self._latched
+
+    def reset(self, qpos: Float[np.ndarray, " 6"], gripper_opening_m: float) -> None:
+        """Open the latch and take the arm's present resting position (rad, m) for the last commanded set-point.
+
+        Raises SafetyError, and changes nothing, when the arm stands where the gates would not have let it go.
+        """
+        links = link_frames(qpos)
+        violations = check_finite(qpos, gripper_opening_m) or self._check_place(qpos, gripper_opening_m, links)
+        if violations:
+            raise SafetyError(f"the arm stands outside its gates: {'; '.join(map(str, violations))}")
+        self._anchor = _Anchor(qpos.copy(), qpos.copy(), self._p_tcp(links), gripper_opening_m)
+        self._latched = ()
+
+    def check(
+        self, qpos_target: Float[np.ndarray, " 6"], gripper_target_m: float, *, observation_age_s: float
+    ) -> GateDecision:
+        """Judge one set-point for this control period; observation_age_s is the age of what it rests on.
+
+        The decision's set-point counts as commanded. Once latched, every set-point is refused. Raises SafetyError
+        before the first `reset`.
+        """
+        anchor = self._anchor
+        if anchor is None:
+            raise SafetyError("the gates do not know where the arm is: call reset with its joint angles first")
+        if self._latched:
+            return self._hold(anchor, self._latched)
+        violations = check_age(observation_age_s, self._config.hold_age_s, self._config.stop_age_s)
+        if not_finite := check_finite(qpos_target, gripper_target_m):
+            return self._hold(anchor, violations + not_finite)
+        links = link_frames(qpos_target)
+        p_tcp = self._p_tcp(links)
+        violations += self._check_motion(qpos_target, p_tcp, anchor)
+        violations += self._check_place(qpos_target, gripper_target_m, links)
+        if violations:
+            return self._hold(anchor, violations)
+        self._anchor = _Anchor(qpos_target.copy(), anchor.qpos, p_tcp, gripper_target_m)
+        return GateDecision(
+            allowed=True,
+            violations=(),
+            qpos_allowed=qpos_target.copy(),
+            gripper_allowed_m=gripper_target_m,
+            is_latched=False,
+        )
+
+    def _hold(self, anchor: _Anchor, violations: Violations) -> GateDecision:
+        """Command the last set-point again, so with no velocity; what follows must start from rest."""
+        if any(violation.reason.latches for violation in violations):
+            self._latched = violations
+        self._anchor = _Anchor(anchor.qpos, anchor.qpos, anchor.p_tcp, anchor.gripper_m)
+        return GateDecision(
+            allowed=False,
+            violations=violations,
+            qpos_allowed=anchor.qpos.copy(),
+            gripper_allowed_m=anchor.gripper_m,
+            is_latched=bool(self._latched),
+        )
+
+    def _check_motion(self, qpos: np.ndarray, p_tcp: np.ndarray, anchor: _Anchor) -> Violations:
+        """The gates that compare with what was commanded before."""
+        return (
+            check_step(qpos, anchor.qpos, self._config.step_max_rad)
+            + check_velocity(qpos, anchor.qpos, self._qvel_max, self._dt_s)
+            + check_acceleration(qpos, anchor.qpos, anchor.qpos_before, self._qacc_max, self._dt_s)
+            + check_tool_speed(p_tcp, anchor.p_tcp, self._config.tool_speed_max_m_s, self._dt_s)
+        )
+
+    def _check_place(self, qpos: np.ndarray, gripper_m: float, links: np.ndarray) -> Violations:
+        """The gates that look at the set-point alone."""
+        gripper = self._cell.gripper
+        return (
+            check_joint_limits(qpos, self._limits, self._config.joint_margin_rad)
+            + check_gripper(gripper_m, gripper.opening_min_m, gripper.opening_max_m)
+            + check_workspace(self._p_tcp(links), self._low_m, self._high_m)
+            + check_table(self._points.lowest_m(links), self._lowest_m, self._points.names)
+            + check_singularity(qpos, self._margins)
+        )
+
+    def _p_tcp(self, links: np.ndarray) -> np.ndarray:
+        return apply_transform(links[NUM_JOINTS], self._p_tool_tcp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Anchor:
+    """The last commanded set-point, the joint angles commanded before it, and where it puts the grasp point."""
+
+    qpos: np.ndarray
+    qpos_before: np.ndarray
+    p_tcp: np.ndarray
+    gripper_m: float
