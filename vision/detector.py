@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from vision.backbones.build import BackboneConfig, build_backbone
 from vision.backbones.cspdarknet import CSPDarknetConfig
@@ -51,7 +50,7 @@ class DetectorConfig(Config):
         return content
 
     @model_validator(mode="after")
-    def _check_classes(self) -> Self:
+    def _check_classes(self) -> DetectorConfig:
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"num_classes is {self.num_classes} but class_names holds {len(self.class_names)} names")
         if len(set(self.class_names)) != self.num_classes:
