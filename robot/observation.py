@@ -82,12 +82,17 @@ class Track:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """All that a policy may know: its joints, the newest frame if one came this tick, and the tracks."""
+    """All that a policy may know: its joints, the newest frame if one came this tick, and the tracks.
+
+    qpos_sent is the set-point that the arm was really given last (rad), None before the first: where it is not what
+    the policy asked for, a safety gate or the driver has held the arm.
+    """
 
     joints: JointState
     frame: Frame | None
     tracks: tuple[Track, ...]
     stamp_s: float
+    qpos_sent: Float[np.ndarray, " 6"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from robot.config import WorkCellConfig
-from robot.control.straight_line import ToolLimits, plan_linear_motion
-from robot.control.trajectory import JointTrajectory, plan_brake, plan_joint_motion
+from robot.control.interpolation import Interpolation, interpolate_chunk
+from robot.control.trajectory import JointTrajectory, ToolLimits, plan_brake, plan_joint_motion, plan_linear_motion
 from robot.kinematics.chain import forward_kinematics
 from robot.kinematics.limits import joint_limits_from_config
 from robot.observation import ActionChunk, Frame, JointState, Observation
@@ -29,20 +29,25 @@ Stop = Callable[[Observation], bool]
 
 STILL_RAD_S = 1e-6
 FINGERS_STILL_M = 0.0005
+HELD_RAD = 1e-4
+"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
 
 
 class Motions:
     """The arm as a skill sees it: the set-point it has asked for so far, and scripts that lead it elsewhere.
 
     `see` must be given every observation before the script goes on. Motions join without a jump: each starts from
-    the set-point and its velocity, not from the measurement, which lags behind.
+    the set-point and its velocity, not from the measurement, which lags behind. When the set-point that was really
+    sent is another one (a gate held the arm), a motion is planned anew from there.
     """
 
     def __init__(self, cell: WorkCellConfig, config: MotionConfig, observation: Observation) -> None:
         self._config = config
         self._dt_s = 1.0 / cell.control_hz
-        self._limits = joint_limits_from_config(cell.joint_limits).slowed(config.speed_scale)
+        self._tool_limits = _tool_limits(config)
+        self._limits = joint_limits_from_config(cell.joint_limits).slowed(config.speed_fraction)
         self._qvel_target = np.zeros(6)
+        self._was_held = False
         self._latest_view: tuple[Frame, JointState] | None = None
         self.observation = observation
         self.qpos_target = observation.joints.qpos.copy()
@@ -53,6 +58,10 @@ class Motions:
         self.observation = observation
         if observation.frame is not None:
             self._latest_view = (observation.frame, observation.joints)
+        sent = observation.qpos_sent
+        if sent is not None and np.abs(sent - self.qpos_target).max() > HELD_RAD:
+            self.qpos_target, self._qvel_target = sent.copy(), np.zeros(6)
+            self._was_held = True
 
     @property
     def joints(self) -> JointState:
@@ -80,22 +89,27 @@ class Motions:
         At `stop` it breaks off while still moving. Raises MotionPlanningError.
         """
         self.opening_target_m = opening_m
-        start = self._start_qpos()
-        yield from self._follow(plan_joint_motion(start, self._qvel_target, qpos_goal, self._limits, self._dt_s), stop)
+
+        def plan() -> JointTrajectory:
+            return plan_joint_motion(self.qpos_target, self._qvel_target, qpos_goal, self._limits, self._dt_s)
+
+        yield from self._carry_out(plan, stop)
 
     def move_straight(self, T_base_tool: Float[np.ndarray, "4 4"]) -> Script[None]:
         """The flange in a straight line to `T_base_tool`; the fingers stay. Raises MotionPlanningError."""
         yield from self._come_to_rest()
-        start = self._start_qpos()
-        trajectory = plan_linear_motion(
-            forward_kinematics(start),
-            T_base_tool,
-            start_qpos=start,
-            limits=self._limits,
-            tool_limits=self._tool_limits(),
-            dt_s=self._dt_s,
-        )
-        yield from self._follow(trajectory, None)
+
+        def plan() -> JointTrajectory:
+            return plan_linear_motion(
+                forward_kinematics(self.qpos_target),
+                T_base_tool,
+                start_qpos=self.qpos_target,
+                limits=self._limits,
+                tool_limits=self._tool_limits,
+                dt_s=self._dt_s,
+            )
+
+        yield from self._carry_out(plan, None)
 
     def move_fingers(self, opening_m: float) -> Script[None]:
         """Set the fingers' distance and wait until they stand still: there, or held up by something between them."""
@@ -115,17 +129,26 @@ class Motions:
         while self.now_s < until_s and not stop(self.observation):
             yield self.hold_chunk()
 
+    def _carry_out(self, plan: Callable[[], JointTrajectory], stop: Stop | None) -> Script[None]:
+        """Plan and follow, and plan again from where the arm was held as long as it is held on the way."""
+        self._was_held = True
+        while self._was_held:
+            self._was_held = False
+            yield from self._follow(plan(), stop)
+
     def _follow(self, trajectory: JointTrajectory, stop: Stop | None) -> Script[None]:
-        """Yield the whole motion each tick until it is done and the arm has settled, or `stop`."""
+        """Yield the whole motion each tick until it is done and the arm has settled, it was held, or `stop`."""
         chunk = trajectory.action_chunk(self.opening_target_m, self.now_s)
         until_s = self.now_s + trajectory.duration_s + self._config.settle_s
         while self.now_s < until_s:
             yield chunk
-            row = min(round((self.now_s - chunk.stamp_s) / self._dt_s), len(trajectory.qpos) - 1)
-            self.qpos_target, self._qvel_target = trajectory.qpos[row], trajectory.qvel[row]
+            if self._was_held:
+                return
+            asked = interpolate_chunk(chunk, self.now_s, Interpolation.CUBIC)
+            self.qpos_target, self._qvel_target = asked.qpos, asked.qvel
             if stop is not None and stop(self.observation):
                 return
-            if row == len(trajectory.qpos) - 1 and self._has_settled():
+            if self.now_s - chunk.stamp_s >= trajectory.duration_s and self._has_settled():
                 return
 
     def _has_settled(self) -> bool:
@@ -137,19 +160,13 @@ class Motions:
         if np.abs(self._qvel_target).max() > STILL_RAD_S:
             yield from self._follow(plan_brake(self.qpos_target, self._qvel_target, self._limits, self._dt_s), None)
 
-    def _start_qpos(self) -> Float[np.ndarray, " 6"]:
-        """The set-point, or where the arm really is when it has been held up far from it."""
-        if np.abs(self.joints.qpos - self.qpos_target).max() > self._config.astray_rad:
-            self.qpos_target, self._qvel_target = self.joints.qpos.copy(), np.zeros(6)
-        return self.qpos_target
 
-    def _tool_limits(self) -> ToolLimits:
-        config = self._config
-        return ToolLimits(
-            speed_m_s=config.straight_speed_m_s,
-            acceleration_m_s2=config.straight_acceleration_m_s2,
-            jerk_m_s3=config.straight_jerk_m_s3,
-            turn_speed_rad_s=config.turn_speed_rad_s,
-            turn_acceleration_rad_s2=config.turn_acceleration_rad_s2,
-            turn_jerk_rad_s3=config.turn_jerk_rad_s3,
-        )
+def _tool_limits(config: MotionConfig) -> ToolLimits:
+    return ToolLimits(
+        speed_m_s=config.straight_speed_m_s,
+        acceleration_m_s2=config.straight_acceleration_m_s2,
+        jerk_m_s3=config.straight_jerk_m_s3,
+        turn_speed_rad_s=config.turn_speed_rad_s,
+        turn_acceleration_rad_s2=config.turn_acceleration_rad_s2,
+        turn_jerk_rad_s3=config.turn_jerk_rad_s3,
+    )

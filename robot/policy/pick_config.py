@@ -65,8 +65,8 @@ class CarryConfig(Config):
 class MotionConfig(Config):
     """Speeds and patience."""
 
-    speed_scale: float = Field(default=0.9, gt=0, le=1)
-    """Part of the work cell's joint speeds, accelerations and jerks that is used."""
+    speed_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Motions take 1 / speed_fraction of the time that the work cell's joint limits allow."""
     straight_speed_m_s: float = Field(default=0.5, gt=0)
     straight_acceleration_m_s2: float = Field(default=2.5, gt=0)
     straight_jerk_m_s3: float = Field(default=25.0, gt=0)
@@ -79,8 +79,6 @@ class MotionConfig(Config):
     """... and this slow ..."""
     settle_s: float = Field(default=0.4, gt=0)
     """... or when this much time has passed since the trajectory's end."""
-    astray_rad: float = Field(default=0.15, gt=0)
-    """An arm this far from its set-point has been held up; the next motion starts from where it really is."""
     gripper_settle_s: float = Field(default=0.06, gt=0)
     """The fingers have stopped when their distance has not changed for so long."""
     gripper_wait_s: float = Field(default=1.2, gt=0)

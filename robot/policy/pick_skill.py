@@ -6,7 +6,7 @@ It knows what a real cell knows: its configuration, joint states, frames and tra
 from __future__ import annotations
 
 from robot.config import WorkCellConfig
-from robot.errors import MotionPlanningError
+from robot.errors import KinematicsError, MotionPlanningError
 from robot.observation import ActionChunk, Observation
 from robot.policy.motions import Motions, Script
 from robot.policy.pick_config import PickSkillConfig
@@ -55,7 +55,7 @@ class PickSkill:
             return self._finish(run, Outcome.SUCCEEDED, None)
         except GaveUp as decision:
             return self._finish(run, Outcome.FAILED, decision.trouble)
-        except MotionPlanningError:
+        except (MotionPlanningError, KinematicsError):
             return self._finish(run, Outcome.FAILED, Trouble.MOTION_FAILED)
         self._status = PolicyStatus(run.script.stage.value, Outcome.RUNNING, attempts=run.script.attempts)
         return chunk

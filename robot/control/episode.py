@@ -1,0 +1,107 @@
+"""One episode from reset to verdict: what happened, how long it took, and whether policy and judge agree.
+
+Success needs both: the judge, who knows where the object really is, and the policy, which only has seen it. A policy
+that is right without knowing it, or sure without being right, has failed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from typing_extensions import assert_never
+
+from robot.control.loop import ControlLoop, Tick
+from robot.policy.policy import Outcome, PickTask
+
+EPISODE_TIMEOUT = "episode_timeout"
+"""The policy had come to no end when the episode's time was over."""
+GATE_STOP = "gate"
+"""A gate stopped the arm for good; the reason code of the gate follows."""
+WRONG_SUCCESS = "wrong_success"
+"""The policy believed in a success that the judge did not see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What really is: whether the task is done, and in words why not."""
+
+    success: bool
+    reason: str = ""
+
+
+class Judge(Protocol):
+    """Knows the truth of a finished episode. On hardware a person, in the simulator the physics."""
+
+    def __call__(self) -> Judgement:
+        """Judge the present state of the cell."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeResult:
+    """One episode in figures. cycle_s is time of the episode's clock from reset to the policy's end.
+
+    reason says why it is no success, None if it is. judge_reason is the judge's remark. gate_violations counts ticks
+    by reason code, stage_ms holds every measured duration by stage.
+    """
+
+    seed: int
+    success: bool
+    judged_success: bool
+    outcome: Outcome
+    reason: str | None
+    judge_reason: str
+    last_stage: str
+    cycle_s: float
+    attempts: int
+    gate_violations: Mapping[str, int]
+    stage_ms: Mapping[str, list[float]] = field(repr=False)
+
+
+def run_episode(loop: ControlLoop, task: PickTask, judge: Judge, *, seed: int, timeout_s: float) -> EpisodeResult:
+    """Tick the loop until the policy has finished or `timeout_s` of its clock have passed, then ask the judge.
+
+    The cell must have been reset to `seed` and the arm entered. Errors of devices pass through.
+    """
+    violations: Counter[str] = Counter()
+    began_s = loop.begin(task)
+    while True:
+        tick = loop.tick()
+        violations.update(reason.value for reason in tick.decision.reasons)
+        if tick.status.is_over or tick.decision.is_latched or tick.stamp_s - began_s >= timeout_s:
+            break
+    judgement = judge()
+    return EpisodeResult(
+        seed=seed,
+        success=judgement.success and tick.status.outcome is Outcome.SUCCEEDED,
+        judged_success=judgement.success,
+        outcome=tick.status.outcome,
+        reason=failure_reason(tick, judgement),
+        judge_reason=judgement.reason,
+        last_stage=tick.status.stage,
+        cycle_s=tick.stamp_s - began_s,
+        attempts=tick.status.attempts,
+        gate_violations=dict(violations),
+        stage_ms=loop.timer.durations_ms(),
+    )
+
+
+def failure_reason(tick: Tick, judgement: Judgement) -> str | None:
+    """Why the episode that ended with `tick` is no success; None if it is.
+
+    A stop by the gates comes first, then the policy's own reason, then that time ran out or the policy was wrong.
+    """
+    if tick.decision.is_latched:
+        return f"{GATE_STOP}_{tick.decision.reasons[0].value}"
+    match tick.status.outcome:
+        case Outcome.FAILED:
+            return tick.status.reason or "unknown"
+        case Outcome.RUNNING:
+            return EPISODE_TIMEOUT
+        case Outcome.SUCCEEDED:
+            return None if judgement.success else WRONG_SUCCESS
+        case _:
+            assert_never(tick.status.outcome)

@@ -1,0 +1,171 @@
+"""One tick of the robot: observe, perceive, decide, interpolate, gate, command, record.
+
+In lock-step: the clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the
+stages, and each stage is timed with the machine's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from robot.camera.camera import Camera
+from robot.clock import Clock
+from robot.control.gates import GateViolation
+from robot.control.interpolation import ChunkFollower, Interpolation, SetPoint
+from robot.control.perception import JointHistory, Percept, Perception
+from robot.control.safety import GateDecision, SafetyGates
+from robot.control.timing import StageTimer
+from robot.drivers.arm import Arm
+from robot.observation import ActionChunk, JointState, Observation, Track
+from robot.policy.policy import PickTask, Policy, PolicyStatus
+
+EARLY_S = 1e-6
+"""A frame is due although the tick comes this much too early: stamps are sums of rounded steps."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tick:
+    """All values of one tick. percept is None in ticks without a frame.
+
+    target is what the policy wanted, decision what the gates made of it, qpos_sent (rad) what the arm was given.
+    """
+
+    stamp_s: float
+    joints: JointState
+    percept: Percept | None
+    chunk: ActionChunk
+    target: SetPoint
+    decision: GateDecision
+    qpos_sent: Float[np.ndarray, " 6"]
+    status: PolicyStatus
+
+    @property
+    def violations(self) -> tuple[GateViolation, ...]:
+        """What the gates objected to in this tick."""
+        return self.decision.violations
+
+
+class TickSink(Protocol):
+    """Takes note of ticks: a recorder, a video. It must not change what it is given."""
+
+    def write(self, tick: Tick) -> None:
+        """Called once a tick, after the command was sent."""
+        ...
+
+
+class ControlLoop:
+    """The parts of a robot joined into ticks of a fixed period. `timer` collects the times of all stages.
+
+    blend_s is how long the offset of a new chunk is faded out; 0 for policies whose chunks join by themselves.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        arm: Arm,
+        camera: Camera,
+        perception: Perception,
+        policy: Policy,
+        gates: SafetyGates,
+        *,
+        control_hz: float,
+        camera_hz: float,
+        timer: StageTimer,
+        blend_s: float = 0.0,
+        sinks: Sequence[TickSink] = (),
+    ) -> None:
+        self.timer = timer
+        self._clock = clock
+        self._arm = arm
+        self._camera = camera
+        self._perception = perception
+        self._policy = policy
+        self._gates = gates
+        self._sinks = tuple(sinks)
+        self._dt_s = 1.0 / control_hz
+        self._frame_period_s = 1.0 / camera_hz
+        self._follower = ChunkFollower(Interpolation.CUBIC, blend_s=blend_s)
+        self._history = JointHistory()
+        self._tracks: tuple[Track, ...] = ()
+        self._qpos_sent: Float[np.ndarray, " 6"] | None = None
+        self._next_tick_s = self._next_frame_s = self._newest_frame_s = 0.0
+
+    def begin(self, task: PickTask) -> float:
+        """Start a task with the arm at rest where it is; forgets the last one. Returns when it begins, s.
+
+        Raises SafetyError when the arm stands where the gates would not let it go.
+        """
+        joints = self._arm.read_state()
+        self._gates.reset(joints.qpos, joints.gripper_opening_m)
+        self._follower.restart(joints.qpos, joints.gripper_opening_m, joints.stamp_s)
+        self._perception.reset()
+        self._policy.reset(task)
+        self._history = JointHistory()
+        self._tracks = ()
+        self._qpos_sent = None
+        self._next_tick_s = self._next_frame_s = self._clock.now_s()
+        self._newest_frame_s = self._next_frame_s - self._frame_period_s
+        return self._next_tick_s
+
+    def tick(self) -> Tick:
+        """Wait for the next tick and do it. A latched gate also stops the arm; errors of devices pass through."""
+        self._clock.wait_until(self._next_tick_s)
+        self._next_tick_s += self._dt_s
+        with self.timer.stage("tick"):
+            return self._do_tick(self._clock.now_s())
+
+    def _do_tick(self, now_s: float) -> Tick:
+        with self.timer.stage("observe"):
+            joints = self._arm.read_state()
+            self._history.add(joints)
+        percept = self._perceive_when_due(now_s)
+        with self.timer.stage("decide"):
+            frame = None if percept is None else percept.frame
+            chunk = self._policy.act(Observation(joints, frame, self._tracks, now_s, self._qpos_sent))
+        with self.timer.stage("interpolate"):
+            self._follower.follow(chunk, now_s)
+            target = self._follower.sample(now_s)
+        with self.timer.stage("gate"):
+            decision = self._gates.check(
+                target.qpos, target.gripper_m, observation_age_s=self._observation_age_s(joints, now_s)
+            )
+        with self.timer.stage("command"):
+            self._qpos_sent = self._send(decision)
+        tick = Tick(now_s, joints, percept, chunk, target, decision, self._qpos_sent, self._policy.status)
+        with self.timer.stage("record"):
+            for sink in self._sinks:
+                sink.write(tick)
+        return tick
+
+    def _perceive_when_due(self, now_s: float) -> Percept | None:
+        """A frame is read and understood every 1 / camera_hz; the ticks between act upon what is known.
+
+        A camera that has nothing new gives the frame that it gave before, which is not taken for a second sighting.
+        """
+        if now_s < self._next_frame_s - EARLY_S:
+            return None
+        self._next_frame_s += self._frame_period_s
+        with self.timer.stage("camera"):
+            frame = self._camera.read()
+        if frame.stamp_s <= self._newest_frame_s:
+            return None
+        self._newest_frame_s = frame.stamp_s
+        percept = self._perception.perceive(frame, self._history.qpos_at(frame.stamp_s))
+        self._tracks = percept.tracks
+        return percept
+
+    def _observation_age_s(self, joints: JointState, now_s: float) -> float:
+        """How much older than it should be the older of joints and frame is; a frame may be one period old."""
+        return max(now_s - joints.stamp_s, now_s - self._newest_frame_s - self._frame_period_s, 0.0)
+
+    def _send(self, decision: GateDecision) -> Float[np.ndarray, " 6"]:
+        """Command what the gates allow, or stop the arm for good when they have latched."""
+        if decision.is_latched:
+            self._arm.stop()
+            return decision.qpos_allowed
+        return self._arm.command(decision.qpos_allowed, decision.gripper_allowed_m)

@@ -1,0 +1,127 @@
+"""From a frame to tracks: detect, lift to the base frame, follow over time. Each stage is timed.
+
+The camera rides on the arm, so a frame is placed by the joints at its own exposure, not by the newest ones.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from robot.control.timing import StageTimer
+from robot.errors import CameraError
+from robot.kinematics.chain import forward_kinematics
+from robot.observation import Frame, JointState, ObjectPosition, Track
+from robot.projection.object_positions import locate_objects
+from robot.projection.view import ProjectionConfig
+from vision.runtime.detections import Detections
+
+HISTORY_S = 0.5
+"""Joint states are kept this long; an exposure that lies further back is too old to act upon."""
+
+
+class Detector(Protocol):
+    """Finds objects in a colour image; `vision.runtime.image_detector.ImageDetector` is one."""
+
+    def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Detections:
+        """Boxes in pixels of `image_rgb`."""
+        ...
+
+
+class Tracker(Protocol):
+    """Gives positions identity; `robot.tracking.tracker.ObjectTracker` is one."""
+
+    def reset(self) -> None:
+        """Forget every track."""
+        ...
+
+    def update(self, positions: Sequence[ObjectPosition], stamp_s: float) -> tuple[Track, ...]:
+        """The tracks after what was seen at `stamp_s`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Percept:
+    """What one frame gave. T_base_camera is where the camera was at the exposure."""
+
+    frame: Frame
+    T_base_camera: Float[np.ndarray, "4 4"]
+    detections: Detections
+    positions: tuple[ObjectPosition, ...]
+    tracks: tuple[Track, ...]
+
+
+class JointHistory:
+    """The joint states of the last half second, to look up where the arm was at an exposure."""
+
+    def __init__(self) -> None:
+        self._states: deque[JointState] = deque()
+
+    def add(self, state: JointState) -> None:
+        """Append the newest state; a state that is not newer than the last one replaces it."""
+        while self._states and self._states[-1].stamp_s >= state.stamp_s:
+            self._states.pop()
+        self._states.append(state)
+        while self._states[0].stamp_s < state.stamp_s - HISTORY_S:
+            self._states.popleft()
+
+    def qpos_at(self, stamp_s: float) -> Float[np.ndarray, " 6"]:
+        """Joint angles (rad) at `stamp_s`, linear between the states around it; after the newest they stay.
+
+        Raises CameraError when `stamp_s` lies before everything remembered: the frame is then too old.
+        """
+        later = None
+        for state in reversed(self._states):
+            if state.stamp_s <= stamp_s:
+                return state.qpos if later is None else _between(state, later, stamp_s)
+            later = state
+        oldest = f"{self._states[0].stamp_s:.3f} s" if self._states else "nothing"
+        raise CameraError(f"a frame was exposed at {stamp_s:.3f} s, but the joints are remembered since {oldest}")
+
+
+def _between(before: JointState, after: JointState, stamp_s: float) -> Float[np.ndarray, " 6"]:
+    part = (stamp_s - before.stamp_s) / (after.stamp_s - before.stamp_s)
+    return before.qpos + part * (after.qpos - before.qpos)
+
+
+class Perception:
+    """Detector, projection and tracker in a row; `timer` receives the stages detect, project and track."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        tracker: Tracker,
+        projection: ProjectionConfig,
+        *,
+        T_tool_camera: Float[np.ndarray, "4 4"],
+        table_height_m: float,
+        timer: StageTimer,
+    ) -> None:
+        self._detector = detector
+        self._tracker = tracker
+        self._projection = projection
+        self._T_tool_camera = T_tool_camera
+        self._table_height_m = table_height_m
+        self._timer = timer
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self._tracker.reset()
+
+    def perceive(self, frame: Frame, qpos: Float[np.ndarray, " 6"]) -> Percept:
+        """Everything known after `frame`, which was exposed while the joints were at `qpos` (rad)."""
+        T_base_camera = forward_kinematics(qpos) @ self._T_tool_camera
+        with self._timer.stage("detect"):
+            detections = self._detector(frame.image_rgb)
+        with self._timer.stage("project"):
+            positions = locate_objects(
+                detections, frame, T_base_camera, self._projection, table_height_m=self._table_height_m
+            )
+        with self._timer.stage("track"):
+            tracks = self._tracker.update(positions, frame.stamp_s)
+        return Percept(frame, T_base_camera, detections, positions, tracks)

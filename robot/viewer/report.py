@@ -1,0 +1,84 @@
+"""Many episodes as one report: success with its interval, cycle times, failures counted, time per stage."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import fmean, median
+from typing import Any
+
+from robot.control.episode import EpisodeResult
+from robot.control.timing import StageTimer
+
+Z_95 = 1.959964
+"""The standard normal quantile of a two-sided 95 % interval."""
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """The score interval of a proportion (Wilson 1927), in [0, 1]; without a trial nothing is known: (0, 1).
+
+    Unlike the normal interval it is sound near 0 and 1. Raises ValueError unless 0 <= successes <= trials.
+    """
+    if not 0 <= successes <= trials:
+        raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
+    if trials == 0:
+        return 0.0, 1.0
+    share = successes / trials
+    weight = 1.0 + z * z / trials
+    centre = (share + z * z / (2 * trials)) / weight
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / weight
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == trials else centre + half)
+
+
+def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """The report as JSON holds it; cycle times are of successful episodes, null without one.
+
+    Keys: episodes, successes, success_rate, wilson_low, wilson_high, gate_violations, gate_violations_by_reason,
+    cycle_s_median, cycle_s_mean, attempts_mean, failures, stages, results (one entry an episode, in their order).
+    """
+    successes = [result for result in results if result.success]
+    low, high = wilson_interval(len(successes), len(results))
+    violations: Counter[str] = Counter()
+    for result in results:
+        violations.update(result.gate_violations)
+    cycles_s = [result.cycle_s for result in successes]
+    return {
+        "episodes": len(results),
+        "successes": len(successes),
+        "success_rate": len(successes) / len(results) if results else None,
+        "wilson_low": low,
+        "wilson_high": high,
+        "gate_violations": sum(violations.values()),
+        "gate_violations_by_reason": dict(violations),
+        "cycle_s_median": median(cycles_s) if cycles_s else None,
+        "cycle_s_mean": fmean(cycles_s) if cycles_s else None,
+        "attempts_mean": fmean(result.attempts for result in results) if results else None,
+        "failures": dict(Counter(result.reason for result in results if result.reason is not None)),
+        "stages": summarise_stages(results),
+        "results": [_result_to_row(result) for result in results],
+    }
+
+
+def summarise_stages(results: Sequence[EpisodeResult]) -> dict[str, dict[str, float]]:
+    """p50_ms, p95_ms, p99_ms and count of each stage over all episodes."""
+    timer = StageTimer()
+    for result in results:
+        timer.merge(result.stage_ms)
+    return {name: asdict(time) for name, time in timer.summary().items()}
+
+
+def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
+    return {
+        "seed": result.seed,
+        "success": result.success,
+        "judged_success": result.judged_success,
+        "outcome": result.outcome.value,
+        "reason": result.reason,
+        "judge_reason": result.judge_reason,
+        "last_stage": result.last_stage,
+        "cycle_s": round(result.cycle_s, 4),
+        "attempts": result.attempts,
+        "gate_violations": dict(result.gate_violations),
+    }
