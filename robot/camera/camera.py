@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
-from typing_extensions import Self
 
 from robot.observation import Frame
 
@@ -19,7 +18,7 @@ class Camera(Protocol):
     The constructor only stores its arguments. Every failure of the device is a `robot.errors.CameraError`.
     """
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Camera:
         """Open the device. Raises CameraError when it is absent, busy or delivers another image size than asked."""
         ...
 

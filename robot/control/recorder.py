@@ -14,7 +14,6 @@ from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import Self
 
 from robot.control.loop import Tick
 from robot.observation import Track
@@ -34,7 +33,7 @@ class EpisodeRecorder:
         self.path = path
         self._file: IO[str] | None = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> EpisodeRecorder:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", encoding="utf-8", buffering=1)
         return self

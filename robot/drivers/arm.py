@@ -7,7 +7,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import Self
 
 from robot.observation import JointState
 
@@ -21,7 +20,7 @@ class Arm(Protocol):
     ArmError. No method waits for a control period: the loop owns the clock.
     """
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Arm:
         """Connect and take control; raises ArmError, leaving nothing half open."""
         ...
 

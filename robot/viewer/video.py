@@ -11,7 +11,6 @@ from types import TracebackType
 
 import numpy as np
 from jaxtyping import UInt8
-from typing_extensions import Self
 
 from robot.control.loop import Tick
 from robot.control.perception import Percept
@@ -33,7 +32,7 @@ class EpisodeVideo:
         self._stage_names = tuple(stage_names)
         self._outside = outside
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> EpisodeVideo:
         self._writer.__enter__()
         return self
 
