@@ -20,7 +20,7 @@ import cv2
 
 from robot.config import CameraConfig, WorkCellConfig
 from robot.simulator.examples import Example, Studio
-from robot.simulator.gl_platform import find_gl_platform
+from robot.simulator.gl_backend import find_gl_backend
 from robot.simulator.objects import CUBE_CLASSES, Profile
 from robot.simulator.rendering import RendererKind
 from vision.errors import DatasetError
@@ -78,7 +78,7 @@ def _render_all(output: Path, settings: DatasetSettings, indices: list[int], wor
     if not indices:
         return
     if settings.renderer is not RendererKind.RAYS:
-        find_gl_platform()  # answered once here, inherited by the workers
+        find_gl_backend()  # answered once here, inherited by the workers
     if workers <= 1:
         _start_worker(settings)
         yield from map(partial(_render_one, output, settings), indices)

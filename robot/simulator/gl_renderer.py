@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from robot.config import CameraConfig
-from robot.simulator.gl_platform import GlPlatform
+from robot.simulator.gl_backend import GlBackend
 from robot.simulator.rendering import Rendering
 from robot.simulator.scene import FAR_M, NEAR_M, Scene
 
@@ -22,11 +22,13 @@ _MAX_GEOMS = 500
 class GlRenderer:
     """Renders with EGL or OSMesa. Shadows cost about five times as much as everything else."""
 
-    def __init__(self, camera: CameraConfig, platform: GlPlatform, *, shadows: bool = False) -> None:
+    def __init__(
+        self, camera: CameraConfig, backend: GlBackend, *, shadows: bool = False, camera_name: str = "wrist"
+    ) -> None:
         self._size = (camera.height_px, camera.width_px)
         self._area = mujoco.MjrRect(0, 0, camera.width_px, camera.height_px)
-        self._shadows = shadows
-        self._gl = import_module(f"mujoco.{platform.value}").GLContext(camera.width_px, camera.height_px)
+        self._shadows, self._camera_name = shadows, camera_name
+        self._gl = import_module(f"mujoco.{backend.value}").GLContext(camera.width_px, camera.height_px)
         self._context: mujoco.MjrContext | None = None
 
     def load(self, scene: Scene) -> None:
@@ -42,7 +44,7 @@ class GlRenderer:
         self._drawing = mujoco.MjvScene(scene.model, _MAX_GEOMS)
         self._view = mujoco.MjvCamera()
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._view.fixedcamid = scene.model.camera("wrist").id
+        self._view.fixedcamid = scene.model.camera(self._camera_name).id
         self._options = mujoco.MjvOption()
 
     def render(self, data: mujoco.MjData) -> Rendering:

@@ -25,9 +25,9 @@ _FAR_LAMP_M = 50.0
 class RayRenderer:
     """Renders by mj_multiRay. Shadows cost one more ray a pixel for each lamp."""
 
-    def __init__(self, camera: CameraConfig, *, shadows: bool = False) -> None:
+    def __init__(self, camera: CameraConfig, *, shadows: bool = False, camera_name: str = "wrist") -> None:
         self._size = (camera.height_px, camera.width_px)
-        self._shadows = shadows
+        self._shadows, self._camera_name = shadows, camera_name
         x = (np.arange(camera.width_px) - camera.cx_px) / camera.fx_px
         y = (np.arange(camera.height_px) - camera.cy_px) / camera.fy_px
         grid_x, grid_y = np.meshgrid(x, y)
@@ -37,7 +37,7 @@ class RayRenderer:
     def load(self, scene: Scene) -> None:
         """Take over a scene's model and look."""
         self._model, self._look = scene.model, scene.appearance
-        self._camera_id = scene.model.camera("wrist").id
+        self._camera_id = scene.model.camera(self._camera_name).id
         self._table_id = scene.model.geom("table").id
 
     def render(self, data: mujoco.MjData) -> Rendering:

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32, UInt8
 from typing_extensions import assert_never
 
 from robot.config import CameraConfig
-from robot.simulator.gl_platform import find_gl_platform
+from robot.simulator.gl_backend import find_gl_backend
 from robot.simulator.scene import Scene
 from vision.errors import MissingPackageError
 
@@ -37,7 +37,7 @@ class Rendering:
 
 
 class Renderer(Protocol):
-    """Draws what the camera `wrist` of a scene sees. `load` a scene first, `close` at the end."""
+    """Draws what one camera of a scene sees. `load` a scene first, `close` at the end."""
 
     def load(self, scene: Scene) -> None:
         """Take over a scene's model and look; the scene before is forgotten."""
@@ -56,25 +56,27 @@ class Renderer(Protocol):
         ...
 
 
-def build_renderer(kind: RendererKind, camera: CameraConfig, *, shadows: bool = False) -> Renderer:
-    """A renderer of the kind asked for. Raises MissingPackageError when GL is asked for and does not work."""
+def build_renderer(
+    kind: RendererKind, camera: CameraConfig, *, shadows: bool = False, camera_name: str = "wrist"
+) -> Renderer:
+    """A renderer of the kind asked for, for one of the scene's cameras. Raises MissingPackageError when GL is asked for and does not work."""
     from robot.simulator.gl_renderer import GlRenderer
     from robot.simulator.ray_renderer import RayRenderer
 
     match kind:
         case RendererKind.RAYS:
-            return RayRenderer(camera, shadows=shadows)
+            return RayRenderer(camera, shadows=shadows, camera_name=camera_name)
         case RendererKind.GL:
-            platform = find_gl_platform()
-            if platform is None:
+            backend = find_gl_backend()
+            if backend is None:
                 raise MissingPackageError(
                     "no OpenGL works here: install libegl1 libgl1-mesa-dri libopengl0 (or libosmesa6), "
                     "or use the renderer `rays`, which needs none"
                 )
-            return GlRenderer(camera, platform, shadows=shadows)
+            return GlRenderer(camera, backend, shadows=shadows, camera_name=camera_name)
         case RendererKind.AUTO:
-            platform = find_gl_platform()
-            found = RendererKind.RAYS if platform is None else RendererKind.GL
-            return build_renderer(found, camera, shadows=shadows)
+            backend = find_gl_backend()
+            found = RendererKind.RAYS if backend is None else RendererKind.GL
+            return build_renderer(found, camera, shadows=shadows, camera_name=camera_name)
         case _:
             assert_never(kind)

@@ -1,7 +1,7 @@
-"""Which OpenGL platform draws without a screen here: EGL, then OSMesa, or none.
+"""Which OpenGL backend draws without a screen here: EGL, then OSMesa, or none.
 
 The question is answered in a child process, because a broken driver may crash instead of failing, and because a
-process that has tried one platform cannot switch to the other.
+process that has tried one backend cannot switch to the other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ANSWER_VARIABLE = "HANDEYE_GL"
 _PROBE_TIMEOUT_S = 60.0
 _PROBE = """
 import mujoco, numpy
-from mujoco.{platform} import GLContext
+from mujoco.{backend} import GLContext
 context = GLContext(32, 32)
 context.make_current()
 model = mujoco.MjModel.from_xml_string(
@@ -42,33 +42,37 @@ context.free()
 """
 
 
-class GlPlatform(Enum):
+class GlBackend(Enum):
     """A way to OpenGL without a screen; the value is MuJoCo's module of that name."""
 
     EGL = "egl"
     OSMESA = "osmesa"
 
+    def __str__(self) -> str:
+        """The name as MuJoCo spells it."""
+        return self.value
+
 
 @cache
-def find_gl_platform() -> GlPlatform | None:
-    """The first platform that renders a red plane red, None if neither does.
+def find_gl_backend() -> GlBackend | None:
+    """The first backend that renders a red plane red, None if neither does.
 
     The environment variable HANDEYE_GL (egl, osmesa or none) gives the answer without a trial.
     """
     answer = os.environ.get(_ANSWER_VARIABLE, "")
     if answer == "none":
         return None
-    if answer in {platform.value for platform in GlPlatform}:
-        return GlPlatform(answer)
-    found = next((platform for platform in GlPlatform if can_render(platform)), None)
+    if answer in {backend.value for backend in GlBackend}:
+        return GlBackend(answer)
+    found = next((backend for backend in GlBackend if can_render(backend)), None)
     os.environ[_ANSWER_VARIABLE] = "none" if found is None else found.value
     return found
 
 
-def can_render(platform: GlPlatform) -> bool:
-    """Whether a child process can draw with `platform`; a crash or a hang there counts as no."""
+def can_render(backend: GlBackend) -> bool:
+    """Whether a child process can draw with `backend`; a crash or a hang there counts as no."""
     environment = {key: value for key, value in os.environ.items() if key not in {"MUJOCO_GL", "PYOPENGL_PLATFORM"}}
-    command = [sys.executable, "-c", _PROBE.format(platform=platform.value)]
+    command = [sys.executable, "-c", _PROBE.format(backend=backend.value)]
     try:
         ended = subprocess.run(command, env=environment, capture_output=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
