@@ -11,7 +11,6 @@ import math
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from vision.config import Config
 
@@ -32,7 +31,7 @@ class PoseConfig(Config):
     """Unit quaternion, scalar first."""
 
     @model_validator(mode="after")
-    def _is_rotation(self) -> Self:
+    def _is_rotation(self) -> PoseConfig:
         norm = math.sqrt(sum(value * value for value in self.quat_wxyz))
         if abs(norm - 1.0) > 1e-6:
             raise ValueError(f"quat_wxyz must have length 1, has {norm:.6f}")
@@ -75,7 +74,7 @@ class BoxConfig(Config):
     high_m: Vector3
 
     @model_validator(mode="after")
-    def _has_volume(self) -> Self:
+    def _has_volume(self) -> BoxConfig:
         if any(low >= high for low, high in zip(self.low_m, self.high_m, strict=True)):
             raise ValueError(f"low_m {self.low_m} must lie below high_m {self.high_m} in every axis")
         return self

@@ -8,7 +8,6 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol
 
-
 from robot.observation import Frame
 
 

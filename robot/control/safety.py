@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from robot.config import WorkCellConfig
 from robot.control.gates import (
@@ -89,7 +88,7 @@ class SafetyConfig(Config):
     """An observation older than this latches the stop."""
 
     @model_validator(mode="after")
-    def _holds_before_it_stops(self) -> Self:
+    def _holds_before_it_stops(self) -> SafetyConfig:
         if self.hold_age_s > self.stop_age_s:
             raise ValueError(f"hold_age_s {self.hold_age_s} must not exceed stop_age_s {self.stop_age_s}")
         return self
