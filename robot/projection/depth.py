@@ -1,8 +1,8 @@
 """The depth of what a box shows, robust to holes, mixed edge pixels and background inside the box.
 
 Stereo depth comes from a disparity d = f b / z, so noise is even in 1 / z and a plane is linear in (u, v, 1 / z): the
-separation of object and background works there. The object is the largest connected piece of what lies before the
-background, which is given (a known table), fitted to the rim of the box, or the far side of the nearest mode.
+separation of object and background works there. The object is that connected piece before the background which fits
+the box best; the background is given (a known table), fitted to the rim of the box, or all beyond the nearest mode.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from vision.config import Config
 MAX_PLAUSIBLE_DEPTH_M = 100.0
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution
 _MODE_BINS = 64
+_STEP_TO_SLOPE = 2.5
 _SAMPLE = 500  # readings are plenty for a median
 
 
@@ -41,6 +42,8 @@ class DepthConfig(Config):
     """An object's pixel is nearer than the background by at least this."""
     jump_m: float = Field(0.012, gt=0)
     """Neighbouring pixels that differ by more belong to different surfaces."""
+    step_m: float = Field(0.005, gt=0)
+    """A difference above this also parts two surfaces if it stands out from the slope of both."""
     min_pixels: int = Field(16, ge=4)
     """Fewer pixels than this are no object."""
     window_margin: float = Field(0.10, ge=0)
@@ -108,8 +111,9 @@ def measure_box_depth(
     if background is not None:  # (a, b, c) count from the first pixel of the window from here on
         background = background + np.array([0.0, 0.0, background[0] * left + background[1] * top])
     is_foreground = has_reading & _before_background(depth, has_reading, background, focal_px, config)
-    mask = _largest_piece(is_foreground & ~_beyond_a_jump(depth, has_reading, config.jump_m))
-    if np.count_nonzero(mask) < config.min_pixels:
+    pieces = is_foreground & ~_beyond_a_jump(depth, has_reading, config)
+    mask = _piece_that_fits(pieces, box_xyxy - (left, top, left, top), config.min_pixels)
+    if mask is None:
         return NoDepth.NO_OBJECT
     return _describe(depth, has_reading, mask, left, top, config)
 
@@ -193,28 +197,46 @@ def _nearest_mode(depth: np.ndarray, has_reading: np.ndarray, config: DepthConfi
         return (inverse_image >= edges[bins[0]]) & (inverse_image <= edges[bins[-1] + 1])
 
 
-def _beyond_a_jump(depth: np.ndarray, has_reading: np.ndarray, jump_m: float) -> np.ndarray:
-    """The farther pixel of each neighbouring pair that jumps: mixed pixels and what lies behind an edge.
+def _beyond_a_jump(depth: np.ndarray, has_reading: np.ndarray, config: DepthConfig) -> np.ndarray:
+    """The farther pixels at every step of the depth: mixed pixels and the first ones behind an edge.
 
-    Taking it out parts surfaces that touch in the image, and leaves the nearer one its last pixel.
+    Taking them out parts surfaces that touch in the image, and leaves the nearer one its last pixel.
     """
     filled = np.where(has_reading, depth, np.nan)
-    beyond = np.zeros(depth.shape, dtype=bool)
     with np.errstate(invalid="ignore"):
-        across, down = np.diff(filled, axis=1), np.diff(filled, axis=0)
-        beyond[:, 1:] |= across > jump_m
-        beyond[:, :-1] |= across < -jump_m
-        beyond[1:] |= down > jump_m
-        beyond[:-1] |= down < -jump_m
-    return beyond
+        return _beyond_a_jump_in_rows(filled, config) | _beyond_a_jump_in_rows(filled.T, config).T
 
 
-def _largest_piece(is_object: np.ndarray) -> np.ndarray:
-    """The largest 4-connected piece of a mask; the empty mask gives itself."""
-    num, labels, stats, _ = cv2.connectedComponentsWithStats(is_object.astype(np.uint8), connectivity=4)
-    if num < 2:
-        return is_object
-    return labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA]))
+def _beyond_a_jump_in_rows(depth: np.ndarray, config: DepthConfig) -> np.ndarray:
+    """A step is a large difference of neighbours, or a smaller one that stands out from the slope on both sides of it.
+
+    The latter is measured across two pixels, because a mixed pixel halves the step between direct neighbours.
+    """
+    padded = np.pad(depth, ((0, 0), (1, 1)), mode="edge")
+    behind = depth - np.fmin(padded[:, :-2], padded[:, 2:])
+    slope = np.pad(np.abs(padded[:, 2:] - padded[:, :-2]), ((0, 0), (2, 2)))
+    slope_beside = np.fmax(slope[:, :-4], slope[:, 4:])
+    slope = slope[:, 2:-2]
+    stands_out = (slope > config.step_m) & (slope > _STEP_TO_SLOPE * slope_beside) & (behind > 0.5 * config.step_m)
+    return (behind > config.jump_m) | stands_out
+
+
+def _piece_that_fits(pieces: np.ndarray, box_xyxy: np.ndarray, min_pixels: int) -> np.ndarray | None:
+    """The 4-connected piece of a mask whose own bounding box overlaps the box most; None if all are too small.
+
+    By overlap, not by size: a neighbour that covers half of the box may be larger than the visible rest of the object,
+    but it does not fill the box.
+    """
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(pieces.astype(np.uint8), connectivity=4)
+    low, size = stats[:, [cv2.CC_STAT_LEFT, cv2.CC_STAT_TOP]], stats[:, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT]]
+    shared = np.minimum(low + size, box_xyxy[2:]) - np.maximum(low, box_xyxy[:2])
+    intersection = np.maximum(shared, 0.0).prod(axis=1)
+    overlap = intersection / (size.prod(axis=1) + np.prod(box_xyxy[2:] - box_xyxy[:2]) - intersection)
+    is_candidate = stats[:, cv2.CC_STAT_AREA] >= min_pixels
+    is_candidate[0] = False  # the pixels of no piece
+    if not is_candidate.any():
+        return None
+    return labels == int(np.argmax(np.where(is_candidate, overlap, -1.0)))
 
 
 def _describe(
