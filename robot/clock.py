@@ -6,9 +6,10 @@ Waiting is until an absolute stamp, never for a duration: a late tick then does 
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Clock(Protocol):
     """Seconds that never run backwards, from an arbitrary origin."""
 

@@ -6,11 +6,12 @@ Cameras never sleep for the sake of a rate: whoever ticks the loop decides when 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from robot.observation import Frame
 
 
+@runtime_checkable
 class Camera(Protocol):
     """A colour-and-depth camera. Entering opens the device, leaving closes it, also after an error.
 

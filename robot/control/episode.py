@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from typing_extensions import assert_never
 
@@ -32,6 +32,7 @@ class Judgement:
     reason: str = ""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Knows the truth of a finished episode. On hardware a person, in the simulator the physics."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -50,6 +50,7 @@ class Tick:
         return self.decision.violations
 
 
+@runtime_checkable
 class TickSink(Protocol):
     """Takes note of ticks: a recorder, a video. It must not change what it is given."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -25,6 +25,7 @@ HISTORY_S = 0.5
 """Joint states are kept this long; an exposure that lies further back is too old to act upon."""
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds objects in a colour image; `vision.runtime.image_detector.ImageDetector` is one."""
 
@@ -33,6 +34,7 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Gives positions identity; `robot.tracking.tracker.ObjectTracker` is one."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -57,6 +57,7 @@ class PolicyStatus:
         return self.outcome is not Outcome.RUNNING
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Anything that decides. Deterministic: the same task and observations give the same chunks."""
 
