@@ -151,7 +151,7 @@ class WorkCellConfig(Config):
     """Where the grasp point may go."""
     cube_edge_m: Vector2 = (0.040, 0.055)
     """Smallest and largest edge of the cubes."""
-    home_qpos: Vector6 = (2.8001, -1.9050, 1.9452, -1.6110, -1.5708, 2.8001)
+    home_qpos: Vector6 = (2.8311, -1.8136, 1.8817, -1.6389, -1.5708, 2.8311)
     """Looks down on the table: camera about 0.58 m above it, fingers opening along base y."""
     control_hz: float = Field(default=125.0, gt=0)
 

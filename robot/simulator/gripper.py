@@ -15,6 +15,7 @@ from scipy.spatial.transform import Rotation
 from robot.config import WorkCellConfig
 from robot.kinematics.chain import UR10E
 from robot.simulator.arm import ARM_COLLISION
+from robot.simulator.lens import camera_lens
 from robot.simulator.mjcf import add
 
 FINGER_NAMES = ("finger_left", "finger_right")
@@ -103,18 +104,8 @@ def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
     """
     turn = Rotation.from_quat(cell.tool_camera.quat_wxyz, scalar_first=True)
     place = np.array(cell.tool_camera.translation_m)
-    camera = cell.camera
-    add(
-        hand,
-        "camera",
-        name="wrist",
-        pos=place,
-        quat=(turn * Rotation.from_euler("x", np.pi)).as_quat(scalar_first=True),
-        resolution=(camera.width_px, camera.height_px),
-        sensorsize=(camera.width_px * 1e-5, camera.height_px * 1e-5),
-        focalpixel=(camera.fx_px, camera.fy_px),
-        principalpixel=((camera.width_px - 1) / 2 - camera.cx_px, camera.cy_px - (camera.height_px - 1) / 2),
-    )
+    quat_mujoco = (turn * Rotation.from_euler("x", np.pi)).as_quat(scalar_first=True)
+    add(hand, "camera", name="wrist", pos=place, quat=quat_mujoco, **camera_lens(cell.camera))
     behind = place + turn.apply([0.0, 0.0, -0.020])
     quat = turn.as_quat(scalar_first=True)
     _add_shell(hand, "camera_housing", "box", behind, (0.062, 0.0145, 0.013), _METAL, mass=0.2, quat=quat)

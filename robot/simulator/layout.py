@@ -44,11 +44,18 @@ class Layout:
     def __init__(self, cell: WorkCellConfig, rng: np.random.Generator, profile: Profile) -> None:
         self._cell, self._rng, self._profile = cell, rng, profile
         self.objects: list[SceneObject] = []
+        self._kept_gap_m: dict[str, float] = {}
 
-    def add_cubes(self, class_ids: Sequence[int], area: Area) -> None:
-        """Cubes of these classes, standing on the table in `area`, at any yaw."""
+    def add_cubes(self, class_ids: Sequence[int], area: Area, *, keeps_gap: bool = False) -> None:
+        """Cubes of these classes, standing on the table in `area`, at any yaw.
+
+        With keeps_gap what is placed later also stays that far away.
+        """
         for class_id in class_ids:
-            self._stand(draw_cube(self._rng, class_id, self._next_name(), self._cell), area)
+            cube = draw_cube(self._rng, class_id, self._next_name(), self._cell)
+            self._stand(cube, area)
+            if keeps_gap:
+                self._kept_gap_m[cube.name] = area.gap_m
 
     def add_distractors(self, count: int, area: Area) -> None:
         """Other things standing on the table in `area`."""
@@ -91,7 +98,11 @@ class Layout:
         from_bin = np.abs(place - np.array(bin_.centre_xy_m)) - np.array(bin_.inside_m) / 2 - bin_.wall_thickness_m
         if np.all(from_bin < radius_m) or np.hypot(*place) < radius_m + 0.15:
             return False
-        return all(np.hypot(*(place - item.pos[:2])) > radius_m + item.radius_m for item in self.objects)
+        return all(self._is_apart(place, radius_m, item) for item in self.objects)
+
+    def _is_apart(self, place: Float[np.ndarray, " 2"], radius_m: float, item: SceneObject) -> bool:
+        wanted = radius_m + item.radius_m + self._kept_gap_m.get(item.name, 0.0)
+        return bool(np.hypot(*(place - item.pos[:2])) > wanted)
 
 
 def yaw_quaternion(yaw_rad: float) -> Quaternion:

@@ -59,7 +59,10 @@ class Renderer(Protocol):
 def build_renderer(
     kind: RendererKind, camera: CameraConfig, *, shadows: bool = False, camera_name: str = "wrist"
 ) -> Renderer:
-    """A renderer of the kind asked for, for one of the scene's cameras. Raises MissingPackageError when GL is asked for and does not work."""
+    """A renderer of the kind asked for, for one of the scene's cameras.
+
+    Raises MissingPackageError when GL is asked for and does not work.
+    """
     from robot.simulator.gl_renderer import GlRenderer
     from robot.simulator.ray_renderer import RayRenderer
 

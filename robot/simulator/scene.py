@@ -17,10 +17,11 @@ import cv2
 import mujoco
 import numpy as np
 
-from robot.config import BinConfig, TableConfig, WorkCellConfig
+from robot.config import BinConfig, CameraConfig, WorkCellConfig
 from robot.simulator.appearance import Appearance, Light
 from robot.simulator.arm import JOINT_NAMES, add_arm
 from robot.simulator.gripper import FINGER_NAMES, add_gripper
+from robot.simulator.lens import camera_lens
 from robot.simulator.mjcf import add, to_xml
 from robot.simulator.objects import SceneObject, add_object
 
@@ -32,6 +33,7 @@ SHADOW_MAP_PX = 2048
 SPOT_CUTOFF_DEG = 60.0
 SPOT_EXPONENT = 2.0
 TABLE_SHININESS = 0.5
+FILM_EYE, FILM_TARGET, FILM_FOCAL_PX = (1.75, 0.95, 1.05), (0.38, -0.12, 0.25), 640.0
 MATERIALS = {"paint": (0.3, 0.4), "metal": (0.4, 0.5), "rubber": (0.1, 0.2)}
 """Specular strength and shininess of everything but the table."""
 
@@ -82,7 +84,7 @@ def _document(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: 
     _add_visual(root, cell, appearance)
     _add_assets(root, appearance)
     world, actuators, equality = add(root, "worldbody"), add(root, "actuator"), add(root, "equality")
-    _add_surroundings(world, cell.table, appearance)
+    _add_surroundings(world, cell, appearance)
     wrist = add_arm(world, actuators, cell.joint_limits)
     add_gripper(wrist, actuators, equality, cell)
     _add_bin(world, cell.bin, cell.table.height_m, appearance)
@@ -120,9 +122,11 @@ def _add_assets(root: Element, appearance: Appearance) -> None:
         add(asset, "material", name=name, specular=specular, shininess=shininess)
 
 
-def _add_surroundings(world: Element, table: TableConfig, appearance: Appearance) -> None:
+def _add_surroundings(world: Element, cell: WorkCellConfig, appearance: Appearance) -> None:
+    table = cell.table
     for light in appearance.lights:
         _add_light(world, light)
+    _add_film_camera(world, cell.camera)
     low, high = np.array(table.low_xy_m), np.array(table.high_xy_m)
     middle, half = (low + high) / 2, (high - low) / 2
     floor_z = table.height_m - FLOOR_BELOW_TABLE_M
@@ -154,6 +158,21 @@ def _add_light(world: Element, light: Light) -> None:
         exponent=SPOT_EXPONENT,
         attenuation="1 0 0",
     )
+
+
+def film_camera(camera: CameraConfig) -> CameraConfig:
+    """The outside camera: images as large as the wrist camera's, with a longer lens."""
+    return camera.model_copy(update={"fx_px": FILM_FOCAL_PX, "fy_px": FILM_FOCAL_PX})
+
+
+def _add_film_camera(world: Element, wrist: CameraConfig) -> None:
+    """Looks at the table and the bin from the front left, over the table's edge."""
+    focal = film_camera(wrist)
+    towards, eye = np.array(FILM_TARGET), np.array(FILM_EYE)
+    back = (eye - towards) / np.linalg.norm(eye - towards)
+    right = np.cross([0.0, 0.0, 1.0], back)
+    right /= np.linalg.norm(right)
+    add(world, "camera", name="film", pos=eye, xyaxes=(*right, *np.cross(back, right)), **camera_lens(focal))
 
 
 def _add_bin(world: Element, bin_: BinConfig, table_z: float, appearance: Appearance) -> None:

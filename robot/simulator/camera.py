@@ -1,0 +1,119 @@
+# pyright: reportAttributeAccessIssue=false
+"""The wrist camera of the simulated cell: exposes at its own rate, develops a frame when it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import mujoco
+import numpy as np
+from jaxtyping import Float
+from typing_extensions import Self
+
+from robot.config import WorkCellConfig
+from robot.errors import CameraError
+from robot.observation import Frame
+from robot.simulator.config import SimulatorConfig
+from robot.simulator.depth_noise import noisy_depth
+from robot.simulator.physics import Physics
+from robot.simulator.rendering import Renderer, build_renderer
+from robot.simulator.sensor import develop
+
+_ROUNDING_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Exposure:
+    """The state of the scene when the shutter opened."""
+
+    number: int
+    stamp_s: float
+    qpos: Float[np.ndarray, " nq"]
+
+
+class SimulatedCamera:
+    """Follows robot.camera.camera.Camera.
+
+    Exposure k happens at k / rate_hz. Only frames that are read are rendered; their noise depends on the episode's
+    seed and k alone. While `drops_frames` is set exposures are lost, and reading gives the last frame before.
+    """
+
+    def __init__(self, physics: Physics, cell: WorkCellConfig, config: SimulatorConfig) -> None:
+        self._physics, self._camera, self._config = physics, cell.camera, config
+        self._renderer: Renderer | None = None
+        self._is_open = False
+        self.drops_frames = False
+        physics.after_step.append(self._expose_when_due)
+
+    def __enter__(self) -> Self:
+        """Start the renderer. Raises MissingPackageError where GL is asked for and does not work."""
+        self._open_renderer()
+        self._is_open = True
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Free the renderer."""
+        self._is_open = False
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def reset(self, seed: int) -> None:
+        """Start anew with the scene that has just been loaded; its first frame is exposed now, at time 0."""
+        self._seed, self.drops_frames = seed, False
+        scene = self._physics.scene
+        self._snapshot = mujoco.MjData(scene.model)
+        self._cached: Frame | None = None
+        self._next_number = 0
+        self._exposures: list[_Exposure] = []
+        if self._renderer is not None:
+            self._renderer.load(scene)
+        self._expose_when_due(self._physics.now_s())
+
+    def read(self) -> Frame:
+        """The newest frame whose latency has passed. Raises CameraError outside `with`, and before the first frame."""
+        if not self._is_open or self._renderer is None:
+            raise CameraError("the camera is closed: use it inside `with cell.camera:`")
+        ready_s = self._physics.now_s() - self._config.camera_latency_s + _ROUNDING_S
+        ready = [exposure for exposure in self._exposures if exposure.stamp_s <= ready_s]
+        if not ready:
+            raise CameraError("no frame yet: the first one is exposed when the cell is reset")
+        newest = ready[-1]
+        self._exposures = self._exposures[len(ready) - 1 :]
+        if self._cached is None or self._cached.stamp_s != newest.stamp_s:
+            self._cached = self._develop(self._renderer, newest)
+        return self._cached
+
+    def _open_renderer(self) -> None:
+        if self._renderer is None:
+            self._renderer = build_renderer(self._config.renderer, self._camera, shadows=self._config.shadows)
+            if self._physics.is_loaded:
+                self._renderer.load(self._physics.scene)
+
+    def _expose_when_due(self, stamp_s: float) -> None:
+        due_s = self._next_number / self._camera.rate_hz
+        if stamp_s < due_s - _ROUNDING_S:
+            return
+        if not self.drops_frames:
+            qpos = self._physics.scene.data.qpos.copy()
+            self._exposures = [*self._exposures[-8:], _Exposure(self._next_number, stamp_s, qpos)]
+        self._next_number += 1
+
+    def _develop(self, renderer: Renderer, exposure: _Exposure) -> Frame:
+        scene = self._physics.scene
+        self._snapshot.qpos[:] = exposure.qpos
+        mujoco.mj_kinematics(scene.model, self._snapshot)
+        mujoco.mj_camlight(scene.model, self._snapshot)
+        perfect = renderer.render(self._snapshot)
+        rng = np.random.default_rng([self._seed, exposure.number])
+        image = perfect.image_rgb
+        if self._config.image_effects:
+            image = develop(image, scene.appearance.effects, rng)
+        depth = noisy_depth(perfect.depth_m, self._camera.fx_px, self._config.depth_noise, rng)
+        return Frame(image, depth, self._camera.K, exposure.stamp_s)

@@ -1,0 +1,123 @@
+# pyright: reportAttributeAccessIssue=false
+"""The simulated work cell: clock, arm and camera like those of a real one, and a scene drawn from a seed.
+
+Lock-step: physics moves only while someone waits on the clock, so an episode repeats exactly from its seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from robot.clock import Clock
+from robot.config import WorkCellConfig
+from robot.simulator.appearance import draw_appearance
+from robot.simulator.camera import SimulatedCamera
+from robot.simulator.config import SimulatorConfig
+from robot.simulator.faults import Fault, FaultSchedule
+from robot.simulator.layout import Area, Layout, object_pose, settle
+from robot.simulator.objects import CUBE_CLASSES, SceneObject
+from robot.simulator.physics import Physics
+from robot.simulator.rendering import Renderer, build_renderer
+from robot.simulator.scene import Scene, build_scene, film_camera
+from robot.simulator.servo_arm import SimulatedArm
+
+_ATTEMPTS = 50
+_SETTLE_S = 0.3
+_REACH_MARGIN_M = 0.015
+
+
+class SimulatedCell:
+    """`reset(seed)`, then use `clock`, `arm` and `camera` as on a real robot.
+
+    `scene` and `target` are the truth, for judges and films only; policies see frames and joint states.
+    """
+
+    def __init__(self, cell: WorkCellConfig, config: SimulatorConfig) -> None:
+        self.cell, self.config = cell, config
+        self.physics = Physics()
+        self.arm = SimulatedArm(self.physics, cell)
+        self.camera = SimulatedCamera(self.physics, cell, config)
+        self._faults = FaultSchedule(self.physics, self.arm, self.camera)
+        self._film: Renderer | None = None
+
+    @property
+    def clock(self) -> Clock:
+        """Time of the episode, from 0 at each reset; waiting on it moves the physics."""
+        return self.physics
+
+    @property
+    def scene(self) -> Scene:
+        """The truth."""
+        return self.physics.scene
+
+    @property
+    def target(self) -> SceneObject:
+        """The one object of the target class."""
+        return find_target(self.scene, self.config)
+
+    def reset(self, seed: int, faults: Sequence[Fault] = ()) -> None:
+        """Draw the scene of episode `seed`, let it come to rest, put the arm at home and time to 0."""
+        scene = draw_pick_scene(self.cell, self.config, seed)
+        self.physics.load(scene)
+        self.arm.reset()
+        self.camera.reset(seed)
+        self._faults.arm(faults, self.target.name)
+        if self._film is not None:
+            self._film.load(scene)
+
+    def film(self) -> UInt8[np.ndarray, "H W 3"]:
+        """The cell seen from outside now, for people; same size as the camera's images."""
+        if self._film is None:
+            self._film = build_renderer(
+                self.config.renderer, film_camera(self.cell.camera), shadows=True, camera_name="film"
+            )
+            self._film.load(self.scene)
+        return self._film.render(self.scene.data).image_rgb
+
+    def close(self) -> None:
+        """Free the film's renderer; camera and arm are closed by their own contexts."""
+        if self._film is not None:
+            self._film.close()
+            self._film = None
+
+
+def draw_pick_scene(cell: WorkCellConfig, config: SimulatorConfig, seed: int) -> Scene:
+    """The scene of an episode: one target within reach with room for the fingers, other things around it, at rest."""
+    for attempt in range(_ATTEMPTS):
+        rng = np.random.default_rng([seed, attempt])
+        scene = build_scene(cell, _draw_objects(cell, config, rng), draw_appearance(rng, config.profile))
+        settle(scene, _SETTLE_S)
+        if _is_fair(scene, cell, config):
+            return scene
+    raise RuntimeError(f"no scene within {_ATTEMPTS} attempts for seed {seed}: too many objects for the table")
+
+
+def find_target(scene: Scene, config: SimulatorConfig) -> SceneObject:
+    """The object of the target class."""
+    wanted = CUBE_CLASSES.index(config.target)
+    return next(item for item in scene.objects if item.class_id == wanted)
+
+
+def _draw_objects(cell: WorkCellConfig, config: SimulatorConfig, rng: np.random.Generator) -> list[SceneObject]:
+    layout = Layout(cell, rng, config.profile)
+    reach = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m, config.gap_m)
+    wanted = CUBE_CLASSES.index(config.target)
+    others = [class_id for class_id in range(len(CUBE_CLASSES)) if class_id != wanted]
+    inside = reach.grown(-_REACH_MARGIN_M)
+    layout.add_cubes([wanted], Area(inside.low_xy_m, inside.high_xy_m, config.target_gap_m), keeps_gap=True)
+    count = int(rng.integers(config.other_cubes[0], config.other_cubes[1] + 1))
+    layout.add_cubes([int(class_id) for class_id in rng.choice(others, count)], reach.grown(0.05))
+    layout.add_distractors(int(rng.integers(config.distractors[0], config.distractors[1] + 1)), reach.grown(0.05))
+    return layout.objects
+
+
+def _is_fair(scene: Scene, cell: WorkCellConfig, config: SimulatorConfig) -> bool:
+    """Whether the target stands upright within reach and nothing has fallen off the table."""
+    target = find_target(scene, config)
+    pose = object_pose(scene, target)
+    stands = abs(pose[2, 3] - cell.table.height_m - target.edge_m / 2) < 0.002
+    heights = [object_pose(scene, item)[2, 3] for item in scene.objects]
+    return stands and cell.table.is_reachable(pose[:3, 3]) and min(heights) > cell.table.height_m

@@ -1,0 +1,110 @@
+"""The simulated arm as a driver: set-points come at the control rate, servos follow them at the rate of physics.
+
+Between two set-points the servo's target moves in a straight line with matching velocity, as a servo interface of a
+real controller does; the arm is one control period behind the command.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+from jaxtyping import Float
+from typing_extensions import Self
+
+from robot.config import WorkCellConfig
+from robot.errors import ArmError
+from robot.observation import NUM_JOINTS, JointState
+from robot.simulator.physics import Physics
+from robot.simulator.scene import PHYSICS_DT_S, arm_addresses
+
+
+class SimulatedArm:
+    """Follows robot.drivers.arm.Arm. Joint targets are clamped to the joint limits."""
+
+    def __init__(self, physics: Physics, cell: WorkCellConfig) -> None:
+        self._physics, self._cell = physics, cell
+        self._is_entered = False
+        self.gripper_is_stuck = False
+        physics.before_step.append(self._drive)
+
+    def __enter__(self) -> Self:
+        """Take control of the arm where it stands. Raises ArmError before the first reset of the cell."""
+        try:
+            self.reset()
+        except RuntimeError as error:
+            raise ArmError(str(error)) from error
+        self._is_entered = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop and release."""
+        if self._is_entered:
+            self.stop()
+        self._is_entered = False
+
+    def reset(self) -> None:
+        """Hold the present joint angles and opening; the cell calls this for every new scene."""
+        data = self._physics.scene.data
+        places = data.qpos[arm_addresses(self._physics.scene.model)]
+        self._from = self._to = places[:NUM_JOINTS].copy()
+        self._since_s = self._physics.now_s()
+        self._opening_target_m = self._opening_m = float(np.sum(places[NUM_JOINTS:]))
+        self.gripper_is_stuck = False
+
+    def read_state(self) -> JointState:
+        """Joint angles, speeds and opening at this moment."""
+        self._require_entered()
+        data = self._physics.scene.data
+        at = arm_addresses(self._physics.scene.model)
+        return JointState(
+            qpos=data.qpos[at[:NUM_JOINTS]].copy(),
+            qvel=data.qvel[at[:NUM_JOINTS]].copy(),
+            gripper_opening_m=float(np.sum(data.qpos[at[NUM_JOINTS:]])),
+            stamp_s=self._physics.now_s(),
+        )
+
+    def command(self, qpos_target: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
+        """Move on to this set-point within one control period; returns it clamped to the joint limits."""
+        self._require_entered()
+        if not (np.all(np.isfinite(qpos_target)) and np.isfinite(gripper_opening_m)):
+            raise ArmError(f"set-point is not finite: {qpos_target.tolist()} rad, opening {gripper_opening_m} m")
+        limits, gripper = self._cell.joint_limits, self._cell.gripper
+        sent = np.clip(qpos_target, limits.qpos_low_rad, limits.qpos_high_rad)
+        now_s = self._physics.now_s()
+        self._from, _ = self._target(now_s)
+        self._to, self._since_s = sent, now_s
+        self._opening_target_m = float(np.clip(gripper_opening_m, gripper.opening_min_m, gripper.opening_max_m))
+        return sent.copy()
+
+    def stop(self) -> None:
+        """Hold the servo's present target; the gripper goes on as commanded."""
+        if self._is_entered:
+            self._from, _ = self._target(self._physics.now_s())
+            self._to = self._from
+
+    def _target(self, stamp_s: float) -> tuple[Float[np.ndarray, " 6"], Float[np.ndarray, " 6"]]:
+        """Position and velocity that the servos aim at."""
+        progress = (stamp_s - self._since_s) * self._cell.control_hz
+        if progress >= 1.0 - 1e-9:
+            return self._to, np.zeros(NUM_JOINTS)
+        step = self._to - self._from
+        return self._from + progress * step, step * self._cell.control_hz
+
+    def _drive(self, stamp_s: float) -> None:
+        """Write the servos' inputs for the step that begins now."""
+        aim, _ = self._target(stamp_s + PHYSICS_DT_S)
+        _, velocity = self._target(stamp_s)
+        if not self.gripper_is_stuck:
+            reach = self._cell.gripper.speed_m_s * PHYSICS_DT_S
+            self._opening_m += float(np.clip(self._opening_target_m - self._opening_m, -reach, reach))
+        ctrl = self._physics.scene.data.ctrl
+        ctrl[:NUM_JOINTS] = aim
+        ctrl[NUM_JOINTS : 2 * NUM_JOINTS] = velocity
+        ctrl[2 * NUM_JOINTS :] = self._opening_m / 2
+
+    def _require_entered(self) -> None:
+        if not self._is_entered:
+            raise ArmError("the arm is not held: use it inside `with cell.arm:`")
