@@ -112,7 +112,7 @@ def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[Plac
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as 8-bit RGB, upright as its EXIF orientation says.
 
-    Grey images get three equal channels, transparency is dropped, 16-bit values keep their upper 8 bits.
+    Grey images get three equal channels, transparency is dropped, 16-bit values are scaled to 8 bits.
     Raises SourceError naming the file when it is missing, empty, cut off or not an image.
     """
     path = Path(path)

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ class StreamImage(NamedTuple):
     stamp_s: float
 
 
+@runtime_checkable
 class Capture(Protocol):
     """The part of cv2.VideoCapture that is used."""
 

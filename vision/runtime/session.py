@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from typing_extensions import assert_never
@@ -19,6 +19,7 @@ EngineName = Literal["onnxruntime", "openvino"]
 Shape = tuple[int | None, ...]
 
 
+@runtime_checkable
 class Session(Protocol):
     """A network loaded into an engine. One call at a time: engines reuse their buffers."""
 

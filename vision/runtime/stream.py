@@ -9,7 +9,7 @@ import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 
@@ -21,6 +21,7 @@ from vision.runtime.container import check_container
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Images one after the other. Leaving the context releases files and devices."""
 

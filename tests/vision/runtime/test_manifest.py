@@ -1,0 +1,91 @@
+"""The contract inside a model file: it comes back whole, and a file that breaks it is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import helper
+from tiny_models import CLASSES, constant_model, empty_rows, write_model
+
+from vision.errors import ModelFileError
+from vision.runtime.manifest import METADATA_KEY, Manifest, foreign_yolox_manifest, read_manifest
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
+    path = tmp_path / "cubes.onnx"
+    written = write_model(path, empty_rows((64, 96)), score_threshold=0.42, made_by="a test")
+    assert read_manifest(path) == written
+    assert written.class_names == CLASSES
+
+
+def test_a_graph_that_was_changed_afterwards_is_refused(tmp_path: Path):
+    path = tmp_path / "cubes.onnx"
+    write_model(path, empty_rows((64, 96)))
+    model = onnx.load(path)
+    model.graph.initializer[0].raw_data = b"\x01" + model.graph.initializer[0].raw_data[1:]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match="not the one its manifest was written for"):
+        read_manifest(path)
+
+
+def test_one_flipped_byte_of_the_weights_is_noticed(tmp_path: Path):
+    path = tmp_path / "cubes.onnx"
+    write_model(path, empty_rows((64, 96)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0x10
+    path.write_bytes(bytes(content))
+    with pytest.raises(ModelFileError):
+        read_manifest(path)
+
+
+def test_a_foreign_file_is_told_how_to_be_named(tmp_path: Path):
+    path = tmp_path / "foreign.onnx"
+    path.write_bytes(constant_model(empty_rows((32, 32)), (32, 32)).SerializeToString())
+    with pytest.raises(ModelFileError, match="--model-format yolox"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ('{"class_names": []}', "class_names"),
+        ('{"class_names": ["a", "a"]}', "share a name"),
+        ('{"class_names": ["a"], "format_version": 9}', "format_version"),
+        ('{"class_names": ["a"], "colour": "rgb"}', "colour"),
+        ('{"class_names": ["a"], "score_threshold": 2}', "score_threshold"),
+    ],
+)
+def test_a_broken_manifest_names_its_fault(tmp_path: Path, text: str, message: str):
+    model = constant_model(empty_rows((32, 32)), (32, 32))
+    helper.set_model_props(model, {METADATA_KEY: text})
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=message):
+        read_manifest(path)
+
+
+def test_a_manifest_without_a_hash_is_not_enough_for_our_own_files(tmp_path: Path):
+    path = tmp_path / "cubes.onnx"
+    write_model(path, empty_rows((64, 96)), graph_sha256=None)
+    with pytest.raises(ModelFileError, match="export the model again"):
+        read_manifest(path)
+
+
+def test_foreign_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    assert foreign_yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
+    (tmp_path / "coco_classes.txt").write_text("cat\ndog\n\ntraffic light\n")
+    manifest = foreign_yolox_manifest(path, (64, 64), 3)
+    assert manifest.class_names == ("cat", "dog", "traffic light")
+    assert manifest.output.decoded is False
+    with pytest.raises(ModelFileError, match="holds 3 names"):
+        foreign_yolox_manifest(path, (64, 64), 4)
+
+
+def test_the_manifest_is_readable_by_whoever_opens_the_file():
+    text = Manifest(class_names=("a",)).model_dump_json()
+    assert Manifest.model_validate_json(text) == Manifest(class_names=("a",))
+    assert '"format_version":1' in text

@@ -1,0 +1,88 @@
+"""Both engines behind one protocol: same names, same numbers, and refusals in our own words."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import constant_model, empty_rows
+
+from vision.errors import MissingPackageError, ModelFileError
+from vision.runtime import session as sessions
+from vision.runtime.session import available_processors, fastest_engine, installed_engines, open_session
+
+ENGINES = ("onnxruntime", "openvino")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    rows = np.random.default_rng(3).random(empty_rows((64, 96)).shape, dtype=np.float32)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(constant_model(rows, (64, 96)).SerializeToString())
+    return path, rows
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_arrays_go_in_and_out_by_name(model, engine):
+    path, rows = model
+    session = open_session(path, engine, num_threads=1)
+    assert session.inputs == {"images": (1, 3, 64, 96)}
+    assert session.outputs == {"rows": (1, *rows.shape)}
+    assert session.engine.startswith(engine + " ")
+    assert session.num_threads == 1
+    for value in (0.0, 7.0):
+        values = session.run({"images": np.full((1, 3, 64, 96), value, np.float32)})
+        np.testing.assert_array_equal(values["rows"][0], rows)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_free_dimensions_are_none(tmp_path: Path, engine):
+    model = constant_model(empty_rows((64, 96)), (64, 96))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    path = tmp_path / "free.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert open_session(path, engine, 1).inputs == {"images": (None, 3, 64, 96)}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_file_that_the_engine_refuses_is_one_line(tmp_path: Path, engine):
+    model = constant_model(empty_rows((64, 96)), (64, 96))
+    model.graph.node[0].op_type = "NoSuchOperator"
+    path = tmp_path / "refused.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=r"refused\.onnx.*refuses it") as caught:
+        open_session(path, engine, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_both_engines_agree_on_a_published_network(shared):
+    path = shared("data/yolox_nano_coco/yolox_nano.onnx")
+    images = np.random.default_rng(0).uniform(0, 255, (1, 3, 416, 416)).astype(np.float32)
+    outputs = [open_session(path, engine, 1).run({"images": images})["output"].copy() for engine in ENGINES]
+    np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-4)
+    assert np.ptp(outputs[0][..., :4]) > 1
+
+
+def test_auto_takes_openvino_first_on_x86_and_onnxruntime_elsewhere(monkeypatch):
+    monkeypatch.setattr(sessions.platform, "machine", lambda: "x86_64")
+    assert installed_engines() == ("openvino", "onnxruntime")
+    monkeypatch.setattr(sessions.platform, "machine", lambda: "aarch64")
+    assert installed_engines() == ("onnxruntime", "openvino")
+
+
+def test_missing_engines_are_told_with_the_command_that_adds_them(monkeypatch, model):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else real(name))
+    assert fastest_engine() == "onnxruntime"
+    with pytest.raises(MissingPackageError, match=r"handeye\[cpu\]"):
+        open_session(model[0], "openvino")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"handeye\[cpu\]"):
+        open_session(model[0])
+
+
+def test_threads_default_to_the_processors_of_this_process(model):
+    assert available_processors() >= 1
+    assert open_session(model[0]).num_threads == available_processors()
