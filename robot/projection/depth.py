@@ -249,7 +249,7 @@ def _describe(
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(readings - median)))
     others = np.where(has_reading & ~mask, depth, np.inf).astype(np.float32)
     nearest_other = cv2.erode(others, np.ones((5, 5), np.uint8))
-    is_cut = mask & (nearest_other < depth - config.jump_m)
+    is_cut = mask & (nearest_other < depth - config.step_m)
     for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         is_cut[border] |= mask[border]
     return BoxDepth(left, top, mask, is_cut, median, spread, float(has_reading.mean()))

@@ -37,7 +37,8 @@ def locate_surface(surface: BoxDepth, view: View) -> Located:
 def locate_on_ray(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | None:
     """Centre of an object without depth: where the ray through the box's middle is at half its expected height.
 
-    None when no table is known, or the ray does not meet it.
+    The middle of a box errs by a part of its size, because boxes show the visible part only and perspective is
+    lopsided. None when no table is known, or the ray does not meet it.
     """
     if view.table_height_m is None:
         return None
@@ -49,9 +50,12 @@ def locate_on_ray(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | Non
     if not np.isfinite(p_base).all():
         return None
     J_pixel, J_height = plane_jacobians(middle_uv, view.frame.K, view.T_base_camera, height_m)
+    sigma_px = np.hypot(
+        config.uncertainty.box_sigma_px, config.uncertainty.box_sigma_part * (box_xyxy[2:] - box_xyxy[:2])
+    )
     covariance = (
         view.covariance(p_base, 0.0)
-        + config.uncertainty.box_sigma_px**2 * J_pixel @ J_pixel.T
+        + (J_pixel * sigma_px**2) @ J_pixel.T
         + config.expected_height_sigma_m**2 * np.outer(J_height, J_height)
     )
     return Located(p_base, covariance)

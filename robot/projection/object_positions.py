@@ -46,7 +46,7 @@ def locate_box(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | NoDept
     found = measure_box_depth(view.frame.depth_m, box_xyxy, view.focal_px, view.config.depth, background=background)
     match found:
         case BoxDepth():
-            return locate_standing(found, view) or locate_surface(found, view)
+            return locate_standing(found, box_xyxy, view) or locate_surface(found, view)
         case NoDepth.NO_READING:
             return locate_on_ray(box_xyxy, view) or found
         case NoDepth.OUTSIDE | NoDepth.NO_OBJECT:

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from robot.projection.depth import BoxDepth
+from robot.projection.fallbacks import locate_on_ray
 from robot.projection.footprint import Footprint, fit_footprint
 from robot.projection.uncertainty import averaged_depth_sigma
 from robot.projection.view import Located, View
+from robot.transforms import apply_transform, inverse
 
 _MIN_TOLERANCE_M = 0.003
 _TOP_QUANTILE = 0.9
@@ -24,8 +26,11 @@ _MIN_FACE_PIXELS = 12
 _UNEVEN = 1.1
 
 
-def locate_standing(surface: BoxDepth, view: View) -> Located | None:
-    """Centre, covariance, yaw and size of a standing object; None when it does not stand, or shows no top face."""
+def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | None:
+    """Centre, covariance, yaw and size of a standing object; None when it does not stand, or shows no top face.
+
+    Neighbours that touch can look like one object. The box (px) tells: a cuboid of this footprint would not fill it.
+    """
     if view.table_height_m is None:
         return None
     pixels_vu = np.argwhere(surface.mask)
@@ -36,6 +41,8 @@ def locate_standing(surface: BoxDepth, view: View) -> Located | None:
     footprint = _top_outline(surface, pixels_vu[is_top], view)
     if footprint is None or height_m > view.config.max_slenderness * footprint.size_m.max():
         return None
+    if _box_overlap(_cuboid_box(footprint, height_m, view), box_xyxy) < view.config.min_box_overlap:
+        return locate_on_ray(box_xyxy, view)
     p_top = np.array([*footprint.centre_xy, view.table_height_m + height_m])
     yaw_rad, length_m, width_m = _length_axis(footprint)
     return Located(
@@ -74,6 +81,26 @@ def _top_outline(surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"], view: V
     outline_vu = max(contours, key=len)[:, 0, ::-1].astype(np.int64)
     outline_xy = view.points_base(surface, outline_vu)[:, :2]
     return fit_footprint(outline_xy, surface.is_cut[outline_vu[:, 0], outline_vu[:, 1]])
+
+
+def _cuboid_box(footprint: Footprint, height_m: float, view: View) -> Float[np.ndarray, "4"]:
+    """The box (px, clipped to the image) around a cuboid on the table."""
+    table_m = view.table_height_m or 0.0
+    sides = np.stack([footprint.low_m, footprint.high_m])
+    corners_uv = np.array([[sides[i, 0], sides[j, 1]] for i in (0, 1) for j in (0, 1)]) @ footprint.axes.T
+    corners = np.concatenate([np.c_[corners_uv, np.full(4, table_m + z)] for z in (0.0, height_m)])
+    image = apply_transform(inverse(view.T_base_camera), corners) @ view.frame.K.T
+    pixels_uv = image[:, :2] / np.maximum(image[:, 2:], 1e-6) + 0.5  # boxes count from the image's corner
+    height, width = view.frame.depth_m.shape
+    return np.clip(np.concatenate([pixels_uv.min(axis=0), pixels_uv.max(axis=0)]), 0.0, [width, height] * 2)
+
+
+def _box_overlap(a_xyxy: Float[np.ndarray, "4"], b_xyxy: Float[np.ndarray, "4"]) -> float:
+    """Intersection over union of two boxes."""
+    shared = np.minimum(a_xyxy[2:], b_xyxy[2:]) - np.maximum(a_xyxy[:2], b_xyxy[:2])
+    intersection = float(np.maximum(shared, 0.0).prod())
+    areas = float(np.prod(a_xyxy[2:] - a_xyxy[:2]) + np.prod(b_xyxy[2:] - b_xyxy[:2]))
+    return intersection / max(areas - intersection, 1e-9)
 
 
 def _length_axis(footprint: Footprint) -> tuple[float, float, float]:

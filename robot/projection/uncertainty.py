@@ -19,7 +19,9 @@ class UncertaintyConfig(Config):
     edge_sigma_px: float = Field(0.5, gt=0)
     """Of a side of an object found in the depth image."""
     box_sigma_px: float = Field(3.0, gt=0)
-    """Of the centre of a detector's box against the centre of the object in the image."""
+    """Of the middle of a detector's box."""
+    box_sigma_part: float = Field(0.15, ge=0)
+    """The same as a part of the box's size: how far the middle may be from the object's centre in the image."""
     depth_patch_px: float = Field(25.0, gt=0)
     """Pixels that share one depth error, because stereo matches patches."""
     hand_eye_translation_m: float = Field(0.001, ge=0)
