@@ -1,0 +1,44 @@
+"""Box losses: zero for the right box, bounded, with slopes that lead there."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vision.losses.box_regression import ciou_loss, diou_loss, giou_loss, l1_loss, squared_iou_loss
+
+OVERLAP_LOSSES = [squared_iou_loss, giou_loss, diou_loss, ciou_loss]
+TARGET = torch.tensor([[10.0, 20.0, 50.0, 60.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", [*OVERLAP_LOSSES, l1_loss])
+def test_the_right_box_costs_nothing_and_others_something(loss):
+    assert loss(TARGET, TARGET).item() == pytest.approx(0, abs=1e-9)
+    assert loss(TARGET + 3, TARGET).item() > 0.01
+
+
+def test_squared_iou_by_hand():
+    # Half of the box: IoU 1/2, loss 3/4.
+    half = torch.tensor([[10.0, 20.0, 30.0, 60.0]], dtype=torch.float64)
+    assert squared_iou_loss(half, TARGET).item() == pytest.approx(0.75)
+
+
+def test_l1_sums_the_four_differences():
+    assert l1_loss(TARGET + torch.tensor([1.0, -2.0, 3.0, -4.0]), TARGET).item() == pytest.approx(10)
+
+
+@pytest.mark.parametrize("loss", OVERLAP_LOSSES)
+def test_descent_finds_the_box(loss):
+    box = torch.tensor([[14.0, 12.0, 42.0, 70.0]], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([box], lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(box, TARGET).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(box.detach(), TARGET, rtol=0, atol=1.0)
+
+
+@pytest.mark.parametrize("loss", [*OVERLAP_LOSSES, l1_loss])
+def test_no_boxes_give_no_losses(loss):
+    nothing = torch.zeros(0, 4)
+    assert loss(nothing, nothing).shape == (0,)
