@@ -13,7 +13,6 @@ from jaxtyping import UInt8
 from robot.control.loop import Tick
 from robot.control.perception import Percept
 from robot.viewer.panels import GROUND, draw_depth, draw_wrist, fit, write_lines
-from robot.viewer.video import OutsideView
 from vision.errors import UserError
 from vision.files import replacing
 
@@ -34,16 +33,13 @@ class Moment:
 class ContactSheet:
     """Keeps the last frame of each of `stage_names`, of the latest attempt; `save` lays them out on a page."""
 
-    def __init__(self, stage_names: Sequence[str], outside: OutsideView | None) -> None:
+    def __init__(self, stage_names: Sequence[str]) -> None:
         self._stage_names = tuple(stage_names)
-        self._outside = outside
         self._moments: dict[str, Moment] = {}
 
-    def write(self, tick: Tick) -> None:
-        """Take note of a tick; only those with a frame matter."""
-        if tick.percept is not None and tick.status.stage in self._stage_names:
-            outside = None if self._outside is None else self._outside()
-            self._moments[tick.status.stage] = Moment(tick, tick.percept, outside)
+    def add(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Take note of a tick with a frame; it replaces the last one of its stage."""
+        self._moments[tick.status.stage] = Moment(tick, percept, outside_rgb)
 
     def save(self, path: Path, title: str) -> None:
         """Write the page as PNG. Raises UserError when no frame has come, or for a suffix that is no picture's."""

@@ -5,7 +5,7 @@ Drawn only in ticks with a frame, so the film runs at the camera's rate and in t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -17,20 +17,16 @@ from robot.control.perception import Percept
 from robot.viewer.panels import GROUND, describe, draw_depth, draw_wrist, fit, write_lines
 from vision.runtime.video_writer import VideoWriter
 
-OutsideView = Callable[[], UInt8[np.ndarray, "h w 3"]]
-"""A picture of the cell from outside, now; the simulator has one where it can render."""
-
 HEIGHT_PX, WIDTH_PX = 720, 1280
 LARGE_HW, SMALL_HW = (480, 640), (240, 320)
 
 
 class EpisodeVideo:
-    """Writes ticks as an mp4; use as a context. Several episodes in a row become one film."""
+    """Writes pictures of ticks as an mp4 at `fps`; use as a context."""
 
-    def __init__(self, path: Path, fps: float, stage_names: Sequence[str], outside: OutsideView | None) -> None:
+    def __init__(self, path: Path, fps: float, stage_names: Sequence[str]) -> None:
         self._writer = VideoWriter(path, fps)
         self._stage_names = tuple(stage_names)
-        self._outside = outside
 
     def __enter__(self) -> EpisodeVideo:
         self._writer.__enter__()
@@ -41,11 +37,9 @@ class EpisodeVideo:
     ) -> None:
         self._writer.__exit__(kind, error, trace)
 
-    def write(self, tick: Tick) -> None:
-        """Append one picture when the tick has a frame."""
-        if tick.percept is not None:
-            outside = None if self._outside is None else self._outside()
-            self._writer.write(compose_picture(tick, tick.percept, self._stage_names, outside))
+    def write(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Append the picture of a tick with a frame."""
+        self._writer.write(compose_picture(tick, percept, self._stage_names, outside_rgb))
 
 
 def compose_picture(

@@ -1,0 +1,217 @@
+"""The pick-and-place application in the simulator: its configuration, its parts put together, episodes in parallel.
+
+The only place where the loop meets the simulator. An episode depends on its seed and the configuration alone: not on
+the episodes before it, nor on how many processes share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from pydantic import Field
+
+import vision
+from robot.config import WorkCellConfig
+from robot.control.episode import EpisodeResult, run_episode
+from robot.control.loop import ControlLoop, TickSink
+from robot.control.perception import Detector, Perception
+from robot.control.safety import SafetyConfig, SafetyGates
+from robot.control.timing import StageTimer
+from robot.policy.pick_config import PickSkillConfig
+from robot.policy.pick_script import Stage
+from robot.policy.pick_skill import PickSkill
+from robot.policy.policy import PickTask
+from robot.projection.view import ProjectionConfig
+from robot.simulator.cell import SimulatedCell
+from robot.simulator.config import SimulatorConfig
+from robot.simulator.faults import Fault
+from robot.simulator.tasks import PickTaskJudge
+from robot.tracking.tracker import ObjectTracker, TrackerConfig
+from robot.viewer.episode_files import EpisodeFiles
+from vision.config import Config
+from vision.errors import ModelFileError
+from vision.runtime.image_detector import ImageDetector
+
+SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
+"""The detector that comes with the package."""
+
+
+class PerceptionConfig(Config):
+    """From frames to tracks."""
+
+    score_threshold: float | None = Field(default=None, ge=0, le=1)
+    """Detections below it are dropped; None takes what the model file says."""
+    num_threads: int = Field(default=1, ge=1)
+    """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
+    projection: ProjectionConfig = ProjectionConfig()
+    tracker: TrackerConfig = TrackerConfig()
+
+
+class PickConfig(Config):
+    """One pick-and-place cell with everything that runs in it."""
+
+    cell: WorkCellConfig = WorkCellConfig()
+    simulator: SimulatorConfig = SimulatorConfig()
+    perception: PerceptionConfig = PerceptionConfig()
+    skill: PickSkillConfig = PickSkillConfig()
+    safety: SafetyConfig = SafetyConfig(
+        joint_margin_rad=0.02,
+        step_max_rad=0.03,
+        velocity_fraction=1.0,
+        acceleration_fraction=1.5,
+        tool_speed_max_m_s=3.0,
+        table_clearance_m=0.003,
+        wrist_sine_min=0.05,
+        elbow_sine_min=0.05,
+        shoulder_reach_min_m=0.05,
+        hold_age_s=0.15,
+        stop_age_s=1.0,
+    )
+    """The gates of the simulated cell. A real one must state its own."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    """An episode ends after this time of its clock, whatever the policy says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where episodes leave their files, each in a folder of its own; with `video` also film and contact sheet."""
+
+    folder: Path
+    video: bool
+
+    def episode_folder(self, seed: int) -> Path:
+        """The folder of episode `seed`."""
+        return self.folder / f"episode_{seed}"
+
+
+def build_task(config: PickConfig) -> PickTask:
+    """Pick the simulator's target and put it into the cell's bin."""
+    x, y = config.cell.bin.centre_xy_m
+    return PickTask(
+        class_name=config.simulator.target,
+        place_name="bin",
+        place_p_base=np.array([x, y, config.cell.table.height_m]),
+        place_size_m=np.array(config.cell.bin.inside_m),
+        place_wall_m=config.cell.bin.wall_height_m,
+    )
+
+
+class PickStation:
+    """A simulated cell with a detector and a policy in it, for one episode after another; use as a context."""
+
+    def __init__(self, config: PickConfig, detector: Detector) -> None:
+        self._config = config
+        self._detector = detector
+        self._cell = SimulatedCell(config.cell, config.simulator)
+        self._judge = PickTaskJudge(self._cell)
+
+    def __enter__(self) -> PickStation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._cell.close()
+
+    def run(
+        self, seed: int, *, output: Output | None = None, sinks: Sequence[TickSink] = (), faults: Sequence[Fault] = ()
+    ) -> EpisodeResult:
+        """Episode `seed` from reset to verdict; `faults` happen on the way, `output` and `sinks` take note of it."""
+        self._cell.reset(seed, faults)
+        self._judge.reset()
+        with ExitStack() as stack:
+            stack.enter_context(self._cell.arm)
+            stack.enter_context(self._cell.camera)
+            files = None if output is None else stack.enter_context(self._open_files(output, seed))
+            loop = self._build_loop([*sinks, *([] if files is None else [files])])
+            task = build_task(self._config)
+            result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self._config.timeout_s)
+            if files is not None:
+                files.finish(result)
+        return result
+
+    def _open_files(self, output: Output, seed: int) -> EpisodeFiles:
+        return EpisodeFiles(
+            output.episode_folder(seed),
+            [stage.value for stage in Stage],
+            video=output.video,
+            fps=self._config.cell.camera.rate_hz,
+            outside=self._cell.film,
+        )
+
+    def _build_loop(self, sinks: Sequence[TickSink]) -> ControlLoop:
+        """Everything that remembers is made anew, so that no episode knows of the one before."""
+        config, timer = self._config, StageTimer()
+        perception = Perception(
+            self._detector,
+            ObjectTracker(config.perception.tracker),
+            config.perception.projection,
+            T_tool_camera=config.cell.T_tool_camera,
+            table_height_m=config.cell.table.height_m,
+            timer=timer,
+        )
+        return ControlLoop(
+            self._cell.clock,
+            self._cell.arm,
+            self._cell.camera,
+            perception,
+            PickSkill(config.cell, config.skill),
+            SafetyGates(config.safety, config.cell),
+            control_hz=config.cell.control_hz,
+            camera_hz=config.cell.camera.rate_hz,
+            timer=timer,
+            sinks=sinks,
+        )
+
+
+def load_detector(config: PickConfig, path: Path) -> Detector:
+    """The detector from an ONNX file, ready to run. Raises ModelFileError and MissingPackageError."""
+    perception = config.perception
+    detector = ImageDetector.load(path, score_threshold=perception.score_threshold, num_threads=perception.num_threads)
+    if config.simulator.target not in detector.class_names:
+        raise ModelFileError(
+            f"{path}: knows the classes {', '.join(detector.class_names)}, but {config.simulator.target} is to be picked"
+        )
+    detector.warm_up()
+    return detector
+
+
+def run_episodes(
+    config: PickConfig, seeds: Sequence[int], load: Callable[[], Detector], *, output: Output | None, workers: int
+) -> Iterator[EpisodeResult]:
+    """The episodes in the order of `seeds`, one result after another, shared among `workers` processes.
+
+    `load` makes the detector; with more than one worker it must be picklable.
+    """
+    if workers == 1:
+        with PickStation(config, load()) as station:
+            for seed in seeds:
+                yield station.run(seed, output=output)
+        return
+    # Fresh processes: a renderer's or an engine's threads do not survive a fork.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_open_station, initargs=(config, load)
+    ) as pool:
+        yield from pool.map(_run_in_worker, seeds, [output] * len(seeds))
+
+
+_station: PickStation | None = None
+"""A worker process's own station: building it takes longer than an episode's share of it."""
+
+
+def _open_station(config: PickConfig, load: Callable[[], Detector]) -> None:
+    global _station  # noqa: PLW0603 - process pools keep a worker's state in its module
+    _station = PickStation(config, load())
+
+
+def _run_in_worker(seed: int, output: Output | None) -> EpisodeResult:
+    if _station is None:
+        raise RuntimeError("the worker process was not initialised")
+    return _station.run(seed, output=output)
