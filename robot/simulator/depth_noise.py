@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from scipy.stats import norm
 
+from robot.simulator.sensor import gaussian_noise
 from vision.config import Config
 
 
@@ -62,7 +63,7 @@ def _correlated_noise(
     shape: tuple[int, ...], correlation_px: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "H W"]:
     """Gaussian noise of unit variance, blurred; the blur's loss of variance is made up for."""
-    white = rng.standard_normal(shape, np.float32)
+    white = gaussian_noise(shape, 1.0, rng)
     if correlation_px <= 0:
         return white
     kernel = cv2.getGaussianKernel(2 * int(np.ceil(3 * correlation_px)) + 1, correlation_px)

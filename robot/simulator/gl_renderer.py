@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 from importlib import import_module
 
 import mujoco
@@ -30,6 +31,8 @@ class GlRenderer:
         self._shadows, self._camera_name = shadows, camera_name
         self._gl = import_module(f"mujoco.{backend.value}").GLContext(camera.width_px, camera.height_px)
         self._context: mujoco.MjrContext | None = None
+        # GL libraries complain when a context outlives the interpreter.
+        atexit.register(self.close)
 
     def load(self, scene: Scene) -> None:
         """Upload the scene's textures and prepare its drawing list."""
@@ -77,6 +80,7 @@ class GlRenderer:
             self._context.free()
             self._context = None
         self._gl.free()
+        atexit.unregister(self.close)
 
     def _draw(self, data: mujoco.MjData, *, identity_colours: bool) -> None:
         self._gl.make_current()
