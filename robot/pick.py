@@ -21,19 +21,17 @@ import vision
 from robot.config import WorkCellConfig
 from robot.control.episode import EpisodeResult, run_episode
 from robot.control.loop import ControlLoop, TickSink
-from robot.control.perception import Detector, Perception
+from robot.control.perception import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
 from robot.policy.pick_config import PickSkillConfig
 from robot.policy.pick_script import Stage
 from robot.policy.pick_skill import PickSkill
 from robot.policy.policy import PickTask
-from robot.projection.view import ProjectionConfig
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
 from robot.simulator.faults import Fault
 from robot.simulator.tasks import PickTaskJudge
-from robot.tracking.tracker import ObjectTracker, TrackerConfig
 from robot.viewer.episode_files import EpisodeFiles
 from vision.config import Config
 from vision.errors import ModelFileError
@@ -43,15 +41,13 @@ SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
 """The detector that comes with the package."""
 
 
-class PerceptionConfig(Config):
-    """From frames to tracks."""
+class DetectorConfig(Config):
+    """How the detector's file is run."""
 
     score_threshold: float | None = Field(default=None, ge=0, le=1)
-    """Detections below it are dropped; None takes what the model file says."""
+    """Detections below it are dropped; None takes what the file says."""
     num_threads: int = Field(default=1, ge=1)
     """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
-    projection: ProjectionConfig = ProjectionConfig()
-    tracker: TrackerConfig = TrackerConfig()
 
 
 class PickConfig(Config):
@@ -59,6 +55,7 @@ class PickConfig(Config):
 
     cell: WorkCellConfig = WorkCellConfig()
     simulator: SimulatorConfig = SimulatorConfig()
+    detector: DetectorConfig = DetectorConfig()
     perception: PerceptionConfig = PerceptionConfig()
     skill: PickSkillConfig = PickSkillConfig()
     safety: SafetyConfig = SafetyConfig(
@@ -151,8 +148,7 @@ class PickStation:
         config, timer = self._config, StageTimer()
         perception = Perception(
             self._detector,
-            ObjectTracker(config.perception.tracker),
-            config.perception.projection,
+            config.perception,
             T_tool_camera=config.cell.T_tool_camera,
             table_height_m=config.cell.table.height_m,
             timer=timer,
@@ -173,12 +169,12 @@ class PickStation:
 
 def load_detector(config: PickConfig, path: Path) -> Detector:
     """The detector from an ONNX file, ready to run. Raises ModelFileError and MissingPackageError."""
-    perception = config.perception
-    detector = ImageDetector.load(path, score_threshold=perception.score_threshold, num_threads=perception.num_threads)
+    detector = ImageDetector.load(
+        path, score_threshold=config.detector.score_threshold, num_threads=config.detector.num_threads
+    )
     if config.simulator.target not in detector.class_names:
-        raise ModelFileError(
-            f"{path}: knows the classes {', '.join(detector.class_names)}, but {config.simulator.target} is to be picked"
-        )
+        known = ", ".join(detector.class_names)
+        raise ModelFileError(f"{path}: knows the classes {known}, but {config.simulator.target} is to be picked")
     detector.warm_up()
     return detector
 

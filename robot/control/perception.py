@@ -6,7 +6,6 @@ The camera rides on the arm, so a frame is placed by the joints at its own expos
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,10 +18,21 @@ from robot.kinematics.chain import forward_kinematics
 from robot.observation import Frame, JointState, ObjectPosition, Track
 from robot.projection.object_positions import locate_objects
 from robot.projection.view import ProjectionConfig
+from robot.projection.visibility import VisibilityConfig, build_visibility
+from robot.tracking.tracker import ObjectTracker, TrackerConfig
+from vision.config import Config
 from vision.runtime.detections import Detections
 
 HISTORY_S = 0.5
 """Joint states are kept this long; an exposure that lies further back is too old to act upon."""
+
+
+class PerceptionConfig(Config):
+    """From detections to tracks."""
+
+    projection: ProjectionConfig = ProjectionConfig()
+    visibility: VisibilityConfig = VisibilityConfig()
+    tracker: TrackerConfig = TrackerConfig()
 
 
 @runtime_checkable
@@ -31,19 +41,6 @@ class Detector(Protocol):
 
     def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Detections:
         """Boxes in pixels of `image_rgb`."""
-        ...
-
-
-@runtime_checkable
-class Tracker(Protocol):
-    """Gives positions identity; `robot.tracking.tracker.ObjectTracker` is one."""
-
-    def reset(self) -> None:
-        """Forget every track."""
-        ...
-
-    def update(self, positions: Sequence[ObjectPosition], stamp_s: float) -> tuple[Track, ...]:
-        """The tracks after what was seen at `stamp_s`."""
         ...
 
 
@@ -97,23 +94,22 @@ class Perception:
     def __init__(
         self,
         detector: Detector,
-        tracker: Tracker,
-        projection: ProjectionConfig,
+        config: PerceptionConfig,
         *,
         T_tool_camera: Float[np.ndarray, "4 4"],
         table_height_m: float,
         timer: StageTimer,
     ) -> None:
         self._detector = detector
-        self._tracker = tracker
-        self._projection = projection
+        self._config = config
+        self._tracker = ObjectTracker(config.tracker)
         self._T_tool_camera = T_tool_camera
         self._table_height_m = table_height_m
         self._timer = timer
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self._tracker.reset()
+        self._tracker = ObjectTracker(self._config.tracker)
 
     def perceive(self, frame: Frame, qpos: Float[np.ndarray, " 6"]) -> Percept:
         """Everything known after `frame`, which was exposed while the joints were at `qpos` (rad)."""
@@ -122,8 +118,9 @@ class Perception:
             detections = self._detector(frame.image_rgb)
         with self._timer.stage("project"):
             positions = locate_objects(
-                detections, frame, T_base_camera, self._projection, table_height_m=self._table_height_m
+                detections, frame, T_base_camera, self._config.projection, table_height_m=self._table_height_m
             )
         with self._timer.stage("track"):
-            tracks = self._tracker.update(positions, frame.stamp_s)
+            visible = build_visibility(frame, T_base_camera, self._config.visibility)
+            tracks = self._tracker.update(positions, frame.stamp_s, visible=visible)
         return Percept(frame, T_base_camera, detections, positions, tracks)
