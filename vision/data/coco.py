@@ -186,7 +186,7 @@ def _value(where: str, entry: object, key: str) -> Any:
 
 def _integer(where: str, value: object) -> int:
     """Ids and sizes; a float such as 3.0 is what some writers make of 3, a text or a flag is not."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value % 1:
         raise DatasetError(f"{where}: expected a whole number, got {value!r}")
     return int(value)
 

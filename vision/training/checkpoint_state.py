@@ -63,10 +63,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelFileError(f"{path}: the state of the run cannot be read: {str(error).splitlines()[0]}") from error
+        raise ModelFileError(f"{path}: the state of the run cannot be read: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ModelFileError(f"{path}: is no state of a training run of this version (expected {FORMAT!r})")
     return content
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong without torch's advice to switch its protection off; EOFError has no text at all."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _random_states() -> dict[str, Any]:

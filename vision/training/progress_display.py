@@ -9,7 +9,6 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from typing_extensions import Self
 
 SPEED_STEPS = 50
 """Images per second are those of the last so many steps."""
@@ -33,7 +32,7 @@ class ProgressDisplay:
         self.bar = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.bar.add_task("", total=num_steps, completed=start_step, epoch="-", numbers="")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> ProgressDisplay:
         self.bar.start()
         return self
 

@@ -1,0 +1,83 @@
+"""A data set of a few drawn images, small enough to train on within a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from vision.config import validate_config
+from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from vision.data.coco import write_coco
+from vision.training.config import TrainDetectorConfig
+
+SIZE_HW = (72, 96)
+COLOURS = ((220, 60, 60), (60, 200, 80))
+
+NANO = {
+    "backbone": {"kind": "cspdarknet", "depth": 0.33, "width": 0.25, "depthwise": True},
+    "neck": {"kind": "path_aggregation", "depth": 0.33, "depthwise": True},
+    "head": {"kind": "yolox", "hidden_dim": 64, "depthwise": True},
+    "preprocessing": {"size_hw": [96, 96]},
+}
+
+
+@pytest.fixture(scope="session")
+def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """annotations.json and images/: nine images with one to three rectangles of two colours, which are the classes."""
+    folder = tmp_path_factory.mktemp("drawn")
+    (folder / "images").mkdir()
+    rng = np.random.default_rng(0)
+    images = []
+    for index in range(9):
+        picture = np.full((*SIZE_HW, 3), 90, np.uint8)
+        boxes, class_ids = [], []
+        for _ in range(1 + index % 3):
+            x, y = int(rng.integers(2, 60)), int(rng.integers(2, 40))
+            width, height, class_id = int(rng.integers(16, 32)), int(rng.integers(16, 30)), int(rng.integers(2))
+            cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), COLOURS[class_id][::-1], thickness=-1)
+            boxes.append([float(x), float(y), float(x + width), float(y + height)])
+            class_ids.append(class_id)
+        name = f"{index}.png"
+        cv2.imwrite(str(folder / "images" / name), picture)
+        images.append(annotations_from_lists(index + 1, name, SIZE_HW, boxes, class_ids))
+    write_coco(folder / "annotations.json", AnnotationSet(tuple(images), Categories((1, 2), ("red", "green"))))
+    return folder
+
+
+@pytest.fixture
+def small_config(drawn_set: Path) -> Callable[..., TrainDetectorConfig]:
+    """`small_config(epochs=2, ...)`: nano at 96 px on the drawn set, with mosaic, multi-scale and average on."""
+
+    def make(**changes: Any) -> TrainDetectorConfig:
+        content: dict[str, Any] = {
+            "detector": NANO,
+            "data": {
+                "annotations": drawn_set / "annotations.json",
+                "images": drawn_set / "images",
+                "val_annotations": drawn_set / "annotations.json",
+                "num_workers": 0,
+            },
+            "epochs": 4,
+            "batch_size": 4,
+            "augmentation": {
+                "mosaic": {"probability": 0.5},
+                "mixup": {"probability": 0.5},
+                "affine": {},
+                "multi_scale": [0.7, 1.4],
+                "weak_last_epochs": 1,
+            },
+            "l1_last_epochs": 1,
+            "optimizer": {"kind": "sgd", "rate_per_image": 0.001},
+            "schedule": {"warmup_epochs": 1, "constant_last_epochs": 1},
+            "average": {"decay": 0.9, "ramp_steps": 5},
+            "evaluation": {"every_epochs": 2, "batch_size": 4},
+            "save_every_steps": 2,
+        }
+        return validate_config(TrainDetectorConfig, {**content, **changes}, origin="test")
+
+    return make

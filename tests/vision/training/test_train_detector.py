@@ -1,0 +1,194 @@
+"""The whole loop: it learns, it writes what it promises, and going on equals never having stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from vision.config import dump_config
+from vision.errors import ConfigError
+from vision.training import train_detector as module
+from vision.training.run_folder import RunFolder
+from vision.training.train_detector import Training, TrainingFailed, train_detector
+
+QUIET = Console(quiet=True)
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(config, path: Path):
+    return train_detector(config, RunFolder.create(path, config), QUIET)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one), load_file(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+
+
+def test_a_run_leaves_what_it_promises(small_config, tmp_path):
+    config = small_config(epochs=2)
+    result = train(config, tmp_path / "run")
+    run = result.run
+    assert result.is_finished
+    steps = run.steps.read()
+    assert [entry["step"] for entry in steps] == list(range(6))
+    assert {"total", "box", "objectness", "class"} <= set(steps[0]["losses"])
+    assert "l1" in steps[-1]["losses"]
+    assert "l1" not in steps[0]["losses"]
+    (measured,) = run.metrics.read()
+    assert (measured["epoch"], measured["step"]) == (2, 6)
+    assert 0 <= measured["AP"] <= measured["AP50"] <= 1
+    for name in ("last.safetensors", "best.safetensors", "losses.png", "metrics.png", "precision_recall.png"):
+        assert (run.path / name).stat().st_size > 1000
+    assert not [path for path in run.path.iterdir() if "partial" in path.name]
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5, 7])
+def test_stopping_and_going_on_changes_nothing(small_config, tmp_path, stop_at, monkeypatch):
+    """Stopped by a signal after some step (inside an epoch, at its end, before and after a measurement)."""
+    config = small_config()
+    whole = train(config, tmp_path / "whole")
+    take_step = Training.step
+
+    def step_and_signal(self, batch):
+        outcome = take_step(self, batch)
+        if self.progress.step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return outcome
+
+    monkeypatch.setattr(Training, "step", step_and_signal)
+    run = RunFolder.create(tmp_path / "parts", config)
+    first = train_detector(config, run, QUIET)
+    assert not first.is_finished
+    assert first.progress.step == stop_at
+    torch.manual_seed(1234)
+    second = train_detector(config, run, QUIET)
+    assert second.is_finished
+    assert run.steps.path.read_text() == whole.run.steps.path.read_text()
+    assert run.metrics.read() == whole.run.metrics.read()
+    assert same_weights(run.last, whole.run.last)
+    assert same_weights(run.best, whole.run.best)
+
+
+def test_going_on_after_the_end_does_nothing(small_config, tmp_path):
+    config = small_config(epochs=1)
+    result = train(config, tmp_path / "run")
+    before = result.run.last.read_bytes()
+    again = train_detector(config, result.run, QUIET)
+    assert again.is_finished
+    assert again.progress == result.progress
+    assert result.run.last.read_bytes() == before
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "tools.command_line", "train", *map(str, words)]
+
+
+def wait_for_steps(run: RunFolder, number: int, process: subprocess.Popen) -> None:
+    """Until so many steps are in the journal; the process must not end by itself before."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "the run ended before it could be killed"
+        if run.steps.path.exists() and run.steps.path.read_bytes().count(b"\n") >= number:
+            return
+        time.sleep(0.01)
+    pytest.fail("the run made no steps")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_after", [1, 4, 9])
+def test_kill_9_and_resume_equal_an_uninterrupted_run(small_config, tmp_path, kill_after):
+    """In processes of their own, with loader workers, as a user's run is killed."""
+    config = small_config(epochs=6)
+    config_path = tmp_path / "config.yaml"
+    config_path.write_text(dump_config(config))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = {"cwd": REPOSITORY, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    workers = "data.num_workers=1"
+    subprocess.run(command(config_path, workers, "--output", whole.path), check=True, timeout=300, **options)
+    process = subprocess.Popen(command(config_path, workers, "--output", killed.path), **options)
+    wait_for_steps(killed, kill_after, process)
+    process.kill()
+    process.wait()
+    result = tmp_path / "result.json"
+    subprocess.run(command("--resume", killed.path, "--json", result), check=True, timeout=300, **options)
+    assert killed.steps.path.read_text() == whole.steps.path.read_text()
+    assert same_weights(killed.last, whole.last)
+    assert same_weights(killed.best, whole.best)
+    assert json.loads(result.read_text())["best"]["metric"] == "AP"
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights(small_config, tmp_path, monkeypatch):
+    config = small_config()
+    normalise = module.normalise_images
+    calls = []
+
+    def spoil_the_third(images, preprocessing):
+        calls.append(1)
+        values = normalise(images, preprocessing)
+        return values * float("nan") if len(calls) == 3 else values
+
+    monkeypatch.setattr(module, "normalise_images", spoil_the_third)
+    run = RunFolder.create(tmp_path / "run", config)
+    with pytest.raises(TrainingFailed, match="step 2: the loss is not finite") as caught:
+        train_detector(config, run, QUIET)
+    assert "bad_batch.pt" in str(caught.value)
+    assert len(run.steps.read()) == 2
+    kept = torch.load(run.path / "bad_batch.pt", weights_only=True)
+    assert kept["images"].dtype == torch.uint8
+    assert all(torch.isfinite(value).all() for value in load_file(run.last).values() if value.is_floating_point())
+
+
+def test_the_classes_come_from_the_annotations_or_must_agree(small_config, tmp_path):
+    training = Training(small_config(), RunFolder(tmp_path), QUIET)
+    assert training.detector.config.class_names == ("red", "green")
+    wrong = small_config(detector={"class_names": ["red", "blue"]})
+    with pytest.raises(ConfigError, match=r"class_names is \['red', 'blue'\], but .* has \['red', 'green'\]"):
+        Training(wrong, RunFolder(tmp_path), QUIET)
+
+
+def test_without_validation_images_it_trains_and_measures_nothing(small_config, drawn_set, tmp_path):
+    data = {"annotations": drawn_set / "annotations.json", "images": drawn_set / "images", "num_workers": 0}
+    result = train(small_config(data=data, epochs=1), tmp_path / "run")
+    assert result.is_finished
+    assert result.progress.best_value is None
+    assert result.run.metrics.read() == []
+    assert result.run.last.exists()
+    assert not result.run.best.exists()
+
+
+@pytest.mark.slow
+def test_it_overfits_a_few_images(small_config, tmp_path):
+    config = small_config(
+        epochs=120,
+        augmentation={"mosaic": {"probability": 0}, "flip_probability": 0, "weak_last_epochs": 0},
+        l1_last_epochs=40,
+        optimizer={"kind": "adamw", "rate": 0.003},
+        schedule={"warmup_epochs": 5, "constant_last_epochs": 0, "final_fraction": 0.02},
+        average={"decay": 0.95, "ramp_steps": 20},
+        evaluation={"every_epochs": 120},
+        save_every_steps=1000,
+    )
+    result = train(config, tmp_path / "run")
+    assert result.progress.best_value is not None
+    assert result.progress.best_value > 0.9

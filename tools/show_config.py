@@ -1,0 +1,63 @@
+"""Print a configuration as it is understood: every key, with the defaults written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.command_line import Positional
+from vision.config import Config, dump_config, load_config, read_yaml
+from vision.errors import ConfigError
+from vision.files import write_json
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `handeye show-config` is told; overrides may follow as `key.path=value`."""
+
+    config: Positional[Path]
+    """Configuration file of any kind: of a detector's training, or of the robot."""
+    json: Path | None = None
+    """Write the resolved configuration to this file too."""
+
+
+def run(arguments: Arguments, overrides: list[str]) -> int:
+    """Print the resolved configuration as YAML."""
+    config = load_any_config(arguments.config, overrides)
+    print(dump_config(config), end="")
+    if arguments.json is not None:
+        write_json(arguments.json, config.model_dump(mode="json"))
+    return 0
+
+
+def load_any_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Load a configuration whose kind is told by its folder, or by its keys where it lies elsewhere."""
+    return load_config(config_type_of(path), path, overrides)
+
+
+def config_type_of(path: Path) -> type[Config]:
+    """The type of configuration that a file holds; ConfigError where neither folder nor keys tell."""
+    path = Path(path)
+    keys, folder = set(read_yaml(path)), path.resolve().parent.name
+    if folder == "detector" or "detector" in keys:
+        return _training_config()
+    if folder == "robot" or keys & set(_pick_config().model_fields):
+        return _pick_config()
+    raise ConfigError(
+        f"{path}: neither its folder nor its keys ({', '.join(sorted(keys)) or 'none'}) tell whether it configures a "
+        "detector's training or the robot; put it in a folder named detector or robot"
+    )
+
+
+def _training_config() -> type[Config]:
+    """Imported only for such a file: it needs torch."""
+    from vision.training.config import TrainDetectorConfig
+
+    return TrainDetectorConfig
+
+
+def _pick_config() -> type[Config]:
+    """Imported only for such a file: it needs the simulator."""
+    from robot.pick import PickConfig
+
+    return PickConfig
