@@ -32,21 +32,21 @@ class DepthError(RobotError):
 class DepthConfig(Config):
     """The depth sensor and what counts as an object in front of something."""
 
-    baseline_m: float = Field(0.095, gt=0)
+    baseline_m: float = Field(default=0.095, gt=0)
     """Distance between the two imagers of the stereo pair; 95 mm in a RealSense D455."""
-    subpixel_px: float = Field(0.08, gt=0)
+    subpixel_px: float = Field(default=0.08, gt=0)
     """Standard deviation of the disparity."""
-    max_range_m: float = Field(4.0, gt=0)
+    max_range_m: float = Field(default=4.0, gt=0)
     """Readings beyond it are ignored."""
-    margin_m: float = Field(0.008, gt=0)
+    margin_m: float = Field(default=0.008, gt=0)
     """An object's pixel is nearer than the background by at least this."""
-    jump_m: float = Field(0.012, gt=0)
+    jump_m: float = Field(default=0.012, gt=0)
     """Neighbouring pixels that differ by more belong to different surfaces."""
-    step_m: float = Field(0.005, gt=0)
+    step_m: float = Field(default=0.005, gt=0)
     """A difference above this also parts two surfaces if it stands out from the slope of both."""
-    min_pixels: int = Field(16, ge=4)
+    min_pixels: int = Field(default=16, ge=4)
     """Fewer pixels than this are no object."""
-    window_margin: float = Field(0.10, ge=0)
+    window_margin: float = Field(default=0.10, ge=0)
     """How far beyond the box, as a part of its size, the object may reach; boxes are not exact."""
 
     def sigma_m(self, depth_m: float, focal_px: float) -> float:

@@ -47,7 +47,7 @@ def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: V
     yaw_rad, length_m, width_m = _length_axis(footprint)
     return Located(
         p_base=p_top - [0.0, 0.0, 0.5 * height_m],
-        covariance_base=_centre_covariance(p_top, footprint, np.count_nonzero(is_top), surface.depth_m, view),
+        covariance_base=_centre_covariance(p_top, footprint, int(np.count_nonzero(is_top)), surface.depth_m, view),
         yaw_rad=yaw_rad if footprint.has_yaw else None,
         size_m=np.array([length_m, width_m, height_m]) if footprint.is_whole else None,
     )

@@ -16,19 +16,19 @@ from vision.config import Config
 class UncertaintyConfig(Config):
     """Standard deviations of what positions are computed from."""
 
-    edge_sigma_px: float = Field(0.5, gt=0)
+    edge_sigma_px: float = Field(default=0.5, gt=0)
     """Of a side of an object found in the depth image."""
-    box_sigma_px: float = Field(3.0, gt=0)
+    box_sigma_px: float = Field(default=3.0, gt=0)
     """Of the middle of a detector's box."""
-    box_sigma_part: float = Field(0.15, ge=0)
+    box_sigma_part: float = Field(default=0.15, ge=0)
     """The same as a part of the box's size: how far the middle may be from the object's centre in the image."""
-    depth_patch_px: float = Field(25.0, gt=0)
+    depth_patch_px: float = Field(default=25.0, gt=0)
     """Pixels that share one depth error, because stereo matches patches."""
-    hand_eye_translation_m: float = Field(0.001, ge=0)
+    hand_eye_translation_m: float = Field(default=0.001, ge=0)
     """Of each coordinate of the camera's place on the tool."""
-    hand_eye_rotation_rad: float = Field(0.001, ge=0)
+    hand_eye_rotation_rad: float = Field(default=0.001, ge=0)
     """About each axis of the camera."""
-    table_m: float = Field(0.0005, ge=0)
+    table_m: float = Field(default=0.0005, ge=0)
     """Of the table's height."""
 
 

@@ -23,15 +23,15 @@ class ProjectionConfig(Config):
 
     depth: DepthConfig = DepthConfig()
     uncertainty: UncertaintyConfig = UncertaintyConfig()
-    max_standing_height_m: float = Field(0.10, gt=0)
+    max_standing_height_m: float = Field(default=0.10, gt=0)
     """A top face higher than this above the table belongs to something that is held, not standing."""
-    max_slenderness: float = Field(1.6, gt=1)
+    max_slenderness: float = Field(default=1.6, gt=1)
     """What looks taller than this many times its width is held above the table rather than standing on it."""
-    min_box_overlap: float = Field(0.5, ge=0, le=1)
+    min_box_overlap: float = Field(default=0.5, ge=0, le=1)
     """Below this overlap (IoU) with the detector's box a cuboid found in the depth is not what the detector saw."""
-    expected_height_m: float = Field(0.048, gt=0)
+    expected_height_m: float = Field(default=0.048, gt=0)
     """Height of an object whose depth is unknown."""
-    expected_height_sigma_m: float = Field(0.008, gt=0)
+    expected_height_sigma_m: float = Field(default=0.008, gt=0)
     """Standard deviation of that height."""
 
 

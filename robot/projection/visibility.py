@@ -19,9 +19,9 @@ from vision.config import Config
 class VisibilityConfig(Config):
     """What counts as visible."""
 
-    object_radius_m: float = Field(0.03, gt=0)
+    object_radius_m: float = Field(default=0.03, gt=0)
     """How far the object reaches around its centre; all of that must be inside the image."""
-    patch_px: int = Field(5, ge=1)
+    patch_px: int = Field(default=5, ge=1)
     """Side of the patch of depth around the object's centre that is looked at."""
 
 
@@ -31,7 +31,8 @@ def build_visibility(
     """A function that says of a place p_base (m) whether an object there would be seen in this frame.
 
     It is hidden when its centre projects too near to the border or behind the camera, or when the median depth there
-    is nearer than the object's own front could be. A patch without readings hides nothing.
+    is nearer than the object's own front could be. Of a patch without readings nobody knows, so the answer is no: a
+    track that waits for nothing costs less than one that is given up because the sensor was blind there.
     """
     T_camera_base = inverse(T_base_camera)
 
@@ -50,9 +51,9 @@ def build_visibility(
 
 
 def _median_depth(frame: Frame, u: int, v: int, patch_px: int) -> float:
-    """Median of the readings around a pixel in m; infinity where there are none."""
+    """Median of the readings around a pixel in m; 0 where there are none."""
     half = patch_px // 2
     patch = frame.depth_m[max(v - half, 0) : v + half + 1, max(u - half, 0) : u + half + 1]
     with np.errstate(invalid="ignore"):
         readings = patch[(patch > 0.0) & np.isfinite(patch)]
-    return float(np.median(readings)) if readings.size else float("inf")
+    return float(np.median(readings)) if readings.size else 0.0

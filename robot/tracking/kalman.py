@@ -1,7 +1,7 @@
 """The linear Kalman filter over many tracks at once: arrays carry the tracks in front, no loop over them.
 
 The state is position and velocity, [p, v], in metres and seconds for objects in space; the same functions serve
-trackers in the image. Bar-Shalom, Li and Kirubarajan, Estimation with Applications to Tracking and Navigation, 5.2, 6.2.
+trackers in the image. Bar-Shalom, Li, Kirubarajan: Estimation with Applications to Tracking and Navigation, 5.2, 6.2.
 """
 
 from __future__ import annotations
@@ -63,8 +63,7 @@ def update(
     S = H @ covariances @ H.T + measured_covariances
     gain = np.swapaxes(np.linalg.solve(S, H @ covariances), -1, -2)
     kept = np.eye(means.shape[1]) - gain @ H
-    gain_T = np.swapaxes(gain, -1, -2)
-    updated = kept @ covariances @ np.swapaxes(kept, -1, -2) + gain @ measured_covariances @ gain_T
+    updated = _sandwich(kept, covariances) + _sandwich(gain, measured_covariances)
     return means + (gain @ innovation[..., None])[..., 0], updated
 
 
@@ -73,3 +72,8 @@ def mahalanobis_squared(
 ) -> Float[np.ndarray, "*pairs"]:
     """d^T S^-1 d for each pair: chi-square distributed with D degrees of freedom when S is right."""
     return (offsets * np.linalg.solve(covariances, offsets[..., None])[..., 0]).sum(axis=-1)
+
+
+def _sandwich(factor: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """factor C factor^T for each track."""
+    return factor @ covariances @ np.swapaxes(factor, -1, -2)

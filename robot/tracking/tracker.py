@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from robot.errors import RobotError
 from robot.observation import ObjectPosition, Track, TrackStatus
@@ -30,35 +30,35 @@ _H = position_measurement(3)
 class TrackerConfig(Config):
     """Motion, gate and life cycle. Times count only while the object would be visible."""
 
-    acceleration_density: float = Field(1e-3, gt=0)
+    acceleration_density: float = Field(default=1e-3, gt=0)
     """White-noise acceleration, m^2 / s^3: with velocity_memory_s it allows sqrt(q * memory / 2) = 12 mm/s."""
-    velocity_memory_s: float = Field(0.3, gt=0)
+    velocity_memory_s: float = Field(default=0.3, gt=0)
     """How long things keep moving by themselves; infinity is the plain constant velocity model."""
-    initial_speed_m_s: float = Field(0.1, gt=0)
+    initial_speed_m_s: float = Field(default=0.1, gt=0)
     """Standard deviation of each velocity component of a new or moved object."""
-    hidden_walk_m2_s: float = Field(4e-6, ge=0)
+    hidden_walk_m2_s: float = Field(default=4e-6, ge=0)
     """Variance that a hidden object's position gains each second: 2 mm in one, 6 mm in ten."""
-    systematic_m: float = Field(0.001, ge=0)
+    systematic_m: float = Field(default=0.001, ge=0)
     """Error shared by all frames (hand-eye calibration), which no averaging removes; reported on top."""
-    gate_probability: float = Field(0.997, gt=0, lt=1)
+    gate_probability: float = Field(default=0.997, gt=0, lt=1)
     """Part of true matches that the gate lets through."""
-    class_penalty: float = Field(6.0, ge=0)
+    class_penalty: float = Field(default=6.0, ge=0)
     """Squared Mahalanobis distance that a detection of another class than the track's has to make up for."""
-    reacquire_m: float = Field(0.15, ge=0)
+    reacquire_m: float = Field(default=0.15, ge=0)
     """A confirmed track that should be seen but is not takes over a new detection of its class this near."""
-    separation_m: float = Field(0.02, ge=0)
+    separation_m: float = Field(default=0.02, ge=0)
     """Two objects are never nearer; a detection this near to a matched track is a double of it."""
-    confirm_hits: int = Field(3, ge=1)
+    confirm_hits: int = Field(default=3, ge=1)
     """Detections that make a track confirmed."""
-    tentative_misses: int = Field(2, ge=0)
+    tentative_misses: int = Field(default=2, ge=0)
     """Frames without a detection that a tentative track survives."""
-    coast_s: float = Field(0.7, gt=0)
+    coast_s: float = Field(default=0.7, gt=0)
     """Unseen for longer, a confirmed track is lost."""
-    forget_s: float = Field(10.0, gt=0)
+    forget_s: float = Field(default=10.0, gt=0)
     """Unseen for longer, a lost track ends."""
-    yaw_sigma_rad: float = Field(0.02, gt=0)
+    yaw_sigma_rad: float = Field(default=0.02, gt=0)
     """Standard deviation of one yaw reading."""
-    yaw_walk_rad2_s: float = Field(1e-4, ge=0)
+    yaw_walk_rad2_s: float = Field(default=1e-4, ge=0)
     """Variance that a yaw gains each second."""
 
 
@@ -266,7 +266,7 @@ def _pairs_within(
     """Indices of all pairs no further apart than reach_m."""
     if not len(points) or not len(others):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    found = cKDTree(others).query_ball_point(points, reach_m)
+    found = KDTree(others).query_ball_point(points, reach_m)
     counts = [len(indices) for indices in found]
     return np.repeat(np.arange(len(points)), counts), np.array([j for indices in found for j in indices], np.int64)
 
