@@ -41,7 +41,7 @@ SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
 """The detector that comes with the package."""
 
 
-class DetectorConfig(Config):
+class InferenceConfig(Config):
     """How the detector's file is run."""
 
     score_threshold: float | None = Field(default=None, ge=0, le=1)
@@ -55,7 +55,7 @@ class PickConfig(Config):
 
     cell: WorkCellConfig = WorkCellConfig()
     simulator: SimulatorConfig = SimulatorConfig()
-    detector: DetectorConfig = DetectorConfig()
+    inference: InferenceConfig = InferenceConfig()
     perception: PerceptionConfig = PerceptionConfig()
     skill: PickSkillConfig = PickSkillConfig()
     safety: SafetyConfig = SafetyConfig(
@@ -170,7 +170,7 @@ class PickStation:
 def load_detector(config: PickConfig, path: Path) -> Detector:
     """The detector from an ONNX file, ready to run. Raises ModelFileError and MissingPackageError."""
     detector = ImageDetector.load(
-        path, score_threshold=config.detector.score_threshold, num_threads=config.detector.num_threads
+        path, score_threshold=config.inference.score_threshold, num_threads=config.inference.num_threads
     )
     if config.simulator.target not in detector.class_names:
         known = ", ".join(detector.class_names)

@@ -25,15 +25,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def load_config(config_type: type[C], path: Path, overrides: Sequence[str] = ()) -> C:
-    """Read a YAML file into `config_type` and apply command line overrides.
+def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:
+    """Read a YAML file into `config_type` and apply command line overrides; without a file only the defaults are read.
 
     Raises ConfigError, naming the file and the path of each offending key.
     """
-    content = read_yaml(path)
+    content = {} if path is None else read_yaml(path)
     for keys, value in parse_overrides(overrides):
         _set_nested(content, keys, value)
-    return validate_config(config_type, content, origin=str(path))
+    return validate_config(config_type, content, origin="overrides" if path is None else str(path))
 
 
 def validate_config(config_type: type[C], content: Mapping[str, Any], origin: str) -> C:
