@@ -41,7 +41,7 @@ def fold_focus(focus: Focus) -> ConvNormAct:
     if not isinstance(block.norm, nn.Identity) or narrow.bias is None:
         raise ValueError("expected the batch norm of the focus block to be folded first")
     channels = narrow.in_channels // 4
-    wide = nn.Conv2d(channels, narrow.out_channels, 6, stride=2, padding=2)
+    wide = nn.Conv2d(channels, narrow.out_channels, 6, stride=2, padding=2, dtype=narrow.weight.dtype)
     kernel = torch.zeros_like(wide.weight)
     for quarter, (row, column) in enumerate(((0, 0), (1, 0), (0, 1), (1, 1))):
         kernel[:, :, row::2, column::2] = narrow.weight[:, quarter * channels : (quarter + 1) * channels]

@@ -11,10 +11,11 @@ from jaxtyping import Float32, UInt8
 
 from vision.boxes.overlap import pairwise_iou
 from vision.detector import Detector
-from vision.evaluation.torch_session import TorchSession, detector_manifest
+from vision.evaluation.torch_session import TorchSession
 from vision.images import Preprocessing
 from vision.runtime.detections import Detections
 from vision.runtime.image_detector import ImageDetector
+from vision.runtime.manifest import read_manifest
 from vision.runtime.session import EngineName, installed_engines
 
 
@@ -43,16 +44,16 @@ def measure_parity(
     path: Path,
     images_rgb: Sequence[UInt8[np.ndarray, "h w 3"]] = (),
     engines: Sequence[EngineName] | None = None,
+    num_threads: int | None = None,
 ) -> list[EngineParity]:
     """Compare the exported file with the detector it came from, on the given images and a few synthetic ones.
 
     Engines default to all that are installed.
     """
     images = [*synthetic_images(detector.config.preprocessing), *images_rgb]
-    manifest = detector_manifest(detector, name=path.stem)
-    reference = ImageDetector(TorchSession(detector), manifest)
+    reference = ImageDetector(TorchSession(detector), read_manifest(path))
     return [
-        _compare(reference, ImageDetector.load(path, engine=engine), images)
+        _compare(reference, ImageDetector.load(path, engine=engine, num_threads=num_threads), images)
         for engine in (installed_engines() if engines is None else engines)
     ]
 

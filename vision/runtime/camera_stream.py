@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,9 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vision.errors import SourceError
-
-# FFmpeg writes its own lines to standard error; what matters reaches the user as one SourceError.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+from vision.runtime.quiet_opencv import quiet_opencv
 
 
 class StreamImage(NamedTuple):
@@ -67,8 +64,7 @@ class CameraStream:
     @classmethod
     def open(cls, source: str, timeout_s: float) -> CameraStream:
         """Open a camera by its index ("0") or a URL; SourceError when that fails or takes longer than `timeout_s`."""
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        try:
+        with quiet_opencv():
             if source.isdecimal():
                 capture = cv2.VideoCapture(int(source))
                 capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)
@@ -76,13 +72,16 @@ class CameraStream:
                 limit_ms = max(1, round(timeout_s * 1e3))
                 limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, limit_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, limit_ms]
                 capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-        finally:
-            cv2.utils.logging.setLogLevel(level)
         if not capture.isOpened():
             what = f"camera {source}" if source.isdecimal() else source
             raise SourceError(f"{what}: cannot be opened within {timeout_s:g} s")
         fps = capture.get(cv2.CAP_PROP_FPS)
         return cls(capture, source, timeout_s, fps if fps > 0 else None)
+
+    @property
+    def num_delivered(self) -> int:
+        """How many frames the camera has delivered so far, given or skipped."""
+        return self._number
 
     def __enter__(self) -> CameraStream:
         return self

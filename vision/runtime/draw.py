@@ -20,7 +20,7 @@ SHIFT = 4
 def draw_detections(image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of the image with boxes, class names and scores; the best detection is drawn last, on top."""
     drawn = image_rgb.copy()
-    thickness = max(1, round(max(image_rgb.shape[:2]) / 400))
+    thickness = max(2, round(max(image_rgb.shape[:2]) / 400))  # an edge between two pixels needs both
     rows = zip(detections.boxes_xyxy, detections.scores, detections.class_ids, detections.names, strict=True)
     for box, score, class_id, name in reversed(list(rows)):
         draw_box(drawn, box, f"{name} {score:.2f}", class_colour(int(class_id)), thickness)

@@ -17,6 +17,7 @@ from vision.errors import SourceError
 from vision.images import read_image
 from vision.runtime.camera_stream import CameraStream, StreamImage
 from vision.runtime.container import check_container
+from vision.runtime.quiet_opencv import quiet_opencv
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
@@ -99,7 +100,8 @@ class VideoFile:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         check_container(self.path)
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        with quiet_opencv():
+            self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise SourceError(f"{path}: is not a video that OpenCV can decode, or it is damaged")
         claimed = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))

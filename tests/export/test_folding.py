@@ -1,0 +1,49 @@
+"""Folding changes the operations, not the function, and leaves the detector alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from export.folding import fold_focus, fold_for_inference
+from vision.detector import Detector
+from vision.layers.cross_stage import Focus
+
+
+def test_the_folded_detector_computes_the_same_to_rounding(detector: Detector):
+    torch.manual_seed(0)
+    images = torch.rand(2, 3, 96, 128, dtype=torch.float64) * 255
+    precise = copy.deepcopy(detector).double()
+    with torch.no_grad():
+        expected, folded = precise(images).raw, fold_for_inference(precise)(images).raw
+    assert expected.std(dim=1).max() > 1
+    torch.testing.assert_close(folded, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_no_batch_norm_and_no_focus_block_remain(detector: Detector):
+    folded = fold_for_inference(detector)
+    kinds = {type(module) for module in folded.modules()}
+    assert not kinds & {nn.BatchNorm2d, Focus}
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in detector.modules()) > 50
+    assert any(isinstance(module, Focus) for module in detector.modules())
+
+
+@pytest.mark.parametrize("size", [(2, 2), (6, 10), (32, 64)])
+def test_the_focus_block_is_one_convolution_also_at_the_border(size: tuple[int, int]):
+    torch.manual_seed(1)
+    focus = Focus(3, 8).eval()
+    block = focus.conv
+    block.conv.bias = nn.Parameter(torch.randn(8))
+    block.register_module("norm", nn.Identity())
+    focus.double()
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(fold_focus(focus)(images), focus(images), rtol=1e-9, atol=1e-9)
+
+
+def test_an_unfolded_batch_norm_is_refused():
+    with pytest.raises(ValueError, match="folded first"):
+        fold_focus(Focus(3, 8))

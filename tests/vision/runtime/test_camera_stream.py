@@ -1,0 +1,152 @@
+"""Live sources: the newest frame only, no delay that grows, time-outs, and a real network stream from this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import cv2
+import numpy as np
+import pytest
+
+from vision.errors import SourceError
+from vision.runtime.camera_stream import CameraStream
+from vision.runtime.stream import open_stream
+
+
+class SteppedCamera:
+    """A camera that delivers a frame each time it is told to; frame k has the brightness k."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self._asked = threading.Semaphore(0)
+        self._number = 0
+        self._ends = False
+
+    def deliver(self, count: int, stream: CameraStream) -> None:
+        """Deliver frames and wait until the grabbing thread has taken the last."""
+        wanted = self._number + count
+        for _ in range(count):
+            self._asked.release()
+        while stream.num_delivered < wanted:
+            time.sleep(0.001)
+
+    def end(self) -> None:
+        self._ends = True
+        self._asked.release()
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self._asked.acquire()
+        if self._ends:
+            return False, np.empty(0)
+        self._number += 1
+        return True, np.full((4, 4, 3), self._number - 1, np.uint8)
+
+    def release(self) -> None:
+        self.released.set()
+
+
+@pytest.fixture
+def camera() -> Iterator[tuple[SteppedCamera, CameraStream]]:
+    capture = SteppedCamera()
+    stream = CameraStream(capture, "test camera", timeout_s=5.0)
+    yield capture, stream
+    capture.end()
+    stream.__exit__()
+
+
+def test_only_the_newest_frame_is_given(camera):
+    capture, stream = camera
+    images = iter(stream)
+    capture.deliver(1, stream)
+    assert next(images).name == "frame_000000"
+    capture.deliver(7, stream)
+    name, image, stamp_s = next(images)
+    assert name == "frame_000007"
+    assert image.max() == 7
+    assert 0 <= time.monotonic() - stamp_s < 5
+
+
+def test_no_frame_is_given_twice(camera):
+    capture, stream = camera
+    stream.timeout_s = 0.05
+    capture.deliver(1, stream)
+    images = iter(stream)
+    next(images)
+    with pytest.raises(SourceError, match=r"no frame for 0\.05 s"):
+        next(images)
+
+
+def test_a_camera_that_ends_gives_its_last_frame_and_an_error(camera):
+    capture, stream = camera
+    capture.deliver(2, stream)
+    capture.end()
+    assert capture.released.wait(5)
+    images = iter(stream)
+    assert next(images).name == "frame_000001"
+    with pytest.raises(SourceError, match="ended after 2 frames"):
+        next(images)
+
+
+def test_leaving_the_context_releases_the_camera():
+    capture = SteppedCamera()
+    with CameraStream(capture, "test", timeout_s=5.0) as stream:
+        capture.deliver(1, stream)
+        closing = threading.Timer(0.02, capture.end)
+        closing.start()
+    assert capture.released.is_set()
+
+
+def test_a_camera_that_is_not_there_is_one_line(capfd):
+    with pytest.raises(SourceError, match="camera 63: cannot be opened"):
+        open_stream("63")
+    assert capfd.readouterr().err == ""
+
+
+def test_a_stream_address_without_a_server_is_one_line(capfd):
+    with pytest.raises(SourceError, match="cannot be opened within 2 s"):
+        open_stream("rtsp://127.0.0.1:9/nothing", timeout_s=2.0)
+    assert capfd.readouterr().err == ""
+
+
+class MotionJpeg(BaseHTTPRequestHandler):
+    """A camera on the network: 100 frames a second, frame k as bright as k."""
+
+    def do_GET(self) -> None:  # noqa: N802 - named by the standard library
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for number in range(250):
+            jpeg = cv2.imencode(".jpg", np.full((32, 32, 3), number, np.uint8))[1].tobytes()
+            header = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            try:
+                self.wfile.write(header.encode() + jpeg + b"\r\n")
+            except OSError:
+                return
+            time.sleep(0.01)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the standard library
+        """Say nothing."""
+
+
+def test_a_slow_reader_of_a_network_camera_falls_behind_by_no_more_than_a_few_frames():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with open_stream(f"http://127.0.0.1:{server.server_address[1]}/video", timeout_s=10.0) as stream:
+            numbers, brightness, ages_s = [], [], []
+            for name, image, stamp_s in stream:
+                ages_s.append(time.monotonic() - stamp_s)
+                numbers.append(int(name.removeprefix("frame_")))
+                brightness.append(float(image.mean()))
+                if len(numbers) == 6:
+                    break
+                time.sleep(0.1)  # ten times slower than the camera
+    finally:
+        server.shutdown()
+        server.server_close()
+    np.testing.assert_allclose(np.array(brightness) - brightness[0], np.array(numbers) - numbers[0], atol=3)
+    assert numbers[-1] - numbers[0] > 12, "frames that came meanwhile are skipped, not queued"
+    assert max(ages_s[1:]) < 0.5

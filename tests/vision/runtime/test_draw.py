@@ -1,0 +1,77 @@
+"""What is drawn: boxes at their place, labels inside the image, colours that differ and stay readable."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vision.runtime.detections import Detections
+from vision.runtime.draw import class_colour, draw_detections, text_colour
+
+NAMES = tuple(f"class {number}" for number in range(80))
+
+
+def detections(*boxes: tuple[float, float, float, float]) -> Detections:
+    number = len(boxes)
+    return Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.linspace(0.9, 0.5, number, dtype=np.float32),
+        np.arange(number, dtype=np.int64),
+        NAMES,
+    )
+
+
+def test_the_frame_of_a_box_has_its_colour_and_its_inside_is_untouched():
+    image = np.full((200, 300, 3), 30, np.uint8)
+    drawn = draw_detections(image, detections((100, 80, 200, 160)))
+    for x, y in ((100, 120), (199, 120), (150, 80), (150, 159)):
+        near = drawn[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3)
+        assert (np.abs(near.astype(int) - class_colour(0)).max(axis=1) < 30).any(), (x, y)
+    np.testing.assert_array_equal(drawn[90:150, 110:190], image[90:150, 110:190])
+    assert (image == 30).all(), "the original must not be drawn on"
+
+
+def test_no_detection_draws_nothing():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    drawn = draw_detections(image, Detections.empty(NAMES))
+    np.testing.assert_array_equal(drawn, image)
+    assert drawn is not image
+
+
+@pytest.mark.parametrize("box", [(0, 0, 30, 30), (270, 0, 300, 20), (0, 190, 40, 200), (-20, -20, 400, 300)])
+def test_labels_stay_inside_the_image(box):
+    image = np.full((200, 300, 3), 30, np.uint8)
+    drawn = draw_detections(image, detections(box))
+    tag = np.abs(drawn.astype(int) - class_colour(0)).max(axis=2) < 8
+    assert tag.sum() > 400, "the filled tag is visible whatever the place of the box"
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3), (3, 500, 3), (2000, 10, 3)])
+def test_odd_image_sizes_are_drawn_on(shape):
+    assert draw_detections(np.zeros(shape, np.uint8), detections((0, 0, 5, 5))).shape == shape
+
+
+def test_neighbouring_classes_differ_clearly_and_all_80_differ():
+    colours = np.array([class_colour(number) for number in range(80)], int)
+    assert len({tuple(colour) for colour in colours.tolist()}) == 80
+    assert np.abs(np.diff(colours, axis=0)).max(axis=1).min() > 80
+
+
+def test_labels_have_the_contrast_that_wcag_asks_for():
+    for number in range(80):
+        background = class_colour(number)
+        ratio = contrast(background, text_colour(background))
+        assert ratio >= 4.5
+        assert ratio >= contrast(background, (255, 255, 255)) - 1e-9
+
+
+def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """WCAG 2.2, relative luminance and contrast ratio."""
+
+    def luminance(colour: tuple[int, int, int]) -> float:
+        share = np.array(colour) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, bright = sorted([luminance(one), luminance(other)])
+    return (bright + 0.05) / (dark + 0.05)

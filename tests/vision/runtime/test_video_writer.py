@@ -1,0 +1,51 @@
+"""Videos are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vision.runtime.video_writer import VideoWriter
+
+FRAME = np.zeros((48, 64, 3), np.uint8)
+
+
+def test_the_file_appears_when_the_writer_closes(tmp_path: Path):
+    path = tmp_path / "deeper" / "film.mp4"
+    with VideoWriter(path, fps=10.0) as writer:
+        writer.write(FRAME)
+        assert not path.exists()
+    assert path.stat().st_size > 0
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path):
+    path = tmp_path / "film.mp4"
+    path.write_bytes(b"the old film")
+
+    def film() -> None:
+        with VideoWriter(path, fps=10.0) as writer:
+            writer.write(FRAME)
+            raise RuntimeError("something happened meanwhile")
+
+    with pytest.raises(RuntimeError, match="meanwhile"):
+        film()
+    assert path.read_bytes() == b"the old film"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_image_leaves_no_file(tmp_path: Path):
+    with VideoWriter(tmp_path / "film.mp4", fps=10.0):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_another_size_and_impossible_rates_are_refused(tmp_path: Path):
+    with VideoWriter(tmp_path / "film.mp4", fps=10.0) as writer:
+        writer.write(FRAME)
+        with pytest.raises(ValueError, match=r"\(48, 64\)"):
+            writer.write(np.zeros((50, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="frame rate"):
+        VideoWriter(tmp_path / "film.mp4", fps=0.0)
