@@ -155,11 +155,9 @@ class ObjectTracker:
         """Indices of matched tracks and detections: through the gate first, then tracks whose object was moved."""
         pairs = self._gated_pairs(positions, measured, noise)
         near = assign_pairs(pairs, len(self._lives), len(positions), self._gate)
-        is_believed = np.array([life.status is not TrackStatus.TENTATIVE for life in self._lives], dtype=bool)
-        is_searching = is_believed & is_visible
-        searching = near.unmatched_tracks[is_searching[near.unmatched_tracks]]
+        searching = near.unmatched_tracks[is_visible[near.unmatched_tracks]]
         moved = self._reacquire(searching, near.unmatched_detections, positions, measured)
-        for track in moved[0]:
+        for track in moved[0].tolist():
             self._forget_motion(track)
         tracks = np.concatenate([near.track_index, moved[0]])
         detections = np.concatenate([near.detection_index, moved[1]])
@@ -183,14 +181,16 @@ class ObjectTracker:
     def _reacquire(
         self, tracks: np.ndarray, detections: np.ndarray, positions: Sequence[ObjectPosition], measured: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of confirmed tracks and detections of the same class, nearest first in total."""
-        reach = self._config.reacquire_m
-        rows, columns = _pairs_within(self._means[tracks, :3], measured[detections], reach)
+        """Pairs of unmatched tracks and detections of the same class within reach; a tentative track reaches less far."""
+        config = self._config
+        rows, columns = _pairs_within(self._means[tracks, :3], measured[detections], config.reacquire_m)
         candidates = zip(tracks[rows], detections[columns], strict=True)
         is_same = [self._lives[i].attributes.class_id == positions[j].class_id for i, j in candidates]
         rows, columns = rows[np.array(is_same, dtype=bool)], columns[np.array(is_same, dtype=bool)]
         distances = np.linalg.norm(self._means[tracks[rows], :3] - measured[detections[columns]], axis=1)
-        found = assign_pairs(Pairs(rows, columns, distances), len(tracks), len(detections), reach)
+        is_tentative = np.array([self._lives[i].status is TrackStatus.TENTATIVE for i in tracks[rows]], dtype=bool)
+        distances[is_tentative & (distances > config.separation_m)] = np.inf
+        found = assign_pairs(Pairs(rows, columns, distances), len(tracks), len(detections), config.reacquire_m)
         return tracks[found.track_index], detections[found.detection_index]
 
     def _forget_motion(self, track: int) -> None:
@@ -234,10 +234,11 @@ class ObjectTracker:
         self, detections: np.ndarray, positions: Sequence[ObjectPosition], measured: np.ndarray, noise: np.ndarray
     ) -> None:
         """A track for each detection that is not a double of an object seen in this frame."""
-        seen = np.array([life.num_misses == 0 for life in self._lives], dtype=bool)
-        doubles = _pairs_within(self._means[seen, :3], measured[detections], self._config.separation_m)[1]
-        born = np.delete(detections, np.unique(doubles))
         config = self._config
+        seen = np.array([life.num_misses == 0 for life in self._lives], dtype=bool)
+        doubles = _pairs_within(self._means[seen, :3], measured[detections], config.separation_m)[1]
+        born = np.delete(detections, np.unique(doubles))
+        born = born[_first_of_each_heap(measured[born], config.separation_m)]
         for detection in born:
             yaw = YawFilter(config.yaw_sigma_rad, config.yaw_walk_rad2_s)
             life = _Life(self._next_id, Attributes(yaw), positions[detection].stamp_s)
@@ -269,6 +270,15 @@ def _pairs_within(
     found = KDTree(others).query_ball_point(points, reach_m)
     counts = [len(indices) for indices in found]
     return np.repeat(np.arange(len(points)), counts), np.array([j for indices in found for j in indices], np.int64)
+
+
+def _first_of_each_heap(points: Float[np.ndarray, "N 3"], separation_m: float) -> Bool[np.ndarray, " N"]:
+    """True for points that no earlier chosen point is within separation_m of; detections come best first."""
+    is_first = np.ones(len(points), dtype=bool)
+    for i, j in zip(*_pairs_within(points, points, separation_m), strict=True):
+        if i < j and is_first[i]:
+            is_first[j] = False
+    return is_first
 
 
 def _largest_trace(covariances: Float[np.ndarray, "N 3 3"]) -> float:
