@@ -16,9 +16,9 @@ _SMALL_ANGLE = 1e-4  # below it series are used; their first neglected term is t
 
 
 def make_transform(
-    R: Float[np.ndarray, "*batch 3 3"], p: Float[np.ndarray, "*batch 3"]
-) -> Float[np.ndarray, "*batch 4 4"]:
-    """The 4x4 transform with rotation R and translation p (m)."""
+    R: Float[np.ndarray, "*#batch 3 3"], p: Float[np.ndarray, "*#batch 3"]
+) -> Float[np.ndarray, "*_ 4 4"]:
+    """The 4x4 transform with rotation R and translation p (m); their batches broadcast."""
     T = np.zeros((*np.broadcast_shapes(R.shape[:-2], p.shape[:-1]), 4, 4))
     T[..., :3, :3] = R
     T[..., :3, 3] = p
@@ -64,14 +64,14 @@ def is_rotation(
 ) -> Bool[np.ndarray, "*batch"]:
     """Whether R^T R = 1 within `tolerance` for every element and det R > 0; NaN and reflections are no rotations."""
     error = np.abs(np.swapaxes(R, -1, -2) @ R - np.eye(3)).max(axis=(-2, -1))
-    return np.asarray((error <= tolerance) & (np.linalg.det(R) > 0.0))
+    return np.asarray((error <= tolerance) & (_determinant(R) > 0.0))
 
 
 def require_rotation(R: Float[np.ndarray, "*batch 3 3"], name: str = "R") -> None:
     """Raise TransformError, saying by how much, unless every matrix is a rotation."""
     if not np.all(is_rotation(R)):
         error = np.abs(np.swapaxes(R, -1, -2) @ R - np.eye(3)).max()
-        determinant = np.linalg.det(R).min()
+        determinant = _determinant(R).min()
         raise TransformError(
             f"{name}: expected a rotation (R^T R = 1 within {ROTATION_TOLERANCE:g}, determinant +1), "
             f"got R^T R off by {error:.3g} and determinant {determinant:.6g}"
@@ -201,6 +201,11 @@ def log_se3(T: Float[np.ndarray, "*batch 4 4"]) -> Float[np.ndarray, "*batch 6"]
     cross = _cross_matrix(w)
     left_jacobian_inverse = np.eye(3) - 0.5 * cross + _cotangent_ratio(angle) * (cross @ cross)
     return np.concatenate([(left_jacobian_inverse @ T[..., :3, 3:])[..., 0], w], axis=-1)
+
+
+def _determinant(R: np.ndarray) -> np.ndarray:
+    """The triple product of the columns; numpy's determinant would warn about NaN, which is judged here."""
+    return np.asarray((np.cross(R[..., 0], R[..., 1]) * R[..., 2]).sum(axis=-1))
 
 
 def _cross_matrix(w: np.ndarray) -> np.ndarray:

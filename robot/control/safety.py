@@ -150,12 +150,14 @@ class SafetyGates:
             raise SafetyError("the gates do not know where the arm is: call reset with its joint angles first")
         if self._latched:
             return self._hold(anchor, self._latched)
-        violations = check_age(observation_age_s, self._config.hold_age_s, self._config.stop_age_s)
-        if not_finite := check_finite(qpos_target, gripper_target_m):
-            return self._hold(anchor, violations + not_finite)
+        # While the arm is held for its observation's age, a target that runs on without it is no offence of its own.
+        blind = check_age(observation_age_s, self._config.hold_age_s, self._config.stop_age_s)
+        violations = blind or check_finite(qpos_target, gripper_target_m)
+        if violations:
+            return self._hold(anchor, violations)
         links = link_frames(qpos_target)
         p_tcp = self._p_tcp(links)
-        violations += self._check_motion(qpos_target, p_tcp, anchor)
+        violations = self._check_motion(qpos_target, p_tcp, anchor)
         violations += self._check_place(qpos_target, gripper_target_m, links)
         if violations:
             return self._hold(anchor, violations)

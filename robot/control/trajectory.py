@@ -91,9 +91,9 @@ def plan_joint_motion(
 ) -> JointTrajectory:
     """The fastest synchronised motion from a moving start to rest at goal_qpos: all joints arrive together.
 
-    From rest the joints keep in proportion, along a straight line in joint space; from a moving start only the
-    arrival is common. Raises MotionPlanningError for values that are not finite, a start or goal outside the position
-    limits, a motion that would overshoot them, and whenever ruckig finds no profile.
+    From rest no joint overshoots its goal; a moving start may have to. Raises MotionPlanningError for values that are
+    not finite, a start or goal outside the position limits, a motion that would overshoot them, and whenever ruckig
+    finds no profile.
     """
     _require_period(dt_s)
     for name, values in (("start_qpos", start_qpos), ("start_qvel", start_qvel), ("goal_qpos", goal_qpos)):
@@ -245,16 +245,22 @@ def _follow(
     if np.all(np.isnan(places[-1])):
         raise UnreachableError(line.poses(s[-1:])[0], "the straight line ends out of reach")
     qpos = places[(slice(None), *branch)]
-    measures = singularity_measures(qpos)
-    for name, measure, margin in zip(measures._fields, measures, margins.values, strict=True):
-        is_near = ~(measure >= margin)
-        if np.any(is_near):
-            where = float(s[int(np.argmax(is_near))])
-            raise SingularityError(
-                f"{100 * where:.0f} % along the straight line the {name.removesuffix('_m')} is singular or the branch "
-                f"ends: measure {np.nanmin(measure):.3f}, margin {margin:.3f}"
-            )
+    _require_regular(qpos, s, margins)
     return start_qpos + np.cumsum(wrap_angle(np.diff(qpos, axis=0, prepend=start_qpos[None])), axis=0)
+
+
+def _require_regular(qpos: np.ndarray, s: np.ndarray, margins: SingularityMargins) -> None:
+    """Raise SingularityError at the first row (T, 6) on the line where a margin is broken or the branch has ended."""
+    measures = np.stack(singularity_measures(qpos), axis=-1)
+    is_regular = measures >= np.array(margins.values)
+    if np.all(is_regular):
+        return
+    row = int(np.argmin(np.all(is_regular, axis=-1)))
+    where = f"{100 * s[row]:.0f} % along the straight line"
+    if np.any(np.isnan(qpos[row])):
+        raise SingularityError(f"{where} the arm would be stretched or folded, or its wrist too near the base axis")
+    name = ("wrist", "elbow", "shoulder")[int(np.argmin(is_regular[row]))]
+    raise SingularityError(f"{where} the {name} is about singular: measures {measures[row]}, margins {margins.values}")
 
 
 def _worst_excess(trajectory: JointTrajectory, limits: JointLimits) -> float:

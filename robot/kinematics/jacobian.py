@@ -73,13 +73,13 @@ def condition_number(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*
     """
     singular_values = np.linalg.svd(J, compute_uv=False)
     smallest = singular_values[..., -1]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(smallest > 0.0, singular_values[..., 0] / smallest, np.inf)
 
 
 def manipulability(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*batch"]:
     """|det J| (Yoshikawa 1985), the volume of tool motion for joint speeds in the unit ball, up to a constant."""
-    return np.abs(np.linalg.det(J))
+    return np.asarray(np.abs(np.linalg.det(J)))
 
 
 def singularity_measures(qpos: Float[np.ndarray, "*batch 6"], dh: DHParameters = UR10E) -> SingularityMeasures:
@@ -87,5 +87,7 @@ def singularity_measures(qpos: Float[np.ndarray, "*batch 6"], dh: DHParameters =
     q2, q23 = qpos[..., 1], qpos[..., 1] + qpos[..., 2]
     reach = dh.a_m[1] * np.cos(q2) + dh.a_m[2] * np.cos(q23) + dh.d_m[4] * np.sin(q23 + qpos[..., 3])
     return SingularityMeasures(
-        wrist=np.abs(np.sin(qpos[..., 4])), elbow=np.abs(np.sin(qpos[..., 2])), shoulder_m=np.abs(reach)
+        wrist=np.asarray(np.abs(np.sin(qpos[..., 4]))),
+        elbow=np.asarray(np.abs(np.sin(qpos[..., 2]))),
+        shoulder_m=np.asarray(np.abs(reach)),
     )

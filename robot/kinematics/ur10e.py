@@ -22,7 +22,7 @@ _FULL_TURN = 2.0 * np.pi
 
 WRIST_SINGULAR_SINE = 1e-9
 """|sin q5| below which axes 4 and 6 count as parallel; q6 is then free and taken from the hint."""
-_REACH_TOLERANCE_M2 = 1e-9  # squared length by which rounding may push a just reachable wrist out of reach
+_REACH_TOLERANCE_M2 = 1e-11  # rounding may push a just reachable wrist this far out of reach; moves it by < 1e-9 m
 _SAME_SOLUTION_RAD = 1e-7
 
 
