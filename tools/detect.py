@@ -61,7 +61,7 @@ def run(arguments: Arguments) -> int:
         failure = detect_stream(arguments, stream, detector, tally)
         wall_s = time.perf_counter() - started
     if not tally.stages_s:
-        raise failure or SourceError(f"{arguments.source}: gave no image")
+        raise SourceError(f"{arguments.source}: stopped before the first image")
     _report(arguments, detector, tally, wall_s)
     if failure is not None:
         raise failure
@@ -69,7 +69,10 @@ def run(arguments: Arguments) -> int:
 
 
 def detect_stream(arguments: Arguments, stream: Stream, detector: ImageDetector, tally: Tally) -> SourceError | None:
-    """Detect in image after image into files; returns the error with which the source broke off, if it did."""
+    """Detect in image after image into files; returns the error with which the source broke off, if it did.
+
+    A source that gives no image at all leaves no file: its SourceError is raised.
+    """
     errors = Console(stderr=True)
     with (
         DetectionFiles(arguments.output, arguments.source, fps=stream.fps, draw=arguments.draw) as files,
@@ -84,6 +87,8 @@ def detect_stream(arguments: Arguments, stream: Stream, detector: ImageDetector,
                 files.write(image, detections)
                 progress.advance(task)
         except SourceError as error:
+            if not tally.stages_s:
+                raise
             return error
         except KeyboardInterrupt:
             errors.print("stopped", highlight=False)

@@ -1,0 +1,182 @@
+"""`handeye detect`: what it leaves behind, its JSON, and one-line errors with exit code 2 for every bad source."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tools.command_line import run_command
+from vision.runtime.stream import open_stream
+from vision.runtime.video_writer import VideoWriter
+
+STAGES = ["read", "preprocess", "infer", "postprocess", "total"]
+
+
+@pytest.fixture
+def detect(shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`detect(source, *options)` with the published nano network, into tmp_path/out and tmp_path/r.json."""
+    monkeypatch.chdir(tmp_path)
+    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
+    fixed = ["--model-format", "yolox", "--threads", "1", "--output", "out", "--json", "r.json"]
+
+    def run(source: object, *options: str) -> int:
+        return run_command(["detect", model, str(source), *fixed, *options])
+
+    return run
+
+
+def read_lines(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "out/detections.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [("bottle-detection", "bottle"), ("one-by-one-person-detection", "tvmonitor")]
+)
+def test_a_real_video_becomes_an_annotated_video_json_lines_and_times(shared, tmp_path: Path, detect, name, seen):
+    source = shared(f"data/video/{name}.mp4")
+    assert detect(source, "--frames", "12") == 0
+    lines = read_lines(tmp_path)
+    assert len(lines) == 12
+    assert any(found["class_name"] == seen for line in lines for found in line["detections"])
+    assert [line["stamp_s"] for line in lines] == sorted({line["stamp_s"] for line in lines})
+    for line in lines:
+        for found in line["detections"]:
+            x1, y1, x2, y2 = found["box_xyxy"]
+            assert 0 <= x1 < x2 <= line["width"]
+            assert 0 <= y1 < y2 <= line["height"]
+            assert 0.3 <= found["score"] <= 1
+    with open_stream(str(tmp_path / f"out/{name}.mp4")) as annotated, open_stream(str(source)) as original:
+        assert annotated.num_images == 12
+        assert annotated.fps == pytest.approx(original.fps, rel=1e-3)
+        difference = np.abs(next(iter(annotated)).image_rgb.astype(int) - next(iter(original)).image_rgb)
+    assert difference.max() > 60, "boxes are drawn"
+    assert np.median(difference) < 10, "the picture is the same"
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["images"] == 12
+    assert result["fps"] > 0
+    assert result["engine"].split()[0] in {"openvino", "onnxruntime"}
+    assert list(result["stages"]) == STAGES
+    assert all(set(times) == {"p50_ms", "p95_ms", "p99_ms"} for times in result["stages"].values())
+    assert result["detections"] == sum(len(line["detections"]) for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_frames"), [("bottle-detection", 1189), ("one-by-one-person-detection", 1394)])
+def test_a_whole_video(shared, tmp_path: Path, detect, name: str, num_frames: int):
+    assert detect(shared(f"data/video/{name}.mp4")) == 0
+    assert len(read_lines(tmp_path)) == num_frames
+
+
+def test_images_keep_their_names_and_are_never_overwritten(shared, tmp_path: Path, detect, capsys):
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    original = shared("data/coco_mini/val2017/000000000802.jpg").read_bytes()
+    for name in ("kitchen.jpg", "deeper/kitchen.jpg"):
+        (folder / name).write_bytes(original)
+    assert cv2.imwrite(str(folder / "kitchen.bmp"), np.zeros((40, 60, 3), np.uint8))
+    assert detect(folder / "**/kitchen.*") == 0
+    written = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
+    )
+    assert written == ["detections.jsonl", "images/deeper/kitchen.jpg", "images/kitchen.bmp.png", "images/kitchen.jpg"]
+    assert [line["name"] for line in read_lines(tmp_path)] == ["deeper/kitchen.jpg", "kitchen.bmp", "kitchen.jpg"]
+    assert detect(folder, "--output", str(tmp_path)) == 2
+    assert "overwrite the source" in capsys.readouterr().err
+    assert (folder / "kitchen.jpg").read_bytes() == original
+
+
+def test_without_drawing_only_the_lines_are_written(shared, tmp_path: Path, detect):
+    assert detect(shared("data/video/bottle-detection.mp4"), "--frames", "2", "--no-draw") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
+
+
+def bad_sources(tmp_path: Path, video: Path) -> dict[str, bytes | None]:
+    content = video.read_bytes()
+    return {
+        "absent.mp4": None,
+        "empty.mp4": b"",
+        "half.mp4": content[: len(content) // 2],
+        "last_bytes_missing.mp4": content[:-100],
+        "text.mp4": b"no video\n" * 100,
+        "photo.jpg": b"no photo",
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["absent.mp4", "empty.mp4", "half.mp4", "last_bytes_missing.mp4", "text.mp4", "photo.jpg"]
+)
+def test_a_bad_source_is_one_line_and_exit_code_2(shared, tmp_path: Path, detect, capfd, name: str):
+    content = bad_sources(tmp_path, shared("data/video/bottle-detection.mp4"))[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert detect(tmp_path / name) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("handeye: error: ")
+    assert name in output.err
+    assert len(output.err.strip().splitlines()) == 1
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_video_that_breaks_off_keeps_what_was_done_and_fails(tmp_path: Path, detect, capfd):
+    path = tmp_path / "long.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(40):
+        writer.write(np.full((48, 64, 3), 5 * number, np.uint8))
+    writer.release()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert detect(path) == 2
+    errors = capfd.readouterr().err
+    assert "breaks off after" in errors
+    assert len(errors.strip().splitlines()) == 1
+    lines = read_lines(tmp_path)
+    assert 10 < len(lines) < 40
+    with open_stream(str(tmp_path / "out/long.mp4")) as annotated:
+        assert annotated.num_images == len(lines)
+    assert json.loads((tmp_path / "r.json").read_text())["images"] == len(lines)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+def test_a_bad_model_is_one_line_and_exit_code_2(shared, tmp_path: Path, capfd, content):
+    model = tmp_path / "net.onnx"
+    if content is not None:
+        model.write_bytes(content)
+    image = str(shared("data/coco_mini/val2017/000000000802.jpg"))
+    assert run_command(["detect", str(model), image, "--output", str(tmp_path / "out")]) == 2
+    errors = capfd.readouterr().err
+    assert "net.onnx" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_a_foreign_model_without_its_format_is_told_what_to_add(shared, tmp_path: Path, capfd):
+    words = [str(shared("data/yolox_nano_coco/yolox_nano.onnx")), str(shared("data/coco_mini/val2017"))]
+    assert run_command(["detect", *words, "--output", str(tmp_path)]) == 2
+    assert "--model-format yolox" in capfd.readouterr().err
+
+
+def test_ctrl_c_ends_a_stream_with_everything_written(tmp_path: Path, detect, monkeypatch, capfd):
+    path = tmp_path / "short.mp4"
+    with VideoWriter(path, fps=10.0) as writer:
+        for _ in range(8):
+            writer.write(np.zeros((48, 64, 3), np.uint8))
+    from vision.runtime.image_detector import ImageDetector
+
+    calls, detect_one = [], ImageDetector.__call__
+
+    def interrupted(self: ImageDetector, image_rgb: np.ndarray) -> object:
+        calls.append(threading.get_ident())
+        if len(calls) == 3 + 5:  # three calls warm the detector up
+            raise KeyboardInterrupt
+        return detect_one(self, image_rgb)
+
+    monkeypatch.setattr(ImageDetector, "__call__", interrupted)
+    assert detect(path) == 0
+    assert len(read_lines(tmp_path)) == 4
+    assert "stopped" in capfd.readouterr().err

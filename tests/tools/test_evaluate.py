@@ -1,0 +1,56 @@
+"""`handeye evaluate` measures the published figure of a published network, in both engines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.command_line import run_command
+
+SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_official_yolox_nano_reaches_its_ap(shared, tmp_path: Path, engine: str):
+    words = [
+        *("evaluate", str(shared("data/yolox_nano_coco/yolox_nano.onnx")), "--model-format", "yolox"),
+        *("--annotations", str(shared("data/coco_mini/annotations/instances_val2017.json"))),
+        *("--images", str(shared("data/coco_mini/val2017"))),
+        *("--json", str(tmp_path / "r.json"), "--engine", engine, "--threads", "1"),
+    ]
+    assert run_command(words) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert list(result)[:12] == SUMMARY
+    assert result["AP"] == pytest.approx(0.339, abs=0.001)
+    assert result["AP50"] == pytest.approx(0.520, abs=0.001)
+    assert result["AP75"] == pytest.approx(0.366, abs=0.001)
+    assert result["images"] == 48
+    assert result["engine"].startswith(engine)
+    assert list(result["stages"]) == ["read", "preprocess", "infer", "postprocess", "total"]
+
+
+def annotate(tmp_path: Path, file_name: str, category: str) -> Path:
+    content = {
+        "images": [{"id": 1, "file_name": file_name, "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": category}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20]}],
+    }
+    path = tmp_path / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file_name", "category", "told"),
+    [("absent.jpg", "person", "absent.jpg"), ("absent.jpg", "unicorn", "unicorn"), ("", "person", "no file_name")],
+)
+def test_what_does_not_fit_is_one_line(shared, tmp_path: Path, capfd, file_name: str, category: str, told: str):
+    annotations = annotate(tmp_path, file_name, category)
+    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
+    data = ["--annotations", str(annotations), "--images", str(tmp_path)]
+    assert run_command(["evaluate", model, "--model-format", "yolox", "--threads", "1", *data]) == 2
+    errors = capfd.readouterr().err
+    assert told in errors
+    assert len(errors.strip().splitlines()) == 1
