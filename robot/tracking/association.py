@@ -72,6 +72,8 @@ def assign_pairs(pairs: Pairs, num_tracks: int, num_detections: int, max_cost: f
 
 def _competing_groups(tracks: np.ndarray, detections: np.ndarray, num_tracks: int, num_detections: int) -> np.ndarray:
     """For each pair the number of the connected group of tracks and detections that it belongs to."""
+    if not len(tracks):
+        return np.zeros(0, dtype=np.int64)
     num = num_tracks + num_detections
     graph = coo_array((np.ones(len(tracks), dtype=np.int8), (tracks, num_tracks + detections)), shape=(num, num))
     return connected_components(graph, directed=False)[1][tracks]
@@ -81,7 +83,7 @@ def _assign_group(
     tracks: np.ndarray, detections: np.ndarray, costs: np.ndarray, max_cost: float
 ) -> list[tuple[int, int]]:
     """The best assignment inside one group."""
-    if len(tracks) < 2:
+    if len(tracks) < 2:  # also the empty group of no pairs at all
         return list(zip(tracks.tolist(), detections.tolist(), strict=True))
     rows, row_of = np.unique(tracks, return_inverse=True)
     columns, column_of = np.unique(detections, return_inverse=True)

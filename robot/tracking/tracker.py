@@ -181,7 +181,7 @@ class ObjectTracker:
     def _reacquire(
         self, tracks: np.ndarray, detections: np.ndarray, positions: Sequence[ObjectPosition], measured: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of unmatched tracks and detections of the same class within reach; a tentative track reaches less far."""
+        """Pairs of what is left on both sides, of one class and within reach; a tentative track reaches less far."""
         config = self._config
         rows, columns = _pairs_within(self._means[tracks, :3], measured[detections], config.reacquire_m)
         candidates = zip(tracks[rows], detections[columns], strict=True)

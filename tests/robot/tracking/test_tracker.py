@@ -68,15 +68,15 @@ def test_a_false_alarm_dies_and_its_id_is_not_used_again():
 
 def test_a_still_object_is_averaged_and_the_stated_covariance_is_honest():
     errors, normalised = [], []
-    for seed in range(60):
+    for seed in range(40):
         scene = Scene(seed, systematic_m=0.0)
-        for _ in range(25):
+        for _ in range(15):
             track = only(scene.step(A))
         error = track.p_base - A
         errors.append(np.linalg.norm(error))
         normalised.append(error @ np.linalg.solve(track.covariance_base, error))
     # Process noise allows for motion that this object does not make: errors are smaller than stated, not larger.
-    assert np.mean(normalised) < chi2.ppf(0.999, 3 * 60) / 60
+    assert np.mean(normalised) < chi2.ppf(0.999, 3 * 40) / 40
     assert np.mean(normalised) > 0.3
     assert np.median(errors) < 0.7 * SIGMA_M * np.sqrt(3)
 
@@ -117,8 +117,8 @@ def test_out_of_view_nothing_ages():
     scene = Scene(coast_s=0.5, forget_s=1.5)
     for _ in range(10):
         first = only(scene.step(A))
-    for _ in range(300):
-        hidden = only(scene.step(visible=lambda p_base: False))
+    for _ in range(60):
+        hidden = only(scene.step(dt_s=0.5, visible=lambda p_base: False))
     assert hidden.status is TrackStatus.CONFIRMED
     np.testing.assert_allclose(hidden.p_base, first.p_base)
     assert np.linalg.norm(hidden.v_base) == 0.0
@@ -139,7 +139,7 @@ def test_the_place_decides_what_is_visible():
 
 def test_identity_survives_the_arm_passing_over_a_crowd():
     switches = 0
-    for seed in range(30):
+    for seed in range(15):
         scene = Scene(seed)
         places = [A + 0.06 * np.array([i, j, 0]) for i in range(3) for j in range(2)]
         for _ in range(4):
@@ -151,8 +151,6 @@ def test_identity_survives_the_arm_passing_over_a_crowd():
                 return abs(p_base[0] - arm_x) > 0.05
 
             tracks = scene.step(*[place for place in places if visible(place)], visible=visible)
-        by_place = {tuple(np.round(track.p_base, 1)): track.track_id for track in tracks}
-        assert len(by_place) > 0
         ends = [min(tracks, key=lambda track, p=place: np.linalg.norm(track.p_base - p)).track_id for place in places]
         switches += sum(end != start for end, start in zip(ends, ids, strict=True))
         assert len(tracks) == len(places)
@@ -260,7 +258,7 @@ def test_thousands_of_objects_keep_their_identity():
     rng = np.random.default_rng(0)
     grid = np.stack(np.meshgrid(np.arange(72), np.arange(70), [0.0]), axis=-1).reshape(-1, 3)[:5000] * 0.06
     tracker = ObjectTracker(TrackerConfig())
-    for step in range(3):
+    for step in range(2):
         order = rng.permutation(5000)
         noisy = grid[order] + rng.normal(0, SIGMA_M, (5000, 3))
         tracks = tracker.update([seen(p, stamp_s=0.1 * step) for p in noisy], 0.1 * step)
