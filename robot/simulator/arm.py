@@ -49,28 +49,28 @@ class _Part:
 # The upper arm runs 176 mm beside the shoulder's axis, the forearm 39 mm, the wrist 174 mm.
 _LINKS: tuple[tuple[_Part, ...], ...] = (
     (
-        _Part("cylinder", (0, 0, 0.10), (0, 0, 0.26), 0.088, 3.5, _GREY),
-        _Part("cylinder", (0, 0.06, 0.1807), (0, -0.10, 0.1807), 0.085, 3.869, _GREY),
+        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.26), 0.088, 3.5, _GREY),
+        _Part("cylinder", (0.0, 0.06, 0.1807), (0.0, -0.10, 0.1807), 0.085, 3.869, _GREY),
     ),
     (
-        _Part("cylinder", (0, 0, 0.10), (0, 0, 0.25), 0.085, 4.5, _BLUE),
-        _Part("capsule", (-0.05, 0, 0.176), (-0.57, 0, 0.176), 0.062, 6.0, _GREY),
-        _Part("cylinder", (-0.6127, 0, 0.235), (-0.6127, 0, 0.09), 0.068, 2.551, _BLUE),
+        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.25), 0.085, 4.5, _BLUE),
+        _Part("capsule", (-0.05, 0.0, 0.176), (-0.57, 0.0, 0.176), 0.062, 6.0, _GREY),
+        _Part("cylinder", (-0.6127, 0.0, 0.235), (-0.6127, 0.0, 0.09), 0.068, 2.551, _BLUE),
     ),
     (
-        _Part("cylinder", (0, 0, 0.09), (0, 0, -0.025), 0.066, 1.4, _GREY),
-        _Part("capsule", (-0.04, 0, 0.039), (-0.54, 0, 0.039), 0.048, 1.889, _GREY),
-        _Part("cylinder", (-0.57155, 0, -0.01), (-0.57155, 0, 0.10), 0.049, 0.7, _BLUE),
+        _Part("cylinder", (0.0, 0.0, 0.09), (0.0, 0.0, -0.025), 0.066, 1.4, _GREY),
+        _Part("capsule", (-0.04, 0.0, 0.039), (-0.54, 0.0, 0.039), 0.048, 1.889, _GREY),
+        _Part("cylinder", (-0.57155, 0.0, -0.01), (-0.57155, 0.0, 0.10), 0.049, 0.7, _BLUE),
     ),
     (
-        _Part("cylinder", (0, 0, 0.10), (0, 0, 0.22), 0.047, 1.4, _GREY),
-        _Part("cylinder", (0, 0.05, 0.17415), (0, -0.07, 0.17415), 0.046, 0.7, _BLUE),
+        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.22), 0.047, 1.4, _GREY),
+        _Part("cylinder", (0.0, 0.05, 0.17415), (0.0, -0.07, 0.17415), 0.046, 0.7, _BLUE),
     ),
     (
-        _Part("cylinder", (0, 0, 0.07), (0, 0, 0.165), 0.046, 1.3, _GREY),
-        _Part("cylinder", (0, -0.05, 0.11985), (0, 0.06, 0.11985), 0.045, 0.68, _BLUE),
+        _Part("cylinder", (0.0, 0.0, 0.07), (0.0, 0.0, 0.165), 0.046, 1.3, _GREY),
+        _Part("cylinder", (0.0, -0.05, 0.11985), (0.0, 0.06, 0.11985), 0.045, 0.68, _BLUE),
     ),
-    (_Part("cylinder", (0, 0, 0.058), (0, 0, 0.11655), 0.0375, 0.615, _DARK),),
+    (_Part("cylinder", (0.0, 0.0, 0.058), (0.0, 0.0, 0.11655), 0.0375, 0.615, _DARK),),
 )
 
 
@@ -81,7 +81,7 @@ def add_arm(world: Element, actuators: Element, limits: JointLimitsConfig) -> El
     actuators a joint, first six positions (rad), then six velocities (rad/s).
     """
     base = add(world, "body", name="base")
-    _add_part(base, _Part("cylinder", (0, 0, 0), (0, 0, 0.10), 0.095, 4.0, _DARK), "base_0")
+    _add_part(base, _Part("cylinder", (0.0, 0.0, 0.0), (0.0, 0.0, 0.10), 0.095, 4.0, _DARK), "base_0")
     body, pos, quat = world, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
     for index, name in enumerate(JOINT_NAMES):
         body = add(body, "body", name=name, pos=pos, quat=quat, gravcomp="1")

@@ -9,7 +9,6 @@ from types import TracebackType
 import mujoco
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import Self
 
 from robot.config import WorkCellConfig
 from robot.errors import CameraError
@@ -46,7 +45,7 @@ class SimulatedCamera:
         self.drops_frames = False
         physics.after_step.append(self._expose_when_due)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SimulatedCamera:
         """Start the renderer. Raises MissingPackageError where GL is asked for and does not work."""
         self._open_renderer()
         self._is_open = True

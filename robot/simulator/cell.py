@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from robot.clock import Clock
 from robot.config import WorkCellConfig
 from robot.simulator.appearance import draw_appearance
 from robot.simulator.camera import SimulatedCamera
@@ -44,8 +43,8 @@ class SimulatedCell:
         self._film: Renderer | None = None
 
     @property
-    def clock(self) -> Clock:
-        """Time of the episode, from 0 at each reset; waiting on it moves the physics."""
+    def clock(self) -> Physics:
+        """A robot.clock.Clock: time of the episode, from 0 at each reset; waiting on it moves the physics."""
         return self.physics
 
     @property
@@ -118,6 +117,6 @@ def _is_fair(scene: Scene, cell: WorkCellConfig, config: SimulatorConfig) -> boo
     """Whether the target stands upright within reach and nothing has fallen off the table."""
     target = find_target(scene, config)
     pose = object_pose(scene, target)
-    stands = abs(pose[2, 3] - cell.table.height_m - target.edge_m / 2) < 0.002
-    heights = [object_pose(scene, item)[2, 3] for item in scene.objects]
+    stands = bool(abs(pose[2, 3] - cell.table.height_m - target.edge_m / 2) < 0.002)
+    heights = [float(object_pose(scene, item)[2, 3]) for item in scene.objects]
     return stands and cell.table.is_reachable(pose[:3, 3]) and min(heights) > cell.table.height_m

@@ -6,7 +6,6 @@ of their pads alone: elliptic cones, four contact dimensions, no weld. The openi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -16,7 +15,7 @@ from robot.config import WorkCellConfig
 from robot.kinematics.chain import UR10E
 from robot.simulator.arm import ARM_COLLISION
 from robot.simulator.lens import camera_lens
-from robot.simulator.mjcf import add
+from robot.simulator.mjcf import Numbers, add
 
 FINGER_NAMES = ("finger_left", "finger_right")
 PAD_NAMES = ("pad_left", "pad_right")
@@ -117,12 +116,12 @@ def _add_shell(
     body: Element,
     name: str,
     shape: str,
-    pos: Iterable[float],
-    size: Iterable[float],
-    rgba: Iterable[float],
+    pos: Numbers,
+    size: Numbers,
+    rgba: Numbers,
     *,
     mass: float,
-    quat: Iterable[float] = (1.0, 0.0, 0.0, 0.0),
+    quat: Numbers = (1.0, 0.0, 0.0, 0.0),
 ) -> None:
     """A stiff part of the hand."""
     look = {"rgba": rgba, "material": "metal"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from robot.config import CameraConfig
 
 
-def camera_lens(camera: CameraConfig) -> dict[str, tuple[float, float]]:
+def camera_lens(camera: CameraConfig) -> dict[str, tuple[float, float] | tuple[int, int]]:
     """Attributes of a MuJoCo camera with these intrinsics.
 
     MuJoCo measures the principal point from the image's centre, ours from the centre of the top left pixel.

@@ -7,7 +7,8 @@ from numbers import Integral
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-Value = str | float | Iterable[float]
+Numbers = Iterable[float | int]
+Value = str | float | int | Numbers
 
 
 def add(parent: Element, tag: str, **attributes: Value) -> Element:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -36,6 +36,7 @@ class Rendering:
     depth_m: Float32[np.ndarray, "H W"]
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """Draws what one camera of a scene sees. `load` a scene first, `close` at the end."""
 

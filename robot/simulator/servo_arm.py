@@ -10,7 +10,6 @@ from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import Self
 
 from robot.config import WorkCellConfig
 from robot.errors import ArmError
@@ -28,7 +27,7 @@ class SimulatedArm:
         self.gripper_is_stuck = False
         physics.before_step.append(self._drive)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> SimulatedArm:
         """Take control of the arm where it stands. Raises ArmError before the first reset of the cell."""
         try:
             self.reset()

@@ -1,0 +1,50 @@
+"""A small scene and a cell that the simulator's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from robot.config import WorkCellConfig
+from robot.simulator.cell import SimulatedCell
+from robot.simulator.config import SimulatorConfig
+from robot.simulator.gl_backend import find_gl_backend
+from robot.simulator.objects import Part, SceneObject
+
+CELL = WorkCellConfig()
+
+
+@pytest.fixture(scope="session")
+def cell() -> WorkCellConfig:
+    return CELL
+
+
+@pytest.fixture
+def simulated() -> Iterator[SimulatedCell]:
+    """A cell with the ray renderer, which works everywhere."""
+    made = SimulatedCell(CELL, SimulatorConfig.model_validate({"renderer": "rays"}))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def needs_gl() -> None:
+    if find_gl_backend() is None:
+        pytest.skip("neither EGL nor OSMesa works here")
+
+
+def make_cube(
+    edge_m: float, pos: tuple[float, float, float], class_id: int | None = 0, name: str = "object_0"
+) -> SceneObject:
+    """A red cube of 80 g at a place."""
+    half = edge_m / 2
+    part = Part("box", (half, half, half))
+    return SceneObject(name, (part,), (0.8, 0.1, 0.1, 1.0), 0.08, half, half * 1.42, class_id).placed(pos)
+
+
+def straight_line(start: np.ndarray, end: np.ndarray, count: int) -> np.ndarray:
+    """Joint set-points from start to end with zero speed and acceleration at both ends."""
+    s = np.linspace(0, 1, count + 1)[1:, None]
+    return start + (end - start) * (10 * s**3 - 15 * s**4 + 6 * s**5)
