@@ -8,7 +8,7 @@
     ├── MotionPlanningError       no trajectory within the limits joins start and goal
     │   └── SingularityError      ... because the path runs through or beside a singular configuration
     ├── ActionError               a policy's action chunk cannot be followed
-    ├── SafetyError               the safety gates are used or reset wrongly, or hold the arm
+    ├── SafetyError               the safety gates do not know the arm's place, or it lies outside them
     ├── ArmError                  the arm or the gripper cannot be reached, refuses, or has not been entered
     └── CameraError               a camera cannot be opened or no longer delivers frames
 
@@ -61,7 +61,7 @@ class ActionError(RobotError):
 
 
 class SafetyError(RobotError):
-    """The safety gates were used wrongly: reset without a cause, or checked before they know where the arm is."""
+    """The safety gates do not know where the arm is yet, or the arm stands where they would not let it go."""
 
 
 class ArmError(RobotError):

@@ -2,8 +2,9 @@
 
 Speed gates are anchored on the last set-point that was commanded, not on a measurement: a lagging arm must not widen
 what may be commanded. On any violation the last commanded set-point is held; every violation but a merely old
-observation also latches, and the latch opens only by `reset`. Software gates prevent accidents of our own making; they
-are no safety function in the sense of ISO 13849, so the arm's own safety configuration must stand behind them.
+observation also latches, and the latch opens only by `reset`. Jerk has no gate: it wears gears, but planned motions
+bound it already. Software gates prevent accidents of our own making; they are no safety function in the sense of
+ISO 13849, so the arm's own safety configuration must stand behind them.
 """
 
 from __future__ import annotations
@@ -128,13 +129,15 @@ class SafetyGates:
     def reset(self, qpos: Float[np.ndarray, " 6"], gripper_opening_m: float) -> None:
         """Open the latch and take the arm's present resting position (rad, m) for the last commanded set-point.
 
-        Raises SafetyError, and changes nothing, when the arm stands where the gates would not have let it go.
+        A measured opening may lie a hair outside the gripper's range; the nearest inside counts as commanded. Raises
+        SafetyError, and changes nothing, when the arm stands where the gates would not have let it go.
         """
+        gripper_m = min(max(gripper_opening_m, self._cell.gripper.opening_min_m), self._cell.gripper.opening_max_m)
         links = link_frames(qpos)
-        violations = check_finite(qpos, gripper_opening_m) or self._check_place(qpos, gripper_opening_m, links)
+        violations = check_finite(qpos, gripper_opening_m) or self._check_place(qpos, gripper_m, links)
         if violations:
             raise SafetyError(f"the arm stands outside its gates: {'; '.join(map(str, violations))}")
-        self._anchor = _Anchor(qpos.copy(), qpos.copy(), self._p_tcp(links), gripper_opening_m)
+        self._anchor = _Anchor(qpos.copy(), qpos.copy(), self._p_tcp(links), gripper_m)
         self._latched = ()
 
     def check(

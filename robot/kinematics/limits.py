@@ -1,6 +1,6 @@
 """What the joints may do: positions, speeds, accelerations and jerks, checked when written and never defaulted.
 
-Software limits like these prevent accidents of our own making; they are no safety function in the sense of ISO 10218.
+Software limits like these prevent accidents of our own making; they are no safety function in the sense of ISO 13849.
 """
 
 from __future__ import annotations

@@ -257,6 +257,13 @@ def test_reset_refuses_a_place_outside_the_gates_and_changes_nothing() -> None:
     assert gates.latched == latched
 
 
+@pytest.mark.parametrize(("measured_m", "commanded_m"), [(-1e-4, 0.0), (0.0853, 0.085), (0.04, 0.04)])
+def test_a_measured_opening_beyond_the_range_counts_as_its_end(measured_m: float, commanded_m: float) -> None:
+    gates = SafetyGates(make_config(), CELL)
+    gates.reset(HOME, measured_m)
+    assert gates.check(HOME, 0.05, observation_age_s=1.0).gripper_allowed_m == commanded_m
+
+
 @pytest.mark.parametrize("name", list(LIMIT_VALUES))
 def test_no_limit_has_a_default(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}.*required"):
