@@ -1,0 +1,140 @@
+"""Real and rendered recordings: points lifted from one frame must lie where the other frames saw them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from robot.camera.camera import Camera
+from robot.camera.intrinsics import Intrinsics
+from robot.camera.recorded_camera import RecordedCamera, load_recording
+from robot.errors import CameraError
+from robot.observation import Frame
+from robot.transforms import apply_transform, inverse
+
+
+def frames_and_poses(camera: RecordedCamera) -> tuple[list[Frame], list[np.ndarray]]:
+    frames, poses = [], []
+    with camera:
+        for _ in range(len(camera)):
+            frames.append(camera.read())
+            poses.append(camera.T_world_camera)
+    return frames, poses
+
+
+def median_depth_error(first: Frame, second: Frame, T_second_first: np.ndarray) -> float:
+    """Median |dz| in m of points of the first frame, carried into the second, against what that one measured."""
+    height, width = first.depth_m.shape
+    lens = Intrinsics(first.K, (height, width))
+    v, u = np.nonzero(np.isfinite(first.depth_m))
+    pixels = np.stack([u, v], axis=1).astype(np.float64)
+    points = apply_transform(T_second_first, lens.unproject(pixels, first.depth_m[v, u].astype(np.float64)))
+    landed = lens.project(points)
+    is_inside = ((landed >= 0) & (landed <= [width - 1, height - 1])).all(axis=1)
+    column, row = np.round(landed[is_inside]).astype(int).T
+    return float(np.nanmedian(np.abs(second.depth_m[row, column] - points[is_inside, 2])))
+
+
+# Folder, frames compared, error in mm of the recorded poses and of no motion at all (from the data's own record).
+RECORDINGS = [
+    ("data/rgbd_tsdf_fusion", (0, 1), 7.0, 91.0),
+    ("data/rgbd_tsdf_fusion", (0, 9), 20.0, 452.0),
+    ("data/rgbd_open3d", (0, 4), 5.3, 41.0),
+]
+
+
+@pytest.mark.parametrize(("folder", "pair", "error_mm", "still_mm"), RECORDINGS)
+def test_points_carried_by_the_poses_agree_with_the_other_frame(
+    shared: Callable[[str], Path], folder: str, pair: tuple[int, int], error_mm: float, still_mm: float
+):
+    frames, poses = frames_and_poses(RecordedCamera(load_recording(shared(folder))))
+    first, second = pair
+    T_second_first = inverse(poses[second]) @ poses[first]
+    assert 1e3 * median_depth_error(frames[first], frames[second], T_second_first) == pytest.approx(error_mm, rel=0.1)
+    assert 1e3 * median_depth_error(frames[first], frames[second], np.eye(4)) == pytest.approx(still_mm, rel=0.1)
+
+
+def test_frames_are_stamped_in_order_and_end_with_an_error(shared: Callable[[str], Path]):
+    camera = RecordedCamera(load_recording(shared("data/rgbd_open3d")), rate_hz=30.0, start_s=5.0)
+    frames, _ = frames_and_poses(camera)
+    np.testing.assert_allclose([frame.stamp_s for frame in frames], 5.0 + np.arange(5) / 30.0)
+    assert frames[0].image_rgb.shape == (480, 640, 3)
+    with camera:
+        for _ in range(5):
+            camera.read()
+        with pytest.raises(CameraError, match="ended after 5"):
+            camera.read()
+
+
+def write_recording(folder: Path, num: int = 2, **changes: np.ndarray) -> None:
+    values = {
+        "color": np.full((48, 64, 3), (10, 20, 30), np.uint8),
+        "depth": np.full((48, 64), 700, np.uint16),
+        "pose": np.eye(4),
+        "K": np.array([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]),
+    } | changes
+    for i in range(num):
+        cv2.imwrite(str(folder / f"frame-{i}.color.png"), values["color"])
+        cv2.imwrite(str(folder / f"frame-{i}.depth.png"), values["depth"])
+        np.savetxt(folder / f"frame-{i}.pose.txt", values["pose"])
+    np.savetxt(folder / "camera-intrinsics.txt", values["K"])
+
+
+def test_a_recording_is_a_camera_with_metres_rgb_and_holes(tmp_path: Path):
+    depth = np.full((48, 64), 700, np.uint16)
+    depth[0, 0], depth[0, 1] = 0, 65535
+    write_recording(tmp_path, depth=depth)
+    camera: Camera = RecordedCamera(load_recording(tmp_path))
+    with camera:
+        frame = camera.read()
+    assert np.isnan(frame.depth_m[0, :2]).all()
+    np.testing.assert_allclose(frame.depth_m[1:], 0.7, rtol=1e-6)
+    assert frame.image_rgb[0, 0].tolist() == [30, 20, 10]  # OpenCV writes BGR
+
+
+def test_reading_needs_the_with_block(tmp_path: Path):
+    write_recording(tmp_path)
+    camera = RecordedCamera(load_recording(tmp_path))
+    with pytest.raises(CameraError, match="with"):
+        camera.read()
+    with pytest.raises(CameraError, match="no frame"):
+        _ = camera.T_world_camera
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"pose": np.diag([1.0, 1.0, -1.0, 1.0])}, "determinant"),
+        ({"pose": 2.0 * np.eye(4)}, "rigid"),
+        ({"pose": np.full((4, 4), np.nan)}, "rigid"),
+        ({"pose": np.eye(3)}, "4 x 4"),
+        ({"K": np.array([[50.0, 0, 64], [0, 50, 48], [0, 0, 1]])}, "another resolution"),
+    ],
+)
+def test_a_broken_recording_is_refused_when_loaded(tmp_path: Path, changes: dict, words: str):
+    write_recording(tmp_path, **changes)
+    with pytest.raises(CameraError, match=words):
+        load_recording(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"depth": np.full((48, 64), 7, np.uint8)}, {"depth": np.full((24, 32), 700, np.uint16)}]
+)
+def test_depth_of_another_kind_or_size_is_refused_when_read(tmp_path: Path, changes: dict):
+    write_recording(tmp_path, **changes)
+    with RecordedCamera(load_recording(tmp_path)) as camera, pytest.raises(CameraError, match="16 bit depth"):
+        camera.read()
+
+
+def test_folders_without_a_recording_are_refused(tmp_path: Path):
+    with pytest.raises(CameraError, match="there is none"):
+        load_recording(tmp_path / "absent")
+    with pytest.raises(CameraError, match="found neither"):
+        load_recording(tmp_path)
+    (tmp_path / "odometry.log").write_text("0 0 1\n1 0 0 0\n")
+    with pytest.raises(CameraError, match="five lines"):
+        load_recording(tmp_path)
