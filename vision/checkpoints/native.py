@@ -106,7 +106,10 @@ def _read(path: Path, *, with_weights: bool = True) -> tuple[dict[str, Tensor], 
 
 def _config_in(metadata: Mapping[str, str], path: Path) -> DetectorConfig:
     try:
-        return validate_config(DetectorConfig, json.loads(metadata.get("config", "null")), origin=f"{path}: config")
+        content = json.loads(metadata.get("config", "null"))
+        if not isinstance(content, dict):
+            raise ConfigError(f"expected a mapping, got {content!r}")
+        return validate_config(DetectorConfig, content, origin="config")
     except (json.JSONDecodeError, ConfigError) as error:
         raise ModelFileError(f"{path}: the configuration inside cannot be used: {error}") from error
 
