@@ -1,4 +1,4 @@
-"""Fixtures for all tests: where the shared real data lie."""
+"""For all tests: where the shared real data lie, and property tests that repeat and no busy machine can fail."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.load_profile("repeatable")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
