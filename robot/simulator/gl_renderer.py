@@ -15,7 +15,7 @@ from jaxtyping import Int32
 from robot.config import CameraConfig
 from robot.simulator.gl_backend import GlBackend
 from robot.simulator.rendering import Rendering
-from robot.simulator.scene import FAR_M, NEAR_M, Scene
+from robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Scene
 
 _MAX_GEOMS = 500
 
@@ -58,7 +58,7 @@ class GlRenderer:
         mujoco.mjr_readPixels(image, buffer, self._area, self._context)
         # Reversed depth buffer: 1 at the near plane, 0 at the far plane, linear in 1 / z.
         depth = np.float32(NEAR_M * FAR_M) / (np.float32(FAR_M - NEAR_M) * buffer + np.float32(NEAR_M))
-        depth[buffer <= 0.0] = np.inf
+        depth[depth > SKY_M] = np.inf
         return Rendering(np.ascontiguousarray(image[::-1]), np.ascontiguousarray(depth[::-1]))
 
     def segment(self, data: mujoco.MjData) -> Int32[np.ndarray, "H W"]:

@@ -15,5 +15,5 @@ def camera_lens(camera: CameraConfig) -> dict[str, tuple[float, float] | tuple[i
         "resolution": (camera.width_px, camera.height_px),
         "sensorsize": (camera.width_px * 1e-5, camera.height_px * 1e-5),
         "focalpixel": (camera.fx_px, camera.fy_px),
-        "principalpixel": (centre_x - camera.cx_px, camera.cy_px - centre_y),
+        "principalpixel": (centre_x - camera.cx_px, centre_y - camera.cy_px),
     }

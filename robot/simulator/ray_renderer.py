@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int32
 from robot.config import CameraConfig
 from robot.simulator.appearance import Appearance, Light
 from robot.simulator.rendering import Rendering
-from robot.simulator.scene import FAR_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Scene
+from robot.simulator.scene import SKY_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Scene
 
 _SHADOW_GAP_M = 0.003
 # A lamp "far away" for shadow rays, which must start in one point.
@@ -76,7 +76,7 @@ class RayRenderer:
         geom_ids, distances = np.full(count, -1, np.int32), np.full(count, -1.0)
         normals = np.zeros(3 * count)
         flat = np.ascontiguousarray(rays).reshape(-1)
-        far = 4 * FAR_M + _FAR_LAMP_M
+        far = 2 * (SKY_M + _FAR_LAMP_M)
         with_static = True
         mujoco.mj_multiRay(
             self._model, data, origin, flat, None, with_static, -1, geom_ids, distances, normals, count, far

@@ -28,7 +28,9 @@ from robot.simulator.objects import SceneObject, add_object
 PHYSICS_DT_S = 0.002
 FLOOR_BELOW_TABLE_M = 0.75
 TABLE_THICKNESS_M = 0.04
-NEAR_M, FAR_M = 0.02, 12.0
+NEAR_M, FAR_M = 0.02, 40.0
+SKY_M = 10.0
+"""Everything in the scene is nearer than this; OpenGL draws its sky at about half the far plane."""
 SHADOW_MAP_PX = 2048
 SPOT_CUTOFF_DEG = 60.0
 SPOT_EXPONENT = 2.0

@@ -12,8 +12,10 @@ from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
 from robot.simulator.gl_backend import find_gl_backend
 from robot.simulator.objects import Part, SceneObject
+from robot.simulator.rendering import RendererKind
 
 CELL = WorkCellConfig()
+KINDS = (RendererKind.RAYS, RendererKind.GL)
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +35,14 @@ def simulated() -> Iterator[SimulatedCell]:
 def needs_gl() -> None:
     if find_gl_backend() is None:
         pytest.skip("neither EGL nor OSMesa works here")
+
+
+@pytest.fixture(params=list(KINDS))
+def kind(request: pytest.FixtureRequest) -> RendererKind:
+    """Each renderer in turn; GL only where it works."""
+    if request.param is RendererKind.GL and find_gl_backend() is None:
+        pytest.skip("neither EGL nor OSMesa works here")
+    return request.param
 
 
 def make_cube(
