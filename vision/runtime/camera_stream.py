@@ -15,6 +15,10 @@ from vision.errors import SourceError
 from vision.runtime.quiet_opencv import quiet_opencv
 
 
+USUAL_FPS = 25.0
+MAX_FPS = 480.0
+
+
 class StreamImage(NamedTuple):
     """One image of a stream: what it is called, its pixels, and when it was taken.
 
@@ -48,7 +52,7 @@ class CameraStream:
 
     num_images = None
 
-    def __init__(self, capture: Capture, origin: str, timeout_s: float, fps: float | None = None) -> None:
+    def __init__(self, capture: Capture, origin: str, timeout_s: float, fps: float = USUAL_FPS) -> None:
         """Take over `capture`: the grabbing thread starts here and releases it at the end."""
         self.origin = origin
         self.timeout_s = timeout_s
@@ -75,8 +79,7 @@ class CameraStream:
         if not capture.isOpened():
             what = f"camera {source}" if source.isdecimal() else source
             raise SourceError(f"{what}: cannot be opened within {timeout_s:g} s")
-        fps = capture.get(cv2.CAP_PROP_FPS)
-        return cls(capture, source, timeout_s, fps if fps > 0 else None)
+        return cls(capture, source, timeout_s, believable_fps(capture.get(cv2.CAP_PROP_FPS)))
 
     @property
     def num_delivered(self) -> int:
@@ -124,3 +127,8 @@ class CameraStream:
                 self._stopped = True
                 self._condition.notify_all()
             self._capture.release()
+
+
+def believable_fps(claimed: float) -> float:
+    """The claimed frame rate, or 25 where a driver or container says nothing or gives its clock rate (90000)."""
+    return claimed if 0 < claimed <= MAX_FPS else USUAL_FPS

@@ -16,7 +16,8 @@ class OpenvinoSession:
     """A `Session` of OpenVINO's CPU device, tuned for the latency of one image at a time.
 
     Left to itself OpenVINO computes in bfloat16 where the processor can; here it is held to float32, so that every
-    engine gives the same detections.
+    engine gives the same detections. It also pins its threads to processors, where they wait for whoever else runs
+    there: two processes with one thread each would share one processor. Here the system places them.
     """
 
     def __init__(self, path: Path, num_threads: int) -> None:
@@ -25,6 +26,7 @@ class OpenvinoSession:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
             "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": False,
         }
         try:
             compiled = openvino.Core().compile_model(str(path), "CPU", settings)

@@ -15,7 +15,7 @@ import cv2
 
 from vision.errors import SourceError
 from vision.images import read_image
-from vision.runtime.camera_stream import CameraStream, StreamImage
+from vision.runtime.camera_stream import CameraStream, StreamImage, believable_fps
 from vision.runtime.container import check_container
 from vision.runtime.quiet_opencv import quiet_opencv
 
@@ -106,8 +106,7 @@ class VideoFile:
             raise SourceError(f"{path}: is not a video that OpenCV can decode, or it is damaged")
         claimed = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.num_images = claimed if claimed > 0 else None
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = fps if fps > 0 else None
+        self.fps = believable_fps(self._capture.get(cv2.CAP_PROP_FPS))
 
     def __enter__(self) -> VideoFile:
         return self

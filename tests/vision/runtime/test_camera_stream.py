@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vision.errors import SourceError
-from vision.runtime.camera_stream import CameraStream
+from vision.runtime.camera_stream import CameraStream, believable_fps
 from vision.runtime.stream import open_stream
 
 
@@ -150,3 +150,8 @@ def test_a_slow_reader_of_a_network_camera_falls_behind_by_no_more_than_a_few_fr
     np.testing.assert_allclose(np.array(brightness) - brightness[0], np.array(numbers) - numbers[0], atol=3)
     assert numbers[-1] - numbers[0] > 12, "frames that came meanwhile are skipped, not queued"
     assert max(ages_s[1:]) < 0.5
+
+
+@pytest.mark.parametrize(("claimed", "believed"), [(29.97, 29.97), (0.0, 25.0), (-1.0, 25.0), (90000.0, 25.0)])
+def test_frame_rates_that_no_camera_has_are_not_believed(claimed: float, believed: float):
+    assert believable_fps(claimed) == believed

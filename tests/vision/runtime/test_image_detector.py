@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import CLASSES, constant_model, empty_rows, write_model
 
+from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 from vision.errors import ModelFileError
 from vision.images import Preprocessing, read_image
 from vision.runtime.image_detector import ImageDetector

@@ -7,8 +7,8 @@ from pathlib import Path
 import onnx
 import pytest
 from onnx import helper
-from tiny_models import CLASSES, constant_model, empty_rows, write_model
 
+from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 from vision.errors import ModelFileError
 from vision.runtime.manifest import METADATA_KEY, Manifest, foreign_yolox_manifest, read_manifest
 

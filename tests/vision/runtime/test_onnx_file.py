@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tiny_models import constant_model, empty_rows
 
+from tests.vision.runtime.tiny_models import constant_model, empty_rows
 from vision.errors import ModelFileError
 from vision.runtime.onnx_file import parse_onnx, read_onnx_file
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import constant_model, empty_rows
 
+from tests.vision.runtime.tiny_models import constant_model, empty_rows
 from vision.errors import MissingPackageError, ModelFileError
 from vision.runtime import session as sessions
 from vision.runtime.session import available_processors, fastest_engine, installed_engines, open_session
