@@ -11,6 +11,7 @@ from vision.config import Config, dump_config, load_config, read_yaml
 from vision.errors import ConfigError
 from vision.files import write_json
 
+
 @dataclass(frozen=True)
 class Arguments:
     """What `handeye show-config` is told; overrides may follow as `key.path=value`."""

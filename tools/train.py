@@ -16,7 +16,7 @@ from vision.errors import ConfigError
 from vision.files import write_json
 from vision.training.config import TrainDetectorConfig
 from vision.training.run_folder import RunFolder
-from vision.training.train_detector import TrainingFailed, TrainingResult, train_detector
+from vision.training.train_detector import TrainingError, TrainingResult, train_detector
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     config, folder = _open_run(arguments, overrides)
     try:
         result = train_detector(config, folder, console)
-    except TrainingFailed as error:
+    except TrainingError as error:
         console.print(f"handeye: failed: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     if arguments.json is not None:

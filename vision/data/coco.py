@@ -61,7 +61,9 @@ def write_coco(path: Path, annotations: AnnotationSet) -> None:
                     "iscrowd": int(crowd),
                 }
             )
-    write_json(path, {"images": _image_entries(annotations), "annotations": entries, "categories": _class_entries(annotations)})
+    write_json(
+        path, {"images": _image_entries(annotations), "annotations": entries, "categories": _class_entries(annotations)}
+    )
 
 
 def _image_entries(annotations: AnnotationSet) -> list[dict[str, object]]:
@@ -110,7 +112,10 @@ def _read_images(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]
     seen_names: set[str] = set()
     for position, entry in enumerate(content["images"]):
         where = f"{path}: images[{position}]"
-        image_id, name = _integer(where, _value(where, entry, "id")), _safe_name(where, _value(where, entry, "file_name"))
+        image_id, name = (
+            _integer(where, _value(where, entry, "id")),
+            _safe_name(where, _value(where, entry, "file_name")),
+        )
         if image_id in seen_ids or name in seen_names:
             raise DatasetError(f"{where}: image id {image_id} or file name {name!r} is used twice")
         seen_ids.add(image_id)

@@ -95,7 +95,7 @@ def mixup(
 def _into_quarter(
     quarter: int, image_hw: tuple[int, int], centre_xy: tuple[float, float], preprocessing: Preprocessing
 ) -> Matrix:
-    """Fit the image to the input's size and put its inner corner on the centre; quarters run top-left, top-right, ..."""
+    """Fit the image to the input and put its inner corner on the centre; quarters run top-left, top-right, ..."""
     matrix = fit_matrix(image_hw, preprocessing)
     matrix[0, 2] = centre_xy[0] - (matrix[0, 0] * image_hw[1] if quarter % 2 == 0 else 0)
     matrix[1, 2] = centre_xy[1] - (matrix[1, 1] * image_hw[0] if quarter < 2 else 0)

@@ -65,7 +65,7 @@ class TrainDetectorConfig(Config):
     augmentation: AugmentationConfig = AugmentationConfig()
     loss: YoloxLossConfig = YoloxLossConfig()
     l1_last_epochs: Annotated[int, Field(ge=0)] = 15
-    """The last epochs, in which the absolute error of the boxes joins the loss (YOLOX: with strong augmentation off)."""
+    """The last epochs, in which the absolute error of the boxes joins the loss; YOLOX: those with weak augmentation."""
     optimizer: OptimizerConfig = SgdConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     average: WeightAverageConfig | None = WeightAverageConfig()

@@ -45,7 +45,9 @@ def build_optimizer(config: SgdConfig | AdamWConfig, model: nn.Module, batch_siz
     match config:
         case SgdConfig():
             rate = config.rate_per_image * batch_size
-            return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True)
+            return torch.optim.SGD(
+                groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True
+            )
         case AdamWConfig():
             return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, foreach=True)
         case _:

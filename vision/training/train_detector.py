@@ -15,13 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
-from torch import nn
 
+from vision.assignment.targets import BoxTargets
 from vision.checkpoints.native import save_detector
 from vision.data.annotations import AnnotationSet
 from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files, iterate_batches, normalise_images
 from vision.data.coco import read_coco
-from vision.assignment.targets import BoxTargets
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError
 from vision.evaluation.average_precision import GroundTruth, evaluate_boxes
@@ -41,7 +40,7 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Our words for accelerate's."""
 
 
-class TrainingFailed(Exception):
+class TrainingError(Exception):
     """The training itself went wrong (a loss that is not finite); the message says what was kept and what to try."""
 
 
@@ -58,7 +57,7 @@ class TrainingResult:
 def train_detector(config: TrainDetectorConfig, run: RunFolder, console: Console) -> TrainingResult:
     """Train from the state in `run`, or from the beginning where it holds none, to the end or to a signal.
 
-    Raises DatasetError and ConfigError for what the user can mend, TrainingFailed when the loss is not finite.
+    Raises DatasetError and ConfigError for what the user can mend, TrainingError when the loss is not finite.
     """
     training = Training(config, run, console)
     training.restore()
@@ -193,9 +192,11 @@ class Training:
         if math.isfinite(values["total"]):
             return values
         kept = self.run.path / "bad_batch.pt"
-        torch.save({"images": batch.images, "boxes_xyxy": [torch.from_numpy(boxes) for boxes in batch.boxes_xyxy]}, kept)
+        torch.save(
+            {"images": batch.images, "boxes_xyxy": [torch.from_numpy(boxes) for boxes in batch.boxes_xyxy]}, kept
+        )
         parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise TrainingFailed(
+        raise TrainingError(
             f"step {self.progress.step}: the loss is not finite ({parts}); its batch is kept in {kept}, the weights "
             f"before it in {self.run.state}. A lower rate, a longer warm-up, clip_norm or precision: fp32 may help"
         )
@@ -270,5 +271,4 @@ def _validation_set(config: TrainDetectorConfig, console: Console) -> tuple[Anno
 
 def _on_device(detector: Detector, config: TrainDetectorConfig, device: torch.device) -> Detector:
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    moved: nn.Module = detector.to(device=device, memory_format=layout)
-    return moved if isinstance(moved, Detector) else detector
+    return detector.to(device).to(memory_format=layout)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vision.config import Config
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class WeightAverageConfig(Config):
@@ -22,16 +25,16 @@ class WeightAverageConfig(Config):
     """Time constant with which the decay grows to its value, so that early weights are soon forgotten."""
 
 
-class WeightAverage:
+class WeightAverage(Generic[M]):
     """After step t (1, 2, ...): average <- d average + (1 - d) weights, with d = decay (1 - exp(-t / ramp_steps)).
 
     Parameters and floating-point buffers (running means and variances of norms) are averaged, counters are copied.
     """
 
-    def __init__(self, config: WeightAverageConfig, model: nn.Module) -> None:
+    def __init__(self, config: WeightAverageConfig, model: M) -> None:
         self.config = config
         self.num_updates = 0
-        self.model = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
         """The averaged model, in eval mode."""
 
     def decay_at(self, num_updates: int) -> float:
@@ -39,7 +42,7 @@ class WeightAverage:
         return self.config.decay * (1 - math.exp(-num_updates / self.config.ramp_steps))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: M) -> None:
         """Take one step of `model`, which must be shaped like the one averaged, into the average."""
         self.num_updates += 1
         averages, values = [], []
@@ -50,7 +53,7 @@ class WeightAverage:
                 values.append(value)
             else:
                 own[name].copy_(value)
-        torch._foreach_lerp_(averages, values, 1 - self.decay_at(self.num_updates))
+        get_ema_multi_avg_fn(self.decay_at(self.num_updates))(averages, values, None)
 
     def state_dict(self) -> dict[str, object]:
         """The averaged model's state and the number of updates."""

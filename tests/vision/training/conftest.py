@@ -49,7 +49,7 @@ def drawn_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_config(drawn_set: Path) -> Callable[..., TrainDetectorConfig]:
     """`small_config(epochs=2, ...)`: nano at 96 px on the drawn set, with mosaic, multi-scale and average on."""
 
