@@ -14,7 +14,6 @@ from jaxtyping import UInt8
 from vision.errors import SourceError
 from vision.runtime.quiet_opencv import quiet_opencv
 
-
 USUAL_FPS = 25.0
 MAX_FPS = 480.0
 
