@@ -129,6 +129,7 @@ class PickStation:
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
             loop = self._build_loop([*sinks, *([] if files is None else [files])])
             task = build_task(self._config)
+            self._cell.clock.wait_until(self._config.simulator.camera_latency_s)
             result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self._config.timeout_s)
             if files is not None:
                 files.finish(result)

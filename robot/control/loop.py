@@ -25,7 +25,7 @@ from robot.observation import ActionChunk, JointState, Observation, Track
 from robot.policy.policy import PickTask, Policy, PolicyStatus
 
 EARLY_S = 1e-6
-"""A frame is due although the tick comes this much too early: stamps are sums of rounded steps."""
+"""Stamps that differ by less than this are the same time: they are sums of rounded steps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +110,8 @@ class ControlLoop:
         self._tracks = ()
         self._qpos_sent = None
         self._next_tick_s = self._next_frame_s = self._clock.now_s()
-        self._newest_frame_s = self._next_frame_s - self._frame_period_s
+        # Frames exposed before the task began show a past that the joint history does not reach.
+        self._newest_frame_s = self._next_frame_s - EARLY_S
         return self._next_tick_s
 
     def tick(self) -> Tick:

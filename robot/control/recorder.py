@@ -21,6 +21,20 @@ from vision.errors import SourceError
 
 DECIMALS = 7
 """A tenth of a micrometre, a tenth of a microradian, a tenth of a microsecond."""
+REQUIRED_KEYS = frozenset(
+    (
+        "stamp_s",
+        "stage",
+        "qpos",
+        "qvel",
+        "gripper_opening_m",
+        "qpos_target",
+        "gripper_target_m",
+        "qpos_sent",
+        "gates",
+    )
+)
+"""What every line holds; lines of ticks with a frame also hold "tracks"."""
 
 
 class EpisodeRecorder:
@@ -106,6 +120,9 @@ def _read_rows(path: Path, lines: list[str]) -> Iterable[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise SourceError(f"{path}, line {number}: not a recorded tick: {error}") from error
+        missing = REQUIRED_KEYS - row.keys() if isinstance(row, dict) else REQUIRED_KEYS
+        if missing:
+            raise SourceError(f"{path}, line {number}: not a recorded tick: {', '.join(sorted(missing))} missing")
         yield row
 
 

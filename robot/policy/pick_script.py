@@ -79,6 +79,7 @@ class PickScript:
     def __init__(self, cell: WorkCellConfig, config: PickSkillConfig, task: PickTask, motions: Motions) -> None:
         self.stage = Stage.LOOK
         self.attempts = 0
+        self._was_seen = False
         self._cell = cell
         self._config = config
         self._task = task
@@ -98,7 +99,8 @@ class PickScript:
         """Once through all stages. Returns what went wrong, None if nothing did."""
         target = yield from self._look()
         if target is None:
-            raise GaveUp(Trouble.NOT_FOUND if self.attempts == 0 else Trouble.LOST)
+            raise GaveUp(Trouble.LOST if self._was_seen else Trouble.NOT_FOUND)
+        self._was_seen = True
         grasp = yield from self._approach(target)
         if grasp is None:
             return Trouble.LOST
