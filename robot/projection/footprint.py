@@ -60,9 +60,10 @@ class Footprint:
 
 
 def fit_footprint(outline_xy: Float[np.ndarray, "N 2"], is_cut: Bool[np.ndarray, " N"]) -> Footprint | None:
-    """Fit a rectangle to outline points (m); is_cut marks points where not the object's own edge ends it.
+    """Fit a rectangle to outline points (m), given in their order along it, in either sense.
 
-    None when the points span no area. Points inside the hull (dents and holes of the depth) have no say.
+    is_cut marks points where not the object's own edge ends it. Points inside the hull (dents and holes of the depth)
+    have no say. None when the points span no area.
     """
     if len(outline_xy) < 3:
         return None
@@ -74,7 +75,7 @@ def fit_footprint(outline_xy: Float[np.ndarray, "N 2"], is_cut: Bool[np.ndarray,
     if len(chosen) < 3:
         return None
     start, end = outline_xy[chosen] - middle, np.roll(outline_xy[chosen], -1, axis=0) - middle
-    is_edge_cut = is_cut[chosen] & np.roll(is_cut[chosen], -1)
+    is_edge_cut = _mostly_cut(is_cut, chosen)
     edges = end - start
     lengths = np.hypot(edges[:, 0], edges[:, 1])
     yaw, rectangularity = _four_fold_direction(edges, np.where(is_edge_cut, 0.0, lengths))
@@ -83,6 +84,17 @@ def fit_footprint(outline_xy: Float[np.ndarray, "N 2"], is_cut: Bool[np.ndarray,
     low, high, is_seen_low, is_seen_high = _sides(start @ axes, end @ axes, lengths, is_edge_cut)
     shift = middle @ axes
     return Footprint(yaw, low + shift, high + shift, is_seen_low, is_seen_high, rectangularity)
+
+
+def _mostly_cut(is_cut: Bool[np.ndarray, " N"], chosen: Int64[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
+    """Of each hull edge, whether most of the outline points along it are cut; the shorter way round is along it."""
+    num = len(is_cut)
+    low, high = np.sort(np.stack([chosen, np.roll(chosen, -1)]), axis=0)
+    cut_before = np.concatenate([[0], np.cumsum(is_cut)])
+    num_inside, cut_inside = high + 1 - low, cut_before[high + 1] - cut_before[low]
+    num_around, cut_around = num - high + low + 1, cut_before[num] - cut_before[high] + cut_before[low + 1]
+    is_inside = num_inside <= num_around
+    return np.where(is_inside, 2 * cut_inside > num_inside, 2 * cut_around > num_around)
 
 
 def _four_fold_direction(edges: Float[np.ndarray, "M 2"], weights: Float[np.ndarray, " M"]) -> tuple[float, float]:

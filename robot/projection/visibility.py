@@ -45,7 +45,7 @@ def build_visibility(
         height, width = frame.depth_m.shape
         if not (margin_px <= u <= width - 1 - margin_px and margin_px <= v <= height - 1 - margin_px):
             return False
-        return _median_depth(frame, round(u), round(v), config.patch_px) >= z - 2.0 * config.object_radius_m
+        return bool(_median_depth(frame, round(u), round(v), config.patch_px) >= z - 2.0 * config.object_radius_m)
 
     return is_visible
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from robot.observation import Frame
-from robot.transforms import make_transform
+from robot.transforms import inverse, make_transform
 from vision.runtime.detections import Detections
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 386.0, 239.5], [0.0, 0.0, 1.0]])
@@ -42,20 +42,33 @@ def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarra
 def cast(boxes: list[Box], T_base_camera: np.ndarray, table: float | None = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Exact depth (m, NaN where nothing is hit) and what is hit: -1 the table, else the box's index."""
     v, u = np.indices(SIZE_HW)
-    rays = np.stack([u, v, np.ones_like(u)], axis=-1).reshape(-1, 3) @ np.linalg.inv(K).T @ T_base_camera[:3, :3].T
+    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(K).T @ T_base_camera[:3, :3].T
     eye = T_base_camera[:3, 3]
-    depth = np.full(len(rays), np.inf)
+    depth = np.full(SIZE_HW, np.inf)
     if table is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
-            below = (table - eye[2]) / rays[:, 2]
+            below = (table - eye[2]) / rays[..., 2]
         depth = np.where(below > 0, below, np.inf)
-    hit = np.full(len(rays), -1)
+    hit = np.full(SIZE_HW, -1)
     for index, box in enumerate(boxes):
-        near = _enter(box, eye, rays)
-        hit = np.where(near < depth, index, hit)
-        depth = np.minimum(depth, near)
+        part = _image_part(box, T_base_camera)
+        near = _enter(box, eye, rays[part])
+        hit[part] = np.where(near < depth[part], index, hit[part])
+        depth[part] = np.minimum(depth[part], near)
     depth[~np.isfinite(depth)] = np.nan
-    return depth.reshape(SIZE_HW), hit.reshape(SIZE_HW)
+    return depth, hit
+
+
+def _image_part(box: Box, T_base_camera: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns around the box's ball; everything when that reaches behind the camera."""
+    x, y, z = inverse(T_base_camera)[:3] @ [*box.centre, 1.0]
+    radius = 0.5 * float(np.linalg.norm(box.size))
+    if z <= 1.5 * radius:
+        return slice(None), slice(None)
+    reach = K[0, 0] * 1.5 * radius / (z - radius)
+    low = np.array([K[1, 1] * y / z + K[1, 2], K[0, 0] * x / z + K[0, 2]]) - 2 * reach
+    rows, columns = (slice(max(int(start), 0), max(int(start + 4 * reach), 0)) for start in low)
+    return rows, columns
 
 
 def _enter(box: Box, eye: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -65,12 +78,12 @@ def _enter(box: Box, eye: np.ndarray, rays: np.ndarray) -> np.ndarray:
     origin, directions = R.T @ (eye - box.centre), rays @ R
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (-0.5 * box.size - origin) / directions, (0.5 * box.size - origin) / directions
-    near, far = np.minimum(a, b).max(axis=1), np.maximum(a, b).min(axis=1)
+    near, far = np.minimum(a, b).max(axis=-1), np.maximum(a, b).min(axis=-1)
     return np.where((near < far) & (near > 0), near, np.inf)
 
 
 def add_stereo_noise(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Disparity noise that is shared by patches, steps of 1/32 px, mixed pixels and holes at edges, a few lone holes."""
+    """Disparity noise shared by patches, in steps of 1/32 px, mixed pixels and holes at edges, a few lone holes."""
     noisy = depth.copy()
     steps = cv2.morphologyEx(np.nan_to_num(depth).astype(np.float32), cv2.MORPH_GRADIENT, np.ones((3, 3)))
     edge = steps > 0.01
@@ -79,7 +92,7 @@ def add_stereo_noise(depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scale = K[0, 0] * BASELINE_M
     patches = cv2.GaussianBlur(rng.standard_normal(depth.shape), (0, 0), 1.5) * 5.3  # unit variance again
     noise = SUBPIXEL_PX * (0.8 * patches + 0.6 * rng.standard_normal(depth.shape))
-    disparity = np.round(32 * (scale / noisy + noise)) / 32
+    disparity = np.maximum(np.round(32 * (scale / noisy + noise)) / 32, 1 / 32)
     noisy = scale / disparity
     noisy[(edge & (rng.random(depth.shape) < 0.3)) | (rng.random(depth.shape) < 0.005)] = np.nan
     return noisy.astype(np.float32)
