@@ -6,7 +6,7 @@ the episodes before it, nor on how many processes share the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -106,8 +106,9 @@ class PickStation:
     def __init__(self, config: PickConfig, detector: Detector) -> None:
         self._config = config
         self._detector = detector
-        self._cell = SimulatedCell(config.cell, config.simulator)
-        self._judge = PickTaskJudge(self._cell)
+        self.cell = SimulatedCell(config.cell, config.simulator)
+        """The truth, for judges and tests; nothing of it reaches the policy."""
+        self._judge = PickTaskJudge(self.cell)
 
     def __enter__(self) -> PickStation:
         return self
@@ -115,21 +116,21 @@ class PickStation:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._cell.close()
+        self.cell.close()
 
     def run(
         self, seed: int, *, output: Output | None = None, sinks: Sequence[TickSink] = (), faults: Sequence[Fault] = ()
     ) -> EpisodeResult:
         """Episode `seed` from reset to verdict; `faults` happen on the way, `output` and `sinks` take note of it."""
-        self._cell.reset(seed, faults)
+        self.cell.reset(seed, faults)
         self._judge.reset()
         with ExitStack() as stack:
-            stack.enter_context(self._cell.arm)
-            stack.enter_context(self._cell.camera)
+            stack.enter_context(self.cell.arm)
+            stack.enter_context(self.cell.camera)
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
             loop = self._build_loop([*sinks, *([] if files is None else [files])])
             task = build_task(self._config)
-            self._cell.clock.wait_until(self._config.simulator.camera_latency_s)
+            self.cell.clock.wait_until(self._config.simulator.camera_latency_s)
             result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self._config.timeout_s)
             if files is not None:
                 files.finish(result)
@@ -141,7 +142,7 @@ class PickStation:
             [stage.value for stage in Stage],
             video=output.video,
             fps=self._config.cell.camera.rate_hz,
-            outside=self._cell.film,
+            outside=self.cell.film,
         )
 
     def _build_loop(self, sinks: Sequence[TickSink]) -> ControlLoop:
@@ -155,9 +156,9 @@ class PickStation:
             timer=timer,
         )
         return ControlLoop(
-            self._cell.clock,
-            self._cell.arm,
-            self._cell.camera,
+            self.cell.clock,
+            self.cell.arm,
+            self.cell.camera,
             perception,
             PickSkill(config.cell, config.skill),
             SafetyGates(config.safety, config.cell),
@@ -181,31 +182,32 @@ def load_detector(config: PickConfig, path: Path) -> Detector:
 
 
 def run_episodes(
-    config: PickConfig, seeds: Sequence[int], load: Callable[[], Detector], *, output: Output | None, workers: int
+    config: PickConfig, seeds: Sequence[int], detector: Path, *, output: Output | None, workers: int
 ) -> Iterator[EpisodeResult]:
     """The episodes in the order of `seeds`, one result after another, shared among `workers` processes.
 
-    `load` makes the detector; with more than one worker it must be picklable.
+    `detector` is an ONNX file. Raises ModelFileError and MissingPackageError before the first episode.
     """
     if workers == 1:
-        with PickStation(config, load()) as station:
+        with PickStation(config, load_detector(config, detector)) as station:
             for seed in seeds:
                 yield station.run(seed, output=output)
         return
+    load_detector(config, detector)
     # Fresh processes: a renderer's or an engine's threads do not survive a fork.
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_open_station, initargs=(config, load)
+        workers, mp_context=get_context("spawn"), initializer=_open_station, initargs=(config, detector)
     ) as pool:
         yield from pool.map(_run_in_worker, seeds, [output] * len(seeds))
 
 
 _station: PickStation | None = None
-"""A worker process's own station: building it takes longer than an episode's share of it."""
+"""A worker process's own station, kept from one episode to the next."""
 
 
-def _open_station(config: PickConfig, load: Callable[[], Detector]) -> None:
+def _open_station(config: PickConfig, detector: Path) -> None:
     global _station  # noqa: PLW0603 - process pools keep a worker's state in its module
-    _station = PickStation(config, load())
+    _station = PickStation(config, load_detector(config, detector))
 
 
 def _run_in_worker(seed: int, output: Output | None) -> EpisodeResult:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from robot.control.episode import EpisodeResult
-from robot.pick import SHIPPED_DETECTOR, Output, PickConfig, load_detector, run_episodes
+from robot.pick import SHIPPED_DETECTOR, Output, PickConfig, run_episodes
 from robot.simulator.rendering import RendererKind
 from robot.viewer.episode_files import describe_result
 from robot.viewer.report import summarise_episodes
@@ -103,9 +102,8 @@ def _run_and_show(
     config: PickConfig, arguments: Arguments, output: Output | None, console: Console
 ) -> list[EpisodeResult]:
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
-    load = partial(load_detector, config, arguments.detector)
     results = []
-    for result in run_episodes(config, seeds, load, output=output, workers=arguments.workers):
+    for result in run_episodes(config, seeds, arguments.detector, output=output, workers=arguments.workers):
         console.print(describe_result(result))
         results.append(result)
     return results

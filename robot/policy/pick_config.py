@@ -36,7 +36,7 @@ class GraspConfig(Config):
     blocked_points: int = Field(default=6, ge=1)
     """So many depth points where the fingers must go are an obstacle; fewer are noise."""
     held_opening_min_m: float = Field(default=0.015, gt=0)
-    """A closed gripper that is still open this far holds something."""
+    """Fingers that have closed to less than this hold nothing."""
     moved_m: float = Field(default=0.03, gt=0)
     """An object that is found this far from where it was expected has moved, and is approached anew."""
     correct_m: float = Field(default=0.0015, ge=0)

@@ -107,7 +107,7 @@ class PickScript:
         if not (yield from self._grasp(grasp)):
             yield from self._let_go()
             return Trouble.GRASP_FAILED
-        if not (yield from self._lift()):
+        if not (yield from self._lift(grasp)):
             return Trouble.LOST
         if not (yield from self._carry(grasp)):
             return Trouble.LOST
@@ -221,10 +221,12 @@ class PickScript:
         self.attempts += 1
         yield from self._arm.move_straight(grasp.T_base_tool)
         yield from self._arm.move_fingers(0.0)
-        return self._holds_something()
+        return self._holds(grasp)
 
-    def _holds_something(self) -> bool:
-        return self._arm.joints.gripper_opening_m > self._config.grasp.held_opening_min_m
+    def _holds(self, grasp: Grasp) -> bool:
+        """Whether the fingers are as far apart as the object is wide: neither closed nor stuck open."""
+        opening_m = self._arm.joints.gripper_opening_m
+        return self._config.grasp.held_opening_min_m < opening_m < grasp.width_m + self._config.grasp.finger_gap_m
 
     def _let_go(self) -> Script[None]:
         """Open and back off upwards, so that the next look sees the table and not the hand."""
@@ -235,11 +237,11 @@ class PickScript:
         T_base_tool = forward_kinematics(self._arm.qpos_target)
         yield from self._arm.move_straight(translation(0.0, 0.0, height_m) @ T_base_tool)
 
-    def _lift(self) -> Script[bool]:
+    def _lift(self, grasp: Grasp) -> Script[bool]:
         """Straight up; whether the object came along."""
         self.stage = Stage.LIFT
         yield from self._rise(self._config.carry.lift_m)
-        return self._holds_something()
+        return self._holds(grasp)
 
     def _carry(self, grasp: Grasp) -> Script[bool]:
         """Over the place, as high as the walls ask for; breaks off when the fingers have lost the object."""
@@ -247,8 +249,8 @@ class PickScript:
         hangs_m = grasp.p_base[2] - self._cell.table.height_m
         height_m = self._task.place_wall_m + self._config.carry.wall_clearance_m + hangs_m
         qpos = self._reach_over_place(height_m)
-        yield from self._arm.move(qpos, 0.0, stop=lambda _: not self._holds_something())
-        return self._holds_something()
+        yield from self._arm.move(qpos, 0.0, stop=lambda _: not self._holds(grasp))
+        return self._holds(grasp)
 
     def _reach_over_place(self, height_m: float) -> Float[np.ndarray, " 6"]:
         """Joints with the grasp point over the middle of the place, the hand turned the quickest way."""

@@ -1,0 +1,64 @@
+"""`handeye pick`: what it refuses, and one whole run with the detector that comes with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.command_line import run_command
+
+CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.yaml")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arm", "ur"], "only the simulator can pick so far"),
+        (["--camera", "realsense"], "only the simulator can pick so far"),
+        (["--episodes", "0"], "--episodes 0"),
+        (["--workers", "0"], "--workers 0"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--detector", "absent.onnx"], "absent.onnx"),
+        (["absent.yaml"], "absent.yaml"),
+        ([CONFIG, "skill.grasp.max_atempts=2"], "did you mean max_attempts"),
+        ([CONFIG, "simulator.target=purple_cube"], "simulator.target"),
+        ([CONFIG, "timeout_s=-1"], "timeout_s"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_code_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    detector = tmp_path / "broken.onnx"
+    detector.write_bytes(b"no network")
+    given = words if "--detector" in words else [*words, "--detector", str(detector)]
+    assert run_command(["pick", *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_no_detector_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    detector = tmp_path / "broken.onnx"
+    detector.write_bytes(b"no network")
+    assert run_command(["pick", "--detector", str(detector)]) == 2
+    assert "broken.onnx" in capsys.readouterr().err
+
+
+def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output, report_path = tmp_path / "run", tmp_path / "r.json"
+    words = ["pick", CONFIG, "--seed", "7", "--output", str(output), "--no-video", "--json", str(report_path)]
+    assert run_command(words) == 0
+    report = json.loads(report_path.read_text(encoding="utf-8"))
+    agreed = {"episodes", "successes", "success_rate", "wilson_low", "wilson_high", "gate_violations", "failures"}
+    assert agreed | {"cycle_s_median", "stages"} <= report.keys()
+    assert (report["episodes"], report["successes"], report["gate_violations"]) == (1, 1, 0)
+    for stage in ("camera", "detect", "project", "track", "decide", "interpolate", "gate", "command", "tick"):
+        assert {"p50_ms", "p95_ms", "p99_ms"} <= report["stages"][stage].keys()
+    assert json.loads((output / "report.json").read_text(encoding="utf-8")) == report
+    assert (output / "config.yaml").is_file()
+    assert [path.name for path in (output / "episode_7").iterdir()] == ["ticks.jsonl"]
+    shown = capsys.readouterr().out
+    assert "1 of 1 placed" in shown
+    assert str(output) in shown
