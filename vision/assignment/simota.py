@@ -1,7 +1,8 @@
 """SimOTA: which cells are to predict which object (Ge et al. 2021, arXiv:2107.08430, section "SimOTA").
 
-Cells near an object's centre are its candidates; the object takes the cheapest of them, as many as it is well
-predicted already. The rules are those of the published code: centre radius 1.5 cells, ten best overlaps.
+Cells near an object's centre are its candidates; the object takes the cheapest of them, and more of them the better
+they predict it already. The rules are those of the published code as it is now: candidates by a centre radius of 1.5
+cells. Its first versions had 2.5 and every cell inside the box.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ BEST_OVERLAPS = 10
 """The sum of this many best overlaps, cut to a whole number, is how many cells an object takes."""
 OVERLAP_WEIGHT = 3.0
 NOT_A_CANDIDATE = 1e5
-"""Added to the cost of a cell that is a candidate of another object only: taken when nothing else is left."""
+"""Added to the cost of a cell that is a candidate of another object only: taken when nothing else is left.
+
+Any number far above the other costs does; the published code has had 1e5 and 1e6.
+"""
 LEAST_LOG = -100.0
 """Where the logarithm of a probability is cut, as torch's binary cross entropy cuts it."""
 
@@ -100,8 +104,10 @@ def _num_wanted(ious: Float[Tensor, "N M"]) -> Int64[Tensor, " N"]:
 
 
 def _cheapest(cost: Float[Tensor, "N M"], num_wanted: Int64[Tensor, " N"]) -> Int64[Tensor, " M"]:
-    """The box of each candidate cell, or -1: each box picks its cheapest cells, a contested cell goes to the
-    box for which it is cheapest of all boxes (even one that did not pick it, as in the published code)."""
+    """The box of each candidate cell, or -1: each box picks its cheapest cells, a contested one goes where it costs least.
+
+    That may be a box which did not pick it, as in the published code.
+    """
     most = int(num_wanted.max())
     order = cost.topk(most, dim=1, largest=False).indices
     picked = torch.arange(most, device=cost.device) < num_wanted[:, None]

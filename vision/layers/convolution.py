@@ -23,7 +23,7 @@ class ConvNormAct(nn.Module):
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM)
-        self.activation = nn.SiLU(inplace=True)
+        self.activation = nn.SiLU()
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
