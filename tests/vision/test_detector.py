@@ -102,6 +102,7 @@ def test_a_configuration_survives_json():
         ({"backbone": {"widht": 0.5}}, "did you mean width"),
         ({"backbone": {"kind": "unknown"}}, "cspdarknet"),
         ({"head": {"hidden_dim": -1}}, "head.hidden_dim"),
+        ({"backbone": {"width": 0.01}}, "backbone.cspdarknet.width|backbone.width"),
     ],
 )
 def test_wrong_configurations_are_refused_with_their_key(changes, complaint):

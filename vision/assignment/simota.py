@@ -104,7 +104,7 @@ def _num_wanted(ious: Float[Tensor, "N M"]) -> Int64[Tensor, " N"]:
 
 
 def _cheapest(cost: Float[Tensor, "N M"], num_wanted: Int64[Tensor, " N"]) -> Int64[Tensor, " M"]:
-    """The box of each candidate cell, or -1: each box picks its cheapest cells, a contested one goes where it costs least.
+    """The box of each candidate cell, or -1: boxes pick their cheapest cells, contested ones go where they cost least.
 
     That may be a box which did not pick it, as in the published code.
     """

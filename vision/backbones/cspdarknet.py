@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vision.config import Config
 from vision.layers.convolution import spatial_convolution
-from vision.layers.cross_stage import CrossStagePartial, Focus, SpatialPyramidPooling
+from vision.layers.cross_stage import CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
 
 BLOCKS_PER_STAGE = (3, 9, 9, 3)
 """Bottlenecks of the stages at depth 1."""
@@ -25,8 +25,8 @@ class CSPDarknetConfig(Config):
     kind: Literal["cspdarknet"] = "cspdarknet"
     depth: Annotated[float, Field(gt=0)] = 0.33
     """Factor on the number of bottlenecks of each stage."""
-    width: Annotated[float, Field(gt=0)] = 0.5
-    """Factor on the channels: the stem has 64 at width 1."""
+    width: Annotated[float, Field(ge=1 / 32)] = 0.5
+    """Factor on the channels: the stem has 64 at width 1, and at least 2."""
     depthwise: bool = False
     """Depthwise-separable 3 x 3 convolutions, as in YOLOX-nano; the stem stays plain."""
 
@@ -79,8 +79,3 @@ class CSPStage(nn.Module):
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """(B, in_channels, H, W) -> (B, out_channels, H/2, W/2)."""
         return self.block(self.pooling(self.down(features)))
-
-
-def scaled_depth(num_blocks: int, depth: float) -> int:
-    """The number of blocks at a depth factor: rounded, at least one."""
-    return max(round(num_blocks * depth), 1)

@@ -80,3 +80,8 @@ class SpatialPyramidPooling(nn.Module):
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         reduced = self.reduce(features)
         return self.join(torch.cat((reduced, *(pool(reduced) for pool in self.pools)), dim=1))
+
+
+def scaled_depth(num_blocks: int, depth: float) -> int:
+    """The number of blocks at a depth factor: rounded, at least one."""
+    return max(round(num_blocks * depth), 1)

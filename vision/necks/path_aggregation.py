@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vision.config import Config
 from vision.layers.convolution import ConvNormAct, spatial_convolution
-from vision.layers.cross_stage import CrossStagePartial
+from vision.layers.cross_stage import CrossStagePartial, scaled_depth
 
 BLOCKS_PER_MERGE = 3
 """Bottlenecks of each merging block at depth 1."""
@@ -37,7 +37,7 @@ class PathAggregation(nn.Module):
     def __init__(self, config: PathAggregationConfig, channels: Sequence[int]) -> None:
         super().__init__()
         self.channels = tuple(channels)
-        num_blocks = max(round(BLOCKS_PER_MERGE * config.depth), 1)
+        num_blocks = scaled_depth(BLOCKS_PER_MERGE, config.depth)
 
         def merge(in_channels: int, out_channels: int) -> CrossStagePartial:
             return CrossStagePartial(in_channels, out_channels, num_blocks, shortcut=False, depthwise=config.depthwise)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vision.backbones.build import build_backbone
-from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig, scaled_depth
+from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
 
 
 @pytest.mark.parametrize(
@@ -27,10 +27,6 @@ def test_features_have_the_promised_channels_and_strides(width, depthwise, size_
 def test_depth_of_the_published_sizes(depth, blocks):
     backbone = CSPDarknet(CSPDarknetConfig(depth=depth, width=0.125, depthwise=True))
     assert [len(stage.block.blocks) for stage in backbone.stages] == blocks
-
-
-def test_a_stage_keeps_at_least_one_block():
-    assert scaled_depth(3, 0.01) == 1
 
 
 def test_only_the_coarsest_stage_pools_and_has_no_shortcuts():

@@ -24,8 +24,9 @@ def test_operations_of_other_sizes_grow_with_the_pixels():
     larger = config.model_copy(
         update={"preprocessing": config.preprocessing.model_copy(update={"size_hw": (832, 416)})}
     )
-    assert count_cost(larger).gflops == pytest.approx(2 * count_cost(config).gflops)
-    assert count_cost(larger).parameters == count_cost(config).parameters
+    cost, larger_cost = count_cost(config), count_cost(larger)
+    assert larger_cost.gflops == pytest.approx(2 * cost.gflops)
+    assert larger_cost.parameters == cost.parameters
 
 
 def test_every_model_says_what_may_be_done_with_its_weights():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vision.layers.cross_stage import Bottleneck, CrossStagePartial, Focus, SpatialPyramidPooling
+from vision.layers.cross_stage import Bottleneck, CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
 
 
 def test_focus_keeps_every_pixel_in_the_published_order():
@@ -46,3 +46,8 @@ def test_pyramid_pooling_joins_the_input_and_three_widths_of_maximum():
     reduced = block.reduce(features)
     pooled = [functional.max_pool2d(reduced, size, stride=1, padding=size // 2) for size in (5, 9, 13)]
     torch.testing.assert_close(joined[0], torch.cat((reduced, *pooled), dim=1))
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(0.01, 1), (0.33, 1), (0.5, 2), (1.0, 3), (1.33, 4)])
+def test_depth_scales_the_number_of_blocks_and_leaves_one(depth, expected):
+    assert scaled_depth(3, depth) == expected
