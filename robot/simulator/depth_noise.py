@@ -73,8 +73,11 @@ def _correlated_noise(
 def _edge_holes(
     depth: Float32[np.ndarray, "H W"], config: DepthNoiseConfig, rng: np.random.Generator
 ) -> Bool[np.ndarray, "H W"]:
-    """Ragged holes along steps in depth, where the two eyes see different things."""
-    window = np.ones((3, 3), np.uint8)
+    """Ragged holes on both sides of steps in depth, where the two eyes see different things.
+
+    The two pixels at the step itself are steep, and give no reading anyway.
+    """
+    window = np.ones((5, 5), np.uint8)
     nearest, farthest = cv2.erode(depth, window), cv2.dilate(depth, window)
     on_edge = (farthest - nearest) > config.edge_jump * nearest
     # The mean of nine uniform numbers is nearly normal, with variance 1 / (12 * 9): patches of holes, not single ones.

@@ -118,7 +118,8 @@ def pose_scene(cell: WorkCellConfig, profile: Profile, view: View, rng: np.rando
 def _draw_objects(layout: Layout, cell: WorkCellConfig, view: View, rng: np.random.Generator) -> bool:
     """Put things on the table and in the bin; True if some of them still have to fall."""
     table = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m).grown(0.08)
-    count = 0 if rng.random() < 0.08 else int(rng.integers(1, 9))
+    is_bare = view is not View.HELD and rng.random() < 0.08
+    count = 0 if is_bare else int(rng.integers(1, 9))
     classes = [int(class_id) for class_id in rng.integers(len(CUBE_CLASSES), size=count)]
     in_bin: list[int] = []
     if view is View.BIN:

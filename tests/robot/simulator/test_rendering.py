@@ -50,7 +50,9 @@ def project(scene: Scene, camera: CameraConfig, p_base: np.ndarray) -> tuple[flo
 
 
 @pytest.mark.parametrize("camera", [CameraConfig(), ODD_CAMERA], ids=["contract", "odd"])
-def test_points_land_on_the_pixels_that_K_says(cell: WorkCellConfig, kind: RendererKind, camera: CameraConfig) -> None:
+def test_points_land_on_the_pixels_that_intrinsics_say(
+    cell: WorkCellConfig, kind: RendererKind, camera: CameraConfig
+) -> None:
     odd_cell = cell.model_copy(update={"camera": camera})
     places = [(0.42, -0.2, 0.1), (0.66, 0.2, 0.05), (0.55, 0.0, 0.2), (0.45, 0.25, 0.02), (0.7, -0.25, 0.15)]
     balls = [ball(place, 0.008, f"object_{i}") for i, place in enumerate(places)]
