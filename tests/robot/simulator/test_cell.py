@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -151,7 +150,6 @@ def test_stuck_gripper_ignores_commands_until_it_is_free(simulated: SimulatedCel
 
 def put_target(simulated: SimulatedCell, p_base: tuple[float, float, float], wait_s: float = 0.4) -> None:
     move_object(simulated.scene, simulated.target, np.array(p_base), np.array(UPRIGHT))
-    mujoco.mj_forward(simulated.scene.model, simulated.scene.data)
     simulated.clock.wait_until(simulated.clock.now_s() + wait_s)
 
 

@@ -52,6 +52,7 @@ def test_files_are_coco(rendered: Path, cell: WorkCellConfig) -> None:
     assert not (rendered / ".labels").exists()
     for image in truth.imgs.values():
         picture = cv2.imread(str(rendered / "images" / image["file_name"]))
+        assert picture is not None
         assert picture.shape[:2] == (image["height"], image["width"]) == (480, 640)
     for annotation in truth.anns.values():
         left, top, width, height = annotation["bbox"]

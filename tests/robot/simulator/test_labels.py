@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mujoco
 import numpy as np
 
 from robot.config import WorkCellConfig
@@ -74,7 +73,6 @@ def test_small_boxes_and_cubes_that_touch_the_lens_are_ignored(cell: WorkCellCon
     assert Label(0, (10, 10, 5, 30), 100, 1.0).is_ignored
     assert not Label(0, (10, 10, 6, 30), 100, 1.0).is_ignored
     scene = build_scene(cell, [], plain_look())
-    mujoco.mj_forward(scene.model, scene.data)
     pose = scene.data.cam("wrist")
     x, y, z = pose.xpos - pose.xmat.reshape(3, 3)[:, 2] * 0.04
     found = labels_of(cell, make_cube(EDGE_M, (float(x), float(y), float(z))))[1]
