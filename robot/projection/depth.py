@@ -111,11 +111,12 @@ def measure_box_depth(
     if background is not None:  # (a, b, c) count from the first pixel of the window from here on
         background = background + np.array([0.0, 0.0, background[0] * left + background[1] * top])
     is_foreground = has_reading & _before_background(depth, has_reading, background, focal_px, config)
-    pieces = is_foreground & ~_beyond_a_jump(depth, has_reading, config)
-    mask = _piece_that_fits(pieces, box_xyxy - (left, top, left, top), config.min_pixels)
+    is_surface = has_reading & ~_beyond_a_jump(depth, has_reading, config)
+    mask = _piece_that_fits(is_foreground & is_surface, box_xyxy - (left, top, left, top), config.min_pixels)
     if mask is None:
         return NoDepth.NO_OBJECT
-    return _describe(depth, has_reading, mask, left, top, config)
+    is_cut = _cut_pixels(depth, mask, is_surface & ~mask, config)
+    return _describe(depth, mask, is_cut, left, top, float(has_reading.mean()))
 
 
 def check_depth(depth_m: Float[np.ndarray, "H W"], size_hw: tuple[int, int]) -> None:
@@ -138,7 +139,7 @@ def _window(box_xyxy: np.ndarray, size_hw: tuple[int, ...], margin: float) -> tu
     height, width = size_hw
     if not (np.isfinite(box_xyxy).all() and x1 < min(x2, width) and y1 < min(y2, height) and x2 > 0 and y2 > 0):
         return None
-    margin_x, margin_y = margin * (x2 - x1) + 1.0, margin * (y2 - y1) + 1.0
+    margin_x, margin_y = margin * (x2 - x1) + 2.0, margin * (y2 - y1) + 2.0
     left, top = max(int(np.floor(x1 - margin_x)), 0), max(int(np.floor(y1 - margin_y)), 0)
     return left, top, min(int(np.ceil(x2 + margin_x)), width), min(int(np.ceil(y2 + margin_y)), height)
 
@@ -239,17 +240,21 @@ def _piece_that_fits(pieces: np.ndarray, box_xyxy: np.ndarray, min_pixels: int) 
     return labels == int(np.argmax(np.where(is_candidate, overlap, -1.0)))
 
 
-def _describe(
-    depth: np.ndarray, has_reading: np.ndarray, mask: np.ndarray, left: int, top: int, config: DepthConfig
-) -> BoxDepth:
-    """Statistics of the object's readings, and where it is cut off."""
+def _cut_pixels(depth: np.ndarray, mask: np.ndarray, is_other: np.ndarray, config: DepthConfig) -> np.ndarray:
+    """The object's pixels that end at something nearer, or at the window's border."""
+    others = np.where(is_other, depth, np.inf).astype(np.float32)
+    # Two pixels far: the one beside the edge may have been taken out as mixed.
+    nearest_other = cv2.erode(others, np.ones((5, 5), np.uint8))
+    is_cut = mask & (nearest_other < depth - config.step_m)
+    for border in (np.s_[:2], np.s_[-2:], np.s_[:, :2], np.s_[:, -2:]):
+        is_cut[border] |= mask[border]
+    return is_cut
+
+
+def _describe(depth: np.ndarray, mask: np.ndarray, is_cut: np.ndarray, left: int, top: int, fill: float) -> BoxDepth:
+    """Statistics of the object's readings."""
     readings = depth[mask]
     readings = readings[:: max(1, len(readings) // _SAMPLE)]
     median = float(np.median(readings))
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(readings - median)))
-    others = np.where(has_reading & ~mask, depth, np.inf).astype(np.float32)
-    nearest_other = cv2.erode(others, np.ones((5, 5), np.uint8))
-    is_cut = mask & (nearest_other < depth - config.step_m)
-    for border in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
-        is_cut[border] |= mask[border]
-    return BoxDepth(left, top, mask, is_cut, median, spread, float(has_reading.mean()))
+    return BoxDepth(left, top, mask, is_cut, median, spread, fill)

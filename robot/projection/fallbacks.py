@@ -24,7 +24,9 @@ def locate_surface(surface: BoxDepth, view: View) -> Located:
     ray_camera = pixel_rays(0.5 * (low + high) + (surface.left_px, surface.top_px), view.frame.K)
     centre_camera = ray_camera * (surface.depth_m + 0.5 * width_m)
     p_base = apply_transform(view.T_base_camera, centre_camera)
-    across = 0.25 * width_m if surface.is_cut.any() else 0.1 * width_m
+    across = 0.1 * width_m
+    if surface.is_cut.any():  # most of it may be hidden
+        across = 0.5 * max(width_m, view.config.expected_size_m)
     noise = view.config.depth.sigma_m(surface.depth_m, view.focal_px)
     sigma = averaged_depth_sigma(noise, len(rows), view.config.uncertainty)
     along_ray = rotate_vectors(view.T_base_camera, ray_camera)
@@ -45,7 +47,7 @@ def locate_on_ray(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | Non
     config = view.config
     # A box is measured from the image's corner, a pixel from its own centre.
     middle_uv = 0.5 * (box_xyxy[:2] + box_xyxy[2:]) - 0.5
-    height_m = view.table_height_m + 0.5 * config.expected_height_m
+    height_m = view.table_height_m + 0.5 * config.expected_size_m
     p_base = pixels_on_plane(middle_uv, view.frame.K, view.T_base_camera, height_m)
     if not np.isfinite(p_base).all():
         return None
@@ -53,9 +55,18 @@ def locate_on_ray(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | Non
     sigma_px = np.hypot(
         config.uncertainty.box_sigma_px, config.uncertainty.box_sigma_part * (box_xyxy[2:] - box_xyxy[:2])
     )
+    if _touches_border(box_xyxy, view):  # up to half of the object may lie outside
+        distance_m = float(np.linalg.norm(p_base - view.T_base_camera[:3, 3]))
+        sigma_px = np.maximum(sigma_px, 0.5 * config.expected_size_m * view.focal_px / distance_m)
     covariance = (
         view.covariance(p_base, 0.0)
         + (J_pixel * sigma_px**2) @ J_pixel.T
-        + config.expected_height_sigma_m**2 * np.outer(J_height, J_height)
+        + config.expected_size_sigma_m**2 * np.outer(J_height, J_height)
     )
     return Located(p_base, covariance)
+
+
+def _touches_border(box_xyxy: Float[np.ndarray, "4"], view: View) -> bool:
+    """Whether the image ends where the box does, within a pixel."""
+    height, width = view.frame.depth_m.shape
+    return bool((box_xyxy[:2] <= 1.0).any() or box_xyxy[2] >= width - 1.0 or box_xyxy[3] >= height - 1.0)

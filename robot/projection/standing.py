@@ -24,6 +24,7 @@ _TOP_QUANTILE = 0.9
 _SAMPLE = 500  # points are plenty for a median
 _MIN_FACE_PIXELS = 12
 _UNEVEN = 1.1
+_SLIVER = 0.3
 
 
 def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | None:
@@ -41,9 +42,10 @@ def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: V
     footprint = _top_outline(surface, pixels_vu[is_top], view)
     if footprint is None or height_m > view.config.max_slenderness * footprint.size_m.max():
         return None
-    if _box_overlap(_cuboid_box(footprint, height_m, view), box_xyxy) < view.config.min_box_overlap:
+    overlap = _box_overlap(_cuboid_box(footprint, height_m, view), box_xyxy)
+    if overlap < view.config.min_box_overlap or _is_sliver(footprint, view.config.expected_size_m):
         return locate_on_ray(box_xyxy, view)
-    p_top = np.array([*footprint.centre_xy, view.table_height_m + height_m])
+    p_top = np.array([*_whole_centre_xy(footprint, view.config.expected_size_m), view.table_height_m + height_m])
     yaw_rad, length_m, width_m = _length_axis(footprint)
     return Located(
         p_base=p_top - [0.0, 0.0, 0.5 * height_m],
@@ -83,6 +85,11 @@ def _top_outline(surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"], view: V
     return fit_footprint(outline_xy, surface.is_cut[outline_vu[:, 0], outline_vu[:, 1]])
 
 
+def _is_sliver(footprint: Footprint, expected_size_m: float) -> bool:
+    """Whether so little is seen that it may as well be the rim of a side face."""
+    return not footprint.is_whole and float(footprint.size_m.min()) < _SLIVER * expected_size_m
+
+
 def _cuboid_box(footprint: Footprint, height_m: float, view: View) -> Float[np.ndarray, "4"]:
     """The box (px, clipped to the image) around a cuboid on the table."""
     table_m = view.table_height_m or 0.0
@@ -101,6 +108,16 @@ def _box_overlap(a_xyxy: Float[np.ndarray, "4"], b_xyxy: Float[np.ndarray, "4"])
     intersection = float(np.maximum(shared, 0.0).prod())
     areas = float(np.prod(a_xyxy[2:] - a_xyxy[:2]) + np.prod(b_xyxy[2:] - b_xyxy[:2]))
     return intersection / max(areas - intersection, 1e-9)
+
+
+def _whole_centre_xy(footprint: Footprint, expected_size_m: float) -> Float[np.ndarray, "2"]:
+    """The middle of the rectangle; along an axis with one hidden side, half the expected size from the seen side."""
+    middle = 0.5 * (footprint.low_m + footprint.high_m)
+    half = 0.5 * np.maximum(footprint.size_m, expected_size_m)
+    from_low = footprint.is_seen_low & ~footprint.is_seen_high
+    from_high = footprint.is_seen_high & ~footprint.is_seen_low
+    middle = np.where(from_low, footprint.low_m + half, np.where(from_high, footprint.high_m - half, middle))
+    return footprint.axes @ middle
 
 
 def _length_axis(footprint: Footprint) -> tuple[float, float, float]:
@@ -122,9 +139,12 @@ def _centre_covariance(
     covariance = J_centre_top @ view.covariance(p_top, sigma) @ J_centre_top
     covariance[2, 2] += 0.25 * uncertainty.table_m**2
     side_sigma = uncertainty.edge_sigma_px * depth_m / view.focal_px
-    # The middle of two sides errs by less than each; where one is hidden, up to half the object is.
-    is_seen = footprint.is_seen_low & footprint.is_seen_high
-    hidden_sigma = 0.25 * max(float(footprint.size_m.max()), view.config.expected_height_m)
-    sigma_uv = np.where(is_seen, side_sigma / math.sqrt(2.0), math.hypot(side_sigma, hidden_sigma))
+    # The middle of two sides errs by less than each. Where a side is hidden the size is a guess; what is left of the
+    # outline may even belong to another face, and one without a direction is of no box, so no axis is certain then.
+    sigma_uv = np.full(2, side_sigma / math.sqrt(2.0))
+    if not footprint.has_yaw:
+        hidden_sigma = 0.25 * max(float(footprint.size_m.max()), view.config.expected_size_m)
+        is_seen = footprint.is_seen_low & footprint.is_seen_high
+        sigma_uv = np.hypot(side_sigma, np.where(is_seen, 0.5, 1.0) * hidden_sigma)
     covariance[:2, :2] += footprint.axes @ np.diag(sigma_uv**2) @ footprint.axes.T
     return covariance

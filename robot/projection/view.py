@@ -29,10 +29,10 @@ class ProjectionConfig(Config):
     """What looks taller than this many times its width is held above the table rather than standing on it."""
     min_box_overlap: float = Field(default=0.5, ge=0, le=1)
     """Below this overlap (IoU) with the detector's box a cuboid found in the depth is not what the detector saw."""
-    expected_height_m: float = Field(default=0.048, gt=0)
-    """Height of an object whose depth is unknown."""
-    expected_height_sigma_m: float = Field(default=0.008, gt=0)
-    """Standard deviation of that height."""
+    expected_size_m: float = Field(default=0.048, gt=0)
+    """Length, width and height of an object of which not all can be seen."""
+    expected_size_sigma_m: float = Field(default=0.008, gt=0)
+    """Standard deviation of that size."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
