@@ -6,7 +6,7 @@ import colorsys
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from typing_extensions import assert_never
 
 from robot.simulator.objects import Profile, Rgba, Vector3
@@ -103,7 +103,7 @@ def _draw_light(rng: np.random.Generator, lowest_deg: float, strength: float, ti
     return Light(bool(rng.random() < 0.75), _vector(place), _vector(-away), _vector(diffuse), _vector(specular))
 
 
-def _tint(rng: np.random.Generator, spread: float) -> np.ndarray:
+def _tint(rng: np.random.Generator, spread: float) -> Float[np.ndarray, " 3"]:
     return np.clip(1.0 + rng.normal(0, spread, 3), 0.6, 1.4)
 
 
@@ -112,6 +112,6 @@ def _grey_or_tinted(rng: np.random.Generator) -> Vector3:
     return colorsys.hsv_to_rgb(rng.uniform(), saturation, rng.uniform(0.15, 0.9))
 
 
-def _vector(values: np.ndarray) -> Vector3:
+def _vector(values: Float[np.ndarray, " 3"]) -> Vector3:
     x, y, z = (float(value) for value in values)
     return x, y, z

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cv2
 import mujoco
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Bool, Float, Int32
 
 from robot.config import CameraConfig
 from robot.simulator.layout import object_pose
@@ -78,7 +78,7 @@ def _geoms_of(model: mujoco.MjModel, item: SceneObject) -> Int32[np.ndarray, " N
     return np.array([model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))], np.int32)
 
 
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+def _bounds(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     left, top = int(columns[0]), int(rows[0])
     return left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top

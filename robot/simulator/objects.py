@@ -20,8 +20,8 @@ CUBE_CLASSES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 
 # Hue range in turns for each cube class, wide enough for paints and narrow enough for names.
 _CUBE_HUES = ((-0.02, 0.02), (0.30, 0.41), (0.57, 0.65), (0.125, 0.165))
-_DENSITY_LIKE = 450.0
 _CUBE_MASS_KG = (0.05, 0.12)
+_DISTRACTOR_KG_M3 = 450.0
 _ROUND = ("sphere", "capsule", "cylinder", "ellipsoid")
 
 Rgba = tuple[float, float, float, float]
@@ -213,7 +213,7 @@ def _simple(name: str, part: Part, rgba: Rgba, height_m: float, radius_m: float)
 
 
 def _composed(name: str, parts: tuple[Part, ...], rgba: Rgba, height_m: float, radius_m: float) -> SceneObject:
-    mass = float(np.clip(_DENSITY_LIKE * height_m * radius_m**2 * 4, 0.02, 0.25))
+    mass = float(np.clip(_DISTRACTOR_KG_M3 * height_m * radius_m**2 * 4, 0.02, 0.25))
     return SceneObject(name, parts, rgba, mass, float(height_m), float(radius_m))
 
 

@@ -16,6 +16,7 @@ from xml.etree.ElementTree import Element
 import cv2
 import mujoco
 import numpy as np
+from jaxtyping import Float, Int
 
 from robot.config import BinConfig, CameraConfig, WorkCellConfig
 from robot.simulator.appearance import Appearance, Light
@@ -61,7 +62,7 @@ def build_scene(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance
     return scene
 
 
-def place_arm(scene: Scene, qpos: np.ndarray, opening_m: float) -> None:
+def place_arm(scene: Scene, qpos: Float[np.ndarray, " 6"], opening_m: float) -> None:
     """Put joints (6 angles, rad) and fingers there at rest, servos included, and recompute what follows."""
     half = np.full(len(FINGER_NAMES), opening_m / 2)
     at = arm_addresses(scene.model)
@@ -71,7 +72,7 @@ def place_arm(scene: Scene, qpos: np.ndarray, opening_m: float) -> None:
     mujoco.mj_forward(scene.model, scene.data)
 
 
-def arm_addresses(model: mujoco.MjModel) -> np.ndarray:
+def arm_addresses(model: mujoco.MjModel) -> Int[np.ndarray, " 8"]:
     """Where the six joints and the two fingers lie in qpos; they come first, so the same numbers index qvel."""
     addresses = np.array([model.joint(name).qposadr[0] for name in (*JOINT_NAMES, *FINGER_NAMES)])
     assert np.array_equal(addresses, np.arange(len(addresses)))

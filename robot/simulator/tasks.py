@@ -44,7 +44,6 @@ class PickTaskJudge:
     def reset(self) -> None:
         """Forget what was seen."""
         self.unsafe_contacts: list[UnsafeContact] = []
-        self.highest_m = 0.0
         self.was_held = False
         self._next_watch_s = 0.0
 
@@ -84,9 +83,7 @@ class PickTaskJudge:
         if stamp_s < self._next_watch_s:
             return
         self._next_watch_s = stamp_s + _WATCH_EVERY_S - 1e-6
-        height = object_pose(self._cell.scene, self._cell.target)[2, 3]
-        self.highest_m = max(self.highest_m, float(height))
-        self.was_held = self.was_held or (height > 0.05 and self.target_is_held())
+        self.was_held = self.was_held or self.target_is_held()
         self._note_unsafe_contacts(stamp_s)
 
     def _note_unsafe_contacts(self, stamp_s: float) -> None:
