@@ -23,6 +23,8 @@ from robot.policy.sighting import Look, is_in_place
 from robot.policy.surroundings import points_around
 from robot.transforms import translation
 
+Condition = Callable[[Track], bool]
+
 NEIGHBOUR_RADIUS_M = 0.12
 """Nothing farther from the object's middle than this can touch the fingers."""
 PLACE_YAWS_RAD = np.linspace(-np.pi, np.pi, 24, endpoint=False)
@@ -99,7 +101,7 @@ class PickScript:
         """Once through all stages. Returns what went wrong, None if nothing did."""
         target = yield from self._look()
         if target is None:
-            raise GaveUp(Trouble.LOST if self._was_seen else Trouble.NOT_FOUND)
+            return (yield from self._explain_absence())
         self._was_seen = True
         grasp = yield from self._approach(target)
         if grasp is None:
@@ -111,20 +113,35 @@ class PickScript:
             return Trouble.LOST
         if not (yield from self._carry(grasp)):
             return Trouble.LOST
-        yield from self._place(grasp)
+        yield from self._place()
         return (yield from self._verify())
 
     # Look -----------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Script[Track | None]:
-        """The object, seen from home or from one of the closer views; None when none shows it."""
+        """The object, seen from home or from one of the closer views; None when none shows it.
+
+        One within the workspace is preferred; one outside of it is returned only when there is no other.
+        """
         for stage, qpos in self._views():
             self.stage = stage
             yield from self._arm.move(qpos, self._cell.gripper.opening_max_m)
-            target = yield from self._watch(self._is_target, self._config.look.min_hits, self._config.look.wait_s)
+            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s)
             if target is not None:
                 return target
-        return None
+        return Look([]).best(self._arm.observation.tracks, self._is_target, self._config.look.min_hits)
+
+    def _explain_absence(self) -> Script[Trouble | None]:
+        """Not on the table: never seen, or lost on the way, perhaps right into its place."""
+        if not self._was_seen:
+            raise GaveUp(Trouble.NOT_FOUND)
+        if self.attempts > 0:
+            self.stage = Stage.VERIFY
+            height_m = self._task.place_wall_m + self._config.carry.wall_clearance_m
+            yield from self._arm.move(self._reach_over_place(height_m), self._cell.gripper.opening_max_m)
+            if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
+                return None
+        raise GaveUp(Trouble.LOST)
 
     def _views(self) -> Iterator[tuple[Stage, Float[np.ndarray, " 6"]]]:
         """Home sees the whole table; the views after it see a quarter each, from nearer by."""
@@ -139,12 +156,12 @@ class PickScript:
                 if qpos is not None:
                     yield Stage.SEARCH, qpos
 
-    def _watch(self, wanted: Callable[[Track], bool], min_hits: int, wait_s: float) -> Script[Track | None]:
-        """Hold still until a wanted track has been seen `min_hits` times, at most `wait_s`."""
-        look = Look(self._arm.observation.tracks)
+    def _watch(self, wanted: Condition, wait_s: float, prefer: Condition = lambda track: True) -> Script[Track | None]:
+        """Hold still until a wanted track has been seen often enough to act upon, at most `wait_s`."""
+        look, min_hits = Look(self._arm.observation.tracks), self._config.look.min_hits
 
         def sighting() -> Track | None:
-            return look.best(self._arm.observation.tracks, wanted, min_hits)
+            return look.best(self._arm.observation.tracks, wanted, min_hits, prefer)
 
         yield from self._arm.wait(wait_s, stop=lambda _: sighting() is not None)
         return sighting()
@@ -159,6 +176,9 @@ class PickScript:
             return False
         return abs(float(track.p_base[2]) - self._cell.table.height_m) < 2 * largest
 
+    def _is_target_inside(self, track: Track) -> bool:
+        return self._is_target(track) and self._cell.workspace.contains(track.p_base)
+
     # Approach and look again ----------------------------------------------------------------------------------------
 
     def _approach(self, target: Track) -> Script[Grasp | None]:
@@ -168,10 +188,11 @@ class PickScript:
             self.stage = Stage.APPROACH
             yield from self._arm.move(grasp.qpos_above, grasp.opening_m, stop=self._has_left(grasp, target.track_id))
             self.stage = Stage.RELOOK
-            seen = yield from self._watch(self._is_target, self._config.look.min_hits, self._config.look.wait_s)
+            is_here = self._is_at(grasp)
+            seen = yield from self._watch(self._is_target_inside, self._config.look.wait_s, prefer=is_here)
             if seen is None:
                 return None
-            if self._distance_xy(seen, grasp) <= self._config.grasp.moved_m:
+            if is_here(seen):
                 return (yield from self._correct(seen, grasp))
             target = seen
         return None
@@ -192,12 +213,13 @@ class PickScript:
 
     def _has_left(self, grasp: Grasp, track_id: int) -> Callable[[Observation], bool]:
         """Whether the track that `grasp` is for is believed to be somewhere else by now."""
+        is_here = self._is_at(grasp)
+        return lambda seen: any(track.track_id == track_id and not is_here(track) for track in seen.tracks)
 
-        def stop(observation: Observation) -> bool:
-            same = (track for track in observation.tracks if track.track_id == track_id)
-            return any(self._distance_xy(track, grasp) > self._config.grasp.moved_m for track in same)
-
-        return stop
+    def _is_at(self, grasp: Grasp) -> Condition:
+        """Whether a track is where `grasp` expects its object."""
+        moved_m = self._config.grasp.moved_m
+        return lambda track: bool(np.linalg.norm(track.p_base[:2] - grasp.p_base[:2]) <= moved_m)
 
     def _correct(self, seen: Track, grasp: Grasp) -> Script[Grasp]:
         """Shift and turn by what the closer look has found."""
@@ -208,10 +230,6 @@ class PickScript:
             yield from self._arm.move(better.qpos_above, better.opening_m)
             return better
         return grasp
-
-    @staticmethod
-    def _distance_xy(track: Track, grasp: Grasp) -> float:
-        return float(np.linalg.norm(track.p_base[:2] - grasp.p_base[:2]))
 
     # Grasp, lift, carry, place --------------------------------------------------------------------------------------
 
@@ -262,7 +280,7 @@ class PickScript:
             raise GaveUp(Trouble.UNREACHABLE)
         return min(possible, key=lambda qpos: float(np.abs(qpos - self._arm.qpos_target).max()))
 
-    def _place(self, grasp: Grasp) -> Script[None]:
+    def _place(self) -> Script[None]:
         """Down between the walls, open, and up again."""
         self.stage = Stage.PLACE
         depth_m = self._task.place_wall_m + self._config.carry.wall_clearance_m - self._config.carry.drop_m
@@ -275,11 +293,10 @@ class PickScript:
     def _verify(self) -> Script[Trouble | None]:
         """Look into the place; if the object is not seen there, look whether it still is on the table."""
         self.stage = Stage.VERIFY
-        carry, look = self._config.carry, self._config.look
-        if (yield from self._watch(self._is_in_place, look.min_hits, carry.verify_s)) is not None:
+        if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
             return None
         yield from self._arm.move(np.array(self._cell.home_qpos), self._cell.gripper.opening_max_m)
-        if (yield from self._watch(self._is_target, look.min_hits, look.wait_s)) is not None:
+        if (yield from self._watch(self._is_target, self._config.look.wait_s)) is not None:
             return Trouble.LOST
         raise GaveUp(Trouble.VERIFY_FAILED)
 

@@ -27,11 +27,20 @@ class Look:
         """Detections of `track` since the look began."""
         return track.num_hits - self._hits_before.get(track.track_id, 0)
 
-    def best(self, tracks: Sequence[Track], wanted: Callable[[Track], bool], min_hits: int) -> Track | None:
-        """The wanted track with the highest score among those seen at least `min_hits` times in this look."""
+    def best(
+        self,
+        tracks: Sequence[Track],
+        wanted: Callable[[Track], bool],
+        min_hits: int,
+        prefer: Callable[[Track], bool] = lambda track: True,
+    ) -> Track | None:
+        """Of the wanted tracks seen at least `min_hits` times in this look the preferred one with the highest score.
+
+        Among equals the oldest; None when there is no wanted track.
+        """
         seen = [track for track in tracks if self.fresh_hits(track) >= min_hits and wanted(track)]
         alive = [track for track in seen if track.status is not TrackStatus.LOST]
-        return max(alive, key=lambda track: (track.score, -track.track_id), default=None)
+        return max(alive, key=lambda track: (prefer(track), track.score, -track.track_id), default=None)
 
 
 def is_in_place(task: PickTask, p_base: Float[np.ndarray, " 3"]) -> bool:

@@ -1,6 +1,6 @@
 """A work cell without physics, for tests of the skill: an arm that is where it was told to be, and one cube.
 
-Thousands of ticks a second, and everything that can go wrong can be made to.
+A slower control rate than the real one keeps it quick, and everything that can go wrong can be made to.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from robot.kinematics.chain import forward_kinematics
 from robot.observation import JointState, Observation, Track, TrackStatus
 from robot.policy.policy import Policy, PolicyStatus
 
-CELL = WorkCellConfig()
+CELL = WorkCellConfig(control_hz=50.0)
 EDGE_M = 0.045
 DT_S = 1.0 / CELL.control_hz
+TICKS_PER_FRAME = round(CELL.control_hz / CELL.camera.rate_hz)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class PaperWorld:
 
     def observe(self) -> Observation:
         joints = JointState(self.qpos.copy(), np.zeros(6), self.opening_m, self.now_s)
-        if self.tick % 12 == 0 and self.is_seen(self):
+        if self.tick % TICKS_PER_FRAME == 0 and self.is_seen(self):
             self.hits += 1
         tracks = () if self.hits == 0 else (self.track(),)
         return Observation(joints, None, tracks, self.now_s, self.qpos_sent)

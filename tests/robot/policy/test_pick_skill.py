@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from robot.kinematics.limits import joint_limits_from_config
+from robot.observation import Observation
 from robot.policy.pick_config import GraspConfig, PickSkillConfig
 from robot.policy.pick_skill import PickSkill
 from robot.policy.policy import Outcome, PickTask, PolicyStatus
@@ -122,7 +125,7 @@ def test_a_cube_that_moves_during_the_approach_is_followed(move_at_s: float) -> 
 
 def test_a_cube_that_never_rests_counts_as_lost() -> None:
     def run_away(world: PaperWorld) -> None:
-        world.p_cube = ON_TABLE + np.array([0.0, 0.1 * (world.tick // 40 % 2), 0.0])
+        world.p_cube = ON_TABLE + np.array([0.0, 0.1 * (world.tick // 16 % 2), 0.0])
 
     status = pick(PaperWorld(ON_TABLE, each_tick=run_away))
     assert (status.outcome, status.reason) == (Outcome.FAILED, "lost")
@@ -144,6 +147,32 @@ def test_a_cube_that_slips_out_on_the_way_is_picked_up_again() -> None:
     status = pick(world)
     assert (status.outcome, status.attempts) == (Outcome.SUCCEEDED, 2)
     assert is_in_bin(world)
+
+
+def test_a_cube_that_falls_into_the_bin_by_accident_is_where_it_should_be() -> None:
+    def drop_over_bin(world: PaperWorld) -> None:
+        if world.is_held and is_in_bin(world) and world.stages[-1] == "carry":
+            world.is_held = False
+            world.p_cube = np.array([*CELL.bin.centre_xy_m, EDGE_M / 2])
+
+    world = PaperWorld(ON_TABLE, each_tick=drop_over_bin)
+    status = pick(world)
+    assert (status.outcome, status.attempts) == (Outcome.SUCCEEDED, 1)
+    assert world.stages[-2:] == ["verify", "done"]
+
+
+def test_a_cube_within_reach_is_preferred_to_one_outside() -> None:
+    """Both are red; the one outside even has the better score."""
+    world = PaperWorld(ON_TABLE)
+    outside = replace(PaperWorld(np.array([1.3, 0.6, EDGE_M / 2])).track(), track_id=2, score=1.0)
+    observe = world.observe
+
+    def observe_both() -> Observation:
+        seen = observe()
+        return replace(seen, tracks=(*seen.tracks, replace(outside, num_hits=world.hits)))
+
+    world.observe = observe_both
+    assert pick(world).outcome is Outcome.SUCCEEDED
 
 
 def test_a_cube_that_is_nowhere_after_the_release_is_not_claimed() -> None:

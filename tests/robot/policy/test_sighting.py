@@ -41,6 +41,14 @@ def test_the_highest_score_wins_and_the_older_track_among_equals() -> None:
     assert best.track_id == 2
 
 
+def test_a_preferred_track_wins_over_a_higher_score_but_its_absence_is_no_hindrance() -> None:
+    tracks = [track(1, 5, score=0.9), track(2, 5, score=0.5)]
+    for preferred_id, expected_id in ((2, 2), (3, 1)):
+        best = Look([]).best(tracks, every, min_hits=1, prefer=lambda track, it=preferred_id: track.track_id == it)
+        assert best is not None
+        assert best.track_id == expected_id
+
+
 def test_what_is_lost_or_not_wanted_is_not_taken() -> None:
     tracks = [track(1, 5, status=TrackStatus.LOST), track(2, 5)]
     assert Look([]).best(tracks, lambda track: track.track_id != 2, min_hits=1) is None
