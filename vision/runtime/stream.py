@@ -124,11 +124,15 @@ class VideoFile:
             image_rgb = cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB, dst=image_bgr)
             yield StreamImage(f"{self.path.stem}_{number:06d}", image_rgb, stamp_s)
             number += 1
-        # Containers without an index only estimate their length from duration and rate; one in fifty is let pass.
-        if number == 0 or (self.num_images and number < self.num_images - max(1, self.num_images // 50)):
-            raise SourceError(
-                f"{self.path}: breaks off after {number} of {self.num_images} frames; it is cut or damaged"
-            )
+        self._check_length(number)
+
+    def _check_length(self, num_decoded: int) -> None:
+        """Containers without an index only estimate their length from duration and rate: one in fifty is let pass."""
+        if num_decoded == 0:
+            raise SourceError(f"{self.path}: holds no frame that OpenCV can decode")
+        claimed = self.num_images or 0
+        if num_decoded < claimed - max(1, claimed // 50):
+            raise SourceError(f"{self.path}: breaks off after {num_decoded} of {claimed} frames; it is cut or damaged")
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -1,0 +1,49 @@
+"""The published YOLOX-nano through our detector and our export: the same rows as the published file, the same AP."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.export.published_network import published_yolox_nano
+from tools.command_line import run_command
+from vision.checkpoints.native import save_detector
+from vision.evaluation.torch_session import TorchSession
+from vision.images import prepare, read_image
+from vision.runtime.decode import decode_boxes, grid_cells
+from vision.runtime.session import open_session
+
+MODEL = "data/yolox_nano_coco/yolox_nano.onnx"
+
+
+def test_our_detector_computes_what_the_published_file_computes(shared):
+    detector = published_yolox_nano(shared(MODEL))
+    session = open_session(shared(MODEL), "onnxruntime", num_threads=1)
+    image = read_image(shared("data/coco_mini/val2017/000000000139.jpg"))
+    values = prepare(image, detector.config.preprocessing)[0][None]
+    published = session.run({"images": values})["output"][0]
+    ours = TorchSession(detector).run({"images": values})["rows"][0]
+    np.testing.assert_allclose(ours[:, 4:], published[:, 4:], atol=1e-4)
+    boxes = decode_boxes(published[:, :4], *grid_cells((416, 416), (8, 16, 32)))
+    np.testing.assert_allclose(ours[:, :4], boxes, atol=0.05)
+    assert ours[:, 4].max() > 0.5
+
+
+@pytest.mark.slow
+def test_its_export_has_the_published_ap_in_both_engines(shared, tmp_path: Path):
+    checkpoint = tmp_path / "yolox_nano.safetensors"
+    save_detector(checkpoint, published_yolox_nano(shared(MODEL)))
+    annotations = shared("data/coco_mini/annotations/instances_val2017.json")
+    data = ["--annotations", str(annotations), "--images", str(shared("data/coco_mini/val2017"))]
+    result = tmp_path / "r.json"
+    assert run_command(["export", str(checkpoint), "--output", str(tmp_path), *data, "--json", str(result)]) == 0
+    exported = json.loads(result.read_text())
+    assert exported["AP"]["float32"] == pytest.approx(0.339, abs=0.001)
+    assert exported["parity"]["float32"] < 2e-4
+    for model, engine in (("onnx", "onnxruntime"), ("onnx", "openvino"), ("safetensors", "auto")):
+        words = ["evaluate", str(tmp_path / f"yolox_nano.{model}"), "--engine", engine, *data, "--json", str(result)]
+        assert run_command(words) == 0
+        assert json.loads(result.read_text())["AP"] == pytest.approx(0.339, abs=0.001)
