@@ -247,6 +247,7 @@ def _unchanged(batch: Any) -> Any:
 def _start_worker(_: int) -> None:
     # A worker is one process among several: threads of its own would only fight with the others.
     cv2.setNumThreads(0)
-    # Ctrl-C and SIGTERM reach the whole process group; the training process decides, workers end when it does.
+    # Ctrl-C and SIGTERM often reach the whole process group. The training process decides what follows; it must not
+    # lose its workers before it has saved its state. They end when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

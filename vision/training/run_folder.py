@@ -11,7 +11,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,11 @@ class Journal:
         """All whole lines; a line cut off by a kill is left out."""
         return list(self._whole_lines())
 
-    def forget_from(self, step: int) -> None:
-        """Drop entries of `step` and later: the run goes back there and makes them again."""
+    def keep(self, is_wanted: Callable[[dict[str, Any]], bool]) -> None:
+        """Drop the other entries: the run goes back to its last state and makes them again."""
         if not self.path.exists():
             return
-        kept = [entry for entry in self._whole_lines() if entry["step"] < step]
+        kept = [entry for entry in self._whole_lines() if is_wanted(entry)]
         with replacing(self.path) as beside:
             beside.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
 

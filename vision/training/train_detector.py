@@ -71,10 +71,11 @@ def train_detector(config: TrainDetectorConfig, run: RunFolder, console: Console
             display.after_step(progress.step, losses, rate, config.batch_size)
             if stop.is_set or plan.ends_epoch(progress.step) or progress.step % config.save_every_steps == 0:
                 training.save()
+            if not stop.is_set:
+                training.evaluate_if_due(display)
             if stop.is_set:
                 break
-            training.evaluate_if_due(display)
-    return TrainingResult(run, progress, is_finished=progress.step == plan.num_steps)
+    return TrainingResult(run, progress, is_finished=progress.evaluated_epoch == plan.num_epochs)
 
 
 class Training:
@@ -102,8 +103,9 @@ class Training:
         """Go on from the saved state, if there is one; journal entries after it are made again."""
         if self.run.state.is_file():
             self.progress = load_state(self.run.state, self._parts())
-        self.run.steps.forget_from(self.progress.step)
-        self.run.metrics.forget_from(self.progress.step + 1)
+        if self.accelerator.is_main_process:
+            self.run.steps.keep(lambda entry: entry["step"] < self.progress.step)
+            self.run.metrics.keep(lambda entry: entry["epoch"] <= self.progress.evaluated_epoch)
 
     def step(self, batch: Batch) -> tuple[dict[str, float], float]:
         """One optimiser step; returns the losses by name and the learning rate, and writes them down."""
@@ -133,9 +135,16 @@ class Training:
 
     def save(self) -> None:
         """Write the weights to ship and the whole state; both are whole or as they were."""
-        if self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
+            return
+        try:
             save_detector(self.run.last, self._shipped())
             save_state(self.run.state, self.progress, self._parts())
+        except OSError as error:
+            raise TrainingError(
+                f"step {self.progress.step}: the state cannot be written ({error}); the one before it is still whole, "
+                f"go on from it with: handeye train --resume {self.run.path}"
+            ) from error
 
     def evaluate_if_due(self, display: ProgressDisplay) -> None:
         """Measure the shipped weights at the end of every n-th epoch and of the run; keep them if they are the best."""

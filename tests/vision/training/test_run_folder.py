@@ -56,12 +56,12 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_overwritten(tmp_path):
     with journal.path.open("a") as file:
         file.write('{"step": 4, "los')
     assert [entry["step"] for entry in journal.read()] == [0, 1, 2, 3]
-    journal.forget_from(3)
+    journal.keep(lambda entry: entry["step"] < 3)
     journal.append({"step": 3, "again": True})
     assert journal.read() == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
 def test_an_absent_journal_is_empty(tmp_path):
     journal = Journal(tmp_path / "steps.jsonl")
-    journal.forget_from(0)
+    journal.keep(lambda entry: False)
     assert journal.read() == []
