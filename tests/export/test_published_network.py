@@ -33,7 +33,7 @@ def test_our_detector_computes_what_the_published_file_computes(shared):
 
 
 @pytest.mark.slow
-def test_its_export_has_the_published_ap_in_both_engines(shared, tmp_path: Path):
+def test_its_export_has_the_published_ap_in_every_engine(shared, tmp_path: Path):
     checkpoint = tmp_path / "yolox_nano.safetensors"
     save_detector(checkpoint, published_yolox_nano(shared(MODEL)))
     annotations = shared("data/coco_mini/annotations/instances_val2017.json")
@@ -43,7 +43,8 @@ def test_its_export_has_the_published_ap_in_both_engines(shared, tmp_path: Path)
     exported = json.loads(result.read_text())
     assert exported["AP"]["float32"] == pytest.approx(0.339, abs=0.001)
     assert exported["parity"]["float32"] < 2e-4
-    for model, engine in (("onnx", "onnxruntime"), ("onnx", "openvino"), ("safetensors", "auto")):
+    # The export measured its AP in the engine that auto takes, OpenVINO; here are ONNX Runtime and torch.
+    for model, engine in (("onnx", "onnxruntime"), ("safetensors", "auto")):
         words = ["evaluate", str(tmp_path / f"yolox_nano.{model}"), "--engine", engine, *data, "--json", str(result)]
         assert run_command(words) == 0
         assert json.loads(result.read_text())["AP"] == pytest.approx(0.339, abs=0.001)
