@@ -22,7 +22,7 @@ class DetectorArguments:
     model: Positional[Path]
     """A native checkpoint (.safetensors), an ONNX file that handeye exported, or a foreign one with --model-format."""
     engine: EngineChoice = "auto"
-    """Inference engine; auto takes the fastest that is installed. Checkpoints run in torch."""
+    """Inference engine; auto takes the one that is usually fastest here. Checkpoints run in torch."""
     model_format: ModelFormat | None = None
     """Format of an ONNX file that another program exported: yolox has raw head values as its output."""
     score_threshold: float | None = None
