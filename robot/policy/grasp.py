@@ -25,13 +25,14 @@ LIMIT_MARGIN_RAD = 0.05
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Grasp:
-    """A way to take an object: the grasp point and yaw, the opening to come with, and the arm's pose above it.
+    """A way to take the object of a track: grasp point and yaw, the opening to come with, the arm's pose above it.
 
     yaw_rad is the direction in which the fingers open, from base x; width_m is what they will find between them.
     T_base_tool is the flange's pose at the grasp, qpos_above are the joints above it. obstacle_points counts what
     stands where the fingers must go.
     """
 
+    track_id: int
     p_base: Float[np.ndarray, " 3"]
     yaw_rad: float
     width_m: float
@@ -102,7 +103,7 @@ class GraspPlanner:
         tips_z = p_grasp[2] - cell.gripper.fingertip_beyond_tcp_m
         tips_z = max(tips_z, cell.table.height_m + 2 * config.table_gap_m)
         obstacles = count_in_finger_sweep(points_base, p_grasp, yaw_rad, opening_m, width_m, tips_z, config)
-        return Grasp(p_grasp, yaw_rad, width_m, opening_m, T_base_tool, qpos_above, obstacles)
+        return Grasp(track.track_id, p_grasp, yaw_rad, width_m, opening_m, T_base_tool, qpos_above, obstacles)
 
     def _grasp_point(self, track: Track) -> Float[np.ndarray, " 3"]:
         """The object's middle, but never so low that the fingertips touch the table."""

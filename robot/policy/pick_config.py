@@ -16,8 +16,10 @@ class LookConfig(Config):
     """How long one view may take to show the object."""
     search_height_m: float = Field(default=0.45, gt=0)
     """Camera height over the table in the closer views that follow when the wide view shows nothing."""
-    size_tolerance_m: float = Field(default=0.025, gt=0)
+    size_tolerance_m: float = Field(default=0.012, gt=0)
     """How far a measured length may lie outside the sizes that the cell knows for its cubes."""
+    height_tolerance_m: float = Field(default=0.008, gt=0)
+    """How far a centre may lie below that of the smallest cube on the table; what is flatter is no cube."""
 
 
 class GraspConfig(Config):

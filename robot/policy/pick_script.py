@@ -82,6 +82,7 @@ class PickScript:
         self.stage = Stage.LOOK
         self.attempts = 0
         self._was_seen = False
+        self._failed_ids: set[int] = set()
         self._cell = cell
         self._config = config
         self._task = task
@@ -107,6 +108,7 @@ class PickScript:
         if grasp is None:
             return Trouble.LOST
         if not (yield from self._grasp(grasp)):
+            self._failed_ids.add(grasp.track_id)
             yield from self._let_go()
             return Trouble.GRASP_FAILED
         if not (yield from self._lift(grasp)):
@@ -126,7 +128,7 @@ class PickScript:
         for stage, qpos in self._views():
             self.stage = stage
             yield from self._arm.move(qpos, self._cell.gripper.opening_max_m)
-            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s)
+            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s, self._likeness)
             if target is not None:
                 return target
         return Look([]).best(self._arm.observation.tracks, self._is_target, self._config.look.min_hits)
@@ -156,7 +158,9 @@ class PickScript:
                 if qpos is not None:
                     yield Stage.SEARCH, qpos
 
-    def _watch(self, wanted: Condition, wait_s: float, prefer: Condition = lambda track: True) -> Script[Track | None]:
+    def _watch(
+        self, wanted: Condition, wait_s: float, prefer: Callable[[Track], float] = lambda track: 0.0
+    ) -> Script[Track | None]:
         """Hold still until a wanted track has been seen often enough to act upon, at most `wait_s`."""
         look, min_hits = Look(self._arm.observation.tracks), self._config.look.min_hits
 
@@ -167,17 +171,23 @@ class PickScript:
         return sighting()
 
     def _is_target(self, track: Track) -> bool:
-        """Of the right class and size, on the table, and not in its place already."""
+        """Of the right class, not in its place already, and as high and as long as a cube on the table can be."""
         if track.class_name != self._task.class_name or is_in_place(self._task, track.p_base):
             return False
         smallest, largest = self._cell.cube_edge_m
-        tolerance = self._config.look.size_tolerance_m
-        if track.size_m is not None and not smallest - tolerance < float(track.size_m[:2].max()) < largest + tolerance:
+        look = self._config.look
+        height_m = float(track.p_base[2]) - self._cell.table.height_m
+        if not smallest / 2 - look.height_tolerance_m < height_m < 2 * largest:
             return False
-        return abs(float(track.p_base[2]) - self._cell.table.height_m) < 2 * largest
+        lengths = [] if track.size_m is None else track.size_m[:2]
+        return all(abs(length - np.clip(length, smallest, largest)) < look.size_tolerance_m for length in lengths)
 
     def _is_target_inside(self, track: Track) -> bool:
         return self._is_target(track) and self._cell.workspace.contains(track.p_base)
+
+    def _likeness(self, track: Track) -> float:
+        """Whatever the fingers closed on in vain comes last, then what shows no clear shape."""
+        return 2.0 * (track.track_id not in self._failed_ids) + (track.size_m is not None)
 
     # Approach and look again ----------------------------------------------------------------------------------------
 
@@ -189,7 +199,7 @@ class PickScript:
             yield from self._arm.move(grasp.qpos_above, grasp.opening_m, stop=self._has_left(grasp, target.track_id))
             self.stage = Stage.RELOOK
             is_here = self._is_at(grasp)
-            seen = yield from self._watch(self._is_target_inside, self._config.look.wait_s, prefer=is_here)
+            seen = yield from self._watch(self._is_target_inside, self._config.look.wait_s, is_here)
             if seen is None:
                 return None
             if is_here(seen):

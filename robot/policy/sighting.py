@@ -32,11 +32,11 @@ class Look:
         tracks: Sequence[Track],
         wanted: Callable[[Track], bool],
         min_hits: int,
-        prefer: Callable[[Track], bool] = lambda track: True,
+        prefer: Callable[[Track], float] = lambda track: 0.0,
     ) -> Track | None:
-        """Of the wanted tracks seen at least `min_hits` times in this look the preferred one with the highest score.
+        """Of the wanted tracks seen at least `min_hits` times in this look the one most preferred.
 
-        Among equals the oldest; None when there is no wanted track.
+        Among equally preferred ones that with the highest score; None when there is no wanted track.
         """
         seen = [track for track in tracks if self.fresh_hits(track) >= min_hits and wanted(track)]
         alive = [track for track in seen if track.status is not TrackStatus.LOST]

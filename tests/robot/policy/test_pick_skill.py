@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from robot.kinematics.limits import joint_limits_from_config
-from robot.observation import Observation
+from robot.observation import Observation, Track
 from robot.policy.pick_config import GraspConfig, PickSkillConfig
 from robot.policy.pick_skill import PickSkill
 from robot.policy.policy import Outcome, PickTask, PolicyStatus
@@ -29,6 +29,17 @@ def pick(world: PaperWorld, config: PickSkillConfig | None = None) -> PolicyStat
     skill = PickSkill(CELL, config or PickSkillConfig())
     skill.reset(TASK)
     return world.run(skill, LIMIT_S)
+
+
+def show_too(world: PaperWorld, other: Track) -> None:
+    """Track another thing beside the cube, seen whenever the cube is."""
+    observe = world.observe
+
+    def observe_both() -> Observation:
+        seen = observe()
+        return replace(seen, tracks=(*seen.tracks, replace(other, num_hits=world.hits)))
+
+    world.observe = observe_both
 
 
 def is_in_bin(world: PaperWorld) -> bool:
@@ -164,15 +175,33 @@ def test_a_cube_that_falls_into_the_bin_by_accident_is_where_it_should_be() -> N
 def test_a_cube_within_reach_is_preferred_to_one_outside() -> None:
     """Both are red; the one outside even has the better score."""
     world = PaperWorld(ON_TABLE)
-    outside = replace(PaperWorld(np.array([1.3, 0.6, EDGE_M / 2])).track(), track_id=2, score=1.0)
-    observe = world.observe
-
-    def observe_both() -> Observation:
-        seen = observe()
-        return replace(seen, tracks=(*seen.tracks, replace(outside, num_hits=world.hits)))
-
-    world.observe = observe_both
+    show_too(world, replace(PaperWorld(np.array([1.3, 0.6, EDGE_M / 2])).track(), track_id=2, score=1.0))
     assert pick(world).outcome is Outcome.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"p_base": np.array([0.5, -0.1, 0.006])},
+        {"size_m": np.array([0.09, 0.045, 0.045])},
+        {"size_m": np.array([0.02, 0.02, 0.045])},
+        {"size_m": None},
+    ],
+    ids=["flat", "long", "small", "without shape"],
+)
+def test_a_cube_is_preferred_to_what_the_detector_took_for_one(changes: dict[str, np.ndarray | None]) -> None:
+    world = PaperWorld(ON_TABLE)
+    wrong = replace(PaperWorld(np.array([0.5, -0.1, EDGE_M / 2])).track(), track_id=2, score=1.0, **changes)
+    show_too(world, wrong)
+    status = pick(world)
+    assert (status.outcome, status.attempts) == (Outcome.SUCCEEDED, 1)
+
+
+def test_what_was_grasped_in_vain_is_left_for_something_else() -> None:
+    world = PaperWorld(ON_TABLE)
+    show_too(world, replace(PaperWorld(np.array([0.5, -0.1, EDGE_M / 2])).track(), track_id=2, score=1.0))
+    status = pick(world)
+    assert (status.outcome, status.attempts) == (Outcome.SUCCEEDED, 2)
 
 
 def test_a_cube_that_is_nowhere_after_the_release_is_not_claimed() -> None:
