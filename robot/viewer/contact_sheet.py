@@ -38,7 +38,9 @@ class ContactSheet:
         self._moments: dict[str, Moment] = {}
 
     def add(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
-        """Take note of a tick with a frame; it replaces the last one of its stage."""
+        """Take note of a tick with a frame: it replaces the last one of its stage, unless the policy is over by now."""
+        if tick.status.is_over:
+            return
         self._moments[tick.status.stage] = Moment(tick, percept, outside_rgb)
 
     def save(self, path: Path, title: str) -> None:
