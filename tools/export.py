@@ -40,6 +40,8 @@ class Arguments:
     """Formats to write, separated by commas: onnx."""
     output: Path = Path("runs/export")
     """Folder for the artefacts."""
+    classes: str | None = None
+    """Classes to keep, separated by commas, in this order; all of them by default."""
     score_threshold: float | None = None
     """Detections below are dropped by whoever runs the file, unless told otherwise."""
     iou_threshold: float | None = None
@@ -55,11 +57,14 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Export, compare and, with annotations, evaluate; 1 when the file does not compute what torch does."""
     _check(arguments)
+    from export.classes import keep_classes
     from export.onnx_export import export_onnx
     from export.parity import measure_parity
     from vision.checkpoints.native import load_detector
 
     detector = load_detector(arguments.model)
+    if arguments.classes is not None:
+        detector = keep_classes(detector, [name.strip() for name in arguments.classes.split(",")])
     path = arguments.output / f"{arguments.model.stem}.onnx"
     export_onnx(
         detector,

@@ -31,6 +31,8 @@ class Arguments:
     """Which clutter, textures and lamps may appear; the two share none."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """auto mixes GL with shadows, GL without, and rays; gl fails where OpenGL does not work; rays needs none."""
+    label_clutter: bool = False
+    """Label what is no cube too, as a fifth class, clutter: for training, where names of shapes teach faster."""
     workers: int = min(2, os.cpu_count() or 1)
     """Number of processes."""
     json: Path | None = None
@@ -49,7 +51,7 @@ def run(arguments: Arguments) -> int:
     if arguments.seed < 0:
         raise ConfigError(f"--seed must not be negative, got {arguments.seed}")
     kinds = Profile(arguments.profile), RendererKind(arguments.renderer)
-    settings = DatasetSettings(arguments.images, arguments.seed, *kinds)
+    settings = DatasetSettings(arguments.images, arguments.seed, *kinds, label_clutter=arguments.label_clutter)
     columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("rendering", total=arguments.images)

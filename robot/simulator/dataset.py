@@ -21,7 +21,7 @@ import cv2
 from robot.config import CameraConfig, WorkCellConfig
 from robot.simulator.examples import Example, Studio
 from robot.simulator.gl_backend import find_gl_backend
-from robot.simulator.objects import CUBE_CLASSES, Profile
+from robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
 from robot.simulator.rendering import RendererKind
 from vision.errors import DatasetError
 from vision.files import write_json
@@ -38,6 +38,14 @@ class DatasetSettings:
     seed: int
     profile: Profile = Profile.TRAIN
     renderer: RendererKind = RendererKind.AUTO
+    label_clutter: bool = False
+    """Label what is no cube too, as one more class."""
+
+    @property
+    def categories(self) -> list[dict[str, object]]:
+        """Class names of the data set; category ids count from 1."""
+        names = (*CUBE_CLASSES, CLUTTER_CLASS) if self.label_clutter else CUBE_CLASSES
+        return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
     def described(self) -> dict[str, object]:
         """As stored under `info` of the annotations."""
@@ -47,6 +55,7 @@ class DatasetSettings:
             "seed": self.seed,
             "profile": self.profile.value,
             "renderer": self.renderer.value,
+            "label_clutter": self.label_clutter,
         }
 
 
@@ -98,7 +107,7 @@ def _start_worker(settings: DatasetSettings) -> None:
     if _studio is not None:
         _studio.close()
     cv2.setNumThreads(1)
-    _studio = Studio(WorkCellConfig(), settings.profile, settings.renderer)
+    _studio = Studio(WorkCellConfig(), settings.profile, settings.renderer, label_clutter=settings.label_clutter)
 
 
 def _render_one(output: Path, settings: DatasetSettings, index: int) -> int:
@@ -138,8 +147,12 @@ def _collect(output: Path, settings: DatasetSettings, camera: CameraConfig) -> d
         for item in content["objects"]:
             identity = {"id": len(annotations) + 1, "image_id": index + 1}
             annotations.append({**identity, **item, "segmentation": []})
-    categories = [{"id": number + 1, "name": name, "supercategory": "cube"} for number, name in enumerate(CUBE_CLASSES)]
-    return {"info": settings.described(), "images": images, "annotations": annotations, "categories": categories}
+    return {
+        "info": settings.described(),
+        "images": images,
+        "annotations": annotations,
+        "categories": settings.categories,
+    }
 
 
 def _reopen(finished: Path, settings: DatasetSettings, on_image: Callable[[], None]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing_extensions import assert_never
 
 from robot.config import WorkCellConfig
 from robot.simulator.appearance import draw_appearance
-from robot.simulator.labels import Label, label_cubes
+from robot.simulator.labels import Label, label_objects
 from robot.simulator.layout import Area, Layout, move_object, object_pose, settle
 from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
 from robot.simulator.rendering import Renderer, RendererKind, build_renderer
@@ -55,8 +55,11 @@ class Example:
 class Studio:
     """Holds the renderers of one process and makes pictures with them."""
 
-    def __init__(self, cell: WorkCellConfig, profile: Profile, kind: RendererKind) -> None:
+    def __init__(
+        self, cell: WorkCellConfig, profile: Profile, kind: RendererKind, *, label_clutter: bool = False
+    ) -> None:
         self._cell, self._profile, self._kind = cell, profile, kind
+        self._label_clutter = label_clutter
         self._renderers: dict[tuple[RendererKind, bool], Renderer] = {}
 
     def photograph(self, seed: int, index: int) -> Example:
@@ -67,7 +70,7 @@ class Studio:
         scene = pose_scene(self._cell, self._profile, view, rng)
         renderer.load(scene)
         picture = renderer.render(scene.data).image_rgb
-        labels = label_cubes(scene, renderer.segment(scene.data), self._cell.camera)
+        labels = label_objects(scene, renderer.segment(scene.data), self._cell.camera, clutter=self._label_clutter)
         return Example(develop(picture, scene.appearance.effects, rng), tuple(labels), view)
 
     def close(self) -> None:

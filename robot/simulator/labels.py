@@ -1,6 +1,7 @@
-"""Boxes of the cubes in a rendered image, from the pixels that are really seen.
+"""Boxes of the objects in a rendered image, from the pixels that are really seen.
 
-A cube counts as a positive when enough of it is visible; otherwise its box tells training and evaluation to look away.
+An object counts as a positive when enough of it is visible; otherwise its box tells training and evaluation to look
+away.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -17,8 +18,9 @@ from jaxtyping import Bool, Float, Int32
 
 from robot.config import CameraConfig
 from robot.simulator.layout import object_pose
-from robot.simulator.objects import SceneObject
+from robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
 from robot.simulator.scene import NEAR_M, Scene
+from robot.transforms import quat_wxyz_to_rotation
 
 MIN_VISIBLE_FRACTION = 0.25
 MIN_SIDE_PX = 6
@@ -26,7 +28,7 @@ MIN_SIDE_PX = 6
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One cube in one image. box_xywh in pixels: left, top, width and height of the pixels seen."""
+    """One object in one image. box_xywh in pixels: left, top, width and height of the pixels seen."""
 
     class_id: int
     box_xywh: tuple[int, int, int, int]
@@ -40,26 +42,34 @@ class Label:
         return too_small or self.visible_fraction < MIN_VISIBLE_FRACTION
 
 
-def label_cubes(scene: Scene, geom_ids: Int32[np.ndarray, "H W"], camera: CameraConfig) -> list[Label]:
-    """The cubes of which at least one pixel is seen, from the segmentation image of the wrist camera."""
+def label_objects(
+    scene: Scene, geom_ids: Int32[np.ndarray, "H W"], camera: CameraConfig, *, clutter: bool
+) -> list[Label]:
+    """The cubes, and with `clutter` the other objects too, of which at least one pixel of `geom_ids` is seen.
+
+    `geom_ids` is the segmentation image of the wrist camera.
+    """
     labels = []
     for item in scene.objects:
-        if item.class_id is None:
+        if item.class_id is None and not clutter:
             continue
         seen = np.isin(geom_ids, _geoms_of(scene.model, item))
         count = int(np.count_nonzero(seen))
         if count == 0:
             continue
         fraction = min(1.0, count / unoccluded_area_px(scene, item, camera))
-        labels.append(Label(item.class_id, _bounds(seen), count, fraction))
+        class_id = CLUTTER_CLASS_ID if item.class_id is None else item.class_id
+        labels.append(Label(class_id, _bounds(seen), count, fraction))
     return labels
 
 
 def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig) -> float:
-    """Pixels that the cube would cover in an endless image with nothing before it; infinite if it touches the lens."""
+    """Pixels that the object would cover in an endless image with nothing before it; infinite if it touches the lens.
+
+    Exact for a cube; a round object is taken for the boxes around its parts, which cover up to twice as much.
+    """
     T_base_object = object_pose(scene, item)
-    half = item.edge_m / 2
-    corners = half * np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners = np.concatenate([_corners(part) for part in item.parts])
     corners_base = corners @ T_base_object[:3, :3].T + T_base_object[:3, 3]
     corners_camera = (corners_base - scene.data.cam("wrist").xpos) @ _camera_rotation(scene)
     if np.min(corners_camera[:, 2]) < NEAR_M:
@@ -67,6 +77,21 @@ def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig) ->
     pixels = corners_camera @ camera.K.T
     hull = cv2.convexHull((pixels[:, :2] / pixels[:, 2:]).astype(np.float32))
     return max(1.0, float(cv2.contourArea(hull)))
+
+
+def _corners(part: Part) -> Float[np.ndarray, "8 3"]:
+    """Corners of the box around a part, in the frame of its object, m."""
+    match part.shape:
+        case "sphere":
+            half = np.full(3, part.size[0])
+        case "cylinder":
+            half = np.array([part.size[0], part.size[0], part.size[1]])
+        case "capsule":
+            half = np.array([part.size[0], part.size[0], part.size[0] + part.size[1]])
+        case _:
+            half = np.array(part.size)
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    return (signs * half) @ quat_wxyz_to_rotation(np.array(part.quat)).T + np.array(part.pos)
 
 
 def _camera_rotation(scene: Scene) -> Float[np.ndarray, "3 3"]:

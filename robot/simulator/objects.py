@@ -17,6 +17,9 @@ from robot.config import WorkCellConfig
 from robot.simulator.mjcf import add
 
 CUBE_CLASSES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
+CLUTTER_CLASS = "clutter"
+"""Name of everything else on the table, for data sets that label it: a detector learns shapes faster by their names."""
+CLUTTER_CLASS_ID = len(CUBE_CLASSES)
 
 # Hue range in turns for each cube class, wide enough for paints and narrow enough for names.
 _CUBE_HUES = ((-0.02, 0.02), (0.30, 0.41), (0.57, 0.65), (0.125, 0.165))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
@@ -56,6 +56,21 @@ def load_detector(path: Path) -> Detector:
     require_fit(detector.state_dict(), weights, origin=str(path))
     detector.load_state_dict(weights, strict=False)  # strict where it matters, see require_fit
     return detector.eval()
+
+
+def start_from(detector: nn.Module, path: Path) -> list[str]:
+    """Copy every weight of a checkpoint that has the same name and shape in `detector`; return the keys left fresh.
+
+    This begins fine-tuning: a head for other classes starts anew, everything below it does not. Raises ModelFileError
+    as `load_detector`, and when nothing at all fits.
+    """
+    weights, _ = _read(Path(path))
+    own = detector.state_dict()
+    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        raise ModelFileError(f"{path}: none of its weights fits the detector that is to start from them")
+    detector.load_state_dict(fitting, strict=False)
+    return [key for key in own if key not in fitting and not is_batch_counter(key)]
 
 
 def load_metadata(path: Path) -> dict[str, str]:

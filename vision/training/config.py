@@ -56,6 +56,8 @@ class TrainDetectorConfig(Config):
     detector: DetectorConfig
     """num_classes and class_names come from the annotations and may be left out."""
     data: DataConfig
+    start_from: Path | None = None
+    """Checkpoint to fine-tune: every weight that fits is taken from it, a head for other classes starts anew."""
     epochs: PositiveInt = 300
     max_steps: PositiveInt | None = None
     """End after so many optimiser steps even if epochs are left; for tests and trials."""
@@ -71,7 +73,8 @@ class TrainDetectorConfig(Config):
     average: WeightAverageConfig | None = WeightAverageConfig()
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest Euclidean norm of all gradients together; null leaves them alone."""
+    """Largest Euclidean norm of all gradients together; null leaves them alone, as YOLOX does with SGD. AdamW needs it:
+    a rare step with huge gradients fills its second moments and slows every weight for hundreds of steps."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward and backward pass; weights and the loss stay fp32. fp16 needs a GPU."""
     channels_last: bool = True

@@ -17,7 +17,7 @@ from accelerate.utils import set_seed
 from rich.console import Console
 
 from vision.assignment.targets import BoxTargets
-from vision.checkpoints.native import save_detector
+from vision.checkpoints.native import save_detector, start_from
 from vision.data.annotations import AnnotationSet
 from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files, iterate_batches, normalise_images
 from vision.data.coco import read_coco
@@ -90,7 +90,7 @@ class Training:
         self.samples = _training_samples(config, train_set, detector_config)
         self.plan = _batch_plan(config, len(train_set), detector_config, self.accelerator)
         self.validation = _validation_set(config, console)
-        self.detector = _on_device(Detector(detector_config), config, self.accelerator.device)
+        self.detector = _on_device(_new_detector(config, detector_config, console), config, self.accelerator.device)
         self.loss = YoloxLoss(config.loss)
         self.average = None if config.average is None else WeightAverage(config.average, self.detector)
         optimizer = build_optimizer(config.optimizer, self.detector, config.batch_size)
@@ -122,14 +122,14 @@ class Training:
         losses = self.loss(output, targets, with_l1=with_l1)
         values = self._finite_values(losses, batch)
         self.accelerator.backward(losses["total"])
-        if self.config.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        gradient_norm = self._clip_gradients(batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.average is not None:
             self.average.update(self.detector)
         if self.accelerator.is_main_process:
-            self.run.steps.append({"step": step, "epoch": self.plan.epoch_of(step), "rate": rate, "losses": values})
+            entry = {"step": step, "epoch": self.plan.epoch_of(step), "rate": rate, "losses": values}
+            self.run.steps.append({**entry, "gradient_norm": gradient_norm})
         self.progress.step = step + 1
         return values, rate
 
@@ -198,16 +198,28 @@ class Training:
     def _finite_values(self, losses: dict[str, torch.Tensor], batch: Batch) -> dict[str, float]:
         """The losses as numbers; a total that is not finite ends the run before it reaches the weights."""
         values = dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
-        if math.isfinite(values["total"]):
-            return values
+        if not math.isfinite(values["total"]):
+            parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise self._not_finite(f"the loss is not finite ({parts})", batch)
+        return values
+
+    def _clip_gradients(self, batch: Batch) -> float:
+        """Shorten the gradients to clip_norm and return the norm they had, which without clip_norm they keep."""
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        # With fp16 infinite gradients belong to finding the scale; the scaler skips such steps itself.
+        if not math.isfinite(norm) and self.accelerator.scaler is None:
+            raise self._not_finite(f"the gradients are not finite (norm {norm:g})", batch)
+        return norm
+
+    def _not_finite(self, what: str, batch: Batch) -> TrainingError:
+        """The error that ends the run before a step spoils the weights; the batch is kept for inspection."""
         kept = self.run.path / "bad_batch.pt"
-        torch.save(
-            {"images": batch.images, "boxes_xyxy": [torch.from_numpy(boxes) for boxes in batch.boxes_xyxy]}, kept
-        )
-        parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
-        raise TrainingError(
-            f"step {self.progress.step}: the loss is not finite ({parts}); its batch is kept in {kept}, the weights "
-            f"before it in {self.run.state}. A lower rate, a longer warm-up, clip_norm or precision: fp32 may help"
+        boxes = [torch.from_numpy(boxes_xyxy) for boxes_xyxy in batch.boxes_xyxy]
+        torch.save({"images": batch.images, "boxes_xyxy": boxes}, kept)
+        return TrainingError(
+            f"step {self.progress.step}: {what}; its batch is kept in {kept}, the weights before it in "
+            f"{self.run.state}. A lower rate, a longer warm-up, clip_norm or precision: fp32 may help"
         )
 
 
@@ -234,6 +246,17 @@ def _read_annotations(path: Path, console: Console) -> AnnotationSet:
         soft_wrap=True,
     )
     return annotations
+
+
+def _new_detector(config: TrainDetectorConfig, detector_config: DetectorConfig, console: Console) -> Detector:
+    """Fresh weights, or those of `start_from` where they fit."""
+    detector = Detector(detector_config)
+    if config.start_from is not None:
+        fresh = start_from(detector, config.start_from)
+        console.print(
+            f"{config.start_from}: all weights taken but {len(fresh)}", markup=False, highlight=False, soft_wrap=True
+        )
+    return detector
 
 
 def _training_samples(

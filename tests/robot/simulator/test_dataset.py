@@ -14,7 +14,7 @@ from robot.config import WorkCellConfig
 from robot.simulator import dataset
 from robot.simulator.dataset import DatasetSettings, render_dataset
 from robot.simulator.examples import Studio, View, pose_scene
-from robot.simulator.labels import label_cubes
+from robot.simulator.labels import label_objects
 from robot.simulator.objects import CUBE_CLASSES, Profile
 from robot.simulator.ray_renderer import RayRenderer
 from robot.simulator.rendering import RendererKind
@@ -115,7 +115,7 @@ def test_views_show_what_they_promise(cell: WorkCellConfig, view: View, profile:
         scene = pose_scene(cell, profile, view, np.random.default_rng(seed))
         renderer.load(scene)
         geom_ids = renderer.segment(scene.data)
-        found += label_cubes(scene, geom_ids, cell.camera)
+        found += label_objects(scene, geom_ids, cell.camera, clutter=False)
         names = {scene.model.geom(int(geom)).name for geom in np.unique(geom_ids) if geom >= 0}
         assert {"pad_left", "pad_right"} & names
         if view is View.BIN:
@@ -131,7 +131,7 @@ def test_held_cube_is_seen_between_the_fingers(cell: WorkCellConfig) -> None:
     scene = pose_scene(cell, Profile.TRAIN, View.HELD, rng)
     renderer = RayRenderer(cell.camera)
     renderer.load(scene)
-    labels = label_cubes(scene, renderer.segment(scene.data), cell.camera)
+    labels = label_objects(scene, renderer.segment(scene.data), cell.camera, clutter=False)
     largest = max(labels, key=lambda label: label.visible_px)
     left, top, width, height = largest.box_xywh
     assert abs(left + width / 2 - 320) < 25

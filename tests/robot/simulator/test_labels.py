@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from robot.config import WorkCellConfig
-from robot.simulator.labels import Label, label_cubes
-from robot.simulator.objects import Part, SceneObject
+from robot.simulator.labels import Label, label_objects
+from robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
 from robot.simulator.ray_renderer import RayRenderer
 from robot.simulator.scene import Scene, build_scene
 from tests.robot.simulator.conftest import make_cube
@@ -19,7 +19,7 @@ def labels_of(cell: WorkCellConfig, *objects: SceneObject) -> tuple[Scene, list[
     scene = build_scene(cell, objects, plain_look())
     renderer = RayRenderer(cell.camera)
     renderer.load(scene)
-    return scene, label_cubes(scene, renderer.segment(scene.data), cell.camera)
+    return scene, label_objects(scene, renderer.segment(scene.data), cell.camera, clutter=False)
 
 
 def test_box_of_a_free_cube_is_that_of_its_projected_corners(cell: WorkCellConfig) -> None:
@@ -77,3 +77,19 @@ def test_small_boxes_and_cubes_that_touch_the_lens_are_ignored(cell: WorkCellCon
     x, y, z = pose.xpos - pose.xmat.reshape(3, 3)[:, 2] * 0.04
     found = labels_of(cell, make_cube(EDGE_M, (float(x), float(y), float(z))))[1]
     assert all(label.is_ignored for label in found)
+
+
+def test_clutter_is_labelled_on_request_with_the_box_of_all_its_parts(cell: WorkCellConfig) -> None:
+    parts = (Part("sphere", (0.02,)), Part("cylinder", (0.01, 0.03), pos=(0.03, 0.0, 0.0)))
+    odd = SceneObject("object_0", parts, (0.8, 0.1, 0.1, 1.0), 0.05, 0.03, 0.05).placed((0.55, 0.0, 0.03))
+    scene = build_scene(cell, [odd], plain_look())
+    renderer = RayRenderer(cell.camera)
+    renderer.load(scene)
+    geom_ids = renderer.segment(scene.data)
+    assert label_objects(scene, geom_ids, cell.camera, clutter=False) == []
+    (label,) = label_objects(scene, geom_ids, cell.camera, clutter=True)
+    seen = np.argwhere(np.isin(geom_ids, [scene.model.geom(f"object_0_{number}").id for number in (0, 1)]))
+    (top, left), (bottom, right) = seen.min(0), seen.max(0)
+    assert label.class_id == CLUTTER_CLASS_ID
+    assert label.box_xywh == (left, top, right + 1 - left, bottom + 1 - top)
+    assert 0.5 < label.visible_fraction <= 1.0

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vision.checkpoints.native import load_detector, load_metadata, save_detector
+from vision.checkpoints.native import load_detector, load_metadata, save_detector, start_from
+from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError
 
 
@@ -117,3 +118,18 @@ def test_an_unusable_configuration_inside_is_refused(saved, config):
     rewrite(saved, metadata={"config": config})
     with pytest.raises(ModelFileError, match="configuration inside cannot be used"):
         load_detector(saved)
+
+
+def test_fine_tuning_takes_all_weights_but_those_of_a_head_for_other_classes(saved, small_detector):
+    content = small_detector.config.model_dump() | {"class_names": tuple("abcdefg"), "num_classes": 7}
+    other = Detector(DetectorConfig.model_validate(content))
+    fresh = start_from(other, saved)
+    assert fresh
+    assert all(".predict_class." in key for key in fresh)
+    taken, wanted = other.state_dict(), small_detector.state_dict()
+    assert all(torch.equal(taken[key], wanted[key]) for key in wanted if key not in fresh)
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_refused(saved, small_detector):
+    with pytest.raises(ModelFileError, match="none of its weights fits"):
+        start_from(torch.nn.Linear(2, 2), saved)
