@@ -213,11 +213,17 @@ def _beyond_a_jump_in_rows(depth: np.ndarray, config: DepthConfig) -> np.ndarray
 
     The latter is measured across two pixels, because a mixed pixel halves the step between direct neighbours.
     """
-    padded = np.pad(depth, ((0, 0), (1, 1)), mode="edge")
-    behind = depth - np.fmin(padded[:, :-2], padded[:, 2:])
-    slope = np.pad(np.abs(padded[:, 2:] - padded[:, :-2]), ((0, 0), (2, 2)))
-    slope_beside = np.fmax(slope[:, :-4], slope[:, 4:])
-    slope = slope[:, 2:-2]
+    height, width = depth.shape
+    if width < 3:
+        return np.zeros(depth.shape, dtype=bool)
+    nearer = np.empty_like(depth)
+    nearer[:, 0], nearer[:, -1] = depth[:, 1], depth[:, -2]
+    nearer[:, 1:-1] = np.fmin(depth[:, :-2], depth[:, 2:])
+    behind = depth - nearer
+    # Two more columns on both sides, so that every pixel has a slope to its left and to its right.
+    slopes = np.zeros((height, width + 4), dtype=depth.dtype)
+    slopes[:, 3:-3] = np.abs(depth[:, 2:] - depth[:, :-2])
+    slope, slope_beside = slopes[:, 2:-2], np.fmax(slopes[:, :-4], slopes[:, 4:])
     stands_out = (slope > config.step_m) & (slope > _STEP_TO_SLOPE * slope_beside) & (behind > 0.5 * config.step_m)
     return (behind > config.jump_m) | stands_out
 
@@ -243,8 +249,8 @@ def _piece_that_fits(pieces: np.ndarray, box_xyxy: np.ndarray, min_pixels: int) 
 def _cut_pixels(depth: np.ndarray, mask: np.ndarray, is_other: np.ndarray, config: DepthConfig) -> np.ndarray:
     """The object's pixels that end at something nearer, or at the window's border."""
     others = np.where(is_other, depth, np.inf).astype(np.float32)
-    # Two pixels far: the one beside the edge may have been taken out as mixed.
-    nearest_other = cv2.erode(others, np.ones((5, 5), np.uint8))
+    # Three pixels far: those beside an edge are mixed or holes.
+    nearest_other = cv2.erode(others, np.ones((7, 7), np.uint8))
     is_cut = mask & (nearest_other < depth - config.step_m)
     for border in (np.s_[:2], np.s_[-2:], np.s_[:, :2], np.s_[:, -2:]):
         is_cut[border] |= mask[border]

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from robot.projection.depth import BoxDepth
 from robot.projection.fallbacks import locate_on_ray
 from robot.projection.footprint import Footprint, fit_footprint
+from robot.projection.rays import pixels_on_plane
 from robot.projection.uncertainty import averaged_depth_sigma
 from robot.projection.view import Located, View
 from robot.transforms import apply_transform, inverse
@@ -25,6 +26,7 @@ _SAMPLE = 500  # points are plenty for a median
 _MIN_FACE_PIXELS = 12
 _UNEVEN = 1.1
 _SLIVER = 0.3
+_MAX_HOLE_PX = 4.0
 
 
 def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | None:
@@ -34,12 +36,11 @@ def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: V
     """
     if view.table_height_m is None:
         return None
-    pixels_vu = np.argwhere(surface.mask)
-    heights_m = view.points_base(surface, pixels_vu)[:, 2] - view.table_height_m
-    height_m, is_top = _top_face(heights_m, _height_sigma(surface, view))
+    heights_m = view.heights_above(surface, view.table_height_m)
+    height_m, face = _top_face(heights_m, surface.mask, _height_sigma(surface, view))
     if height_m > view.config.max_standing_height_m:
         return None
-    footprint = _top_outline(surface, pixels_vu[is_top], view)
+    footprint = _top_outline(surface, face, height_m, view)
     if footprint is None or height_m > view.config.max_slenderness * footprint.size_m.max():
         return None
     overlap = _box_overlap(_cuboid_box(footprint, height_m, view), box_xyxy)
@@ -49,22 +50,26 @@ def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: V
     yaw_rad, length_m, width_m = _length_axis(footprint)
     return Located(
         p_base=p_top - [0.0, 0.0, 0.5 * height_m],
-        covariance_base=_centre_covariance(p_top, footprint, int(np.count_nonzero(is_top)), surface.depth_m, view),
+        covariance_base=_centre_covariance(p_top, footprint, int(np.count_nonzero(face)), surface.depth_m, view),
         yaw_rad=yaw_rad if footprint.has_yaw else None,
         size_m=np.array([length_m, width_m, height_m]) if footprint.is_whole else None,
     )
 
 
-def _top_face(heights_m: Float[np.ndarray, " N"], sigma_m: float) -> tuple[float, Bool[np.ndarray, " N"]]:
-    """Height of the top face above the table and which points lie on it, from a high percentile inwards."""
+def _top_face(
+    heights_m: Float[np.ndarray, "h w"], mask: Bool[np.ndarray, "h w"], sigma_m: float
+) -> tuple[float, Bool[np.ndarray, "h w"]]:
+    """Height of the top face above the table and the pixels of the mask on it, from a high quantile inwards."""
     tolerance = max(3.0 * sigma_m, _MIN_TOLERANCE_M)
-    some_m = np.sort(heights_m[:: max(1, len(heights_m) // _SAMPLE)])
+    some_m = heights_m[mask]
+    some_m = np.sort(some_m[:: max(1, len(some_m) // _SAMPLE)])
     height = some_m[int(_TOP_QUANTILE * (len(some_m) - 1))]
     for _ in range(3):
         first, last = np.searchsorted(some_m, [height - tolerance, height + tolerance])
         height = some_m[(first + last) // 2]
-    is_top = np.abs(heights_m - height) <= tolerance
-    return float(heights_m[is_top].mean()), is_top
+    with np.errstate(invalid="ignore"):
+        face = mask & (np.abs(heights_m - height) <= tolerance)
+    return float(heights_m[face].mean()), face
 
 
 def _height_sigma(surface: BoxDepth, view: View) -> float:
@@ -73,16 +78,46 @@ def _height_sigma(surface: BoxDepth, view: View) -> float:
     return sigma * abs(float(view.T_base_camera[2, 2]))
 
 
-def _top_outline(surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"], view: View) -> Footprint | None:
-    """The rectangle around the top face's pixels (row, column of the window)."""
-    if len(pixels_vu) < _MIN_FACE_PIXELS:
+def _top_outline(surface: BoxDepth, face: Bool[np.ndarray, "h w"], height_m: float, view: View) -> Footprint | None:
+    """The rectangle around the top face's pixels."""
+    if np.count_nonzero(face) < _MIN_FACE_PIXELS:
         return None
-    face = np.zeros(surface.mask.shape, dtype=np.uint8)
-    face[pixels_vu[:, 0], pixels_vu[:, 1]] = 1
-    contours, _ = cv2.findContours(face, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    is_hole = _holes_of_face(face, surface.crop(view.frame.depth_m) > 0.0)
+    contours, _ = cv2.findContours((face | is_hole).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline_vu = max(contours, key=len)[:, 0, ::-1].astype(np.int64)
-    outline_xy = view.points_base(surface, outline_vu)[:, :2]
-    return fit_footprint(outline_xy, surface.is_cut[outline_vu[:, 0], outline_vu[:, 1]])
+    rows, columns = outline_vu[:, 0], outline_vu[:, 1]
+    is_cut = surface.is_cut | (is_hole & (cv2.dilate(surface.is_cut.view(np.uint8), np.ones((5, 5), np.uint8)) > 0))
+    outline_xy = _outline_points(surface, outline_vu, is_hole[rows, columns], height_m, view)[:, :2]
+    return fit_footprint(outline_xy, is_cut[rows, columns])
+
+
+def _holes_of_face(face: Bool[np.ndarray, "h w"], has_reading: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
+    """Pixels without a reading that belong to the face: they are nearer to its pixels than to any other reading.
+
+    Stereo leaves holes along both sides of an edge, so the edge is in the middle of them.
+    """
+    to_face = cv2.distanceTransform((~face).view(np.uint8), cv2.DIST_L2, 3)
+    to_other = cv2.distanceTransform((face | ~has_reading).view(np.uint8), cv2.DIST_L2, 3)
+    return ~has_reading & (to_face < to_other) & (to_face <= _MAX_HOLE_PX)
+
+
+def _outline_points(
+    surface: BoxDepth,
+    outline_vu: Int64[np.ndarray, "N 2"],
+    is_hole: Bool[np.ndarray, " N"],
+    height_m: float,
+    view: View,
+) -> Float[np.ndarray, "N 3"]:
+    """Points (m, base frame) of the outline: measured, or on the plane of the top face where there is a hole.
+
+    Measured ones are not put on that plane: a pixel of a side face just below the rim would land outside of it.
+    """
+    points = np.empty((len(outline_vu), 3))
+    points[~is_hole] = view.points_base(surface, outline_vu[~is_hole])
+    pixels_uv = outline_vu[is_hole][:, ::-1] + np.array([surface.left_px, surface.top_px], dtype=np.float64)
+    top_m = (view.table_height_m or 0.0) + height_m
+    points[is_hole] = pixels_on_plane(pixels_uv, view.frame.K, view.T_base_camera, top_m)
+    return points
 
 
 def _is_sliver(footprint: Footprint, expected_size_m: float) -> bool:

@@ -12,7 +12,7 @@ from robot.camera.intrinsics import check_fits_image, check_pinhole
 from robot.errors import RobotError
 from robot.observation import Frame
 from robot.projection.depth import BoxDepth, DepthConfig, check_depth
-from robot.projection.rays import pixel_rays
+from robot.projection.rays import pixel_rays, plane_inverse_depth
 from robot.projection.uncertainty import UncertaintyConfig, rotate_covariance, surface_covariance
 from robot.transforms import apply_transform, inverse, require_transform
 from vision.config import Config
@@ -64,6 +64,18 @@ class View:
     def focal_px(self) -> float:
         """The geometric mean of both focal lengths."""
         return float(np.sqrt(self.frame.K[0, 0] * self.frame.K[1, 1]))
+
+    def heights_above(self, surface: BoxDepth, height_m: float) -> Float[np.ndarray, "h w"]:
+        """Height (m) of what each pixel of the surface's window shows above the plane z = height_m of the base frame.
+
+        With z the depth and z' that of the plane along the same ray, it is the camera's height times 1 - z / z'.
+        """
+        a, b, c = plane_inverse_depth(self.frame.K, self.T_base_camera, height_m)
+        rows, columns = surface.mask.shape
+        inverse_plane = (b * (np.arange(rows) + surface.top_px) + c)[:, None] + a * (
+            np.arange(columns) + surface.left_px
+        )
+        return (self.T_base_camera[2, 3] - height_m) * (1.0 - surface.crop(self.frame.depth_m) * inverse_plane)
 
     def points_base(self, surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 3"]:
         """Points (m, base frame) of pixels (row, column) of the surface's window, from their depth."""

@@ -41,9 +41,7 @@ def look_at(eye: np.ndarray, target: np.ndarray, roll: float = 0.0) -> np.ndarra
 
 def cast(boxes: list[Box], T_base_camera: np.ndarray, table: float | None = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Exact depth (m, NaN where nothing is hit) and what is hit: -1 the table, else the box's index."""
-    v, u = np.indices(SIZE_HW)
-    rays = np.stack([u, v, np.ones_like(u)], axis=-1) @ np.linalg.inv(K).T @ T_base_camera[:3, :3].T
-    eye = T_base_camera[:3, 3]
+    rays, eye = _rays(T_base_camera, (slice(None), slice(None))), T_base_camera[:3, 3]
     depth = np.full(SIZE_HW, np.inf)
     if table is not None:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -57,6 +55,19 @@ def cast(boxes: list[Box], T_base_camera: np.ndarray, table: float | None = 0.0)
         depth[part] = np.minimum(depth[part], near)
     depth[~np.isfinite(depth)] = np.nan
     return depth, hit
+
+
+def count_pixels(box: Box, T_base_camera: np.ndarray) -> int:
+    """How many pixels the box would cover with nothing in front of it."""
+    rays = _rays(T_base_camera, _image_part(box, T_base_camera))
+    return int(np.isfinite(_enter(box, T_base_camera[:3, 3], rays)).sum())
+
+
+def _rays(T_base_camera: np.ndarray, part: tuple[slice, slice]) -> np.ndarray:
+    """Rays of depth 1 through the pixels of a part of the image, in the base frame."""
+    v, u = np.arange(SIZE_HW[0])[part[0], None], np.arange(SIZE_HW[1])[None, part[1]]
+    pixels = np.stack(np.broadcast_arrays(u, v, 1.0), axis=-1)
+    return pixels @ (T_base_camera[:3, :3] @ np.linalg.inv(K)).T
 
 
 def _image_part(box: Box, T_base_camera: np.ndarray) -> tuple[slice, slice]:

@@ -22,6 +22,7 @@ from tests.robot.projection.ray_scene import (
     add_stereo_noise,
     box_of,
     cast,
+    count_pixels,
     cube,
     detections_of,
     frame_of,
@@ -90,7 +91,7 @@ def cases(
             box = box_of(hit, index)
             if box is None or box.min() < 3 or (box[2:] > [637, 477]).any():
                 continue
-            seen = float((hit == index).sum() / (cast([solid], T_base_camera)[1] == 0).sum())
+            seen = float((hit == index).sum()) / count_pixels(solid, T_base_camera)
             if seen > 1 / 3:
                 jittered = box + rng.normal(0, 1.5, 4) if noisy else box
                 found = locate_objects(detections_of([jittered]), frame, T_believed, CONFIG, table_height_m=0.0)
@@ -98,8 +99,8 @@ def cases(
 
 
 def test_exact_depth_gives_the_cube_to_a_fraction_of_a_pixel():
-    found = list(cases(0, 10, noisy=False))
-    assert len(found) > 25
+    found = list(cases(0, 8, noisy=False))
+    assert len(found) > 20
     for case in found:
         assert np.linalg.norm(case.error_m) < 0.0006
         assert abs(case.yaw_error_rad) < np.radians(1.5)
@@ -107,8 +108,8 @@ def test_exact_depth_gives_the_cube_to_a_fraction_of_a_pixel():
 
 
 def test_noisy_depth_and_calibration_stay_within_the_stated_accuracy_and_covariance():
-    found = [case for case in cases(1, 40) if case.seen > 0.999]
-    assert len(found) > 100
+    found = [case for case in cases(1, 30) if case.seen > 0.999]
+    assert len(found) > 80
     errors_mm = 1e3 * np.array([np.linalg.norm(case.error_m) for case in found])
     assert np.median(errors_mm) <= 3.0
     assert np.percentile(errors_mm, 95) <= 8.0
@@ -118,12 +119,12 @@ def test_noisy_depth_and_calibration_stay_within_the_stated_accuracy_and_covaria
     # Cubes of one scene share one calibration error, so the scenes are the independent witnesses. The covariance is
     # that of a real calibration and rounds the edges' error up: the mean may be below 3, it must not be above.
     normalised = np.array([case.normalised_error_squared for case in found])
-    assert 1.2 < normalised.mean() < chi2.ppf(0.999, 3 * 40) / 40
+    assert 1.2 < normalised.mean() < chi2.ppf(0.999, 3 * 30) / 30
     assert np.mean(normalised > chi2.ppf(0.99, 3)) < 0.04
 
 
 def test_crowded_and_occluded_cubes_are_placed_well_or_say_that_they_are_not():
-    found = list(cases(2, 25, num=6, gap_m=-0.012, max_tilt_deg=55))
+    found = list(cases(2, 20, num=6, gap_m=-0.012, max_tilt_deg=55))
     hidden = [case for case in found if case.seen < 0.97]
     assert len(hidden) > 10
     assert np.median([np.linalg.norm(case.error_m) for case in hidden]) < 0.008
@@ -250,3 +251,23 @@ def test_nonsense_is_refused_with_its_reason(frame_changes: dict, T_base_camera:
     frame = replace(good_frame(), **frame_changes)
     with pytest.raises(error):
         locate_objects(detections_of([]), frame, T_base_camera, CONFIG, table_height_m=0.0)
+
+
+def test_whatever_the_boxes_and_holes_the_answer_is_finite_and_its_covariance_positive():
+    rng = np.random.default_rng(7)
+    depth, _ = cast(random_cubes(rng, 4, 0.0), ABOVE)
+    noisy = add_stereo_noise(depth, rng)
+    num_found = 0
+    for table_height_m in (None, 0.0, 0.02, -0.3):
+        for value in (np.nan, 0.0, 50.0, 1e-3):
+            broken = np.where(rng.random(SIZE_HW) < rng.random(), value, noisy)
+            middles = rng.uniform([-50, -50], [690, 530], (8, 2))
+            halves = 0.5 * rng.uniform(0, 1, (8, 2)) ** 3 * rng.choice([3, 40, 300, 800], (8, 1))
+            boxes = list(np.concatenate([middles - halves, middles + halves], axis=1))
+            found = locate_objects(detections_of(boxes), frame_of(broken), ABOVE, CONFIG, table_height_m=table_height_m)
+            num_found += len(found)
+            for position in found:
+                assert np.isfinite(position.p_base).all()
+                np.testing.assert_allclose(position.covariance_base, position.covariance_base.T, rtol=1e-12)
+                assert np.linalg.eigvalsh(position.covariance_base).min() > 0.0
+    assert num_found > 10
