@@ -216,6 +216,29 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(small_config, tmp_pa
     assert all(torch.isfinite(value).all() for value in load_file(run.last).values() if value.is_floating_point())
 
 
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_a_step_is_as_long_as_its_clipped_gradients(small_config, tmp_path, clip_norm):
+    """Plain gradient descent moves the weights by rate times the norm, or times clip_norm where that is smaller."""
+    optimizer = {"kind": "sgd", "rate_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
+    training = Training(small_config(optimizer=optimizer, clip_norm=clip_norm), RunFolder(tmp_path), QUIET)
+    before = [parameter.detach().clone() for parameter in training.detector.parameters()]
+    _, rate = training.step(training.samples.make_batch(training.plan.requests(0)))
+    pairs = zip(before, training.detector.parameters(), strict=True)
+    moved = sum(float((new.detach() - old).double().square().sum()) for old, new in pairs) ** 0.5
+    (entry,) = training.run.steps.read()
+    assert entry["gradient_norm"] > 0.5
+    assert moved == pytest.approx(rate * (clip_norm or entry["gradient_norm"]), rel=1e-2)
+
+
+def test_gradients_that_are_not_finite_stop_before_the_weights(small_config, tmp_path, monkeypatch):
+    training = Training(small_config(), RunFolder(tmp_path), QUIET)
+    before = [parameter.detach().clone() for parameter in training.detector.parameters()]
+    monkeypatch.setattr(training.accelerator, "backward", lambda loss: (loss * float("inf")).backward())
+    with pytest.raises(TrainingError, match="the gradients are not finite"):
+        training.step(training.samples.make_batch(training.plan.requests(0)))
+    assert all(torch.equal(old, new) for old, new in zip(before, training.detector.parameters(), strict=True))
+
+
 def test_the_classes_come_from_the_annotations_or_must_agree(small_config, tmp_path):
     training = Training(small_config(), RunFolder(tmp_path), QUIET)
     assert training.detector.config.class_names == ("red", "green")
