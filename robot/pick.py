@@ -111,11 +111,14 @@ class PickStation:
         self._judge = PickTaskJudge(self.cell)
 
     def __enter__(self) -> PickStation:
+        # The camera stays open from one episode to the next: starting a renderer takes as long as ten frames.
+        self.cell.camera.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.cell.camera.__exit__(kind, error, trace)
         self.cell.close()
 
     def run(
@@ -126,7 +129,6 @@ class PickStation:
         self._judge.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)
-            stack.enter_context(self.cell.camera)
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
             loop = self._build_loop([*sinks, *([] if files is None else [files])])
             task = build_task(self._config)
@@ -207,7 +209,7 @@ _station: PickStation | None = None
 
 def _open_station(config: PickConfig, detector: Path) -> None:
     global _station  # noqa: PLW0603 - process pools keep a worker's state in its module
-    _station = PickStation(config, load_detector(config, detector))
+    _station = PickStation(config, load_detector(config, detector)).__enter__()
 
 
 def _run_in_worker(seed: int, output: Output | None) -> EpisodeResult:

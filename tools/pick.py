@@ -34,7 +34,7 @@ class Arguments:
     """How many episodes to run."""
     seed: int = 0
     """Seed of the first episode; episode k has seed + k."""
-    detector: Path = SHIPPED_DETECTOR
+    detector: Path | None = None
     """Detector as ONNX file; by default the one that comes with handeye."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """How the simulated camera draws: with OpenGL, with rays and no OpenGL, or whichever works."""
@@ -55,14 +55,19 @@ class Arguments:
 def run(arguments: Arguments, overrides: list[str]) -> int:
     """Run the episodes; 0 when at least one of them succeeded, 1 when none did."""
     _check(arguments)
+    detector = _find_detector(arguments)
     config = read_pick_config(arguments, overrides)
     console = Console(highlight=False, soft_wrap=True)
     output = None if arguments.output is None else Output(arguments.output, arguments.video)
     if output is not None:
         with replacing(output.folder / "config.yaml") as beside:
             beside.write_text(dump_config(config), encoding="utf-8")
-    results = _run_and_show(config, arguments, output, console)
-    report = summarise_episodes(results)
+    results = _run_and_show(config, arguments, detector, output, console)
+    report = summarise_episodes(results) | {
+        "seed": arguments.seed,
+        "detector": detector.name,
+        "renderer": config.simulator.renderer.value,
+    }
     for path in _report_paths(arguments):
         write_json(path, report)
     show_report(report, console)
@@ -99,11 +104,11 @@ def show_report(report: dict[str, Any], console: Console) -> None:
 
 
 def _run_and_show(
-    config: PickConfig, arguments: Arguments, output: Output | None, console: Console
+    config: PickConfig, arguments: Arguments, detector: Path, output: Output | None, console: Console
 ) -> list[EpisodeResult]:
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     results = []
-    for result in run_episodes(config, seeds, arguments.detector, output=output, workers=arguments.workers):
+    for result in run_episodes(config, seeds, detector, output=output, workers=arguments.workers):
         console.print(describe_result(result))
         results.append(result)
     return results
@@ -121,11 +126,17 @@ def _check(arguments: Arguments) -> None:
             raise UserError(f"--{name} {value}: expected at least 1")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: expected 0 or more")
-    if not arguments.detector.is_file():
+
+
+def _find_detector(arguments: Arguments) -> Path:
+    """The file to use. Raises UserError, saying how to make one, where it does not exist."""
+    detector = arguments.detector or SHIPPED_DETECTOR
+    if not detector.is_file():
         raise UserError(
-            f"{arguments.detector}: there is no detector; name one with --detector FILE.onnx, or make it with "
+            f"{detector}: there is no such detector; name one with --detector FILE.onnx, or make it with "
             "`handeye train configs/detector/tabletop_nano.yaml` and `handeye export`"
         )
+    return detector
 
 
 def _report_paths(arguments: Arguments) -> list[Path]:
