@@ -206,7 +206,8 @@ class Training:
     def _clip_gradients(self, batch: Batch) -> float:
         """Shorten the gradients to clip_norm and return the norm they had, which without clip_norm they keep."""
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
-        norm = float(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
+        total = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        norm = math.nan if total is None else float(total)  # None comes from XLA devices only
         # With fp16 infinite gradients belong to finding the scale; the scaler skips such steps itself.
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise self._not_finite(f"the gradients are not finite (norm {norm:g})", batch)
