@@ -75,12 +75,12 @@ def find_renderers() -> list[Finding]:
     remedy = "pip install 'handeye[sim]'"
     if importlib.util.find_spec("mujoco") is None:
         return [Finding("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
-    from robot.simulator.gl_platform import find_gl_platform
+    from robot.simulator.gl_backend import find_gl_backend
 
-    platform_found = find_gl_platform()
+    backend = find_gl_backend()
     gl = (
-        Finding("renderer", "gl", "ok", f"MUJOCO_GL={platform_found.value}")
-        if platform_found
+        Finding("renderer", "gl", "ok", f"MUJOCO_GL={backend.value}")
+        if backend
         else Finding("renderer", "gl", "missing", "no EGL or OSMesa", "apt install libegl1 libgl1-mesa-dri libopengl0")
     )
     return [gl, Finding("renderer", "rays", "ok", "no GL needed")]
