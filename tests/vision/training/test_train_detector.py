@@ -261,9 +261,10 @@ def test_without_validation_images_it_trains_and_measures_nothing(small_config, 
 def test_it_overfits_a_few_images(small_config, tmp_path):
     config = small_config(
         epochs=120,
-        augmentation={"mosaic": {"probability": 0}, "flip_probability": 0, "weak_last_epochs": 0},
+        augmentation={"mosaic": {"probability": 0}, "flip_probability": 0, "weak_last_epochs": 120},
         l1_last_epochs=40,
-        optimizer={"kind": "adamw", "rate": 0.003},
+        optimizer={"kind": "adamw", "rate": 0.003, "betas": [0.9, 0.99]},
+        clip_norm=5.0,
         schedule={"warmup_epochs": 5, "constant_last_epochs": 0, "final_fraction": 0.02},
         average={"decay": 0.95, "ramp_steps": 20},
         evaluation={"every_epochs": 120},
