@@ -40,7 +40,7 @@ demo: setup
 check: $(TESTED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: setup $(TESTED) check
 	$(PYTEST) -m "not slow and not gpu and not hardware"
