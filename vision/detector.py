@@ -5,23 +5,29 @@ One kind of output in training and in use; what a call gives never depends on th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from vision.backbones.build import BackboneConfig, build_backbone
 from vision.backbones.cspdarknet import CSPDarknetConfig
+from vision.boxes.targets import BoxTargets
 from vision.config import Config
 from vision.heads.build import HeadConfig, build_head
-from vision.heads.yolox import GridOutput, YoloxHeadConfig
+from vision.heads.outputs import GridOutput, QueryOutput
+from vision.heads.yolox import YoloxHeadConfig
 from vision.images import Preprocessing
+from vision.layers.widths import Widths, narrow
 from vision.necks.build import NeckConfig, build_neck
 from vision.necks.path_aggregation import PathAggregationConfig
 
-DetectorOutput = GridOutput
-"""What a detector gives; with heads that work by queries this becomes a union."""
+DetectorOutput = GridOutput | QueryOutput
+"""What a detector gives: heads over cells the first, heads of queries the second; both have `rows`."""
 
 
 class DetectorConfig(Config):
@@ -36,6 +42,8 @@ class DetectorConfig(Config):
     """One for each class, in order. May be left out: class_0, class_1, ..."""
     preprocessing: Preprocessing = Preprocessing()
     """How an image becomes the input; its size is what the detector is meant for, not the only one it takes."""
+    widths: Widths = {}
+    """Of the layers that pruning made narrower than backbone, neck and head say: `handeye prune` writes them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -59,21 +67,42 @@ class DetectorConfig(Config):
 
 
 class Detector(nn.Module):
-    """images (B, 3, H, W), prepared as config.preprocessing says -> DetectorOutput; H and W multiples of 32."""
+    """images (B, 3, H, W), prepared as config.preprocessing says -> DetectorOutput.
+
+    H and W are multiples of `size_multiple`: of the coarsest stride unless all parts take any size, as DETR's do.
+    With targets, heads that learn from more than their last word say the rest of it too (`auxiliary`, `denoising`).
+    is_pad marks pixels that are no image, for batches of images of different sizes.
+    """
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = build_backbone(config.backbone)
-        self.neck = build_neck(config.neck, self.backbone.channels)
-        self.head = build_head(config.head, self.neck.channels, self.backbone.strides, config.num_classes)
+        self.neck = build_neck(config.neck, self.backbone.channels, self.backbone.strides)
+        self.head = build_head(config.head, self.neck.channels, self.neck.strides, config.num_classes)
+        narrow(self, config.widths)
+        self.size_multiple = _size_multiple((self.backbone, self.neck, self.head), self.backbone.strides[-1])
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> DetectorOutput:
-        """Raises ValueError for a height or width that the coarsest stride does not divide."""
-        coarsest = self.backbone.strides[-1]
+    def forward(
+        self,
+        images: Float[Tensor, "B 3 H W"],
+        targets: Sequence[BoxTargets] | None = None,
+        is_pad: Bool[Tensor, "B H W"] | None = None,
+    ) -> DetectorOutput:
+        """Raises ValueError for a height or width that `size_multiple` does not divide."""
         height, width = images.shape[-2:]
-        if height % coarsest or width % coarsest:
-            raise ValueError(f"expected a height and width that are multiples of {coarsest}, got {height} x {width}")
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"expected a height and width that are multiples of {self.size_multiple}, got {height} x {width}"
+            )
+        if is_pad is None and (height % self.backbone.strides[-1] or width % self.backbone.strides[-1]):
+            # The features cover more than the input: only a mask tells the head how large the input is.
+            is_pad = torch.zeros_like(images[:, 0], dtype=torch.bool)
         features = self.backbone(images)  # one (B, C, H/s, W/s) for each stride s
-        pyramid = self.neck(features)  # the same strides
-        return self.head(pyramid)
+        pyramid = self.neck(features)  # one for each stride of the neck
+        return self.head(pyramid, targets, is_pad)
+
+
+def _size_multiple(parts: Sequence[nn.Module], coarsest: int) -> int:
+    """What a height and width must be multiples of; a part that does not state its own needs the coarsest stride."""
+    return math.lcm(*(getattr(part, "size_multiple", coarsest) for part in parts))

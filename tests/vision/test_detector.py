@@ -10,9 +10,9 @@ from vision.detector import Detector, DetectorConfig, DetectorOutput
 from vision.errors import ConfigError
 
 SMALL = {
-    "backbone": {"width": 0.125, "depthwise": True},
-    "neck": {"depthwise": True},
-    "head": {"hidden_dim": 16, "depthwise": True},
+    "backbone": {"kind": "cspdarknet", "width": 0.125, "depthwise": True},
+    "neck": {"kind": "path_aggregation", "depthwise": True},
+    "head": {"kind": "yolox", "hidden_dim": 16, "depthwise": True},
     "preprocessing": {"size_hw": [64, 96]},
 }
 
@@ -75,7 +75,7 @@ def test_every_weight_takes_part():
 
 def test_two_sizes_in_one_process_do_not_disturb_each_other():
     first = [tuple(weight.shape) for weight in Detector(small_config()).parameters()]
-    Detector(small_config(backbone={"width": 0.25, "depth": 1.0}))
+    Detector(small_config(backbone={"kind": "cspdarknet", "width": 0.25, "depth": 1.0}))
     assert [tuple(weight.shape) for weight in Detector(small_config()).parameters()] == first
 
 
@@ -99,10 +99,10 @@ def test_a_configuration_survives_json():
         ({"class_names": ["only one"]}, "num_classes is 3 but class_names holds 1"),
         ({"class_names": ["a", "b", "a"]}, "a name twice"),
         ({"num_classes": 0}, "greater than 0"),
-        ({"backbone": {"widht": 0.5}}, "did you mean width"),
+        ({"backbone": {"kind": "cspdarknet", "widht": 0.5}}, "did you mean width"),
         ({"backbone": {"kind": "unknown"}}, "cspdarknet"),
-        ({"head": {"hidden_dim": -1}}, "head.hidden_dim"),
-        ({"backbone": {"width": 0.01}}, "backbone.cspdarknet.width|backbone.width"),
+        ({"head": {"kind": "yolox", "hidden_dim": -1}}, "head.hidden_dim"),
+        ({"backbone": {"kind": "cspdarknet", "width": 0.01}}, "backbone.width"),
     ],
 )
 def test_wrong_configurations_are_refused_with_their_key(changes, complaint):

@@ -8,15 +8,18 @@ cells. Its first versions had 2.5 and every cell inside the box.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from vision.assignment.targets import BoxTargets
 from vision.boxes.formats import cxcywh_to_xyxy
 from vision.boxes.overlap import pairwise_iou
+from vision.boxes.targets import BoxTargets
+from vision.config import Config
 
 CENTRE_RADIUS = 1.5
 """Half the side of the square of candidate cells around an object's centre, in cells of each level."""
@@ -30,6 +33,16 @@ Any number far above the other costs does; the published code has had 1e5 and 1e
 """
 LEAST_LOG = -100.0
 """Where the logarithm of a probability is cut, as torch's binary cross entropy cuts it."""
+
+
+class SimotaConfig(Config):
+    """Its numbers are those of the published code."""
+
+    kind: Literal["simota"] = "simota"
+    class_cost_weight: Annotated[float, Field(ge=0)] = 1.0
+    """How much the choice of cells looks at the classes they predict, beside their boxes. Where classes differ by
+    shape and share their colours, give 0: otherwise one level may come to predict a class wherever it sees its colour,
+    be matched only where that is right, and so never learn where it is wrong."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,10 +62,13 @@ def assign_simota(
     objectness_logits: Float[Tensor, "cells 1"],
     class_logits: Float[Tensor, "cells num_classes"],
     targets: BoxTargets,
+    *,
+    class_cost_weight: float = 1.0,
 ) -> Assignment:
     """Match the cells of one image with its objects; all coordinates in pixels of the network input.
 
     boxes_cxcywh and the logits are the present predictions of the cells. An image without objects gives no match.
+    class_cost_weight as in SimotaConfig.
     """
     near = _near_a_centre(cell_centres, strides, targets.boxes_xyxy)
     candidates = near.any(dim=0).nonzero().squeeze(1)
@@ -60,10 +76,9 @@ def assign_simota(
         nothing = candidates.new_zeros(0)
         return Assignment(nothing, nothing, boxes_cxcywh.new_zeros(0, dtype=torch.float32))
     ious = pairwise_iou(targets.boxes_xyxy.float(), cxcywh_to_xyxy(boxes_cxcywh[candidates].float()))
+    class_cost = _classification_cost(objectness_logits[candidates], class_logits[candidates], targets.class_ids)
     cost = (
-        _classification_cost(objectness_logits[candidates], class_logits[candidates], targets.class_ids)
-        - OVERLAP_WEIGHT * (ious + 1e-8).log()
-        + NOT_A_CANDIDATE * ~near[:, candidates]
+        class_cost_weight * class_cost - OVERLAP_WEIGHT * (ious + 1e-8).log() + NOT_A_CANDIDATE * ~near[:, candidates]
     )
     box_index = _cheapest(cost, _num_wanted(ious))
     taken = (box_index >= 0).nonzero().squeeze(1)

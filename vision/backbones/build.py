@@ -5,13 +5,24 @@ A backbone has `channels` and `strides` (fine to coarse) and gives one feature m
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from typing_extensions import assert_never
 
 from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
+from vision.backbones.darknet import Darknet, DarknetConfig
+from vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
+from vision.backbones.resnet import ResNet, ResNetConfig
+from vision.backbones.swin import Swin, SwinConfig
+from vision.backbones.vit import ViT, ViTConfig
 
-BackboneConfig = CSPDarknetConfig
-"""With a second backbone this becomes a union, told apart by `kind`."""
-Backbone = CSPDarknet
+BackboneConfig = Annotated[
+    CSPDarknetConfig | DarknetConfig | HGNetv2Config | ResNetConfig | SwinConfig | ViTConfig,
+    Field(discriminator="kind"),
+]
+"""Told apart by `kind`."""
+Backbone = CSPDarknet | Darknet | HGNetv2 | ResNet | Swin | ViT
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -19,5 +30,15 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     match config:
         case CSPDarknetConfig():
             return CSPDarknet(config)
+        case DarknetConfig():
+            return Darknet(config)
+        case HGNetv2Config():
+            return HGNetv2(config)
+        case ResNetConfig():
+            return ResNet(config)
+        case SwinConfig():
+            return Swin(config)
+        case ViTConfig():
+            return ViT(config)
         case _:
             assert_never(config)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from typing_extensions import assert_never
 
+from vision.heads.detr import DetrHead, DetrHeadConfig
+from vision.heads.dfine import DfineHead, DfineHeadConfig
+from vision.heads.rtdetr import RtdetrHead, RtdetrHeadConfig
+from vision.heads.yolo_grid import YoloGridHead, YoloGridHeadConfig
 from vision.heads.yolox import YoloxHead, YoloxHeadConfig
 
-HeadConfig = YoloxHeadConfig
-"""With a second head this becomes a union, told apart by `kind`."""
-Head = YoloxHead
+HeadConfig = Annotated[
+    YoloxHeadConfig | YoloGridHeadConfig | DetrHeadConfig | RtdetrHeadConfig | DfineHeadConfig,
+    Field(discriminator="kind"),
+]
+"""A head of one kind, told apart by `kind`."""
+Head = YoloxHead | YoloGridHead | DetrHead | RtdetrHead | DfineHead
 
 
 def build_head(config: HeadConfig, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> Head:
@@ -18,5 +27,13 @@ def build_head(config: HeadConfig, channels: Sequence[int], strides: Sequence[in
     match config:
         case YoloxHeadConfig():
             return YoloxHead(config, channels, strides, num_classes)
+        case YoloGridHeadConfig():
+            return YoloGridHead(config, channels, strides, num_classes)
+        case DetrHeadConfig():
+            return DetrHead(config, channels, strides, num_classes)
+        case DfineHeadConfig():
+            return DfineHead(config, channels, strides, num_classes)
+        case RtdetrHeadConfig():
+            return RtdetrHead(config, channels, strides, num_classes)
         case _:
             assert_never(config)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from vision.boxes.targets import BoxTargets
 from vision.config import Config
+from vision.heads.outputs import GridOutput
 from vision.layers.convolution import ConvNormAct, spatial_convolution
 
 PRIOR_PROBABILITY = 0.01
@@ -33,39 +34,6 @@ class YoloxHeadConfig(Config):
     """Depthwise-separable 3 x 3 convolutions, as in YOLOX-nano."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GridOutput:
-    """What a head over cells says, the cells of all levels in one row: fine to coarse, each row by row.
-
-    cell_xy: column and row of the cell in its level; strides: pixels of a cell's side.
-    """
-
-    box_predictions: Float[Tensor, "B cells 4"]
-    objectness_logits: Float[Tensor, "B cells 1"]
-    class_logits: Float[Tensor, "B cells num_classes"]
-    cell_xy: Float[Tensor, "cells 2"]
-    strides: Float[Tensor, "cells 1"]
-
-    @property
-    def boxes_cxcywh(self) -> Float[Tensor, "B cells 4"]:
-        """Decoded boxes in pixels of the network input: (offset + cell) * stride, exp(size) * stride."""
-        # exp of a half-precision number is coarse and overflows early, so decoding happens in single precision.
-        predictions = self.box_predictions.to(self.cell_xy.dtype)
-        centres = (predictions[..., :2] + self.cell_xy) * self.strides
-        sizes = predictions[..., 2:].exp() * self.strides
-        return torch.cat((centres, sizes), dim=-1)
-
-    @property
-    def undecoded(self) -> Float[Tensor, "B cells channels"]:
-        """Box predictions, then objectness and class probabilities: YOLOX's output before decoding."""
-        return torch.cat((self.box_predictions, self.objectness_logits.sigmoid(), self.class_logits.sigmoid()), dim=-1)
-
-    @property
-    def raw(self) -> Float[Tensor, "B cells channels"]:
-        """Decoded boxes (cx, cy, w, h in pixels of the input), then objectness and class probabilities."""
-        return torch.cat((self.boxes_cxcywh, self.objectness_logits.sigmoid(), self.class_logits.sigmoid()), dim=-1)
-
-
 class YoloxHead(nn.Module):
     """Pyramid -> GridOutput, one branch pair for each level. Weights are not shared between levels."""
 
@@ -76,7 +44,12 @@ class YoloxHead(nn.Module):
         self.strides = tuple(strides)
         self.levels = nn.ModuleList(YoloxHeadLevel(config, width, num_classes) for width in channels)
 
-    def forward(self, pyramid: Sequence[Tensor]) -> GridOutput:
+    def forward(
+        self,
+        pyramid: Sequence[Tensor],
+        targets: Sequence[BoxTargets] | None = None,  # noqa: ARG002 - cells need none to speak
+        is_pad: Bool[Tensor, "B H W"] | None = None,  # noqa: ARG002 - padding is grey, as the published weights know it
+    ) -> GridOutput:
         """One (B, channels[i], H / strides[i], W / strides[i]) for each level."""
         predictions = [level(features) for level, features in zip(self.levels, pyramid, strict=True)]
         boxes, objectness, classes = (torch.cat(parts, dim=1) for parts in zip(*predictions, strict=True))

@@ -39,8 +39,8 @@ class Bottleneck(nn.Module):
         self.spatial = spatial_convolution(channels, channels, 3, depthwise=depthwise)
         self.shortcut = shortcut
 
-    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Keeps the shape."""
+    def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """Keeps the shape; only pruning can make input and output of a block without shortcut differ in width."""
         refined = self.spatial(self.mix(features))
         return features + refined if self.shortcut else refined
 

@@ -1,25 +1,86 @@
 """Every neck there is, and the one place where a configuration becomes one.
 
-A neck takes the features of a backbone and has `channels`, the widths of the pyramid it gives.
+A neck takes the features of a backbone; `channels` and `strides` are those of the pyramid it gives, fine to coarse.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from pydantic import Field
+from torch import Tensor, nn
 from typing_extensions import assert_never
 
+from vision.config import Config
+from vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
+from vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
+from vision.necks.levels import Levels, LevelsConfig
 from vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
+from vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
 
-NeckConfig = PathAggregationConfig
-"""With a second neck this becomes a union, told apart by `kind`."""
-Neck = PathAggregation
+SingleNeckConfig = Annotated[
+    PathAggregationConfig | FeaturePyramidConfig | LevelsConfig | HybridEncoderConfig | SimplePyramidConfig,
+    Field(discriminator="kind"),
+]
+"""A neck of one kind, told apart by `kind`."""
 
 
-def build_neck(config: NeckConfig, channels: Sequence[int]) -> Neck:
-    """The neck of that configuration for features of these widths, with fresh weights."""
+class ChainConfig(Config):
+    """Necks one after another: the simple pyramid of a ViT, say, and then path aggregation over it."""
+
+    kind: Literal["chain"] = "chain"
+    necks: Annotated[tuple[SingleNeckConfig, ...], Field(min_length=1)]
+    """From the backbone to the head."""
+
+
+class Chain(nn.Module):
+    """Each neck works on the pyramid of the one before."""
+
+    def __init__(self, config: ChainConfig, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.necks = nn.ModuleList()
+        for step in config.necks:
+            neck = build_neck(step, channels, strides)
+            channels, strides = neck.channels, neck.strides
+            self.necks.append(neck)
+        self.channels, self.strides = tuple(channels), tuple(strides)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features -> the pyramid of the last neck."""
+        pyramid = list(features)
+        for neck in self.necks:
+            pyramid = neck(pyramid)
+        return pyramid
+
+
+NeckConfig = Annotated[
+    PathAggregationConfig
+    | FeaturePyramidConfig
+    | LevelsConfig
+    | HybridEncoderConfig
+    | SimplePyramidConfig
+    | ChainConfig,
+    Field(discriminator="kind"),
+]
+"""A neck, or several in a row."""
+Neck = PathAggregation | FeaturePyramid | Levels | HybridEncoder | SimplePyramid | Chain
+
+
+def build_neck(config: NeckConfig, channels: Sequence[int], strides: Sequence[int]) -> Neck:
+    """The neck of that configuration for features of these widths and strides, with fresh weights."""
     match config:
         case PathAggregationConfig():
-            return PathAggregation(config, channels)
+            return PathAggregation(config, channels, strides)
+        case FeaturePyramidConfig():
+            return FeaturePyramid(config, channels, strides)
+        case LevelsConfig():
+            return Levels(config, channels, strides)
+        case HybridEncoderConfig():
+            return HybridEncoder(config, channels, strides)
+        case SimplePyramidConfig():
+            return SimplePyramid(config, channels, strides)
+        case ChainConfig():
+            return Chain(config, channels, strides)
         case _:
             assert_never(config)

@@ -34,9 +34,9 @@ class PathAggregationConfig(Config):
 class PathAggregation(nn.Module):
     """Features -> pyramid of the same channels and strides. The first modules of each list are the finest ones."""
 
-    def __init__(self, config: PathAggregationConfig, channels: Sequence[int]) -> None:
+    def __init__(self, config: PathAggregationConfig, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
-        self.channels = tuple(channels)
+        self.channels, self.strides = tuple(channels), tuple(strides)
         num_blocks = scaled_depth(BLOCKS_PER_MERGE, config.depth)
 
         def merge(in_channels: int, out_channels: int) -> CrossStagePartial:

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from vision.assignment.simota import assign_simota
-from vision.assignment.targets import BoxTargets
+from vision.boxes.targets import BoxTargets
 
 SIZE_HW = (96, 128)
 
@@ -164,3 +164,17 @@ def test_no_slope_flows_through_the_matching():
         centres, strides, boxes.requires_grad_(), objectness.requires_grad_(), classes.requires_grad_(), targets
     )
     assert not match.ious.requires_grad
+
+
+def test_without_a_class_cost_only_the_boxes_decide():
+    """The classes that cells predict make no difference, though with the published cost they do."""
+    centres, strides, boxes, objectness, classes, targets = scene(6, seed=3)
+    opposite = (centres, strides, boxes, -objectness, -3 * classes, targets)
+    same = (centres, strides, boxes, objectness, classes, targets)
+
+    def pairs(parts, weight):
+        match = assign_simota(*parts, class_cost_weight=weight)
+        return list(zip(match.cell_index.tolist(), match.box_index.tolist(), strict=True))
+
+    assert pairs(same, 0.0) == pairs(opposite, 0.0)
+    assert pairs(same, 1.0) != pairs(opposite, 1.0)

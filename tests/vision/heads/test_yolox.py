@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vision.heads.build import build_head
-from vision.heads.yolox import GridOutput, YoloxHead, YoloxHeadConfig
+from vision.heads.outputs import GridOutput
+from vision.heads.yolox import YoloxHead, YoloxHeadConfig
 
 
 def head_output(size_hw=(2, 3), num_classes=4, num_images=2) -> GridOutput:

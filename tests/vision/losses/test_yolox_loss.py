@@ -7,12 +7,14 @@ import torch
 from torch.nn import functional
 
 from vision.assignment.simota import assign_simota
-from vision.assignment.targets import BoxTargets
+from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
 from vision.backbones.cspdarknet import CSPDarknetConfig
 from vision.boxes.formats import cxcywh_to_xyxy
 from vision.boxes.overlap import aligned_iou
+from vision.boxes.targets import BoxTargets
 from vision.detector import Detector, DetectorConfig
-from vision.heads.yolox import GridOutput, YoloxHeadConfig
+from vision.heads.outputs import GridOutput
+from vision.heads.yolox import YoloxHeadConfig
 from vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
 
 BOXES = BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 36.0], [30.0, 26.0, 62.0, 60.0]]), torch.tensor([2, 0]))
@@ -191,3 +193,72 @@ def test_descending_the_loss_learns_two_images():
     best = cxcywh_to_xyxy(output.boxes_cxcywh[0])[scores[0].argmax(dim=0)]
     assert aligned_iou(best[BOXES.class_ids], BOXES.boxes_xyxy).min() > 0.5
     assert scores[1].max() < scores[0].max()
+
+
+def test_unmatched_cells_in_an_ignored_region_have_no_loss_and_no_slope():
+    output = random_output(1)
+    output.objectness_logits.requires_grad_()
+    region = torch.tensor([[0.0, 0.0, 33.0, 33.0]])
+    x, y = ((output.cell_xy + 0.5) * output.strides).unbind(dim=1)
+    inside = (x < 33) & (y < 33)
+    YoloxLoss()(output, [BoxTargets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), region)])["total"].backward()
+    slopes = output.objectness_logits.grad
+    assert slopes is not None
+    assert inside.any()
+    assert (slopes[0, inside] == 0).all()
+    assert (slopes[0, ~inside] > 0).all()
+
+
+def test_an_object_inside_an_ignored_region_is_learnt_all_the_same():
+    output = random_output(1)
+    everywhere = torch.tensor([[0.0, 0.0, 64.0, 64.0]])
+    ignoring = YoloxLoss()(output, [BoxTargets(BOXES.boxes_xyxy, BOXES.class_ids, everywhere)])
+    plain = YoloxLoss()(output, [BOXES])
+    for part in ("box", "class"):
+        assert ignoring[part].item() == pytest.approx(plain[part].item())
+    assert 0 < ignoring["objectness"].item() < plain["objectness"].item()
+
+
+def test_with_the_task_aligned_assignment_its_cells_are_to_score_their_quality():
+    output, config = random_output(1), TaskAlignedConfig(top_k=5)
+    scores = output.objectness_logits[0].sigmoid() * output.class_logits[0].sigmoid()
+    predicted = cxcywh_to_xyxy(output.boxes_cxcywh[0])
+    match = assign_task_aligned((output.cell_xy + 0.5) * output.strides, predicted, scores, BOXES, config)
+    wanted = torch.zeros(len(match.cell_index), 3)
+    wanted[torch.arange(len(wanted)), BOXES.class_ids[match.box_index]] = match.quality
+    expected = {
+        "box": 5 * (1 - aligned_iou(predicted[match.cell_index], BOXES.boxes_xyxy[match.box_index]) ** 2).sum(),
+        "class": functional.binary_cross_entropy_with_logits(
+            output.class_logits[0, match.cell_index], wanted, reduction="sum"
+        ),
+    }
+    losses = YoloxLoss(YoloxLossConfig(assignment=config))(output, [BOXES])
+    for name, value in expected.items():
+        assert losses[name].item() == pytest.approx(value.item() / len(wanted), rel=1e-4)
+
+
+def test_label_smoothing_moves_the_classes_and_nothing_else():
+    """Cross entropy is linear in its target: the part that is "perhaps" costs what a half costs everywhere."""
+    output, amount = random_output(2), 0.3
+    plain, smooth, perhaps = (
+        YoloxLoss(YoloxLossConfig(label_smoothing=share))(output, [BOXES, BOXES]) for share in (0.0, amount, 0.999999)
+    )
+    expected = (1 - amount) * plain["class"].item() + amount * perhaps["class"].item()
+    assert smooth["class"].item() == pytest.approx(expected, rel=1e-4)
+    assert smooth["class"].item() != pytest.approx(plain["class"].item(), rel=1e-3)
+    assert (smooth["box"], smooth["objectness"]) == (plain["box"], plain["objectness"])
+
+
+def test_all_parts_are_divided_by_the_count_that_it_is_given():
+    output = random_output(2)
+    counted = []
+
+    def count(number, device):
+        counted.append(number)
+        return torch.tensor(10.0, device=device)
+
+    usual = YoloxLoss()(output, [BOXES, NOTHING], with_l1=True)
+    losses = YoloxLoss(count=count)(output, [BOXES, NOTHING], with_l1=True)
+    (number,) = counted
+    for name, loss in losses.items():
+        assert loss.item() * 10 == pytest.approx(usual[name].item() * number, rel=1e-5)

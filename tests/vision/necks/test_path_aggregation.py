@@ -19,7 +19,7 @@ def pyramid_of(channels, size_hw, num_images=1):
 @pytest.mark.parametrize("channels", [(8, 16, 32), (8, 8, 8), (4, 12), (6, 10, 14, 18)])
 @pytest.mark.parametrize("depthwise", [False, True])
 def test_the_pyramid_has_the_shapes_of_the_features(channels, depthwise):
-    neck = build_neck(PathAggregationConfig(depthwise=depthwise), channels).eval()
+    neck = build_neck(PathAggregationConfig(depthwise=depthwise), channels, (8, 16, 32)).eval()
     features = pyramid_of(channels, (16, 24))
     assert neck.channels == channels
     assert [level.shape for level in neck(features)] == [level.shape for level in features]
@@ -28,7 +28,7 @@ def test_the_pyramid_has_the_shapes_of_the_features(channels, depthwise):
 @pytest.mark.parametrize("level", range(3))
 def test_every_level_depends_on_every_feature(level):
     features = pyramid_of((8, 16, 32), (16, 16))
-    PathAggregation(PathAggregationConfig(), (8, 16, 32)).eval()(features)[level].sum().backward()
+    PathAggregation(PathAggregationConfig(), (8, 16, 32), (8, 16, 32)).eval()(features)[level].sum().backward()
     for feature in features:
         assert feature.grad is not None
         assert feature.grad.abs().sum() > 0
@@ -36,6 +36,6 @@ def test_every_level_depends_on_every_feature(level):
 
 @pytest.mark.parametrize(("depth", "num_blocks"), [(0.1, 1), (0.33, 1), (0.67, 2), (1.0, 3), (1.33, 4)])
 def test_depth_scales_the_merging_blocks(depth, num_blocks):
-    neck = PathAggregation(PathAggregationConfig(depth=depth), (4, 8, 16))
+    neck = PathAggregation(PathAggregationConfig(depth=depth), (4, 8, 16), (8, 16, 32))
     assert {len(block.blocks) for block in (*neck.merge_down, *neck.merge_up)} == {num_blocks}
     assert not any(block.blocks[0].shortcut for block in (*neck.merge_down, *neck.merge_up))

@@ -1,8 +1,8 @@
-"""What training wants of one image: the boxes that are there and their classes."""
+"""What training wants of one image: the boxes that are there, their classes, and where nothing is known."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -18,14 +18,18 @@ class BoxTargets:
 
     boxes_xyxy: Float[Tensor, "N 4"]
     class_ids: Int64[Tensor, " N"]
+    ignored_xyxy: Float[Tensor, "M 4"] = field(default_factory=lambda: torch.zeros(0, 4))
+    """Regions of which the annotations say nothing (crowds, hardly visible objects): no loss calls them background."""
 
     def __post_init__(self) -> None:
-        num = len(self.class_ids)
+        num, num_ignored = len(self.class_ids), len(self.ignored_xyxy)
         if self.boxes_xyxy.shape != (num, 4) or self.class_ids.shape != (num,):
             raise ValueError(
                 f"expected boxes_xyxy (N, 4) and class_ids (N,), got {tuple(self.boxes_xyxy.shape)} "
                 f"and {tuple(self.class_ids.shape)}"
             )
+        if self.ignored_xyxy.shape != (num_ignored, 4):
+            raise ValueError(f"expected ignored_xyxy (M, 4), got {tuple(self.ignored_xyxy.shape)}")
 
     @classmethod
     def empty(cls) -> BoxTargets:
@@ -34,7 +38,8 @@ class BoxTargets:
 
     def to(self, device: torch.device | str) -> BoxTargets:
         """The same on another device."""
-        return BoxTargets(self.boxes_xyxy.to(device, non_blocking=True), self.class_ids.to(device, non_blocking=True))
+        values = (self.boxes_xyxy, self.class_ids, self.ignored_xyxy)
+        return BoxTargets(*(value.to(device, non_blocking=True) for value in values))
 
     def __len__(self) -> int:
         return len(self.class_ids)

@@ -1,0 +1,83 @@
+"""Boxes whose edges are probability distributions: the refinement of D-FINE (Peng et al. 2024, arXiv:2410.13842, 4.1).
+
+Each edge says how far it lies outside of where a reference box has it, as a probability for every bin of a row. Bins
+are narrow around zero, for small corrections, and wide far out; the edge is where the expected distance puts it.
+Distances come in the order left, top, right, bottom and in units of the reference box's width or height over `scale`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from vision.boxes.formats import cxcywh_to_xyxy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EdgeBins:
+    """The distances that the bins stand for, ascending, and how many of their units make the size of a box."""
+
+    values: Float[Tensor, " bins"]
+    scale: Float[Tensor, ""]
+
+    def expected_distances(self, edge_logits: Float[Tensor, "*N edges_bins"]) -> Float[Tensor, "*N 4"]:
+        """The mean of the four distributions, whose logits stand edge after edge."""
+        # Not a product of matrices: mixed precision would take it in half.
+        return (split_edges(edge_logits).to(self.values.dtype).softmax(dim=-1) * self.values).sum(dim=-1)
+
+    def decode(
+        self, distances: Float[Tensor, "*N 4"], reference_cxcywh: Float[Tensor, "*N 4"]
+    ) -> Float[Tensor, "*N 4"]:
+        """The boxes (cx, cy, w, h) whose edges lie so far outside of the reference boxes' edges."""
+        centre, size = reference_cxcywh[..., :2], reference_cxcywh[..., 2:]
+        from_centre = (self.scale / 2 + distances) * torch.cat((size, size), dim=-1) / self.scale
+        near, far = centre - from_centre[..., :2], centre + from_centre[..., 2:]
+        return torch.cat(((near + far) / 2, far - near), dim=-1)
+
+    def encode(
+        self, boxes_cxcywh: Float[Tensor, "*N 4"], reference_cxcywh: Float[Tensor, "*N 4"]
+    ) -> Float[Tensor, "*N 4"]:
+        """The distances that decode to these boxes; finite also for a reference box without area."""
+        size = reference_cxcywh[..., 2:].clamp(min=torch.finfo(reference_cxcywh.dtype).tiny ** 0.5)
+        outwards = cxcywh_to_xyxy(boxes_cxcywh) - cxcywh_to_xyxy(reference_cxcywh)
+        signs = outwards.new_tensor((-1, -1, 1, 1))
+        return outwards * signs * self.scale / torch.cat((size, size), dim=-1)
+
+    def soft_labels(self, distances: Float[Tensor, "*N"]) -> tuple[Int64[Tensor, "*N"], Float[Tensor, "*N"]]:
+        """The bin below each distance, and the share of the bin above it that makes their mean that distance.
+
+        What lies outside of all bins belongs to the outermost one.
+        """
+        above = torch.searchsorted(self.values, distances.contiguous(), right=True)
+        below = (above - 1).clamp(0, len(self.values) - 2)
+        low, high = self.values[below], self.values[below + 1]
+        return below, ((distances - low) / (high - low)).clamp(0, 1)
+
+
+class WeightingFunction(nn.Module):
+    """The paper's W(n): a row of bins for the two numbers that shape it, which are kept with the weights.
+
+    bound: how far the last but one bin reaches, as a fraction of the box (the paper's a); the last reaches twice as
+    far. scale: the inverse of the curvature (the paper's 1 / c); the larger, the narrower are the bins around zero.
+    """
+
+    def __init__(self, num_bins: int, bound: float, scale: float) -> None:
+        super().__init__()
+        self.num_bins = num_bins
+        self.bound = nn.Parameter(torch.tensor([bound]), requires_grad=False)
+        self.scale = nn.Parameter(torch.tensor([scale]), requires_grad=False)
+
+    def forward(self) -> EdgeBins:
+        """The bins: 0 in the middle, to both sides W(n) / c = (a / c + 1)^(i / i_max) - 1 and one more at the ends."""
+        reach, half = self.bound * self.scale, self.num_bins // 2 - 1
+        steps = torch.arange(-half, half + 1, device=reach.device, dtype=reach.dtype)
+        inner = steps.sign() * ((reach + 1) ** (steps.abs() / half) - 1)
+        return EdgeBins(torch.cat((-2 * reach, inner, 2 * reach)), self.scale.squeeze(0))
+
+
+def split_edges(edge_logits: Float[Tensor, "*N edges_bins"]) -> Float[Tensor, "*N 4 bins"]:
+    """Four rows of bins in place of one long one."""
+    return edge_logits.unflatten(-1, (4, -1))
