@@ -12,3 +12,15 @@ COCO_NAMES = (
     "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
 )
 # fmt: on
+
+UNUSED_CATEGORY_IDS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+"""Of COCO's category ids 0 to 90 these name nothing; networks whose class is the category id have classes for them."""
+
+
+def _by_category_id() -> tuple[str, ...]:
+    names = iter(COCO_NAMES)
+    return tuple(f"unused_{number}" if number in UNUSED_CATEGORY_IDS else next(names) for number in range(91))
+
+
+COCO_NAMES_BY_CATEGORY_ID = _by_category_id()
+"""The 91 classes of DETR: index k is COCO's category k."""

@@ -23,6 +23,8 @@ from vision.files import replacing
 FORMAT = "handeye-detector-1"
 """Value of the metadata key `format`, by which one of our files is known."""
 RESERVED_KEYS = ("format", "config")
+RANGES_KEY = "activation_ranges"
+"""Metadata key under which quantisation-aware training leaves what it learnt of the inputs of convolutions."""
 KEYS_SHOWN = 8
 """How many keys at fault an error message lists of each kind."""
 
@@ -30,7 +32,7 @@ KEYS_SHOWN = 8
 def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
     """Write weights and configuration, whole or not at all; `extra` joins the metadata (where it came from, scores).
 
-    Raises ValueError when `extra` has a key that the file needs itself.
+    Raises ValueError when `extra` has a key that the file needs itself, OSError when the file cannot be written.
     """
     extra = dict(extra or {})
     if taken := [key for key in RESERVED_KEYS if key in extra]:
@@ -42,7 +44,10 @@ def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | Non
         for key, value in detector.state_dict().items()
     }
     with replacing(Path(path)) as beside:
-        save_file(weights, beside, metadata)
+        try:
+            save_file(weights, beside, metadata)
+        except SafetensorError as error:  # of a full disk too
+            raise OSError(f"{path}: {error}") from error
 
 
 def load_detector(path: Path) -> Detector:
@@ -78,6 +83,26 @@ def load_metadata(path: Path) -> dict[str, str]:
     return _read(Path(path), with_weights=False)[1]
 
 
+def load_config_of(path: Path) -> DetectorConfig:
+    """The configuration inside a checkpoint. Raises ModelFileError as `load_detector`."""
+    return _config_in(load_metadata(path), path)
+
+
+def load_activation_ranges(path: Path) -> dict[str, float]:
+    """By the name of a convolution, the largest absolute input that training with int8 let pass (amax).
+
+    The input was rounded to scale = amax / 127, symmetric, the kernel to max |w| / 127 for each output channel. Empty
+    for a checkpoint that was not trained so. Raises ModelFileError as `load_detector`.
+    """
+    text = load_metadata(path).get(RANGES_KEY)
+    if text is None:
+        return {}
+    try:
+        return {str(name): float(amax) for name, amax in json.loads(text).items()}
+    except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path}: its {RANGES_KEY} are no mapping of names to numbers: {error}") from error
+
+
 def require_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
     """Raise ModelFileError, listing the keys, unless `weights` has every key of `expected` in its shape and no other.
 
@@ -94,7 +119,7 @@ def require_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], o
     }
     if any(faults.values()):
         listed = "; ".join(f"{kind}: {_shorten(keys)}" for kind, keys in faults.items() if keys)
-        raise ModelFileError(f"{origin}: the weights do not fit the detector; {listed}")
+        raise ModelFileError(f"{origin}: the weights do not fit the network; {listed}")
 
 
 def is_batch_counter(key: str) -> bool:

@@ -1,12 +1,11 @@
-"""Published weights in the names of their authors: an exact map to our names, both ways.
+"""Published weights in the names of their authors, read into our networks and written back.
 
-YOLOX: github.com/Megvii-BaseDetection/YOLOX, which keeps the neck inside `backbone` and the backbone inside that.
+Which names a network has in the checkpoints of its authors stands in one table for each family, see `key_map.py`.
 """
 
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vision.checkpoints.native import is_batch_counter, require_fit
+from vision.checkpoints.detr_names import DETR_KEY_MAPS
+from vision.checkpoints.dfine_names import DFINE_KEY_MAPS
+from vision.checkpoints.key_map import KeyMap, best_key_map
+from vision.checkpoints.published_backbones import published_backbones
+from vision.checkpoints.rtdetr_names import RTDETR_KEYS, RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
+from vision.checkpoints.yolox_names import YOLOX_KEYS
 from vision.checkpoints.zoo import published_models
+from vision.classifier import Classifier, build_classifier
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError, UserError
+from vision.heads.detr import DetrHeadConfig
+from vision.heads.dfine import DfineHeadConfig
+from vision.heads.rtdetr import RtdetrHeadConfig
+from vision.heads.yolox import YoloxHeadConfig
 
 
 def official_names() -> list[str]:
@@ -30,65 +39,54 @@ def official_names() -> list[str]:
 def load_official(name: str, state_dict: Mapping[str, Tensor], class_names: tuple[str, ...] | None = None) -> Detector:
     """The published detector of that name with these weights, in eval mode.
 
+    The keys may be those of any naming of its family: of its authors, and where there is one of transformers.
     class_names replace COCO's for weights that the published code trained on other data. Raises UserError for an
     unknown name and ModelFileError with the list of keys that are missing, unexpected or misshapen.
     """
     detector = Detector(_config_of(name, class_names))
     own = detector.state_dict()
-    ours = {official_key(key): key for key in own}
-    weights = {key: value for key, value in state_dict.items() if not is_batch_counter(key)}
-    require_fit({official: own[key] for official, key in ours.items()}, weights, origin=name)
-    detector.load_state_dict({ours[official]: value for official, value in weights.items()}, strict=False)
+    key_map = best_key_map(key_maps_of(detector.config), state_dict, own)
+    detector.load_state_dict(key_map.to_ours(state_dict, own, origin=name), strict=False)
     return detector.eval()
 
 
+def load_official_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Classifier:
+    """The classifier of that name with torchvision's weights, in eval mode; detectors start from its `backbone`.
+
+    Raises UserError for an unknown name and ModelFileError as `load_official`.
+    """
+    known = published_backbones()
+    if name not in known:
+        raise UserError(f"{name!r} is not a published backbone known here; expected one of {', '.join(known)}")
+    classifier = build_classifier(known[name].config)
+    ours = known[name].key_map.to_ours(state_dict, classifier.state_dict(), origin=name)
+    classifier.load_state_dict(ours, strict=False)
+    return classifier.eval()
+
+
 def official_state_dict(detector: Detector) -> dict[str, Tensor]:
-    """The weights of a YOLOX detector under their published names: what the published code loads."""
-    return {official_key(key): value for key, value in detector.state_dict().items()}
+    """The weights of a detector under their published names: what the published code loads."""
+    return key_maps_of(detector.config)[0].to_published(detector.state_dict())
 
 
-def official_key(key: str) -> str:
-    """The published name of one of our keys."""
-    for pattern, replacement in YOLOX_NAMES:
-        key = re.sub(pattern, replacement, key)
-    return key
+def key_maps_of(config: DetectorConfig) -> tuple[KeyMap, ...]:
+    """The namings that published weights for such a detector come in; the first is that of its authors.
 
-
-YOLOX_NAMES = (
-    (r"\.norm\.", ".bn."),
-    (r"\.depthwise\.", ".dconv."),
-    (r"\.pointwise\.", ".pconv."),
-    (r"\.blocks\.(\d+)\.mix\.", r".m.\1.conv1."),
-    (r"\.blocks\.(\d+)\.spatial\.", r".m.\1.conv2."),
-    (r"^backbone\.stages\.3\.pooling\.reduce\.", "backbone.backbone.dark5.1.conv1."),
-    (r"^backbone\.stages\.3\.pooling\.join\.", "backbone.backbone.dark5.1.conv2."),
-    (r"\.main\.", ".conv1."),
-    (r"\.bypass\.", ".conv2."),
-    (r"\.join\.", ".conv3."),
-    (r"^backbone\.stem\.", "backbone.backbone.stem."),
-    (r"^backbone\.stages\.3\.block\.", "backbone.backbone.dark5.2."),
-    (r"^backbone\.stages\.0\.", "backbone.backbone.dark2."),
-    (r"^backbone\.stages\.1\.", "backbone.backbone.dark3."),
-    (r"^backbone\.stages\.2\.", "backbone.backbone.dark4."),
-    (r"^backbone\.stages\.3\.", "backbone.backbone.dark5."),
-    (r"\.down\.", ".0."),
-    (r"\.block\.", ".1."),
-    (r"^neck\.reduce\.1\.", "backbone.lateral_conv0."),
-    (r"^neck\.merge_down\.1\.", "backbone.C3_p4."),
-    (r"^neck\.reduce\.0\.", "backbone.reduce_conv1."),
-    (r"^neck\.merge_down\.0\.", "backbone.C3_p3."),
-    (r"^neck\.shrink\.0\.", "backbone.bu_conv2."),
-    (r"^neck\.merge_up\.0\.", "backbone.C3_n3."),
-    (r"^neck\.shrink\.1\.", "backbone.bu_conv1."),
-    (r"^neck\.merge_up\.1\.", "backbone.C3_n4."),
-    (r"^head\.levels\.(\d+)\.stem\.", r"head.stems.\1."),
-    (r"^head\.levels\.(\d+)\.class_branch\.", r"head.cls_convs.\1."),
-    (r"^head\.levels\.(\d+)\.box_branch\.", r"head.reg_convs.\1."),
-    (r"^head\.levels\.(\d+)\.predict_class\.", r"head.cls_preds.\1."),
-    (r"^head\.levels\.(\d+)\.predict_box\.", r"head.reg_preds.\1."),
-    (r"^head\.levels\.(\d+)\.predict_objectness\.", r"head.obj_preds.\1."),
-)
-"""Our names as patterns, and theirs; applied from top to bottom."""
+    Raises UserError for a head whose authors published no weights that fit here.
+    """
+    match config.head:
+        case YoloxHeadConfig():
+            return (YOLOX_KEYS,)
+        case DetrHeadConfig():
+            return DETR_KEY_MAPS
+        case RtdetrHeadConfig(version=1):
+            return RTDETR_KEYS, TRANSFORMERS_RTDETR_KEYS
+        case RtdetrHeadConfig():
+            return RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
+        case DfineHeadConfig():
+            return DFINE_KEY_MAPS
+        case _:
+            raise UserError(f"no published names are known for a detector with the head {config.head.kind!r}")
 
 
 def read_published_file(path: Path) -> dict[str, Tensor]:

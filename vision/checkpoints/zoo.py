@@ -8,14 +8,12 @@ from typing import Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.checkpoints.coco_names import COCO_NAMES
+from vision.checkpoints.download import PublishedFile
+from vision.checkpoints.published_detr import detr_config
+from vision.checkpoints.published_dfine import DFINE_PLANS, DfineVariant, dfine_config
+from vision.checkpoints.published_rtdetr import RTDETR_RELEASES, RtdetrVariant, RtdetrVersion, rtdetr_config
+from vision.checkpoints.published_yolox import YOLOX_SIZES, YoloxVariant, yolox_config
 from vision.detector import Detector, DetectorConfig
-from vision.heads.yolox import YoloxHeadConfig
-from vision.images import Preprocessing
-from vision.necks.path_aggregation import PathAggregationConfig
-
-YoloxVariant = Literal["nano", "tiny", "s", "m", "l", "x"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +27,18 @@ class PublishedModel:
     ap_source: str
     code_licence: str
     weights_licence: str
-    weights_address: str
+    weights: PublishedFile
 
 
 def published_models() -> dict[str, PublishedModel]:
-    """Every model of the zoo by name, small to large."""
-    return {model.name: model for model in map(_published_yolox, YOLOX_SIZES)}
-
-
-def yolox_config(variant: YoloxVariant, class_names: tuple[str, ...] = COCO_NAMES) -> DetectorConfig:
-    """YOLOX in one of its published sizes (Ge et al. 2021, arXiv:2107.08430), for the given classes."""
-    depth, width, side, depthwise, _ = YOLOX_SIZES[variant]
-    return DetectorConfig(
-        backbone=CSPDarknetConfig(depth=depth, width=width, depthwise=depthwise),
-        neck=PathAggregationConfig(depth=depth, depthwise=depthwise),
-        head=YoloxHeadConfig(hidden_dim=int(256 * width), depthwise=depthwise),
-        num_classes=len(class_names),
-        class_names=class_names,
-        preprocessing=Preprocessing(size_hw=(side, side)),
+    """Every model of the zoo by name, family by family, each small to large."""
+    models = (
+        *map(_published_yolox, YOLOX_SIZES),
+        *map(_published_detr, DETR_RELEASES),
+        *(_published_rtdetr(*release) for release in RTDETR_RELEASES),
+        *map(_published_dfine, DFINE_PLANS),
     )
+    return {model.name: model for model in models}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +47,16 @@ class ModelCost:
 
     parameters: int
     gflops: float
-    """1e9 floating-point operations, a multiplication and an addition counted as two; convolutions only."""
+    """1e9 floating-point operations of convolutions and matrix products; a multiplication and an addition are two."""
 
 
 def count_cost(config: DetectorConfig) -> ModelCost:
     """Count parameters and operations without computing anything: shapes flow through torch's meta device."""
     with torch.device("meta"), torch.no_grad():
-        detector = Detector(config).eval()
+        detector = Detector(config).eval().requires_grad_(requires_grad=False)
         with FlopCounterMode(display=False) as counter:
             detector(torch.empty(1, 3, *config.preprocessing.size_hw))
     return ModelCost(sum(weight.numel() for weight in detector.parameters()), counter.get_total_flops() / 1e9)
-
-
-YOLOX_SIZES: dict[YoloxVariant, tuple[float, float, int, bool, float]] = {
-    "nano": (0.33, 0.25, 416, True, 0.258),
-    "tiny": (0.33, 0.375, 416, False, 0.328),
-    "s": (0.33, 0.5, 640, False, 0.405),
-    "m": (0.67, 0.75, 640, False, 0.469),
-    "l": (1.0, 1.0, 640, False, 0.497),
-    "x": (1.33, 1.25, 640, False, 0.511),
-}
-"""Depth, width, side of the input in pixels, depthwise, published COCO AP."""
 
 
 def _published_yolox(variant: YoloxVariant) -> PublishedModel:
@@ -88,5 +68,52 @@ def _published_yolox(variant: YoloxVariant) -> PublishedModel:
         ap_source="README of Megvii-BaseDetection/YOLOX, val2017",
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
-        weights_address=f"{releases}/yolox_{variant}.pth",
+        weights=PublishedFile(f"{releases}/yolox_{variant}.pth"),
+    )
+
+
+def _published_rtdetr(version: RtdetrVersion, variant: RtdetrVariant) -> PublishedModel:
+    coco_ap, file = RTDETR_RELEASES[version, variant]
+    return PublishedModel(
+        name=f"{'rtdetr' if version == 1 else 'rtdetrv2'}_{variant}",
+        config=rtdetr_config(version, variant),
+        coco_ap=coco_ap,
+        ap_source="README of lyuwenyu/RT-DETR, val2017",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        weights=PublishedFile(f"https://github.com/lyuwenyu/storage/releases/download/{file}"),
+    )
+
+
+DETR_RELEASES: dict[Literal[50, 101], tuple[float, str]] = {
+    50: (0.420, "e632da11"),
+    101: (0.435, "2c7b67e5"),
+}
+"""Depth of the backbone, published COCO AP, and how the SHA-256 of the weights begins, as their file's name says."""
+
+
+def _published_detr(depth: Literal[50, 101]) -> PublishedModel:
+    coco_ap, hash_start = DETR_RELEASES[depth]
+    address = f"https://dl.fbaipublicfiles.com/detr/detr-r{depth}-{hash_start}.pth"
+    return PublishedModel(
+        name=f"detr_resnet{depth}",
+        config=detr_config(depth),
+        coco_ap=coco_ap,
+        ap_source="README of facebookresearch/detr, val2017",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        weights=PublishedFile(address, sha256_start=hash_start),
+    )
+
+
+def _published_dfine(variant: DfineVariant) -> PublishedModel:
+    releases = "https://github.com/Peterande/storage/releases/download/dfinev1.0"
+    return PublishedModel(
+        name=f"dfine_{variant}",
+        config=dfine_config(variant),
+        coco_ap=DFINE_PLANS[variant].coco_ap,
+        ap_source="README of Peterande/D-FINE, val2017",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        weights=PublishedFile(f"{releases}/dfine_{variant}_coco.pth"),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.formula_weights import formula_weight
 from vision.backbones.cspdarknet import CSPDarknetConfig
 from vision.detector import Detector, DetectorConfig
 from vision.heads.yolox import YoloxHeadConfig
@@ -22,7 +22,10 @@ from vision.heads.yolox import YoloxHeadConfig
 
 @dataclass(frozen=True)
 class Recording:
-    """One network as its authors' code computed it: weights by formula, input by seed, outputs."""
+    """One network as its authors' code computed it: weights by formula, input by seed, outputs.
+
+    What the authors' code computes by itself (anchors, position indices) is not among the weights.
+    """
 
     meta: dict[str, Any]
     weights: dict[str, Tensor]
@@ -32,18 +35,26 @@ class Recording:
 
 @pytest.fixture(scope="session")
 def recording(shared: Callable[[str], Path]) -> Callable[[str, str], Recording]:
-    """`recording("yolox_nano", "_g")`: a network with the plain ("") or the louder ("_g") weights."""
+    """`recording("yolox_nano", "_g")`: a network with the plain ("") or the louder ("_g") weights.
+
+    Some have shorter recordings of other sizes besides, as `recording("rtdetr_r18vd", "_640_g")`.
+    """
 
     def read(name: str, variant: str) -> Recording:
         meta = json.loads(shared(f"reference/{name}.json").read_text())
+        other = meta.get("variants", {}).get(variant.removeprefix("_"))
+        gain = other["gain"] if other else meta["gain_variant"] if variant else None
+        sha256 = other["weights_sha256"]["_g"] if other else meta["weights_sha256"][variant or "plain"]
         weights = {
-            key: _weight(key, tuple(shape), meta["gain_variant"] if variant else 1.0)
+            key: formula_weight(key, tuple(shape), gain)
             for key, (shape, _) in meta["state_dict"].items()
+            if key not in meta["kept_keys"]
         }
         content = b"".join(values.numpy().tobytes() for values in weights.values())
-        assert hashlib.sha256(content).hexdigest() == meta["weights_sha256"][variant or "plain"]
+        assert hashlib.sha256(content).hexdigest() == sha256
         generator = np.random.Generator(np.random.PCG64(meta["input"]["seed"]))
-        images = torch.from_numpy(generator.random(meta["input"]["shape"], dtype=np.float32))
+        shape = other["input_shape"] if other else meta["input"]["shape"]
+        images = torch.from_numpy(generator.random(shape, dtype=np.float32))
         return Recording(meta, weights, images, np.load(shared(f"reference/{name}{variant}.npz")))
 
     return read
@@ -62,19 +73,3 @@ def small_detector() -> Detector:
     detector = Detector(config).train()
     detector(torch.rand(2, 3, 32, 32))
     return detector.eval()
-
-
-def _weight(key: str, shape: tuple[int, ...], gain: float) -> Tensor:
-    """Section 2 of ../shared/reference/README.md, as far as convolution networks go."""
-    if key.endswith("num_batches_tracked"):
-        return torch.zeros(shape, dtype=torch.int64)
-    normal = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape)
-    if key.endswith("running_var"):
-        values = 1 + 0.2 * np.abs(normal)
-    elif key.endswith("running_mean"):
-        values = 0.1 * normal
-    elif len(shape) == 1:
-        values = 1 + 0.1 * normal if key.endswith("weight") else 0.05 * normal
-    else:
-        values = normal * np.sqrt(gain / np.prod(shape[1:]))
-    return torch.from_numpy(values.astype(np.float32))

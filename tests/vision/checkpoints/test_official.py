@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vision.checkpoints.official import (
+    key_maps_of,
     load_official,
-    official_key,
     official_names,
     official_state_dict,
     read_published_file,
 )
+from vision.checkpoints.yolox_names import YOLOX_KEYS
 from vision.checkpoints.zoo import published_models
-from vision.detector import Detector
+from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError, UserError
+from vision.heads.yolo_grid import YoloGridHeadConfig
+from vision.necks.levels import LevelsConfig
 
 PUBLISHED = {
     "yolox_nano": ("596fd4bc367ac778", "8e260bfa8a6324d2", 642, 912_159),
@@ -104,8 +107,20 @@ def test_names_shapes_and_counts_are_the_published_ones(name):
     assert sum(weight.numel() for weight in detector.parameters()) == parameters
 
 
-def test_the_names_are_listed_in_order_of_size():
-    assert official_names() == list(PUBLISHED)
+def test_the_names_are_listed_family_by_family_in_order_of_size():
+    rtdetr_sizes = ("r18vd", "r34vd", "r50vd_m", "r50vd", "r101vd")
+    assert official_names() == [
+        *PUBLISHED,
+        *(f"detr_resnet{depth}" for depth in (50, 101)),
+        *(f"{version}_{size}" for version in ("rtdetr", "rtdetrv2") for size in rtdetr_sizes),
+        *(f"dfine_{size}" for size in "nsmlx"),
+    ]
+
+
+def test_a_head_that_nobody_published_has_no_official_names():
+    config = DetectorConfig(neck=LevelsConfig(), head=YoloGridHeadConfig(), num_classes=2, class_names=("a", "b"))
+    with pytest.raises(UserError, match="no published names are known for a detector with the head 'yolo_grid'"):
+        key_maps_of(config)
 
 
 def test_the_key_map_is_one_to_one_and_survives_a_round_trip():
@@ -113,7 +128,7 @@ def test_the_key_map_is_one_to_one_and_survives_a_round_trip():
     first = Detector(published_models()[name].config)
     second = load_official(name, official_state_dict(first))
     ours = first.state_dict()
-    assert len({official_key(key) for key in ours}) == len(ours)
+    assert len({YOLOX_KEYS.published_key(key) for key in ours}) == len(ours)
     for key, value in second.state_dict().items():
         torch.testing.assert_close(value, ours[key], rtol=0, atol=0)
 

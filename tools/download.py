@@ -1,0 +1,73 @@
+"""Fetch published weights from their official address: resumed where it broke off, checked, kept in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from tools.command_line import Positional
+from vision.checkpoints.download import PublishedFile, cache_folder, download, mirrored
+from vision.checkpoints.published_backbones import published_backbones
+from vision.checkpoints.zoo import published_models
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass
+class Arguments:
+    """What `handeye download` takes."""
+
+    name: Positional[str]
+    """A published detector or backbone, for example rtdetr_r18vd or resnet50; `handeye models` lists them."""
+    cache: Path | None = None
+    """Folder for what is downloaded; default $HANDEYE_CACHE, else the cache folder of this platform."""
+    mirror: str | None = None
+    """Address of a folder that holds the same files under the same names, instead of the official one."""
+    timeout_s: float = 30.0
+    """Give up when the server is silent for so long."""
+    json: Path | None = None
+    """Write where the file is and what is known of it as JSON to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Fetch, check, say where it is and what to do with it."""
+    if arguments.timeout_s <= 0:
+        raise UserError(f"--timeout-s {arguments.timeout_s:g}: expected a time above 0")
+    file = file_of(arguments.name)
+    if arguments.mirror is not None:
+        file = mirrored(file, arguments.mirror)
+    path = fetch_with_progress(file, cache_folder(arguments.cache), arguments.timeout_s)
+    is_checked = file.sha256_start is not None or file.size_bytes is not None
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{path}: {'checked' if is_checked else 'whole; its authors publish no hash to check it against'}")
+    if arguments.name in published_models():
+        console.print(f"Next: handeye import {arguments.name} {path} --output {arguments.name}.safetensors")
+    if arguments.json is not None:
+        summary = {"name": arguments.name, "path": str(path), "address": file.address, "checked": is_checked}
+        write_json(arguments.json, {**summary, "bytes": path.stat().st_size})
+    return 0
+
+
+def file_of(name: str) -> PublishedFile:
+    """The published weights of that name. Raises UserError for an unknown one."""
+    known = {**published_models(), **published_backbones()}
+    if name not in known:
+        raise UserError(f"{name!r} is no published model known here; expected one of {', '.join(known)}")
+    return known[name].weights
+
+
+def fetch_with_progress(file: PublishedFile, folder: Path, timeout_s: float) -> Path:
+    """`download`, with a bar on the error stream where that is a terminal."""
+    columns = TextColumn(file.name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(file.name, total=None)
+        return download(
+            file,
+            folder,
+            timeout_s=timeout_s,
+            report=lambda here, total: progress.update(task, completed=here, total=total),
+        )

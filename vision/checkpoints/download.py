@@ -1,0 +1,154 @@
+"""Published weights from their official address into a folder of ours: resumed, checked, whole or absent.
+
+Only the standard library, so that it works where nothing but the run time is installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vision.errors import UserError
+
+CHUNK_BYTES = 1 << 18
+Progress = Callable[[int, int | None], None]
+"""Told after every piece: bytes that are here, and bytes in all where the server says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """A file somebody publishes, and what is known of its content."""
+
+    address: str
+    size_bytes: int | None = None
+    sha256_start: str | None = None
+    """The first digits of the content's SHA-256, as many as its authors tell; None when they tell none."""
+
+    @property
+    def name(self) -> str:
+        """The last part of the address."""
+        return urlsplit(self.address).path.rpartition("/")[2]
+
+
+class DownloadError(UserError):
+    """A file could not be fetched, or what came is not what was published."""
+
+
+def cache_folder(chosen: Path | None = None) -> Path:
+    """Where downloads are kept: the folder chosen, else $HANDEYE_CACHE, else `handeye` in the platform's place."""
+    if chosen is not None:
+        return Path(chosen)
+    if named := os.environ.get("HANDEYE_CACHE"):
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "handeye"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "handeye"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "handeye"
+
+
+def mirrored(file: PublishedFile, mirror: str) -> PublishedFile:
+    """The same file below another address: the mirror keeps it under its own name."""
+    return PublishedFile(f"{mirror.rstrip('/')}/{file.name}", file.size_bytes, file.sha256_start)
+
+
+def download(
+    file: PublishedFile, folder: Path, *, timeout_s: float = 30.0, report: Progress = lambda here, total: None
+) -> Path:
+    """The file in `folder`, fetched unless it is there already; returns its path.
+
+    What has come so far lies beside it with the ending .part, and the next call goes on from there. Raises
+    DownloadError when the address cannot be read, the server is silent for timeout_s, the content ends early, or it
+    is not the published one (then the part is removed: going on from it would never become right).
+    """
+    if urlsplit(file.address).scheme not in {"http", "https"}:
+        raise DownloadError(f"{file.address}: expected an address that begins with https:// or http://")
+    path = Path(folder) / file.name
+    if path.is_file() and _fault(path, file) is None:
+        return path
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(file, part, timeout_s, report)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"{file.address}: the server answers {error.code} {error.reason}") from error
+    except TimeoutError as error:
+        raise DownloadError(f"{file.address}: silent for {timeout_s:g} s; {_how_to_go_on(part)}") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DownloadError(f"{file.address}: cannot be fetched: {reason}; {_how_to_go_on(part)}") from error
+    if (fault := _fault(part, file)) is not None:
+        part.unlink()
+        raise DownloadError(f"{file.address}: {fault}; removed")
+    part.replace(path)
+    return path
+
+
+def _fetch(file: PublishedFile, part: Path, timeout_s: float, report: Progress) -> None:
+    """Append to `part` what it lacks. Raises OSError of any kind, HTTPError and TimeoutError among them."""
+    here = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(file.address, headers={"Range": f"bytes={here}-"} if here else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=timeout_s)
+    except urllib.error.HTTPError as error:
+        if here and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return  # nothing comes after what is here; whether that is the whole is checked by the caller
+        raise
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise error.reason from error
+        raise
+    with answer:
+        here = here if answer.status == http.HTTPStatus.PARTIAL_CONTENT else 0
+        total = _total_bytes(answer, here)
+        with part.open("ab" if here else "wb") as target:
+            report(here, total)
+            while chunk := answer.read1(CHUNK_BYTES):
+                target.write(chunk)
+                here += len(chunk)
+                report(here, total)
+            target.flush()
+            os.fsync(target.fileno())
+    if total is not None and here < total:
+        raise ConnectionError(f"the content ends after {here:,} of {total:,} bytes")
+
+
+def _total_bytes(answer: http.client.HTTPResponse, here: int) -> int | None:
+    if match := re.fullmatch(r"bytes \d+-\d+/(\d+)", answer.headers.get("Content-Range", "")):
+        return int(match[1])
+    length = answer.headers.get("Content-Length", "")
+    return here + int(length) if length.isdigit() else None
+
+
+def _fault(path: Path, file: PublishedFile) -> str | None:
+    """In what the content differs from what was published, or None."""
+    size = path.stat().st_size
+    if file.size_bytes is not None and size != file.size_bytes:
+        return f"{size:,} bytes came, {file.size_bytes:,} were published"
+    if file.sha256_start is not None:
+        digest = _sha256(path)
+        if not digest.startswith(file.sha256_start):
+            return f"the content has SHA-256 {digest}, the published one begins with {file.sha256_start}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as content:
+        digest = hashlib.sha256()
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _how_to_go_on(part: Path) -> str:
+    size = part.stat().st_size if part.exists() else 0
+    return f"{size:,} bytes are kept, the next call goes on from there" if size else "nothing came"
