@@ -33,6 +33,17 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing_beside(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_others_may_read_what_others_may_read_of_plain_files(tmp_path: Path) -> None:
+    plain, kept = tmp_path / "plain.txt", tmp_path / "kept.bin"
+    plain.write_text("x")
+    for wanted in (plain.stat().st_mode, 0o100640):
+        with replacing(kept) as beside:
+            beside.write_bytes(b"x")
+            beside.chmod(0o600)
+        assert kept.stat().st_mode == wanted
+        kept.chmod(0o640)
+
+
 def test_the_temporary_name_keeps_the_suffix(tmp_path: Path) -> None:
     with replacing(tmp_path / "video.mp4") as beside:
         assert beside.suffix == ".mp4"

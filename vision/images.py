@@ -8,6 +8,7 @@ was trained and what runs can not drift apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 from pydantic import Field
+from scipy.sparse import csr_array
 from typing_extensions import assert_never
 
 from vision.config import Config
@@ -23,14 +25,24 @@ from vision.errors import SourceError
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of ImageNet's red, green and blue on the scale 0..1, as all published weights that start from it have them."""
+
 
 class Preprocessing(Config):
     """How an RGB image becomes a network input: input = (pixel * scale - mean) / std, channel by channel."""
 
     size_hw: tuple[PositiveInt, PositiveInt] = (416, 416)
     """Height and width of the network input in pixels."""
-    resize: Literal["letterbox", "stretch"] = "letterbox"
-    """letterbox keeps the aspect ratio and pads right and below; stretch fills the input whatever the ratio."""
+    resize: Literal["letterbox", "stretch", "shorter_side"] = "letterbox"
+    """letterbox keeps the aspect ratio and pads right and below; stretch fills the input whatever the ratio.
+
+    shorter_side keeps the ratio and pads nothing: the input is as large as the image with its shorter side at the
+    smaller number of size_hw, or smaller so that its longer side keeps to the larger number.
+    """
+    antialias: bool = False
+    """Let every pixel of the image count when it becomes smaller (PIL's bilinear filter), not the nearest four only."""
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
     """Value of the padding, on the 0..255 scale of the pixels."""
     colour: Literal["rgb", "bgr"] = "bgr"
@@ -77,17 +89,25 @@ def prepare(
 ) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:
     """Resize, pad, order the channels and normalise one image; `out` is filled and returned when given.
 
-    Resizing is OpenCV's bilinear interpolation on 8-bit values, as YOLOX does it. Raises ValueError for an empty image.
+    Resizing happens on 8-bit values: by OpenCV's bilinear interpolation, as YOLOX does it, or with `antialias` by the
+    filter that PIL calls bilinear, as DETR and RT-DETR do it. Raises ValueError for an empty image.
     """
-    placement, resized_hw = place(image_rgb.shape[:2], preprocessing)
-    canvas = _fit(image_rgb, resized_hw, preprocessing)
+    canvas, placement = fit_image(image_rgb, preprocessing)
     order = (0, 1, 2) if preprocessing.colour == "rgb" else (2, 1, 0)
     if out is None:
-        out = np.empty((3, *preprocessing.size_hw), np.float32)
+        out = np.empty((3, *placement.input_hw), np.float32)
     for channel, source in enumerate(order):
         out[channel] = cv2.extractChannel(canvas, source)
     _normalise(out, preprocessing)
     return out, placement
+
+
+def fit_image(
+    image_rgb: UInt8[np.ndarray, "h w 3"], preprocessing: Preprocessing
+) -> tuple[UInt8[np.ndarray, "H W 3"], Placement]:
+    """The resized and padded image, still RGB and 0..255, and where it lies. Raises ValueError for an empty image."""
+    placement, resized_hw = place(image_rgb.shape[:2], preprocessing)
+    return _fit(image_rgb, resized_hw, preprocessing), placement
 
 
 def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[Placement, tuple[int, int]]:
@@ -99,14 +119,52 @@ def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[Plac
     if height < 1 or width < 1:
         raise ValueError(f"expected an image of at least one pixel, got height {height} and width {width}")
     input_height, input_width = preprocessing.size_hw
-    if preprocessing.resize == "letterbox":
-        ratio = min(input_height / height, input_width / width)
-        resized = max(1, int(height * ratio)), max(1, int(width * ratio))
-        return Placement((height, width), preprocessing.size_hw, ratio, ratio), resized
-    if preprocessing.resize == "stretch":
-        scale_x, scale_y = input_width / width, input_height / height
-        return Placement((height, width), preprocessing.size_hw, scale_x, scale_y), preprocessing.size_hw
-    assert_never(preprocessing.resize)
+    match preprocessing.resize:
+        case "letterbox":
+            ratio = min(input_height / height, input_width / width)
+            resized = max(1, int(height * ratio)), max(1, int(width * ratio))
+            return Placement((height, width), preprocessing.size_hw, ratio, ratio), resized
+        case "stretch":
+            resized = preprocessing.size_hw
+        case "shorter_side":
+            resized = shorter_side_size(image_hw, min(preprocessing.size_hw), max(preprocessing.size_hw))
+        case _:
+            assert_never(preprocessing.resize)
+    return Placement((height, width), resized, resized[1] / width, resized[0] / height), resized
+
+
+def shorter_side_size(image_hw: tuple[int, int], shorter: int, longest: int) -> tuple[int, int]:
+    """DETR's rule (its datasets/transforms.py): the shorter side as given unless the longer one would exceed `longest`.
+
+    The longer side is cut to whole pixels, but the shorter one rounded where `longest` decides.
+    """
+    height, width = image_hw
+    low, high = min(image_hw), max(image_hw)
+    if high / low * shorter > longest:
+        shorter = round(longest * low / high)
+    if low == shorter:
+        return image_hw
+    scaled = max(1, int(shorter * high / low))
+    return (shorter, scaled) if height < width else (scaled, shorter)
+
+
+def at_fixed_size(preprocessing: Preprocessing, size_hw: tuple[int, int]) -> Preprocessing:
+    """The same for inputs of one size, as batches and exports need them: shorter_side becomes letterbox."""
+    resize = "letterbox" if preprocessing.resize == "shorter_side" else preprocessing.resize
+    return preprocessing.model_copy(update={"size_hw": size_hw, "resize": resize})
+
+
+def resize_antialiased(
+    image: UInt8[np.ndarray, "h w 3"], resized_hw: tuple[int, int]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resize by a triangle as wide as a pixel of the result, rows and columns in turn, rounded to 8 bits between.
+
+    The filter that PIL calls bilinear; agrees with it to one in 255, where it rounds otherwise. An enlarged image
+    is what OpenCV's bilinear interpolation gives.
+    """
+    height, width = resized_hw
+    narrow = _resample_rows(np.ascontiguousarray(cv2.transpose(image)), width)
+    return _resample_rows(np.ascontiguousarray(cv2.transpose(narrow)), height)
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -141,8 +199,11 @@ def decode_image(content: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
 def _fit(image: np.ndarray, resized_hw: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
     """The resized image on a padded canvas of the network's input size."""
     height, width = resized_hw
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    if resized_hw == preprocessing.size_hw:
+    if preprocessing.antialias:
+        resized = resize_antialiased(image, resized_hw)
+    else:
+        resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if preprocessing.resize != "letterbox" or resized_hw == preprocessing.size_hw:
         return resized
     input_height, input_width = preprocessing.size_hw
     return cv2.copyMakeBorder(
@@ -154,6 +215,29 @@ def _fit(image: np.ndarray, resized_hw: tuple[int, int], preprocessing: Preproce
         cv2.BORDER_CONSTANT,
         value=(preprocessing.pad_value,) * 3,
     )
+
+
+def _resample_rows(image: UInt8[np.ndarray, "h w 3"], num_rows: int) -> UInt8[np.ndarray, "num_rows w 3"]:
+    if len(image) == num_rows:
+        return image
+    mixed = _triangle_weights(len(image), num_rows) @ image.reshape(len(image), -1).astype(np.float32)
+    # Halves go up as in PIL, not to even numbers: there are many of them at ratios like 2 or 3/2.
+    return cv2.convertScaleAbs(mixed, beta=1e-4).reshape(num_rows, -1, 3)
+
+
+@lru_cache(maxsize=32)
+def _triangle_weights(num_in: int, num_out: int) -> csr_array:
+    """(num_out, num_in), sparse: how much each row of an image counts for each row of the resized one."""
+    ratio = num_in / num_out
+    reach = max(ratio, 1.0)
+    centres = (np.arange(num_out) + 0.5) * ratio
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    end = np.minimum((centres + reach + 0.5).astype(np.int64), num_in)
+    taken = first[:, None] + np.arange((end - first).max())
+    weights = np.maximum(1 - np.abs(taken + 0.5 - centres[:, None]) / reach, 0) * (taken < end[:, None])
+    weights /= weights.sum(axis=1, keepdims=True)
+    row, tap = weights.nonzero()
+    return csr_array((weights[row, tap].astype(np.float32), (row, taken[row, tap])), shape=(num_out, num_in))
 
 
 def _normalise(values: np.ndarray, preprocessing: Preprocessing) -> None:
@@ -169,7 +253,7 @@ def _normalise(values: np.ndarray, preprocessing: Preprocessing) -> None:
 def _is_cut_off(content: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; their decoders fill the missing rows with grey and report nothing."""
     if content.startswith(b"\xff\xd8"):
-        return content.find(b"\xff\xd9", _start_of_scan(content)) < 0
+        return content.rfind(b"\xff\xd9", _start_of_scan(content)) < 0
     if content.startswith(b"\x89PNG"):
         return b"IEND\xaeB`\x82" not in content
     return False

@@ -8,12 +8,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from vision.config import validate_config
 from vision.errors import ConfigError, SourceError
-from vision.images import Preprocessing, decode_image, place, prepare, read_image
+from vision.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    at_fixed_size,
+    decode_image,
+    place,
+    prepare,
+    read_image,
+    resize_antialiased,
+)
 
 RECORDED = ("noise97x143", "noise360x500", "noise720x1280", "smooth360x500")
 
@@ -42,20 +54,78 @@ def test_official_yolox_preprocessing_is_reproduced(shared, name: str, side: int
     assert placement.scale_x == placement.scale_y == pytest.approx(float(recorded[f"{key}.ratio"]), abs=0)
 
 
+ANTIALIASED = {
+    "rtdetr": Preprocessing(size_hw=(640, 640), resize="stretch", antialias=True, colour="rgb", scale=1 / 255),
+    "detr": Preprocessing(
+        size_hw=(800, 1333),
+        resize="shorter_side",
+        antialias=True,
+        colour="rgb",
+        scale=1 / 255,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    ),
+}
+
+
+@pytest.mark.parametrize("network", ANTIALIASED)
 @pytest.mark.parametrize("name", RECORDED)
-def test_stretched_and_scaled_input_is_that_of_rtdetr(shared, name: str):
-    """RT-DETR reads with an antialiased resize, so only its mean can be compared; shrinking noise keeps that."""
+def test_official_preprocessing_with_antialias_is_reproduced(shared, name: str, network: str):
+    """To one step of 8-bit values, where PIL's whole-number arithmetic rounds otherwise, and few pixels have that."""
     recorded = np.load(shared("reference/prepost.npz"))
     if name.startswith("noise"):
         height, width = map(int, name.removeprefix("noise").split("x"))
         image_rgb = random_image(height, width, seed=12)
     else:
         image_rgb = recorded[f"image.{name}"]
-    preprocessing = Preprocessing(size_hw=(640, 640), resize="stretch", colour="rgb", scale=1 / 255)
-    values, _ = prepare(image_rgb, preprocessing)
-    np.testing.assert_allclose(values.mean(axis=(1, 2)), recorded[f"rtdetr.{name}.mean"], atol=3e-3)
-    assert values.min() >= 0
-    assert values.max() <= 1
+    values, _ = prepare(image_rgb, ANTIALIASED[network])
+    key = f"{network}.{name}"
+    assert values.shape == tuple(recorded[f"{key}.shape"])
+    _, height, width = values.shape
+    rows, columns = slice(height // 2, height // 2 + 12), slice(width // 2, width // 2 + 12)
+    std = np.array(ANTIALIASED[network].std, np.float32)[:, None, None]
+    differences = [
+        np.abs(crop - recorded[f"{key}.{place}"]) * std * 255
+        for place, crop in (
+            ("tl", values[:, :12, :12]),
+            ("mid", values[:, rows, columns]),
+            ("br", values[:, -12:, -12:]),
+        )
+    ]
+    assert np.max(differences) < 1.001
+    assert np.mean(np.array(differences) > 0.5) < 0.05
+    means, spreads = values.mean(axis=(1, 2), dtype=np.float64), values.std(axis=(1, 2), dtype=np.float64)
+    np.testing.assert_allclose(means, recorded[f"{key}.mean"], atol=3e-4)
+    np.testing.assert_allclose(spreads, recorded[f"{key}.std"], atol=3e-4)
+
+
+def test_the_size_rule_of_detr(shared):
+    recorded = np.load(shared("reference/prepost.npz"))
+    for size_in, size_out in zip(recorded["detr.sizes_in_hw"], recorded["detr.sizes_out_hw"], strict=True):
+        image_hw = (int(size_in[0]), int(size_in[1]))
+        placement, resized_hw = place(image_hw, ANTIALIASED["detr"])
+        assert resized_hw == placement.input_hw == tuple(size_out)
+        corner = placement.boxes_to_input(np.array([[0, 0, image_hw[1], image_hw[0]]], np.float32))
+        np.testing.assert_allclose(corner[0, 2:], size_out[::-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("resized_hw", [(9, 14), (20, 30), (40, 45), (3, 90), (1, 1)])
+def test_antialiased_resizing_is_torchs(resized_hw: tuple[int, int]):
+    image = random_image(20, 30)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None].double()
+    expected = functional.interpolate(tensor, resized_hw, mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    resized = resize_antialiased(image, resized_hw)
+    assert resized.shape == (*resized_hw, 3)
+    # Half a step of rounding for each direction.
+    np.testing.assert_allclose(resized, expected, atol=1.001)
+
+
+def test_at_a_fixed_size_nothing_follows_the_image():
+    fixed = at_fixed_size(ANTIALIASED["detr"], (320, 352))
+    for image_hw in ((100, 300), (300, 100)):
+        values, placement = prepare(random_image(*image_hw), fixed)
+        assert values.shape[1:] == placement.input_hw == (320, 352)
+    assert at_fixed_size(ANTIALIASED["rtdetr"], (640, 640)) == ANTIALIASED["rtdetr"]
 
 
 def test_normalisation_is_the_formula_in_the_order_of_the_colours():

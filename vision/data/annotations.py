@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from vision.data.masks import Mask
 from vision.errors import DatasetError
 
 
@@ -29,9 +30,11 @@ class ImageAnnotations:
     """Pixels of the original image; x1 < x2 and y1 < y2. A box may reach over the image's edge."""
     class_ids: Int64[np.ndarray, "N"]
     is_crowd: Bool[np.ndarray, "N"]
-    """True for a box around a group: it is neither trained on nor counted as a missed object."""
+    """True for a box around a group: it is neither learnt nor background, nor counted as a missed object."""
     areas: Float32[np.ndarray, "N"]
     """Square pixels as the file states them (of the mask, where the file has masks); COCO metrics sort sizes by it."""
+    masks: tuple[Mask | None, ...] = ()
+    """The outline of each object; empty where the reader was not asked to keep them."""
 
     def __post_init__(self) -> None:
         name, num_boxes = self.file_name, len(self.boxes_xyxy)
@@ -41,25 +44,14 @@ class ImageAnnotations:
             raise DatasetError(f"{name}: boxes of shape {self.boxes_xyxy.shape}, expected ({num_boxes}, 4)")
         if not len(self.class_ids) == len(self.is_crowd) == len(self.areas) == num_boxes:
             raise DatasetError(f"{name}: {num_boxes} boxes, {len(self.class_ids)} classes, {len(self.is_crowd)} flags")
+        if len(self.masks) not in (0, num_boxes):
+            raise DatasetError(f"{name}: {num_boxes} boxes, but {len(self.masks)} masks")
         if not np.isfinite(self.boxes_xyxy).all():
             raise DatasetError(f"{name}: a box that is not finite")
         if not (self.boxes_xyxy[:, :2] < self.boxes_xyxy[:, 2:]).all():
             raise DatasetError(f"{name}: a box whose width or height is not positive")
         if num_boxes and self.class_ids.min() < 0:
             raise DatasetError(f"{name}: a negative class id")
-
-    def without_crowds(self) -> ImageAnnotations:
-        """The objects that can be trained on."""
-        keep = ~self.is_crowd
-        return ImageAnnotations(
-            image_id=self.image_id,
-            file_name=self.file_name,
-            size_hw=self.size_hw,
-            boxes_xyxy=self.boxes_xyxy[keep],
-            class_ids=self.class_ids[keep],
-            is_crowd=self.is_crowd[keep],
-            areas=self.areas[keep],
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +82,27 @@ class Categories:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that a reader did not take over."""
+
+    reason: str
+    item: str
+    """Names the image or the place in the file."""
+
+
+@dataclass(frozen=True, slots=True)
 class AnnotationSet:
     """All images of a data set, with or without objects, and its classes."""
 
     images: tuple[ImageAnnotations, ...]
     categories: Categories
-    dropped: Counter[str] = field(default_factory=Counter)
-    """How many annotations the reader left out, by reason."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Annotations and images that the reader did not take over."""
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """How many annotations and images the reader left out, by reason."""
+        return Counter(omission.reason for omission in self.left_out)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -6,13 +6,17 @@ makes it and in whatever order. That is what makes resuming exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Int64
 from pydantic import Field
 
 from vision.config import Config
+from vision.data.copy_paste import CopyPasteConfig, copy_paste
+from vision.data.crop import CropConfig, random_crop
 from vision.data.geometric import (
     AffineConfig,
     Fraction,
@@ -27,12 +31,19 @@ from vision.data.geometric import (
     warp,
     warp_boxes,
 )
+from vision.data.masks import Mask
 from vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
 from vision.data.photometric import HsvConfig, jitter_hsv
-from vision.images import Preprocessing
+from vision.images import Preprocessing, at_fixed_size
+
+NEIGHBOURS = 128
+"""Mosaics and mixup take their images from groups of at least so many."""
 
 ReadSample = Callable[[int], LabelledImage]
 """Gives image number i of the data set with its boxes, in its own pixels."""
+
+ReadMasks = Callable[[int], Sequence[Mask | None]]
+"""Gives the masks of the objects of image number i; empty where it has none."""
 
 
 class AugmentationConfig(Config):
@@ -47,9 +58,15 @@ class AugmentationConfig(Config):
     hsv: HsvConfig = HsvConfig()
     multi_scale: tuple[Positive, Positive] | None = None
     """Smallest and largest factor on the input size, drawn anew for each batch; null keeps the size."""
+    copy_paste: CopyPasteConfig | None = None
+    """Objects cut out by their masks and pasted into other images, before all else; null leaves them where they are."""
+    crop: CropConfig | None = None
+    """Random windows of strongly augmented samples that are not mosaics; null keeps them whole."""
     visibility: VisibilityConfig = VisibilityConfig()
+    max_boxes: int = Field(default=1000, gt=0)
+    """A picture with more boxes teaches a random choice of so many; the region of the rest is left out of the loss."""
     weak_last_epochs: int = Field(default=15, ge=0)
-    """The last epochs, in which mosaic, mixup, affine and multi-scale are off and the network sees real pictures."""
+    """The last epochs, in which only colour and flip are on, so that the network sees real pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +89,44 @@ def augment(
     config: AugmentationConfig,
     preprocessing: Preprocessing,
     seed: int,
+    read_masks: ReadMasks | None = None,
 ) -> LabelledImage:
     """Make the picture of `request`: RGB, 0..255, of size `request.size_hw`, its boxes clipped to it."""
     rng = sample_generator(seed, request.epoch, request.index)
-    preprocessing = preprocessing.model_copy(update={"size_hw": request.size_hw})
-    if request.is_strong and rng.random() < config.mosaic.probability:
-        sample = _mosaic_with_mixup(request.index, read_sample, num_images, config, preprocessing, rng)
-    elif request.is_strong and config.affine is not None:
-        sample = _affine(read_sample(request.index), config.affine, preprocessing, rng)
+    preprocessing = at_fixed_size(preprocessing, request.size_hw)
+    if request.is_strong:
+        others = neighbours(seed, request.epoch, request.index, num_images)
+        sample = _strong(request.index, read_sample, read_masks, others, config, preprocessing, rng)
     else:
         sample = fit(read_sample(request.index), preprocessing)
-    sample = clip_to_picture(sample, config.visibility)
+    sample = limit_boxes(clip_to_picture(sample, config.visibility), config.max_boxes, rng)
     if rng.random() < config.flip_probability:
         sample = flip_horizontal(sample)
-    return LabelledImage(jitter_hsv(sample.image_rgb, config.hsv, rng), sample.boxes_xyxy, sample.class_ids)
+    return replace(sample, image_rgb=jitter_hsv(sample.image_rgb, config.hsv, rng))
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "num_images"]:
+    """The order in which an epoch visits the images; kept, because each of its steps asks for it."""
+    return np.random.default_rng([seed, epoch]).permutation(num_images)
+
+
+def neighbours(seed: int, epoch: int, index: int, num_images: int) -> Int64[np.ndarray, "neighbours"]:
+    """The images that may be combined with image number `index` in this epoch, itself among them.
+
+    The epoch's order is cut into equal groups of NEIGHBOURS to twice as many. A group is new in every epoch, so that
+    in time every image meets every other, but within a group the images are decoded once and not four times over.
+    """
+    num_groups = max(1, num_images // NEIGHBOURS)
+    group = int(_positions(seed, epoch, num_images)[index]) * num_groups // num_images
+    first, end = (-(-number * num_images // num_groups) for number in (group, group + 1))
+    return epoch_order(seed, epoch, num_images)[first:end]
+
+
+@functools.lru_cache(maxsize=2)
+def _positions(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "num_images"]:
+    """Where in the epoch's order each image stands."""
+    return np.argsort(epoch_order(seed, epoch, num_images))
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -93,18 +134,77 @@ def sample_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, index])
 
 
-def _mosaic_with_mixup(
+def limit_boxes(sample: LabelledImage, max_boxes: int, rng: np.random.Generator) -> LabelledImage:
+    """The sample with at most `max_boxes` objects and as many regions to ignore.
+
+    Assignment costs memory for each pair of box and cell. Objects beyond the limit must not become background, so one
+    region to ignore goes around them all; ignored regions beyond it are joined in the same way.
+    """
+    objects, crowds = np.flatnonzero(~sample.is_crowd), np.flatnonzero(sample.is_crowd)
+    if max(len(objects), len(crowds)) <= max_boxes:
+        return sample
+    chosen = np.sort(rng.permutation(objects)[:max_boxes])
+    surplus = np.setdiff1d(objects, chosen)
+    if len(crowds) > max_boxes:
+        crowds, surplus = crowds[:0], np.concatenate([crowds, surplus])
+    boxes = sample.boxes_xyxy[surplus]
+    around = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
+    kept = np.concatenate([chosen, crowds])
+    return LabelledImage(
+        sample.image_rgb,
+        np.concatenate([sample.boxes_xyxy[kept], around]),
+        np.append(sample.class_ids[kept], sample.class_ids[surplus[:1]]),
+        np.append(sample.is_crowd[kept], np.ones(1, dtype=bool)),
+    )
+
+
+def _strong(
     index: int,
     read_sample: ReadSample,
-    num_images: int,
+    read_masks: ReadMasks | None,
+    others: Int64[np.ndarray, "neighbours"],
     config: AugmentationConfig,
     preprocessing: Preprocessing,
     rng: np.random.Generator,
 ) -> LabelledImage:
-    partners = rng.integers(num_images, size=3).tolist()
+    is_mosaic = rng.random() < config.mosaic.probability
+    if config.copy_paste is not None and read_masks is not None:
+        read_sample = functools.partial(_read_pasted, read_sample, read_masks, others, config.copy_paste, rng)
+    if is_mosaic:
+        return _mosaic_with_mixup(index, read_sample, others, config, preprocessing, rng)
+    sample = read_sample(index)
+    if config.crop is not None and rng.random() < config.crop.probability:
+        sample = random_crop(sample, config.crop, rng)
+    return fit(sample, preprocessing) if config.affine is None else _affine(sample, config.affine, preprocessing, rng)
+
+
+def _read_pasted(
+    read_sample: ReadSample,
+    read_masks: ReadMasks,
+    others: Int64[np.ndarray, "neighbours"],
+    config: CopyPasteConfig,
+    rng: np.random.Generator,
+    index: int,
+) -> LabelledImage:
+    """Image number `index`, perhaps with objects of another one."""
+    if rng.random() >= config.probability:
+        return read_sample(index)
+    other = int(rng.choice(others))
+    return copy_paste(read_sample(index), read_masks(index), read_sample(other), read_masks(other), config, rng)
+
+
+def _mosaic_with_mixup(
+    index: int,
+    read_sample: ReadSample,
+    others: Int64[np.ndarray, "neighbours"],
+    config: AugmentationConfig,
+    preprocessing: Preprocessing,
+    rng: np.random.Generator,
+) -> LabelledImage:
+    partners = rng.choice(others, size=3).tolist()
     sample = mosaic([read_sample(number) for number in [index, *partners]], config.mosaic, preprocessing, rng)
     if rng.random() < config.mixup.probability:
-        other = read_sample(int(rng.integers(num_images)))
+        other = read_sample(int(rng.choice(others)))
         sample = mixup(sample, other, config.mixup, preprocessing, rng)
     return sample
 
@@ -116,4 +216,4 @@ def _affine(
     view = random_affine(config, rng, from_hw=size_hw, to_hw=size_hw)
     matrix = view @ fit_matrix(sample.size_hw, preprocessing)
     picture = warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value)
-    return LabelledImage(picture, warp_boxes(sample.boxes_xyxy, matrix), sample.class_ids)
+    return LabelledImage(picture, warp_boxes(sample.boxes_xyxy, matrix), sample.class_ids, sample.is_crowd)

@@ -6,28 +6,39 @@ number of workers or another number of processes makes the very same pictures.
 
 from __future__ import annotations
 
+import atexit
 import functools
+import multiprocessing
+import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vision.data.annotations import AnnotationSet
-from vision.data.augmentation import AugmentationConfig, SampleRequest, augment
+from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
 from vision.data.geometric import LabelledImage
+from vision.data.image_files import read_stated_image
+from vision.data.recent_images import RecentImages
 from vision.errors import DatasetError, SourceError, UserError
-from vision.images import Preprocessing, read_image
+from vision.images import Preprocessing
 
 SIZE_MULTIPLE_PX = 32
 """Multi-scale sizes are multiples of the coarsest stride."""
+MAX_THREADS = 4
+"""More threads wait for each other in Python."""
+RECENT_BYTES = 256 * 2**20
+"""Memory of each worker for the images it decoded last: 280 of 640 x 480, more than a mosaic chooses from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,8 @@ class Batch:
     """Channels in the order of the network input, values 0..255, channels last in memory."""
     boxes_xyxy: list[Float32[np.ndarray, "_ 4"]]
     class_ids: list[Int64[np.ndarray, "_"]]
+    is_crowd: list[Bool[np.ndarray, "_"]]
+    """True for boxes that are not to be learnt, and inside which nothing is to be called background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +104,7 @@ class BatchPlan:
     def requests(self, step: int) -> list[SampleRequest]:
         """The samples of this step that this process makes."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = _shuffled(self.seed, epoch, self.num_images)
+        order = epoch_order(self.seed, epoch, self.num_images)
         first = position * self.batch_size
         indices = np.take(order, np.arange(first, first + self.batch_size), mode="wrap")
         size_hw, is_strong = self.size_of_step(step), self.is_strong(epoch)
@@ -123,12 +136,19 @@ class TrainingSamples(Dataset):
         seed: int,
         *,
         cache_images: bool = False,
+        num_threads: int | None = None,
     ) -> None:
-        self.annotations = [image.without_crowds() for image in annotations.images]
+        """`num_threads` make the samples of a batch side by side; by default as many as there are cores for them."""
+        self.annotations = annotations.images
         self.paths = [Path(images) / image.file_name for image in annotations.images]
         check_files(self.paths)
+        if augmentation.copy_paste is not None and not any(image.masks for image in self.annotations):
+            raise DatasetError("augmentation.copy_paste needs annotations with masks; leave it out, or use a COCO file")
         self.augmentation, self.preprocessing, self.seed = augmentation, preprocessing, seed
-        self.cached = [self._decode(index) for index in range(len(self.paths))] if cache_images else None
+        self.num_threads = threads_for(num_processes=1) if num_threads is None else num_threads
+        self.read_pixels = RecentImages(self._decode, RECENT_BYTES)
+        if cache_images:
+            self.read_pixels = [self._decode(index) for index in range(len(self.paths))].__getitem__
 
     def __getitem__(self, requests: Sequence[SampleRequest]) -> Batch | UserError:
         """A whole batch. A user's mistake comes back as a value: raised in a worker, it would lose its one line."""
@@ -139,38 +159,42 @@ class TrainingSamples(Dataset):
 
     def make_batch(self, requests: Sequence[SampleRequest]) -> Batch:
         """Augment the samples of one step and stack them."""
-        samples = [self.make_sample(request) for request in requests]
-        pictures = np.stack([sample.image_rgb for sample in samples])
-        if self.preprocessing.colour == "bgr":
-            pictures = np.ascontiguousarray(pictures[..., ::-1])
+        if self.num_threads == 1:
+            samples = [self.make_sample(request) for request in requests]
+        else:
+            # Most of a sample's time is spent in OpenCV, which lets other threads run.
+            with ThreadPoolExecutor(self.num_threads) as threads:
+                samples = list(threads.map(self.make_sample, requests))
         return Batch(
-            torch.from_numpy(pictures).permute(0, 3, 1, 2),
+            torch.from_numpy(_stack(samples, self.preprocessing)).permute(0, 3, 1, 2),
             [sample.boxes_xyxy for sample in samples],
             [sample.class_ids for sample in samples],
+            [sample.is_crowd for sample in samples],
         )
 
     def make_sample(self, request: SampleRequest) -> LabelledImage:
         """One augmented picture, RGB, of the size asked for."""
         return augment(
-            request, self.read_sample, len(self.paths), self.augmentation, self.preprocessing, seed=self.seed
+            request,
+            self.read_sample,
+            len(self.paths),
+            self.augmentation,
+            self.preprocessing,
+            seed=self.seed,
+            read_masks=lambda index: self.annotations[index].masks,
         )
 
     def read_sample(self, index: int) -> LabelledImage:
-        """Image number `index` as it is, with its boxes, crowds left out."""
-        image_rgb = self._decode(index) if self.cached is None else self.cached[index]
+        """Image number `index` as it is, with its boxes."""
         image = self.annotations[index]
-        return LabelledImage(image_rgb, image.boxes_xyxy, image.class_ids)
+        return LabelledImage(self.read_pixels(index), image.boxes_xyxy, image.class_ids, image.is_crowd)
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
+        path, stated_hw = self.paths[index], self.annotations[index].size_hw
         try:
-            image_rgb = read_image(self.paths[index])
+            return read_stated_image(path, stated_hw)
         except SourceError as error:
             raise DatasetError(str(error)) from error
-        stated = self.annotations[index].size_hw
-        if image_rgb.shape[:2] != stated:
-            found, expected = (f"{width} x {height}" for height, width in (image_rgb.shape[:2], stated))
-            raise DatasetError(f"{self.paths[index]}: is {found} pixels, but its annotations were made for {expected}")
-        return image_rgb
 
 
 def iterate_batches(samples: TrainingSamples, plan: BatchPlan, start_step: int, num_workers: int) -> Iterator[Batch]:
@@ -191,10 +215,33 @@ def iterate_batches(samples: TrainingSamples, plan: BatchPlan, start_step: int, 
         prefetch_factor=4 if num_workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-    for batch in loader:
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    workers = set(multiprocessing.active_children()) - before
+    # An error that ends the program keeps this generator alive in its traceback; the workers, deaf to SIGTERM, would
+    # then never end, and the program would wait for them for ever.
+    end_workers = functools.partial(_kill, workers)
+    atexit.register(end_workers)
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    finally:
+        del batches
+        if not any(worker.is_alive() for worker in workers):
+            atexit.unregister(end_workers)
+
+
+def _stack(samples: Sequence[LabelledImage], preprocessing: Preprocessing) -> UInt8[np.ndarray, "B H W 3"]:
+    """The pictures in one array, channels in the order of the network input."""
+    pictures = np.empty((len(samples), *samples[0].image_rgb.shape), dtype=np.uint8)
+    for number, sample in enumerate(samples):
+        if preprocessing.colour == "bgr":
+            cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR, dst=pictures[number, :])
+        else:
+            pictures[number] = sample.image_rgb
+    return pictures
 
 
 def normalise_images(images: UInt8[Tensor, "B 3 H W"], preprocessing: Preprocessing) -> Float[Tensor, "B 3 H W"]:
@@ -233,20 +280,32 @@ class _StepRequests:
         return self.plan.num_steps - self.start_step
 
 
-@functools.lru_cache(maxsize=2)
-def _shuffled(seed: int, epoch: int, num_images: int) -> np.ndarray:
-    """The order of the images in an epoch; kept, because each of its steps asks for it."""
-    return np.random.default_rng([seed, epoch]).permutation(num_images)
-
-
 def _unchanged(batch: Any) -> Any:
     """In place of the loader's own stacking: batches come stacked."""
     return batch
 
 
+def threads_for(num_processes: int) -> int:
+    """Threads of each process that makes batches, so that the processes of this machine share its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * num_processes
+    return min(max(1, cores // processes_here), MAX_THREADS)
+
+
+def _kill(workers: Iterable[BaseProcess]) -> None:
+    # torch's own handler would call their end a failure, after the error that really happened.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for worker in workers:
+        if worker.is_alive():
+            worker.kill()
+
+
 def _start_worker(_: int) -> None:
-    # A worker is one process among several: threads of its own would only fight with the others.
+    # A worker is one process among several: OpenCV's own threads would only fight with the others.
     cv2.setNumThreads(0)
+    worker = get_worker_info()
+    if worker is not None and isinstance(worker.dataset, TrainingSamples):
+        worker.dataset.num_threads = threads_for(worker.num_workers)
     # Ctrl-C and SIGTERM often reach the whole process group. The training process decides what follows; it must not
     # lose its workers before it has saved its state. They end when it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,69 +1,91 @@
 """COCO detection JSON in and out (cocodataset.org, "Data format", object detection).
 
-Structure that cannot be trusted (missing keys, unknown ids, a name twice) is refused by name; single boxes that are no
-boxes (zero area, not finite) are left out and counted, because real sets hold a few of them.
+Structure that cannot be trusted (missing keys, unknown ids, a name twice) is refused by name.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vision.data.annotations import AnnotationSet, Categories, ImageAnnotations
+from vision.data.annotations import AnnotationSet, Categories
+from vision.data.entries import Entry, Omissions, build_image, safe_name
+from vision.data.masks import mask_from_coco, mask_to_coco
 from vision.errors import DatasetError
 from vision.files import write_json
 
-ZERO_AREA = "width or height not positive"
-NOT_FINITE = "not finite"
-OUTSIDE = "wholly outside the image"
+LARGEST_ID = 2**53
+"""Beyond it JSON readers of other languages, and the evaluation, no longer tell two ids apart."""
 
 
-def read_coco(path: Path) -> AnnotationSet:
+@dataclass(frozen=True, slots=True)
+class _Image:
+    image_id: int
+    file_name: str
+    size_hw: tuple[int, int]
+
+
+def read_coco(path: Path, *, keep_masks: bool = False, skip_broken: bool = False) -> AnnotationSet:
     """Read a COCO detection file; images without objects are kept.
 
     Class ids count the file's categories in the order of their ids. Raises DatasetError naming the file and the entry
-    at fault; boxes without area, not finite or wholly outside their image are left out and counted in `dropped`.
+    at fault, or leaves that entry out where broken ones are to be skipped; boxes without area, not finite or wholly
+    outside their image are always left out. What was left out is named in `left_out`.
     """
     content = _read_object(Path(path))
+    omissions = Omissions(skip_broken)
     categories = _read_categories(path, content)
-    boxes_of_image, dropped = _read_annotations(path, content, categories)
-    images = _read_images(path, content)
-    unknown = sorted(set(boxes_of_image) - {image["id"] for image in images})
-    if unknown:
-        raise DatasetError(f"{path}: annotations of images that are not listed: image_id {_some(unknown)}")
-    built = tuple(_build_image(path, image, boxes_of_image.get(image["id"], []), dropped) for image in images)
-    return AnnotationSet(built, categories, dropped)
+    images = _read_images(path, content, omissions)
+    image_ids = {image.image_id for image in images}
+    entries = _read_entries(path, content, categories, image_ids, omissions, keep_masks=keep_masks)
+    built = tuple(
+        build_image(
+            image.image_id,
+            image.file_name,
+            image.size_hw,
+            entries.get(image.image_id, []),
+            omissions,
+            keep_masks=keep_masks,
+        )
+        for image in images
+    )
+    return AnnotationSet(built, categories, tuple(omissions.left_out))
 
 
 def write_coco(path: Path, annotations: AnnotationSet) -> None:
-    """Write an AnnotationSet as a COCO detection file, whole or not at all; annotation ids count from 1."""
+    """Write an AnnotationSet as a COCO detection file, whole or not at all."""
+    write_json(path, coco_content(annotations))
+
+
+def coco_content(annotations: AnnotationSet) -> dict[str, object]:
+    """An AnnotationSet as the content of a COCO detection file; annotation ids count from 1."""
     category_ids = annotations.categories.category_ids
     entries: list[dict[str, object]] = []
     for image in annotations.images:
         corners = image.boxes_xyxy.astype(np.float64)
         boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-        for box, class_id, crowd, area in zip(
-            boxes_xywh.tolist(), image.class_ids.tolist(), image.is_crowd.tolist(), image.areas.tolist(), strict=True
-        ):
-            entries.append(
-                {
-                    "id": len(entries) + 1,
-                    "image_id": image.image_id,
-                    "category_id": category_ids[class_id],
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": int(crowd),
-                }
-            )
-    write_json(
-        path, {"images": _image_entries(annotations), "annotations": entries, "categories": _class_entries(annotations)}
-    )
+        for position, box in enumerate(boxes_xywh.tolist()):
+            entry = {
+                "id": len(entries) + 1,
+                "image_id": image.image_id,
+                "category_id": category_ids[int(image.class_ids[position])],
+                "bbox": box,
+                "area": float(image.areas[position]),
+                "iscrowd": int(image.is_crowd[position]),
+            }
+            mask = image.masks[position] if image.masks else None
+            entries.append(entry if mask is None else {**entry, "segmentation": mask_to_coco(mask)})
+    return {
+        "images": _image_entries(annotations),
+        "annotations": entries,
+        "categories": _class_entries(annotations),
+    }
 
 
 def _image_entries(annotations: AnnotationSet) -> list[dict[str, object]]:
@@ -80,10 +102,10 @@ def _class_entries(annotations: AnnotationSet) -> list[dict[str, object]]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read as a COCO file: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected a JSON object with images, annotations and categories")
@@ -106,79 +128,77 @@ def _read_categories(path: Path, content: Mapping[str, Any]) -> Categories:
     return Categories.from_names(names)
 
 
-def _read_images(path: Path, content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    images: list[dict[str, Any]] = []
+def _read_images(path: Path, content: Mapping[str, Any], omissions: Omissions) -> list[_Image]:
+    images: list[_Image] = []
     seen_ids: set[int] = set()
     seen_names: set[str] = set()
     for position, entry in enumerate(content["images"]):
-        where = f"{path}: images[{position}]"
-        image_id, name = (
-            _integer(where, _value(where, entry, "id")),
-            _safe_name(where, _value(where, entry, "file_name")),
-        )
-        if image_id in seen_ids or name in seen_names:
-            raise DatasetError(f"{where}: image id {image_id} or file name {name!r} is used twice")
-        seen_ids.add(image_id)
-        seen_names.add(name)
-        size_hw = tuple(_integer(where, _value(where, entry, key)) for key in ("height", "width"))
-        images.append({"id": image_id, "file_name": name, "size_hw": size_hw})
+        try:
+            image = _read_image(f"{path}: images[{position}]", entry)
+            if image.image_id in seen_ids or image.file_name in seen_names:
+                named = f"image id {image.image_id} or file name {image.file_name!r}"
+                raise DatasetError(f"{path}: images[{position}]: {named} is used twice")
+        except DatasetError as error:
+            omissions.broken(error)
+            continue
+        seen_ids.add(image.image_id)
+        seen_names.add(image.file_name)
+        images.append(image)
     if not images:
         raise DatasetError(f"{path}: no images")
     return images
 
 
-def _read_annotations(
-    path: Path, content: Mapping[str, Any], categories: Categories
-) -> tuple[dict[int, list[tuple[list[float], int, bool, float]]], Counter[str]]:
-    """Boxes (xywh), class, crowd flag and area of every image id; what is no box is counted by reason."""
+def _read_image(where: str, entry: object) -> _Image:
+    image_id, name = _integer(where, _value(where, entry, "id")), safe_name(where, _value(where, entry, "file_name"))
+    height, width = (_integer(where, _value(where, entry, key)) for key in ("height", "width"))
+    if min(height, width) <= 0:
+        raise DatasetError(f"{where}: {name}: an image of {height} x {width} pixels (height x width)")
+    return _Image(image_id, name, (height, width))
+
+
+def _read_entries(
+    path: Path,
+    content: Mapping[str, Any],
+    categories: Categories,
+    image_ids: set[int],
+    omissions: Omissions,
+    *,
+    keep_masks: bool,
+) -> dict[int, list[Entry]]:
+    """The objects of every image id."""
     class_of_category = categories.class_of_category()
-    boxes_of_image: dict[int, list[tuple[list[float], int, bool, float]]] = defaultdict(list)
-    dropped: Counter[str] = Counter()
-    for position, entry in enumerate(content["annotations"]):
-        where = f"{path}: annotations[{position}]"
-        box = _box(where, _value(where, entry, "bbox"))
-        image_id = _integer(where, _value(where, entry, "image_id"))
-        category_id = _integer(where, _value(where, entry, "category_id"))
-        if category_id not in class_of_category:
-            raise DatasetError(f"{where}: category_id {category_id} is not listed in categories")
-        if not all(math.isfinite(side) for side in box):
-            dropped[NOT_FINITE] += 1
-        elif not _has_area(box):
-            dropped[ZERO_AREA] += 1
-        else:
-            area = _number(where, entry.get("area", box[2] * box[3]))
-            crowd = bool(_integer(where, entry.get("iscrowd", 0)))
-            boxes_of_image[image_id].append((box, class_of_category[category_id], crowd, area))
-    return boxes_of_image, dropped
+    entries: dict[int, list[Entry]] = defaultdict(list)
+    for position, content_of_entry in enumerate(content["annotations"]):
+        where = f"annotations[{position}]"
+        try:
+            image_id, entry = _read_entry(path, where, content_of_entry, class_of_category, keep_masks=keep_masks)
+            if image_id not in image_ids:
+                raise DatasetError(
+                    f"{path}: {where}: an annotation of an image that is not listed: image_id {image_id}"
+                )
+        except DatasetError as error:
+            omissions.broken(error)
+            continue
+        entries[image_id].append(entry)
+    return entries
 
 
-def _build_image(
-    path: Path, image: dict[str, Any], objects: list[tuple[list[float], int, bool, float]], dropped: Counter[str]
-) -> ImageAnnotations:
-    boxes = np.array([box for box, *_ in objects], dtype=np.float64).reshape(-1, 4)
-    boxes[:, 2:] += boxes[:, :2]
-    height, width = image["size_hw"]
-    inside = (boxes[:, 0] < width) & (boxes[:, 1] < height) & (boxes[:, 2] > 0) & (boxes[:, 3] > 0)
-    if not inside.all():
-        dropped[OUTSIDE] += int((~inside).sum())
-    try:
-        return ImageAnnotations(
-            image_id=image["id"],
-            file_name=image["file_name"],
-            size_hw=(height, width),
-            boxes_xyxy=boxes[inside].astype(np.float32),
-            class_ids=np.array([class_id for _, class_id, _, _ in objects], dtype=np.int64)[inside],
-            is_crowd=np.array([crowd for _, _, crowd, _ in objects], dtype=bool)[inside],
-            areas=np.array([area for *_, area in objects], dtype=np.float32)[inside],
-        )
-    except DatasetError as error:
-        raise DatasetError(f"{path}: {error}") from error
-
-
-def _has_area(box_xywh: Sequence[float]) -> bool:
-    """Whether the corners still differ once they are float32."""
-    x, y, width, height = box_xywh
-    return bool(np.float32(x + width) > np.float32(x)) and bool(np.float32(y + height) > np.float32(y))
+def _read_entry(
+    path: Path, position: str, content: object, class_of_category: Mapping[int, int], *, keep_masks: bool
+) -> tuple[int, Entry]:
+    where = f"{path}: {position}"
+    x, y, width, height = _box(where, _value(where, content, "bbox"))
+    image_id = _integer(where, _value(where, content, "image_id"))
+    category_id = _integer(where, _value(where, content, "category_id"))
+    if category_id not in class_of_category:
+        raise DatasetError(f"{where}: category_id {category_id} is not listed in categories")
+    optional = content if isinstance(content, dict) else {}
+    area = _number(where, optional.get("area", width * height))
+    is_crowd = bool(_integer(where, optional.get("iscrowd", 0)))
+    mask = mask_from_coco(where, optional.get("segmentation")) if keep_masks else None
+    box = (x, y, x + width, y + height)
+    return image_id, Entry(position, box, class_of_category[category_id], is_crowd, area, mask)
 
 
 def _value(where: str, entry: object, key: str) -> Any:
@@ -191,32 +211,24 @@ def _value(where: str, entry: object, key: str) -> Any:
 
 def _integer(where: str, value: object) -> int:
     """Ids and sizes; a float such as 3.0 is what some writers make of 3, a text or a flag is not."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value % 1:
+    is_fraction = isinstance(value, float) and not value.is_integer()  # nor are NaN and infinity whole
+    if isinstance(value, bool) or not isinstance(value, int | float) or is_fraction:
         raise DatasetError(f"{where}: expected a whole number, got {value!r}")
+    if abs(value) > LARGEST_ID:
+        raise DatasetError(f"{where}: too large a number for an id or a size: beyond {LARGEST_ID}")
     return int(value)
 
 
 def _number(where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DatasetError(f"{where}: expected a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise DatasetError(f"{where}: too large a number for a box or an area") from error
 
 
 def _box(where: str, value: object) -> list[float]:
     if not isinstance(value, list) or len(value) != 4:
         raise DatasetError(f"{where}: bbox must be [x, y, width, height], got {value!r}")
     return [_number(where, side) for side in value]
-
-
-def _safe_name(where: str, value: object) -> str:
-    """A relative path below the image folder; anything that climbs out of it is refused."""
-    name = value if isinstance(value, str) else ""
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if not name or parts.is_absolute() or ".." in parts.parts:
-        raise DatasetError(f"{where}: file_name must be a path below the image folder, got {value!r}")
-    return str(parts)
-
-
-def _some(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:3])
-    return shown if len(values) <= 3 else f"{shown} and {len(values) - 3} more"

@@ -6,6 +6,7 @@ W, and a flip is x -> W - x. OpenCV counts from pixel centres; `warp` carries th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from pydantic import Field
 
 from vision.config import Config
-from vision.images import Preprocessing, place, prepare
+from vision.images import Preprocessing, fit_image, place
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -51,6 +52,8 @@ class LabelledImage:
     image_rgb: UInt8[np.ndarray, "H W 3"]
     boxes_xyxy: Float32[np.ndarray, "N 4"]
     class_ids: Int64[np.ndarray, "N"]
+    is_crowd: Bool[np.ndarray, "N"]
+    """True for a box that is not to be learnt, and inside which nothing is to be called background."""
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -62,17 +65,13 @@ def flip_horizontal(sample: LabelledImage) -> LabelledImage:
     """Mirror left and right: x -> W - x."""
     boxes = sample.boxes_xyxy.copy()
     boxes[:, [0, 2]] = sample.size_hw[1] - sample.boxes_xyxy[:, [2, 0]]
-    return LabelledImage(cv2.flip(sample.image_rgb, 1), boxes, sample.class_ids)
+    return LabelledImage(cv2.flip(sample.image_rgb, 1), boxes, sample.class_ids, sample.is_crowd)
 
 
 def fit(sample: LabelledImage, preprocessing: Preprocessing) -> LabelledImage:
     """Place the image in the network input exactly as the run time does, colours still RGB and 0..255."""
-    plain = Preprocessing(
-        size_hw=preprocessing.size_hw, resize=preprocessing.resize, pad_value=preprocessing.pad_value, colour="rgb"
-    )
-    planes, placement = prepare(sample.image_rgb, plain)
-    image_rgb = np.ascontiguousarray(planes.astype(np.uint8).transpose(1, 2, 0))
-    return LabelledImage(image_rgb, placement.boxes_to_input(sample.boxes_xyxy), sample.class_ids)
+    image_rgb, placement = fit_image(sample.image_rgb, preprocessing)
+    return LabelledImage(image_rgb, placement.boxes_to_input(sample.boxes_xyxy), sample.class_ids, sample.is_crowd)
 
 
 def fit_matrix(image_hw: tuple[int, int], preprocessing: Preprocessing) -> Matrix:
@@ -109,15 +108,13 @@ def warp(
 
     Bilinear. `onto` is drawn over in place, and only where the image lies; without it the rest is `pad_value`.
     """
-    half = _translation(0.5, 0.5)
-    centres = np.linalg.inv(half) @ matrix @ half
-    target = (size_hw[1], size_hw[0])
+    # Of pixel centres: M' x = M (x + 1/2) - 1/2, written out, for this is called for every image of a mosaic.
+    centres = matrix[:2].copy()
+    centres[:, 2] += 0.5 * (matrix[:2, 0] + matrix[:2, 1]) - 0.5
     if onto is not None:
-        return cv2.warpAffine(
-            image_rgb, centres[:2], target, dst=onto, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT
-        )
+        return _warp_onto(image_rgb, centres, onto)
     border = (pad_value,) * 3
-    return cv2.warpAffine(image_rgb, centres[:2], target, flags=cv2.INTER_LINEAR, borderValue=border)
+    return cv2.warpAffine(image_rgb, centres, (size_hw[1], size_hw[0]), flags=cv2.INTER_LINEAR, borderValue=border)
 
 
 def warp_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], matrix: Matrix) -> Float32[np.ndarray, "N 4"]:
@@ -146,8 +143,31 @@ def clip_to_picture(sample: LabelledImage, config: VisibilityConfig) -> Labelled
     """Cut the boxes at the picture's edges and leave out those of which too little is left."""
     clipped = clip_boxes(sample.boxes_xyxy, sample.size_hw)
     keep = still_visible(sample.boxes_xyxy, clipped, config)
-    return LabelledImage(sample.image_rgb, clipped[keep], sample.class_ids[keep])
+    return LabelledImage(sample.image_rgb, clipped[keep], sample.class_ids[keep], sample.is_crowd[keep])
 
 
-def _translation(x: float, y: float) -> Matrix:
-    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+def _warp_onto(
+    image_rgb: UInt8[np.ndarray, "h w 3"], centres: Float64[np.ndarray, "2 3"], onto: UInt8[np.ndarray, "H W 3"]
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw through `centres` (pixel centres -> pixel centres), visiting only the part of `onto` that can change."""
+    (height, width), (canvas_height, canvas_width) = image_rgb.shape[:2], onto.shape[:2]
+    x1, x2 = _reach(centres[0].tolist(), width, height, canvas_width)
+    y1, y2 = _reach(centres[1].tolist(), width, height, canvas_height)
+    if x1 < x2 and y1 < y2:
+        centres[:, 2] -= (x1, y1)
+        cv2.warpAffine(
+            image_rgb,
+            centres,
+            (x2 - x1, y2 - y1),
+            dst=onto[y1:y2, x1:x2],
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_TRANSPARENT,
+        )
+    return onto
+
+
+def _reach(row: list[float], width: int, height: int, limit: int) -> tuple[int, int]:
+    """First pixel and end, along one axis of the target, of what a row of the map gives for an image; a pixel spare."""
+    by_x, by_y, shift = row[0] * width, row[1] * height, row[2]
+    low, high = shift + min(by_x, 0.0) + min(by_y, 0.0), shift + max(by_x, 0.0) + max(by_y, 0.0)
+    return min(max(math.floor(low) - 1, 0), limit), min(max(math.ceil(high) + 2, 0), limit)

@@ -69,7 +69,8 @@ def mosaic(
         warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value, onto=picture)
         boxes.append(warp_boxes(sample.boxes_xyxy, matrix))
     class_ids = np.concatenate([sample.class_ids for sample in samples])
-    return LabelledImage(picture, np.concatenate(boxes), class_ids)
+    is_crowd = np.concatenate([sample.is_crowd for sample in samples])
+    return LabelledImage(picture, np.concatenate(boxes), class_ids, is_crowd)
 
 
 def mixup(
@@ -89,7 +90,8 @@ def mixup(
     layer = warp(other.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value)
     blended = cv2.addWeighted(sample.image_rgb, config.weight, layer, 1 - config.weight, 0.0)
     boxes = np.concatenate([sample.boxes_xyxy, warp_boxes(other.boxes_xyxy, matrix)])
-    return LabelledImage(blended, boxes, np.concatenate([sample.class_ids, other.class_ids]))
+    class_ids = np.concatenate([sample.class_ids, other.class_ids])
+    return LabelledImage(blended, boxes, class_ids, np.concatenate([sample.is_crowd, other.is_crowd]))
 
 
 def _into_quarter(

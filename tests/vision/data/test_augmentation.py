@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.augmentation import AugmentationConfig, SampleRequest, augment
+from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, limit_boxes, neighbours
 from vision.data.geometric import AffineConfig, LabelledImage
 from vision.data.mosaic import MixupConfig, MosaicConfig
 from vision.data.photometric import HsvConfig
@@ -20,7 +20,9 @@ def read_sample(index: int) -> LabelledImage:
     rng = np.random.default_rng(index)
     image = rng.integers(0, 256, (50 + index, 70, 3), dtype=np.uint8)
     corners = rng.uniform(0, 40, (5, 2)).astype(np.float32)
-    return LabelledImage(image, np.concatenate([corners, corners + 9], axis=1), rng.integers(0, 3, 5))
+    return LabelledImage(
+        image, np.concatenate([corners, corners + 9], axis=1), rng.integers(0, 3, 5), rng.random(5) < 0.3
+    )
 
 
 def make(request: SampleRequest, config: AugmentationConfig, seed: int = 0) -> LabelledImage:
@@ -73,3 +75,34 @@ def test_flips_happen_at_their_rate():
         request = SampleRequest(epoch, 1, (64, 96), is_strong=False)
         flipped += not np.array_equal(make(request, config).boxes_xyxy, make(request, plain).boxes_xyxy)
     assert 60 <= flipped <= 120
+
+
+@pytest.mark.parametrize("num_images", [1, 5, 128, 350, 513])
+def test_neighbours_cut_an_epoch_into_groups_that_change_with_it(num_images):
+    groups = {tuple(sorted(neighbours(0, 2, index, num_images).tolist())) for index in range(num_images)}
+    assert sorted(index for group in groups for index in group) == list(range(num_images))
+    assert all(index in neighbours(0, 2, index, num_images) for index in range(num_images))
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1
+    assert num_images < 128 or min(sizes) >= 128
+    if len(groups) > 1:
+        assert groups != {tuple(sorted(neighbours(0, 3, index, num_images).tolist())) for index in range(num_images)}
+
+
+def test_too_many_boxes_become_a_choice_and_one_region_that_is_ignored():
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 500, (100_000, 2)).astype(np.float32)
+    sample = LabelledImage(
+        np.zeros((600, 600, 3), np.uint8),
+        np.concatenate([corners, corners + 5], axis=1),
+        np.arange(100_000),
+        rng.random(100_000) < 0.001,
+    )
+    limited = limit_boxes(sample, 1000, np.random.default_rng(1))
+    assert (~limited.is_crowd).sum() == 1000
+    assert limited.is_crowd.sum() == sample.is_crowd.sum() + 1
+    np.testing.assert_array_equal(limited.boxes_xyxy[:-1], sample.boxes_xyxy[limited.class_ids[:-1]])
+    assert (limited.boxes_xyxy[-1] >= [0, 0, 490, 490]).all()
+    assert limit_boxes(limited, 1000, np.random.default_rng(1)) is limited
+    crowds = LabelledImage(sample.image_rgb, sample.boxes_xyxy, sample.class_ids, np.ones(100_000, bool))
+    assert len(limit_boxes(crowds, 1000, rng).boxes_xyxy) == 1

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,10 +14,11 @@ import pytest
 import torch
 
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.augmentation import AugmentationConfig
-from vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images
+from vision.data.augmentation import AugmentationConfig, SampleRequest
+from vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images, threads_for
 from vision.errors import DatasetError
 from vision.images import Preprocessing, prepare
+from vision.training.training_data import batch_targets
 
 PREPROCESSING = Preprocessing(size_hw=(64, 64))
 
@@ -30,7 +34,7 @@ def small_set(folder: Path, num_images: int = 7) -> AnnotationSet:
     return AnnotationSet(tuple(images), Categories((1, 2), ("even", "odd")))
 
 
-def samples_of(folder: Path, augmentation: AugmentationConfig | None = None, **options: bool) -> TrainingSamples:
+def samples_of(folder: Path, augmentation: AugmentationConfig | None = None, **options: Any) -> TrainingSamples:
     return TrainingSamples(
         small_set(folder), folder, augmentation or AugmentationConfig(), PREPROCESSING, seed=3, **options
     )
@@ -112,7 +116,26 @@ def test_the_cache_changes_nothing(tmp_path):
     assert torch.equal(one.make_batch(plan.requests(1)).images, other.make_batch(plan.requests(1)).images)
 
 
-def test_crowds_are_not_trained_on(tmp_path):
+@pytest.mark.parametrize("num_threads", [2, 5])
+def test_threads_change_nothing(tmp_path, num_threads):
+    plan = plan_of(batch_size=7)
+    one, many = samples_of(tmp_path, num_threads=1), samples_of(tmp_path, num_threads=num_threads)
+    for step in range(3):
+        expected, batch = one.make_batch(plan.requests(step)), many.make_batch(plan.requests(step))
+        assert torch.equal(batch.images, expected.images)
+        for boxes, expected_boxes in zip(batch.boxes_xyxy, expected.boxes_xyxy, strict=True):
+            np.testing.assert_array_equal(boxes, expected_boxes)
+
+
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert [threads_for(num) for num in (1, 2, 4, 8, 20)] == [4, 4, 2, 1, 1]
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert threads_for(2) == 2
+
+
+def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
     annotations = small_set(tmp_path, 1)
     image = annotations_from_lists(
         1, "0.png", (40, 50), [[0.0, 0.0, 20.0, 20.0], [5.0, 5.0, 30.0, 30.0]], [0, 1], is_crowd=[True, False]
@@ -120,7 +143,12 @@ def test_crowds_are_not_trained_on(tmp_path):
     samples = TrainingSamples(
         AnnotationSet((image,), annotations.categories), tmp_path, AugmentationConfig(), PREPROCESSING, seed=0
     )
-    np.testing.assert_array_equal(samples.read_sample(0).class_ids, [1])
+    batch = samples.make_batch([SampleRequest(0, 0, (64, 64), is_strong=False)])
+    (target,) = batch_targets(batch)
+    np.testing.assert_array_equal(target.class_ids, [1])
+    crowd = batch.boxes_xyxy[0][batch.is_crowd[0]]
+    assert crowd.shape == (1, 4)
+    np.testing.assert_array_equal(target.ignored_xyxy, crowd)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +198,27 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((50, 40, 3), np.uint8))
     with pytest.raises(DatasetError, match="is 40 x 50 pixels, but its annotations were made for 50 x 40"):
         samples.read_sample(0)
+
+
+BREAKING = """
+from vision.data import batches
+
+class Samples(batches.TrainingSamples):
+    def __init__(self):
+        self.num_threads = 1
+    def __getitem__(self, requests):
+        return 1 / {divisor}
+
+plan = batches.BatchPlan(num_images=7, batch_size=3, epochs=400, seed=3, size_hw=(64, 64))
+for _ in batches.iterate_batches(Samples(), plan, 0, 2):
+    raise RuntimeError("while training")
+"""
+
+
+@pytest.mark.parametrize(("divisor", "told"), [(0, "ZeroDivisionError"), (1, "while training")])
+def test_an_unforeseen_error_ends_the_program_and_its_workers(divisor, told):
+    """The workers ignore SIGTERM, with which the interpreter would end them; it would wait for them for ever."""
+    code = BREAKING.format(divisor=divisor)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert told in result.stderr

@@ -12,7 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.coco import NOT_FINITE, OUTSIDE, ZERO_AREA, read_coco, write_coco
+from vision.data.coco import read_coco, write_coco
+from vision.data.entries import NOT_FINITE, OUTSIDE, TOO_FAR, ZERO_AREA
 from vision.errors import DatasetError
 
 GOOD: dict[str, Any] = {
@@ -67,12 +68,6 @@ def test_class_ids_follow_the_order_of_the_category_ids(tmp_path):
     assert len(second.boxes_xyxy) == 0
 
 
-def test_crowds_are_left_out_of_training_only(tmp_path):
-    image = read_coco(write(tmp_path, GOOD)).images[0]
-    assert len(image.boxes_xyxy) == 2
-    np.testing.assert_array_equal(image.without_crowds().class_ids, [1])
-
-
 def test_writing_and_reading_gives_the_same(tmp_path):
     annotations = read_coco(write(tmp_path, GOOD))
     write_coco(tmp_path / "again.json", annotations)
@@ -113,7 +108,9 @@ def test_boxes_without_area_are_left_out_and_counted(shared):
     [
         ([1, 2, 0, 5], ZERO_AREA),
         ([1, 2, 5, -1], ZERO_AREA),
-        ([1e9, 2, 1e-3, 5], ZERO_AREA),
+        ([1e7, 2, 1e-3, 5], ZERO_AREA),
+        ([1e9, 2, 5, 5], TOO_FAR),
+        ([1, 2, 2**24, 5], TOO_FAR),
         ([float("nan"), 2, 5, 5], NOT_FINITE),
         ([1, 2, float("inf"), 5], NOT_FINITE),
         ([64, 0, 5, 5], OUTSIDE),

@@ -32,7 +32,7 @@ def rectangle(size_hw: tuple[int, int], box: tuple[int, int, int, int]) -> Label
     image = np.zeros((*size_hw, 3), np.uint8)
     x1, y1, x2, y2 = box
     image[y1:y2, x1:x2] = 255
-    return LabelledImage(image, np.array([box], np.float32), np.array([3], np.int64))
+    return LabelledImage(image, np.array([box], np.float32), np.array([3], np.int64), np.zeros(1, bool))
 
 
 def extent(image: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def test_fit_is_the_run_times_preprocessing(image_hw, input_hw, resize):
     sample = rectangle(image_hw, (10, 12, 40, 44))
     noise = np.random.default_rng(0).integers(0, 256, sample.image_rgb.shape, dtype=np.uint8)
     preprocessing = Preprocessing(size_hw=input_hw, resize=resize)
-    fitted = fit(LabelledImage(noise, sample.boxes_xyxy, sample.class_ids), preprocessing)
+    fitted = fit(LabelledImage(noise, sample.boxes_xyxy, sample.class_ids, sample.is_crowd), preprocessing)
     expected, placement = prepare(noise, preprocessing)
     np.testing.assert_array_equal(fitted.image_rgb[..., ::-1].transpose(2, 0, 1), expected)
     np.testing.assert_array_equal(fitted.boxes_xyxy, placement.boxes_to_input(sample.boxes_xyxy))
@@ -151,18 +151,21 @@ def test_what_is_kept_lies_inside_and_is_visible(seed):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-40, 60, (30, 2)).astype(np.float32)
     boxes = np.concatenate([corners, corners + rng.uniform(0.5, 50, (30, 2)).astype(np.float32)], axis=1)
-    sample = LabelledImage(np.zeros((40, 50, 3), np.uint8), boxes, np.arange(30))
+    sample = LabelledImage(np.zeros((40, 50, 3), np.uint8), boxes, np.arange(30), np.arange(30) % 2 == 0)
     kept = clip_to_picture(sample, VisibilityConfig(min_visible=0.25, min_side_px=3))
     assert (kept.boxes_xyxy[:, :2] >= 0).all()
     assert (kept.boxes_xyxy[:, 2] <= 50).all()
     assert (kept.boxes_xyxy[:, 3] <= 40).all()
+    np.testing.assert_array_equal(kept.is_crowd, kept.class_ids % 2 == 0)
     whole = boxes[kept.class_ids]
     shares = (kept.boxes_xyxy[:, 2:] - kept.boxes_xyxy[:, :2]).prod(1) / (whole[:, 2:] - whole[:, :2]).prod(1)
     assert (shares >= 0.25 - 1e-6).all()
 
 
 def test_images_without_boxes_pass_through_everything():
-    empty = LabelledImage(np.zeros((10, 12, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    empty = LabelledImage(
+        np.zeros((10, 12, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+    )
     assert len(flip_horizontal(empty).boxes_xyxy) == 0
     assert len(fit(empty, Preprocessing(size_hw=(32, 32))).boxes_xyxy) == 0
     assert len(clip_to_picture(empty, VisibilityConfig()).boxes_xyxy) == 0

@@ -21,7 +21,9 @@ def marked_image(level: int, size_hw: tuple[int, int], mark: int) -> LabelledIma
     """An image of one level with a square of another; its class is the level, its box the square."""
     image = np.full((*size_hw, 3), level, np.uint8)
     image[20:50, 30:60] = mark
-    return LabelledImage(image, np.array([[30, 20, 60, 50]], np.float32), np.array([level], np.int64))
+    return LabelledImage(
+        image, np.array([[30, 20, 60, 50]], np.float32), np.array([level], np.int64), np.zeros(1, bool)
+    )
 
 
 def one_marked_of_four(marked: int) -> list[LabelledImage]:
@@ -73,21 +75,24 @@ def test_a_mosaic_needs_four_images():
 
 
 def test_images_without_objects_give_an_empty_mosaic():
-    empty = LabelledImage(np.zeros((30, 30, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    empty = LabelledImage(
+        np.zeros((30, 30, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+    )
     picture = mosaic([empty] * 4, MosaicConfig(), PREPROCESSING, np.random.default_rng(0))
     assert picture.boxes_xyxy.shape == (0, 4)
 
 
 def test_mixup_blends_and_keeps_the_boxes_of_both():
     base = LabelledImage(
-        np.full((120, 160, 3), 100, np.uint8), np.array([[0, 0, 10, 10]], np.float32), np.array([1], np.int64)
+        np.full((120, 160, 3), 100, np.uint8), np.array([[0, 0, 10, 10]], np.float32), np.array([1]), np.array([True])
     )
     other = LabelledImage(
-        np.full((90, 120, 3), 200, np.uint8), np.array([[10, 10, 30, 30]], np.float32), np.array([2], np.int64)
+        np.full((90, 120, 3), 200, np.uint8), np.array([[10, 10, 30, 30]], np.float32), np.array([2]), np.array([False])
     )
     config = MixupConfig(scale=(1.0, 1.0), weight=0.75)
     mixed = mixup(base, other, config, PREPROCESSING, np.random.default_rng(0))
     np.testing.assert_array_equal(mixed.class_ids, [1, 2])
+    np.testing.assert_array_equal(mixed.is_crowd, [True, False])
     np.testing.assert_array_equal(mixed.boxes_xyxy[0], [0, 0, 10, 10])
     np.testing.assert_allclose(mixed.boxes_xyxy[1, 2:] - mixed.boxes_xyxy[1, :2], 20 * 120 / 90, rtol=1e-5)
     levels = np.unique(mixed.image_rgb)

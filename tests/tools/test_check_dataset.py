@@ -1,0 +1,75 @@
+"""`handeye check-dataset`: exit codes, the JSON result and the report in pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.vision.data.drawn_images import draw_set
+from tools.command_line import run_command
+from vision.data.annotations import AnnotationSet
+from vision.data.coco import write_coco
+
+
+def check(file: Path, images: Path, *words: str) -> tuple[int, dict]:
+    result = file.parent / "result.json"
+    code = run_command(["check-dataset", str(file), "--images", str(images), "--json", str(result), *words])
+    return code, json.loads(result.read_text()) if result.exists() else {}
+
+
+def test_a_clean_set_is_clean(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    write_coco(tmp_path / "a.json", annotations)
+    code, result = check(tmp_path / "a.json", images)
+    assert code == 0
+    assert (result["images"], result["usable_images"], result["boxes"]) == (3, 3, 3)
+    assert result["boxes_of_class"] == {"one": 2, "two": 1}
+    assert (result["problems"], result["anchors"]) == ({}, None)
+
+
+def test_leaks_and_boxes_are_told_and_drawn(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    first = replace(annotations.images[0], boxes_xyxy=np.array([[5, 5, 90, 30]], np.float32))
+    write_coco(tmp_path / "a.json", AnnotationSet((first, *annotations.images[1:]), annotations.categories))
+    write_coco(tmp_path / "b.json", AnnotationSet(annotations.images[2:], annotations.categories))
+    words = ("--against", str(tmp_path / "b.json"), "--output", str(tmp_path / "report"))
+    code, result = check(tmp_path / "a.json", images, *words)
+    assert code == 1
+    assert result["problems"] == {"box over the image's edge": 1, "image that is in another split too": 1}
+    page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+    assert "2.png looks like 2.png" in page
+    assert all(f'src="{name}"' in page for name in ("overview.png", "examples/00.png"))
+    assert cv2.imread(str(tmp_path / "report/overview.png")).shape[1] == 1200
+    drawn = cv2.imread(str(tmp_path / "report/examples/00.png"))
+    assert drawn.shape == (40, 50, 3)
+    assert (drawn == (0, 0, 255)).all(axis=-1).any()
+
+
+def test_names_cannot_write_into_the_page(tmp_path):
+    annotations, images = draw_set(tmp_path, classes=("<script>alert(1)</script>", "b"))
+    write_coco(tmp_path / "a.json", annotations)
+    assert check(tmp_path / "a.json", images, "--output", str(tmp_path / "report"))[0] == 0
+    assert "<script>" not in (tmp_path / "report/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file, images: file.write_text("{"), "not valid JSON"),
+        (lambda file, images: [path.unlink() for path in images.iterdir()], "none of its 3 images can be used"),
+        (lambda file, images: [images.rename(images.with_name("moved"))], "is no folder of images"),
+    ],
+)
+def test_what_cannot_be_used_at_all_is_exit_code_2(tmp_path, capfd, spoil, message):
+    annotations, images = draw_set(tmp_path)
+    write_coco(tmp_path / "a.json", annotations)
+    spoil(tmp_path / "a.json", images)
+    assert check(tmp_path / "a.json", images)[0] == 2
+    told = capfd.readouterr().err.strip()
+    assert message in told
+    assert len(told.splitlines()) == 1

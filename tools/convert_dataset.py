@@ -1,0 +1,85 @@
+"""Turn a data set into COCO JSON, Pascal VOC or YOLO text: a new folder with annotations and images.
+
+The source's format is told by what is found: a .json file, a folder or image list of VOC, a data.yaml or folder of
+YOLO. Class ids, boxes and, in COCO, masks are kept; what a format cannot say is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from tools.command_line import Positional
+from vision.errors import DatasetError
+from vision.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What `handeye convert-dataset` takes."""
+
+    source: Positional[Path]
+    """COCO file, VOC folder or image list, YOLO data.yaml or folder."""
+    to: Literal["coco", "voc", "yolo"]
+    """Format to write."""
+    output: Path
+    """New folder for annotations and images; an existing one is refused."""
+    images: Path | None = None
+    """Folder of the images; found by itself where the source has a usual layout."""
+    place: Literal["link", "copy"] = "link"
+    """Link the images into the new folder, or copy them."""
+    split: str = "train"
+    """Which split of a data.yaml to read."""
+    skip_broken: bool = False
+    """Leave out and name entries that are broken instead of refusing the set."""
+    json: Path | None = None
+    """Write the counts to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Convert and report counts."""
+    from vision.data.convert import convert
+    from vision.data.formats import format_of, images_folder, read_annotations
+    from vision.data.image_files import without_missing
+
+    images = arguments.images or images_folder(arguments.source)
+    if images is None:
+        raise DatasetError(f"{arguments.source}: name the folder of its images with --images")
+    annotations = read_annotations(
+        arguments.source,
+        images,
+        split=arguments.split,
+        keep_masks=arguments.to == "coco",
+        skip_broken=arguments.skip_broken,
+    )
+    if arguments.skip_broken:
+        annotations = without_missing(annotations, images)
+    unsaid = convert(annotations, images, arguments.to, arguments.output, arguments.place)
+    left_out = {reason: count for reason, count in annotations.dropped.items()}
+    for omission in unsaid.left_out:
+        left_out[omission.reason] = left_out.get(omission.reason, 0) + 1
+    result = {
+        "source_format": format_of(arguments.source),
+        "format": arguments.to,
+        "output": str(arguments.output),
+        "images": len(annotations),
+        "boxes": annotations.num_boxes() - len(unsaid.left_out),
+        "classes": list(annotations.categories.names),
+        "left_out": left_out,
+    }
+    _print(result, [f"{item.item}: {item.reason}" for item in (*annotations.left_out, *unsaid.left_out)])
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    return 0
+
+
+def _print(result: dict[str, object], items: list[str]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{result['output']}: {result['images']} images, {result['boxes']} boxes as {result['format']}")
+    for item in items[:10]:
+        console.print(f"left out: {item}", markup=False)
+    if len(items) > 10:
+        console.print(f"left out: {len(items) - 10} more")

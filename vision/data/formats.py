@@ -1,0 +1,103 @@
+"""One door for all formats of annotations: COCO JSON, Pascal VOC and YOLO text, told apart by what is found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from typing_extensions import assert_never
+
+from vision.data.annotations import AnnotationSet
+from vision.data.coco import coco_content, read_coco
+from vision.data.entries import BROKEN
+from vision.data.image_files import IMAGE_SUFFIXES
+from vision.data.voc import read_voc, voc_root
+from vision.data.yolo_txt import DATA_NAME, read_yolo
+from vision.errors import DatasetError
+
+Format = Literal["coco", "voc", "yolo"]
+ANNOTATIONS_NAME = "annotations.json"
+
+
+def read_annotations(
+    path: Path,
+    images: Path | None = None,
+    *,
+    split: str = "train",
+    keep_masks: bool = False,
+    skip_broken: bool = False,
+) -> AnnotationSet:
+    """Read annotations of whatever format; file names are relative to `images`.
+
+    A COCO file is a .json; VOC is a folder with Annotations/ or XML files, or an image list below one; YOLO is a
+    data.yaml, of which `split` is read, a folder with images and labels, or a list of image paths. Masks are kept where
+    the format has them and they are asked for. Raises DatasetError, or names what is broken in `left_out` where it is
+    to be skipped.
+    """
+    path = Path(path)
+    kind = format_of(path)
+    match kind:
+        case "coco":
+            file = path / ANNOTATIONS_NAME if path.is_dir() else path
+            return read_coco(file, keep_masks=keep_masks, skip_broken=skip_broken)
+        case "voc":
+            return read_voc(path, images, skip_broken=skip_broken)
+        case "yolo":
+            return read_yolo(path, images, split=split, keep_masks=keep_masks, skip_broken=skip_broken)
+        case _:
+            assert_never(kind)
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file or folder of annotations; DatasetError where nothing known is found."""
+    if path.is_dir():
+        return _format_of_folder(path)
+    if not path.exists():
+        raise DatasetError(f"{path}: cannot be read: there is no such file or folder")
+    match path.suffix.lower():
+        case ".json":
+            return "coco"
+        case ".yaml" | ".yml":
+            return "yolo"
+        case ".txt":
+            return "yolo" if voc_root(path) is None or _lists_files(path) else "voc"
+        case suffix:
+            raise DatasetError(f"{path}: {suffix or 'no suffix'}: expected {EXPECTED}")
+
+
+def images_folder(path: Path) -> Path | None:
+    """The folder in which a set of usual layout keeps its images; None where only the user can tell."""
+    path = Path(path)
+    root = path if path.is_dir() else voc_root(path) or path.parent
+    return next((folder for name in ("JPEGImages", "images") if (folder := root / name).is_dir()), None)
+
+
+def evaluation_source(path: Path, annotations: AnnotationSet) -> Path | Mapping[str, object]:
+    """What COCO's evaluation reads: a COCO file itself, or what a set comes to that was skimmed or is no such file."""
+    is_whole = Path(path).suffix.lower() == ".json" and not annotations.dropped[BROKEN]
+    return path if is_whole else coco_content(annotations)
+
+
+EXPECTED = "a COCO .json, a VOC folder or image list, or a YOLO data.yaml or folder of images and labels"
+
+
+def _format_of_folder(folder: Path) -> Format:
+    if (folder / DATA_NAME).is_file() or (folder / "labels").is_dir() or "labels" in folder.parts:
+        return "yolo"
+    if (folder / "Annotations").is_dir() or any(folder.glob("*.xml")):
+        return "voc"
+    if (folder / ANNOTATIONS_NAME).is_file():
+        return "coco"
+    if any(folder.glob("*.txt")):
+        return "yolo"
+    raise DatasetError(f"{folder}: no annotations found; expected {EXPECTED}")
+
+
+def _lists_files(path: Path) -> bool:
+    """Whether the lines of a list are image files, rather than the bare names of VOC."""
+    try:
+        first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    return Path(first).suffix.lower() in IMAGE_SUFFIXES
