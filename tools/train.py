@@ -1,22 +1,28 @@
 """Train a detector from a configuration, or go on with a run that was stopped or killed.
 
 Any value of the configuration can be given behind it: `epochs=30`, `--data.annotations FILE`, `--data.images DIR`.
+On several GPUs: `torchrun --nproc-per-node 4 -m tools.command_line train CONFIG`; batch_size counts all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
 from tools.command_line import Positional
-from vision.config import dump_config, load_config
+from vision.config import Config, dump_config, load_config
 from vision.errors import ConfigError
 from vision.files import write_json
 from vision.training.config import TrainDetectorConfig
+from vision.training.processes import TrainingError, is_main_process, same_for_all
 from vision.training.run_folder import RunFolder
-from vision.training.train_detector import TrainingError, TrainingResult, train_detector
+from vision.training.train_detector import TrainingResult, train_detector
+
+C = TypeVar("C", bound=Config)
+EXAMPLE = "configs/detector/bccd_nano.yaml"
 
 
 @dataclass(frozen=True)
@@ -36,35 +42,51 @@ class Arguments:
 def run(arguments: Arguments, overrides: list[str]) -> int:
     """Train; 0 when the run is finished, 1 when it was stopped or failed."""
     console = Console(stderr=True)
-    config, folder = _open_run(arguments, overrides)
+    config, folder = open_run(
+        TrainDetectorConfig, arguments.config, arguments.output, arguments.resume, overrides, EXAMPLE
+    )
     try:
-        result = train_detector(config, folder, console)
+        result = train_detector(config, folder, Console(stderr=True, quiet=not is_main_process()))
     except TrainingError as error:
         console.print(f"handeye: failed: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
-    if arguments.json is not None:
-        write_json(arguments.json, _summary(config, result))
-    print(_closing_line(config, result))
+    if is_main_process():
+        if arguments.json is not None:
+            write_json(arguments.json, _summary(config, result))
+        print(_closing_line(config, result))
     return 0 if result.is_finished else 1
 
 
-def _open_run(arguments: Arguments, overrides: list[str]) -> tuple[TrainDetectorConfig, RunFolder]:
-    if arguments.resume is not None:
-        if arguments.output is not None:
+def open_run(
+    config_type: type[C],
+    config_path: Path | None,
+    output: Path | None,
+    resume: Path | None,
+    overrides: list[str],
+    example: str,
+) -> tuple[C, RunFolder]:
+    """The configuration and folder of a new run, or of the one to resume; `example` names a configuration of the kind.
+
+    Raises ConfigError and UserError for what does not go together.
+    """
+    if resume is not None:
+        if output is not None:
             raise ConfigError("--resume goes on in its own folder; leave --output out")
-        folder = RunFolder.open(arguments.resume)
-        config = load_config(TrainDetectorConfig, folder.config)
-        if arguments.config is not None or overrides:
-            _check_unchanged(load_config(TrainDetectorConfig, arguments.config or folder.config, overrides), config)
+        folder = RunFolder.open(resume)
+        config = load_config(config_type, folder.config)
+        if config_path is not None or overrides:
+            _check_unchanged(load_config(config_type, config_path or folder.config, overrides), config)
         return config, folder
-    if arguments.config is None:
-        raise ConfigError("name a configuration, for example configs/detector/bccd_nano.yaml, or a run to --resume")
-    config = load_config(TrainDetectorConfig, arguments.config, overrides)
-    output = arguments.output or RunFolder.free_name(Path("runs"), arguments.config.stem)
-    return config, RunFolder.create(output, config)
+    if config_path is None:
+        raise ConfigError(f"name a configuration, for example {example}, or a run to --resume")
+    config = load_config(config_type, config_path, overrides)
+    output = output or RunFolder.free_name(Path("runs"), config_path.stem)
+    if is_main_process():
+        RunFolder.create(output, config)
+    return config, RunFolder.open(same_for_all(output))
 
 
-def _check_unchanged(asked: TrainDetectorConfig, stored: TrainDetectorConfig) -> None:
+def _check_unchanged(asked: Config, stored: Config) -> None:
     """A resumed run keeps its configuration: with another one its first and second half would not fit."""
     pairs = zip(dump_config(asked).splitlines(), dump_config(stored).splitlines(), strict=False)
     changed = [f"{new.strip()!r} instead of {old.strip()!r}" for new, old in pairs if new != old]

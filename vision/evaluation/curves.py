@@ -1,29 +1,26 @@
-"""Plots of a training run: losses, average precision over time, precision against recall.
-
-Drawn without a display (matplotlib's Agg); every picture is whole or absent.
-"""
+"""Curves of a training run: losses, average precision over time, precision against recall, F1 against the score."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from vision.boxes.overlap import pairwise_iou
-from vision.data.annotations import AnnotationSet, ImageAnnotations
-from vision.files import replacing
+from vision.data.annotations import AnnotationSet
+from vision.evaluation.figures import figure
+from vision.evaluation.matching import judge
 from vision.runtime.detections import Detections
 
 SMOOTHING_STEPS = 50
 """Window of the moving average drawn over the losses."""
+THRESHOLDS = np.linspace(0, 1, 1001)
+"""Scores at which F1 is drawn and averaged over the classes."""
+MAX_NAMED = 20
+"""Plots of more classes have no legend."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +41,22 @@ class PrecisionRecall:
         first = np.searchsorted(self.recall, np.linspace(0, 1, 101), side="left")
         return float(np.append(best_from_here, 0.0)[first].mean())
 
+    def at(self, thresholds: Float64[np.ndarray, "T"]) -> tuple[Float64[np.ndarray, "T"], Float64[np.ndarray, "T"]]:
+        """Precision and recall of the detections with at least these scores; without a detection both are 0."""
+        num_kept = np.searchsorted(-self.scores, -thresholds, side="right")
+        return np.insert(self.precision, 0, 0.0)[num_kept], np.insert(self.recall, 0, 0.0)[num_kept]
+
+    def f1(self, thresholds: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
+        """Harmonic mean of precision and recall of the detections with at least these scores."""
+        precision, recall = self.at(thresholds)
+        return 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+
+    @property
+    def best_threshold(self) -> float:
+        """The score from which on F1 is highest, the highest such score; 1 for a class that nothing finds."""
+        thresholds = np.append(1.0, self.scores)
+        return float(thresholds[self.f1(thresholds).argmax()])
+
 
 def precision_recall(
     annotations: AnnotationSet, detections: Mapping[int, Detections], iou_threshold: float = 0.5
@@ -53,24 +66,31 @@ def precision_recall(
     A detection takes the free object of its class that it overlaps most, best score first; one that only meets a
     crowd counts neither way. (The rule of COCO; faster-coco-eval gives the same area under the curve.)
     """
+    seen = [image for image in annotations.images if image.image_id in detections]
+    judged = [judge(image, detections[image.image_id], iou_threshold) for image in seen]
+    counts = np.concatenate([one.counts for one in judged] or [np.zeros(0, dtype=bool)])
+    is_hit = np.concatenate([one.is_hit for one in judged] or [np.zeros(0, dtype=bool)])[counts]
+    scores = np.concatenate([detections[image.image_id].scores for image in seen] or [np.zeros(0)])[counts]
+    class_ids = np.concatenate([detections[image.image_id].class_ids for image in seen] or [np.zeros(0)])[counts]
     curves = []
-    for class_id, name in enumerate(annotations.categories.names):
-        matched = [
-            _match_class(image, detections[image.image_id], class_id, iou_threshold)
-            for image in annotations.images
-            if image.image_id in detections
-        ]
-        num_objects = sum(int(((image.class_ids == class_id) & ~image.is_crowd).sum()) for image in annotations.images)
+    for class_id, num_objects in enumerate(_objects_per_class(annotations)):
         if num_objects:
-            scores = np.concatenate([scores for scores, _ in matched] or [np.zeros(0)])
-            is_hit = np.concatenate([hits for _, hits in matched] or [np.zeros(0, dtype=bool)])
-            curves.append(_curve(name, scores, is_hit, num_objects))
+            own = class_ids == class_id
+            name = annotations.categories.names[class_id]
+            curves.append(_curve(name, scores[own].astype(np.float64), is_hit[own], int(num_objects)))
     return curves
+
+
+def best_common_threshold(curves: Sequence[PrecisionRecall]) -> float:
+    """The score, in thousandths, from which on F1 averaged over the classes is highest; the lowest such score."""
+    if not curves:
+        return 0.0
+    return float(THRESHOLDS[np.mean([curve.f1(THRESHOLDS) for curve in curves], axis=0).argmax()])
 
 
 def plot_losses(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
     """Total loss, its parts and the learning rate over the optimiser steps (the lines of steps.jsonl)."""
-    with _figure(path, num_panels=2) as (loss_axes, rate_axes):
+    with figure(path, num_panels=2) as (loss_axes, rate_axes):
         number = [entry["step"] for entry in steps]
         names = [name for name in steps[-1]["losses"] if name != "total"] if steps else []
         for name in ["total", *names]:
@@ -85,7 +105,7 @@ def plot_losses(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
 
 def plot_metrics(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
     """AP, AP50 and AP75 over the epochs (the lines of metrics.jsonl)."""
-    with _figure(path) as (axes,):
+    with figure(path) as (axes,):
         epochs = [entry["epoch"] for entry in metrics]
         for name in ("AP", "AP50", "AP75"):
             axes.plot(epochs, [entry[name] for entry in metrics], marker="o", markersize=3, label=name)
@@ -95,43 +115,34 @@ def plot_metrics(path: Path, metrics: Sequence[Mapping[str, Any]]) -> None:
 
 def plot_precision_recall(path: Path, curves: Sequence[PrecisionRecall], iou_threshold: float = 0.5) -> None:
     """Precision against recall of each class."""
-    with _figure(path) as (axes,):
+    with figure(path) as (axes,):
         for curve in curves:
             axes.plot(curve.recall, curve.precision, label=f"{curve.class_name} {curve.average_precision:.3f}")
         axes.set(xlabel="recall", ylabel=f"precision at IoU {iou_threshold}", xlim=(0, 1), ylim=(0, 1.02))
-        if 0 < len(curves) <= 20:
+        if 0 < len(curves) <= MAX_NAMED:
             axes.legend(frameon=False, loc="lower left")
 
 
-def _match_class(
-    image: ImageAnnotations, found: Detections, class_id: int, iou_threshold: float
-) -> tuple[Float[np.ndarray, "N"], Bool[np.ndarray, "N"]]:
-    """Scores of the detections that count, best first, and whether each hits an object."""
-    own, others = image.class_ids == class_id, found.class_ids == class_id
-    order = np.argsort(-found.scores[others], kind="stable")
-    scores, boxes = found.scores[others][order].astype(np.float64), found.boxes_xyxy[others][order]
-    objects, crowds = image.boxes_xyxy[own & ~image.is_crowd], image.boxes_xyxy[own & image.is_crowd]
-    overlaps = np.asarray(pairwise_iou(boxes, objects))
-    is_hit = np.zeros(len(boxes), dtype=bool)
-    is_free = np.ones(len(objects), dtype=bool)
-    for row in np.flatnonzero((overlaps >= iou_threshold).any(axis=1)):
-        allowed = np.where(is_free, overlaps[row], -1.0)
-        best = int(allowed.argmax())
-        if allowed[best] >= iou_threshold:
-            is_hit[row], is_free[best] = True, False
-    counts = is_hit | ~_inside_a_crowd(boxes, crowds, iou_threshold)
-    return scores[counts], is_hit[counts]
+def plot_f1(path: Path, curves: Sequence[PrecisionRecall], iou_threshold: float = 0.5) -> None:
+    """F1 of each class against the lowest score that is kept, and their mean with the best common threshold."""
+    with figure(path) as (axes,):
+        for curve in curves:
+            values = curve.f1(THRESHOLDS)
+            axes.plot(THRESHOLDS, values, linewidth=1, label=f"{curve.class_name} from {curve.best_threshold:.2f}")
+        if curves:
+            best = best_common_threshold(curves)
+            mean = np.mean([curve.f1(THRESHOLDS) for curve in curves], axis=0)
+            axes.plot(THRESHOLDS, mean, color="black", linewidth=2, label=f"mean, {mean.max():.3f} from {best:.2f}")
+            axes.axvline(best, color="black", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="lowest score", ylabel=f"F1 at IoU {iou_threshold}", xlim=(0, 1), ylim=(0, 1.02))
+        if 0 < len(curves) <= MAX_NAMED:
+            axes.legend(frameon=False, loc="lower left", fontsize=8)
 
 
-def _inside_a_crowd(
-    boxes: Float[np.ndarray, "N 4"], crowds: Float[np.ndarray, "M 4"], iou_threshold: float
-) -> Bool[np.ndarray, "N"]:
-    """Whether at least `iou_threshold` of a box's own area lies in one crowd, COCO's overlap with crowds."""
-    low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-    return (shared >= iou_threshold * np.maximum(areas, 1e-9)[:, None]).any(axis=1)
+def _objects_per_class(annotations: AnnotationSet) -> np.ndarray:
+    """Count of objects of each class, crowds left out."""
+    class_ids = [image.class_ids[~image.is_crowd] for image in annotations.images]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *class_ids]), minlength=len(annotations.categories))
 
 
 def _curve(
@@ -150,16 +161,3 @@ def _smooth(values: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
     first = np.maximum(last - SMOOTHING_STEPS, 0)
     num_known = counts[last] - counts[first]
     return np.where(known, (sums[last] - sums[first]) / np.maximum(num_known, 1), np.nan)
-
-
-@contextmanager
-def _figure(path: Path, num_panels: int = 1) -> Iterator[Sequence[Axes]]:
-    """Axes in a row; written to `path` when the block ends. No pyplot: it would keep every figure in memory."""
-    figure = Figure(figsize=(6.4 * num_panels, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, num_panels, squeeze=False)[0]
-    for panel in axes:
-        panel.grid(visible=True, alpha=0.3)
-    yield list(axes)
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=120)

@@ -5,15 +5,16 @@ torch is imported when a checkpoint is opened and not before: this module itself
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from typing_extensions import assert_never
 
 from vision.errors import UserError
 from vision.runtime.image_detector import ImageDetector, ModelFormat
-from vision.runtime.manifest import Manifest, YoloxRows
+from vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
 from vision.runtime.session import EngineChoice, available_processors
 
 if TYPE_CHECKING:
@@ -61,36 +62,75 @@ def open_detector(
     )
 
 
-def detector_manifest(detector: Detector, name: str) -> Manifest:
-    """What the run time must know of a detector, out of its configuration."""
+def detector_manifest(detector: Detector, name: str, class_names: Sequence[str] | None = None) -> Manifest:
+    """What the run time must know of a detector, out of its configuration; class_names None means all of them."""
     return Manifest(
         name=name,
-        class_names=detector.config.class_names,
+        class_names=tuple(class_names or detector.config.class_names),
         preprocessing=detector.config.preprocessing,
-        output=YoloxRows(decoded=True, strides=detector.head.strides),
+        output=output_layout(detector),
     )
 
 
 class TorchSession:
     """A `Session` that runs a detector in torch on the device it lies on; its output is the decoded rows."""
 
-    def __init__(self, detector: Detector, num_threads: int | None = None) -> None:
-        """`num_threads` changes torch's setting for the whole process; None leaves it alone."""
+    def __init__(
+        self, detector: Detector, num_threads: int | None = None, class_names: Sequence[str] | None = None
+    ) -> None:
+        """`num_threads` changes torch's setting for the whole process; None leaves it alone.
+
+        With class_names the rows have the scores of these classes only, in this order.
+        """
         import torch
 
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._torch = torch
-        self._detector = detector.eval()
+        self.detector = detector.eval()
         self._device = next(detector.parameters()).device
+        self._columns = row_columns(detector, class_names or detector.config.class_names)
         self.engine = f"torch {torch.__version__}"
         self.num_threads = torch.get_num_threads()
-        config = detector.config
-        self.inputs = {INPUT_NAME: (None, 3, *config.preprocessing.size_hw)}
-        self.outputs = {OUTPUT_NAME: (None, None, 5 + config.num_classes)}
+        preprocessing = detector.config.preprocessing
+        size_hw = (None, None) if preprocessing.resize == "shorter_side" else preprocessing.size_hw
+        self.inputs = {INPUT_NAME: (None, 3, *size_hw)}
+        self.outputs = {OUTPUT_NAME: (None, None, len(self._columns))}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the rows of a batch of inputs."""
         with self._torch.inference_mode():
             images = self._torch.from_numpy(inputs[INPUT_NAME]).to(self._device)
-            return {OUTPUT_NAME: self._detector(images).raw.float().cpu().numpy()}
+            return {OUTPUT_NAME: self.detector(images).rows[..., self._columns].float().cpu().numpy()}
+
+
+def row_columns(detector: Detector, class_names: Sequence[str]) -> list[int]:
+    """Which columns of a detector's rows belong to a row that names only these classes, in this order.
+
+    Leaving columns out is exact for every head. Leaving weights out is not: a softmax would share the rest among fewer
+    classes, and RT-DETR would choose other queries. Raises UserError for a class that is not there, or none at all.
+    """
+    known = detector.config.class_names
+    unknown = [name for name in class_names if name not in known]
+    if unknown or not class_names:
+        raise UserError(f"expected classes out of {', '.join(known)}, got {', '.join(unknown) or 'none'}")
+    first = 4 if isinstance(output_layout(detector), QueryRows) else 5
+    return [*range(first), *(first + known.index(name) for name in class_names)]
+
+
+def output_layout(detector: Detector) -> OutputLayout:
+    """How the rows of a detector are to be read, which its head decides."""
+    head = detector.config.head
+    match head.kind:
+        case "yolox":
+            return YoloxRows(strides=detector.neck.strides)
+        case "yolo_grid":
+            num_levels = len(detector.neck.strides)
+            boxes = (head.boxes_per_cell,) * num_levels if head.version == "v1" else tuple(map(len, head.anchors))
+            return YoloxRows(strides=detector.neck.strides, boxes_per_cell=boxes)
+        case "detr":
+            return QueryRows(classes_per_query="one")
+        case "rtdetr" | "dfine":
+            return QueryRows(classes_per_query="any")
+        case _:
+            assert_never(head.kind)

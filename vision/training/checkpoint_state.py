@@ -1,13 +1,18 @@
 """The whole state of a run, so that going on is the same as never having stopped.
 
 Written beside its place and renamed: whenever the process dies, the file is the old state or the new one, never half.
+A disk without room for it is told before anything is written.
 Read with weights_only, so that a stranger's run folder cannot run code.
 """
 
 from __future__ import annotations
 
+import errno
 import pickle
 import random
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,13 @@ import torch
 
 from vision.errors import ModelFileError
 from vision.files import replacing
+from vision.training.processes import TrainingError
 
 FORMAT = "handeye-training-1"
+SPARE_BYTES = 16 * 2**20
+"""Room that is left beside what is about to be written, for the journals and pictures of the run."""
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -34,15 +44,33 @@ class Progress:
 
 
 def save_state(path: Path, progress: Progress, parts: dict[str, Any]) -> None:
-    """Write progress, the state of every part (objects with `state_dict`) and all random generators."""
+    """Write progress, the state of every part (objects with `state_dict`) and all random generators.
+
+    Raises OSError when the disk is full or the file cannot be written; the file before it is whole then.
+    """
     content = {
         "format": FORMAT,
         "progress": vars(progress).copy(),
         "parts": {name: part.state_dict() for name, part in parts.items()},
         "random": _random_states(),
     }
-    with replacing(path) as beside:
-        torch.save(content, beside)
+    require_space(path.parent, content)
+    with replacing(path) as beside, beside.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch ends its archive even after a write that failed, and hides that failure behind one of its own.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+
+def require_space(folder: Path, content: Any) -> None:
+    """Raise OSError (ENOSPC) when the disk of `folder` has no room for the tensors in `content`, nested as they are."""
+    needed, free = _num_bytes(content) + SPARE_BYTES, shutil.disk_usage(folder).free
+    if free < needed:
+        told = f"No space left on device: {needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free"
+        raise OSError(errno.ENOSPC, told, str(folder))
 
 
 def load_state(path: Path, parts: dict[str, Any]) -> Progress:
@@ -57,6 +85,29 @@ def load_state(path: Path, parts: dict[str, Any]) -> Progress:
         part.load_state_dict(content["parts"][name])
     _restore_random(content["random"])
     return Progress(**content["progress"])
+
+
+@contextmanager
+def telling_full_disk(run: Path) -> Iterator[None]:
+    """Turn the error about a disk without room, whatever was being written, into one that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise TrainingError(
+            f"{error.filename or run}: {error.strerror}; the last saved state is whole: make room and go on from it "
+            f"with --resume {run}"
+        ) from error
+
+
+def _num_bytes(content: Any) -> int:
+    """Bytes of all tensors in nested mappings, lists and tuples."""
+    if isinstance(content, torch.Tensor):
+        return content.numel() * content.element_size()
+    if isinstance(content, Mapping):
+        return sum(_num_bytes(value) for value in content.values())
+    return sum(_num_bytes(value) for value in content) if isinstance(content, list | tuple) else 0
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,9 +10,13 @@ from pydantic import Field, model_validator
 from vision.config import Config
 from vision.data.augmentation import AugmentationConfig
 from vision.detector import DetectorConfig
-from vision.losses.yolox_loss import YoloxLossConfig
+from vision.losses.build import LossConfig
+from vision.training.distillation import DistillationConfig
+from vision.training.early_stopping import EarlyStoppingConfig
+from vision.training.network import PruningConfig
 from vision.training.optimizer import OptimizerConfig, SgdConfig
-from vision.training.schedules import ScheduleConfig
+from vision.training.quantization_aware import QuantizationAwareConfig
+from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
 from vision.training.weight_average import WeightAverageConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -23,17 +27,19 @@ class DataConfig(Config):
     """Where images and annotations lie (relative to the working directory) and how they are read."""
 
     annotations: Path
-    """COCO file of the training images."""
+    """The training images' boxes: a COCO file, a Pascal VOC folder or image list, or a YOLO data.yaml or folder."""
     images: Path
     """Folder to which its file names are relative."""
     val_annotations: Path | None = None
-    """COCO file of the images that AP is measured on; null trains without measuring."""
+    """The same for the images that AP is measured on (of a data.yaml, its split val); null trains without measuring."""
     val_images: Path | None = None
     """Folder of these images; null means the training images' folder."""
     num_workers: Annotated[int, Field(ge=0)] = 2
     """Processes that make batches ahead; 0 makes them in the training process."""
     cache_images: bool = False
     """Keep the decoded training images in memory: for small sets, whose mosaics would decode them again and again."""
+    skip_broken: bool = False
+    """Name and leave out broken annotations and images instead of refusing the set; every image is read first."""
 
 
 class EvaluationConfig(Config):
@@ -51,37 +57,76 @@ class EvaluationConfig(Config):
 
 
 class TrainDetectorConfig(Config):
-    """Everything that decides a training run. The defaults are the published YOLOX recipe."""
+    """Everything that decides a training run. But for the loss, the defaults are the published YOLOX recipe."""
 
     detector: DetectorConfig
     """num_classes and class_names come from the annotations and may be left out."""
     data: DataConfig
     start_from: Path | None = None
-    """Checkpoint to fine-tune: every weight that fits is taken from it, a head for other classes starts anew."""
+    """Checkpoint to fine-tune: every weight that fits is taken from it, a head for other classes starts anew. One that
+    was pruned brings its widths along."""
+    pruning: PruningConfig | None = None
+    """Weights that leave before the first step and stay away; start_from should name a trained detector then."""
+    quantization_aware: QuantizationAwareConfig | None = None
+    """Learn with inputs and kernels rounded to int8; start_from should name a trained detector then."""
+    distillation: DistillationConfig | None = None
+    """A teacher to imitate besides learning the task. With it the losses of the parts of a batch (accumulate_steps)
+    are averaged."""
     epochs: PositiveInt = 300
     max_steps: PositiveInt | None = None
     """End after so many optimiser steps even if epochs are left; for tests and trials."""
     batch_size: PositiveInt = 64
     """Images of one step over all processes."""
+    accumulate_steps: PositiveInt = 1
+    """Work off each process's share of a batch in so many parts, for memory that holds no whole one. The losses of
+    YOLOX and RT-DETR learn the same as from the whole, but for batch norm, which sees the parts."""
     seed: Annotated[int, Field(ge=0)] = 0
     augmentation: AugmentationConfig = AugmentationConfig()
-    loss: YoloxLossConfig = YoloxLossConfig()
+    loss: LossConfig | None = None
+    """null is the loss that the head was published with."""
     l1_last_epochs: Annotated[int, Field(ge=0)] = 15
-    """The last epochs, in which the absolute error of the boxes joins the loss; YOLOX: those with weak augmentation."""
+    """The last epochs, in which the absolute error of the boxes joins the loss; YOLOX: those with weak augmentation.
+    Other heads learn from it always or never."""
     optimizer: OptimizerConfig = SgdConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = CosineScheduleConfig()
     average: WeightAverageConfig | None = WeightAverageConfig()
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest Euclidean norm of all gradients together; null leaves them alone, as YOLOX does with SGD. AdamW needs it:
     a rare step with huge gradients fills its second moments and slows every weight for hundreds of steps."""
+    freeze: tuple[str, ...] = ()
+    """Names of what does not learn, with all below it: backbone, backbone.stages.0. Its batch norms keep their
+    statistics too."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the forward and backward pass; weights and the loss stay fp32. fp16 needs a GPU."""
     channels_last: bool = True
     """Memory layout of images and weights; faster on recent CPUs and GPUs."""
+    compile: bool = False
+    """Compile the network with torch.compile: the first step of each image size takes minutes, the others less time.
+    Best without multi_scale."""
+    sync_batch_norm: bool = False
+    """Batch norm over the images of all processes, for few images on each GPU; on a single one it changes nothing."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    """End the run when its measurements no longer improve; null trains all epochs."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the figures go besides the run folder; TensorBoard's files lie in its trackers/, the others are services
+    whose packages are installed separately."""
     save_every_steps: PositiveInt = 500
     """Save the whole state after so many steps, besides at every epoch's end and when the run is asked to stop."""
+
+    @model_validator(mode="after")
+    def _stopping_needs_measurements(self) -> TrainDetectorConfig:
+        if self.early_stopping is not None and self.data.val_annotations is None:
+            raise ValueError("early_stopping needs measurements: name data.val_annotations")
+        return self
+
+    @model_validator(mode="after")
+    def _pruning_needs_weights(self) -> TrainDetectorConfig:
+        if self.start_from is None and (self.pruning is not None or self.quantization_aware is not None):
+            key = "pruning" if self.pruning is not None else "quantization_aware"
+            raise ValueError(f"{key} judges trained weights: name a checkpoint as start_from")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Mapping
 from types import TracebackType
 
+import psutil
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -17,8 +19,11 @@ SPEED_STEPS = 50
 class ProgressDisplay:
     """Shows the steps of a run; use it as a context around the loop."""
 
-    def __init__(self, console: Console, num_steps: int, steps_per_epoch: int, start_step: int) -> None:
-        self.console = console
+    def __init__(
+        self, console: Console, num_steps: int, steps_per_epoch: int, start_step: int, unit: str = "images"
+    ) -> None:
+        """`unit` is what a batch consists of, as the lines name it."""
+        self.console, self.unit = console, unit
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = num_steps
         self.recent: deque[tuple[float, int]] = deque(maxlen=SPEED_STEPS + 1)
@@ -45,11 +50,15 @@ class ProgressDisplay:
         """`step` steps are done; the last one had these losses and this rate and took so many images."""
         self.recent.append((time.monotonic(), num_images))
         parts = "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "total")
-        numbers = f"loss {losses['total']:.3f} ({parts})  rate {rate:.2g}  {self.images_per_s():.0f} images/s"
+        numbers = (
+            f"loss {losses['total']:.3f} ({parts})  rate {rate:.2g}  {self.images_per_s():.0f} {self.unit}/s  "
+            f"{memory()}"
+        )
         epoch = -(-step // self.steps_per_epoch)
         self.bar.update(self.task, completed=step, epoch=f"{epoch}", numbers=numbers)
         if self.bar.disable and step % self.steps_per_epoch == 0:
-            self.say(f"epoch {epoch}  step {step}/{self.num_steps}  {numbers}")
+            left = duration(self.remaining_s(step))
+            self.say(f"epoch {epoch}  step {step}/{self.num_steps}  {numbers}  {left} left")
 
     def images_per_s(self) -> float:
         """Speed over the last steps; 0 until it is known."""
@@ -58,6 +67,13 @@ class ProgressDisplay:
         elapsed = self.recent[-1][0] - self.recent[0][0]
         return sum(count for _, count in list(self.recent)[1:]) / max(elapsed, 1e-9)
 
+    def remaining_s(self, step: int) -> float | None:
+        """Seconds that the steps after `step` take at the speed of the last ones, measuring left out; None at first."""
+        if len(self.recent) < 2:
+            return None
+        step_s = (self.recent[-1][0] - self.recent[0][0]) / (len(self.recent) - 1)
+        return (self.num_steps - step) * step_s
+
     def pause_clock(self) -> None:
         """Measure the speed anew: what comes now is no training."""
         self.recent.clear()
@@ -65,3 +81,19 @@ class ProgressDisplay:
     def say(self, text: str) -> None:
         """One line above the bar."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def memory() -> str:
+    """What this process holds, and the most that its tensors took on the GPU so far."""
+    held = f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        held += f", GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+    return held
+
+
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds; a dash where it is unknown."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

@@ -1,8 +1,10 @@
 """The folder of a run: what was asked for, what happened step by step, and the weights.
 
-config.yaml     the resolved configuration           run.json        command, code version, packages
+config.yaml     the resolved configuration           run.json        command, code version, machine
+constraints.txt every package's version, for pip     data.json       what there was to learn from
 steps.jsonl     a line for each optimiser step       metrics.jsonl   a line for each evaluation
-state.pt        everything needed to go on           last.safetensors, best.safetensors, *.png
+state.pt        everything needed to go on           last.safetensors, best.safetensors
+report.html     all of it on one page                evaluation.json, *.png, batches/, worst/
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,11 @@ class RunFolder:
         self.state = self.path / "state.pt"
         self.last = self.path / "last.safetensors"
         self.best = self.path / "best.safetensors"
+        self.origin = self.path / "run.json"
+        self.constraints = self.path / "constraints.txt"
+        self.data = self.path / "data.json"
+        self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.html"
         self.steps = Journal(self.path / "steps.jsonl")
         self.metrics = Journal(self.path / "metrics.jsonl")
 
@@ -42,14 +50,15 @@ class RunFolder:
         run = RunFolder(path)
         if run.config.exists():
             raise UserError(
-                f"{run.path} holds a run already; go on with `handeye train --resume {run.path}`, "
-                "or name another folder with --output"
+                f"{run.path} holds a run already; go on with --resume {run.path}, or name another folder with --output"
             )
         if run.path.exists() and not run.path.is_dir():
             raise UserError(f"{run.path} is a file; --output names the folder of the run")
         try:
             run.path.mkdir(parents=True, exist_ok=True)
-            write_json(run.path / "run.json", describe_origin())
+            write_json(run.origin, describe_origin())
+            with replacing(run.constraints) as beside:
+                beside.write_text(describe_packages(), encoding="utf-8")
             # Last, because its presence is what makes a folder a run.
             with replacing(run.config) as beside:
                 beside.write_text(dump_config(config), encoding="utf-8")
@@ -112,11 +121,18 @@ def describe_origin() -> dict[str, object]:
     """What made a run: the command, the code's git state, the versions of what computes."""
     return {
         "command": sys.argv,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "git": _git_state(),
         "python": platform.python_version(),
         "machine": platform.machine(),
         "packages": {name: found for name in PACKAGES if (found := _version(name)) is not None},
     }
+
+
+def describe_packages() -> str:
+    """The version of every installed package but this one, as `pip install --constraint` reads it."""
+    found = {str(one.metadata["Name"]).lower(): one.version for one in distributions() if one.metadata["Name"]}
+    return "".join(f"{name}=={found[name]}\n" for name in sorted(found) if name != "handeye")
 
 
 def _git_state() -> dict[str, object] | None:

@@ -7,41 +7,57 @@ and resumed ends with the same weights, on the CPU bit for bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from rich.console import Console
+from torch._dynamo.exc import TorchDynamoException
 
-from vision.assignment.targets import BoxTargets
-from vision.checkpoints.native import save_detector, start_from
-from vision.data.annotations import AnnotationSet
-from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files, iterate_batches, normalise_images
-from vision.data.coco import read_coco
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.evaluation.average_precision import GroundTruth, evaluate_boxes
-from vision.evaluation.curves import plot_losses, plot_metrics, plot_precision_recall, precision_recall
-from vision.losses.yolox_loss import YoloxLoss
-from vision.training.checkpoint_state import Progress, load_state, save_state
-from vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
+from vision.boxes.targets import BoxTargets
+from vision.data.batches import Batch, iterate_batches, normalise_images
+from vision.detector import Detector
+from vision.evaluation.average_precision import evaluate_boxes
+from vision.losses.build import build_loss, divides_once, grows_with_batch, published_loss
+from vision.losses.counting import PartCounts, average_count, mean_over_processes
+from vision.training.accumulation import add_losses, divide_gradients, split_batch
+from vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
+from vision.training.config import TrainDetectorConfig
+from vision.training.distillation import Distillation
+from vision.training.early_stopping import has_stalled
+from vision.training.freezing import freeze, train_mode
+from vision.training.network import begin_network, on_device, ship
 from vision.training.optimizer import build_optimizer
+from vision.training.processes import (
+    TrainingError,
+    any_of_all,
+    are_many_on_cpus,
+    synchronise_norms,
+    telling_lost_processes,
+)
 from vision.training.progress_display import ProgressDisplay
 from vision.training.run_folder import RunFolder
-from vision.training.schedules import RateSetter, WarmupCosine
+from vision.training.run_record import RunRecord
+from vision.training.schedules import RateSetter, build_schedule
 from vision.training.stop_request import StopRequest
+from vision.training.trackers import tracker_options
+from vision.training.training_data import (
+    batch_plan,
+    batch_targets,
+    read_split,
+    resolve_classes,
+    training_samples,
+    validation_set,
+)
 from vision.training.validate import detect_all
 from vision.training.weight_average import WeightAverage
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Our words for accelerate's."""
-
-
-class TrainingError(Exception):
-    """The training itself went wrong (a loss that is not finite); the message says what was kept and what to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,49 +70,96 @@ class TrainingResult:
     """False when a signal asked it to stop."""
 
 
-def train_detector(config: TrainDetectorConfig, run: RunFolder, console: Console) -> TrainingResult:
+AfterEvaluation = Callable[[int, float], None]
+"""Is told the epoch and the value of the metric; what it raises ends the run."""
+
+
+def train_detector(
+    config: TrainDetectorConfig, run: RunFolder, console: Console, after_evaluation: AfterEvaluation | None = None
+) -> TrainingResult:
     """Train from the state in `run`, or from the beginning where it holds none, to the end or to a signal.
 
-    Raises DatasetError and ConfigError for what the user can mend, TrainingError when the loss is not finite.
+    Raises DatasetError and ConfigError for what the user can mend, TrainingError when the loss is not finite, the
+    disk is full or another process of the training is lost.
     """
-    training = Training(config, run, console)
-    training.restore()
-    plan, progress = training.plan, training.progress
+    with telling_lost_processes(run.path), telling_full_disk(run.path):
+        training = Training(config, run, console, after_evaluation)
+        training.restore()
+        try:
+            return _train(training, console)
+        finally:
+            training.record.finish()
+
+
+def _train(training: Training, console: Console) -> TrainingResult:
+    config, plan, progress = training.config, training.plan, training.progress
     display = ProgressDisplay(console, plan.num_steps, plan.steps_per_epoch, progress.step)
     with StopRequest() as stop, display:
         training.evaluate_if_due(display)
-        batches = iterate_batches(training.samples, plan, progress.step, config.data.num_workers)
+        is_over = training.has_stalled()
+        batches = () if is_over else iterate_batches(training.samples, plan, progress.step, config.data.num_workers)
         for batch in batches:
             losses, rate = training.step(batch)
             display.after_step(progress.step, losses, rate, config.batch_size)
-            if stop.is_set or plan.ends_epoch(progress.step) or progress.step % config.save_every_steps == 0:
+            is_stopping = any_of_all(stop.is_set, training.accelerator.device)
+            if is_stopping or plan.ends_epoch(progress.step) or progress.step % config.save_every_steps == 0:
                 training.save()
-            if not stop.is_set:
-                training.evaluate_if_due(display)
-            if stop.is_set:
+            if is_stopping:
                 break
-    return TrainingResult(run, progress, is_finished=progress.evaluated_epoch == plan.num_epochs)
+            training.evaluate_if_due(display)
+            if is_over := plan.ends_epoch(progress.step) and training.has_stalled():
+                display.say(f"stopped early: nothing better since epoch {progress.best_epoch}")
+                break
+    return TrainingResult(training.run, progress, is_over or progress.evaluated_epoch == plan.num_epochs)
 
 
 class Training:
     """The parts of a run and what is done with them."""
 
-    def __init__(self, config: TrainDetectorConfig, run: RunFolder, console: Console) -> None:
-        self.config, self.run = config, run
-        self.accelerator = Accelerator(mixed_precision=PRECISIONS[config.precision])
+    def __init__(
+        self,
+        config: TrainDetectorConfig,
+        run: RunFolder,
+        console: Console,
+        after_evaluation: AfterEvaluation | None = None,
+    ) -> None:
+        self.config, self.run, self.after_evaluation = config, run, after_evaluation
+        trackers = tracker_options(config.trackers, run.path)
+        self.accelerator = Accelerator(cpu=are_many_on_cpus(), mixed_precision=PRECISIONS[config.precision], **trackers)
         set_seed(config.seed)
-        train_set = _read_annotations(config.data.annotations, console)
+        train_set = read_split(config, config.data.annotations, config.data.images, "train", console)
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
-        self.samples = _training_samples(config, train_set, detector_config)
-        self.plan = _batch_plan(config, len(train_set), detector_config, self.accelerator)
-        self.validation = _validation_set(config, console)
-        self.detector = _on_device(_new_detector(config, detector_config, console), config, self.accelerator.device)
-        self.loss = YoloxLoss(config.loss)
+        self.samples = training_samples(config, train_set, detector_config)
+        self.plan = batch_plan(config, len(train_set), detector_config, self.accelerator)
+        self.validation = validation_set(config, console)
+        splits = {"train": train_set} | ({} if self.validation is None else {"val": self.validation[0]})
+        self.record = RunRecord(config, run, self.accelerator, detector_config.preprocessing, splits)
+        device = self.accelerator.device
+        parts = (detector_config, config.start_from, config.pruning, config.quantization_aware)
+        detector, masks = begin_network(*parts, console)
+        self.masks = None if masks is None else masks.to(device)
+        self.detector = on_device(detector, device, channels_last=config.channels_last)
+        freeze(self.detector, config.freeze)
+        loss_config = config.loss or published_loss(detector_config.head)
+        is_plain = config.distillation is None  # a teacher's losses are divided by counts of their own
+        adds_counts = is_plain and config.accumulate_steps > 1 and divides_once(loss_config)
+        self.counts = PartCounts() if adds_counts else None
+        self.parts_are_added = is_plain and grows_with_batch(loss_config)
+        self.loss = build_loss(config.loss, detector_config.head, self.counts or average_count)
         self.average = None if config.average is None else WeightAverage(config.average, self.detector)
         optimizer = build_optimizer(config.optimizer, self.detector, config.batch_size)
-        schedule = WarmupCosine.from_config(config.schedule, self.plan.steps_per_epoch, self.plan.num_steps)
+        self.distillation = None
+        if config.distillation is not None:
+            self.distillation = Distillation(config.distillation, self.detector, device)
+            self.distillation.add_to(optimizer)
+        schedule = build_schedule(config.schedule, self.plan.steps_per_epoch, self.plan.num_steps)
         self.rates = RateSetter.of(optimizer, schedule)
-        self.model, self.optimizer = self.accelerator.prepare(self.detector, optimizer)
+        if config.sync_batch_norm:
+            synchronise_norms(self.detector, device)
+        if config.compile:
+            self.detector.compile()
+        trained = self.detector if self.distillation is None else self.distillation.network
+        self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
         self.progress = Progress()
 
     def restore(self) -> None:
@@ -106,39 +169,46 @@ class Training:
         if self.accelerator.is_main_process:
             self.run.steps.keep(lambda entry: entry["step"] < self.progress.step)
             self.run.metrics.keep(lambda entry: entry["epoch"] <= self.progress.evaluated_epoch)
+        self.record.begin(self.progress.step)
 
     def step(self, batch: Batch) -> tuple[dict[str, float], float]:
         """One optimiser step; returns the losses by name and the learning rate, and writes them down."""
-        step, device = self.progress.step, self.accelerator.device
+        step = self.progress.step
         rate = self.rates.set_for_step(step)
-        images = batch.images.to(device, non_blocking=True)
-        targets = [
-            BoxTargets(torch.from_numpy(boxes), torch.from_numpy(class_ids)).to(device)
-            for boxes, class_ids in zip(batch.boxes_xyxy, batch.class_ids, strict=True)
-        ]
-        self.model.train()
-        output = self.model(normalise_images(images, self.detector.config.preprocessing))
-        with_l1 = self.plan.is_among_last(self.plan.epoch_of(step), self.config.l1_last_epochs)
-        losses = self.loss(output, targets, with_l1=with_l1)
-        values = self._finite_values(losses, batch)
-        self.accelerator.backward(losses["total"])
+        train_mode(self.detector, self.config.freeze)
+        values = self._learn(batch)
         gradient_norm = self._clip_gradients(batch)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.masks is not None:
+            self.masks.apply(self.detector)
         if self.average is not None:
             self.average.update(self.detector)
         if self.accelerator.is_main_process:
             entry = {"step": step, "epoch": self.plan.epoch_of(step), "rate": rate, "losses": values}
-            self.run.steps.append({**entry, "gradient_norm": gradient_norm})
+            entry["gradient_norm"] = gradient_norm
+            self.run.steps.append(entry)
+            self.record.after_step(entry, batch)
         self.progress.step = step + 1
         return values, rate
+
+    def has_stalled(self) -> bool:
+        """Whether early stopping ends the run here; all processes are told the same."""
+        config = self.config.early_stopping
+        if config is None:
+            return False
+        entries = self.run.metrics.read() if self.accelerator.is_main_process else []
+        values = [entry[self.config.evaluation.metric] for entry in entries]
+        return any_of_all(has_stalled(config, values), self.accelerator.device)
 
     def save(self) -> None:
         """Write the weights to ship and the whole state; both are whole or as they were."""
         if not self.accelerator.is_main_process:
             return
         try:
-            save_detector(self.run.last, self._shipped())
+            parts = self._parts().values()
+            require_space(self.run.path, [one.state_dict() for one in (*parts, self._shipped())])
+            ship(self.run.last, self._shipped())
             save_state(self.run.state, self.progress, self._parts())
         except OSError as error:
             raise TrainingError(
@@ -157,11 +227,47 @@ class Training:
         if self.accelerator.is_main_process:
             self._evaluate(epoch, display)
             self.save()
+            self.record.write_page()
         self.accelerator.wait_for_everyone()
         display.pause_clock()
 
+    def _learn(self, batch: Batch) -> dict[str, float]:
+        """The gradients of a batch, part by part; returns its losses by name, of all processes together."""
+        parts = split_batch(batch, self.config.accumulate_steps)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            # Processes exchange the gradients once, after the last part.
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.model):
+                part_losses = self._losses(part)
+                losses.append(self._finite_values(part_losses, part))
+                self.accelerator.backward(part_losses["total"])
+        divisor = 1.0 if self.parts_are_added else float(len(parts))
+        if self.counts is not None:
+            divisor = self.counts.take()
+        divide_gradients(self.model.parameters(), divisor)
+        return add_losses(losses, divisor)
+
+    def _losses(self, batch: Batch) -> dict[str, torch.Tensor]:
+        device, step = self.accelerator.device, self.progress.step
+        images = batch.images.to(device, non_blocking=True)
+        targets = [target.to(device) for target in batch_targets(batch)]
+        with_l1 = self.plan.is_among_last(self.plan.epoch_of(step), self.config.l1_last_epochs)
+        said = self._predict(images, targets)
+        if self.distillation is None:
+            return self.loss(said, targets, with_l1=with_l1)
+        with self.accelerator.autocast():
+            taught = self.distillation.ask(images)
+        return self.distillation.join(self.loss(said.output, targets, with_l1=with_l1), said, taught)
+
+    def _predict(self, images: torch.Tensor, targets: list[BoxTargets]) -> Any:
+        """The output of the detector, or of the student that it is part of."""
+        try:
+            return self.model(normalise_images(images, self.detector.config.preprocessing), targets)
+        except TorchDynamoException as error:
+            why = " ".join(str(error).split()[:40])
+            raise TrainingError(f"compile: this network cannot be compiled here, leave it out ({why})") from error
+
     def _evaluate(self, epoch: int, display: ProgressDisplay) -> None:
-        plot_losses(self.run.path / "losses.png", self.run.steps.read())
         if self.validation is None:
             return
         annotations, images, ground_truth = self.validation
@@ -171,16 +277,17 @@ class Training:
         entry = {"epoch": epoch, "step": self.progress.step, **metrics.summary()}
         self.run.metrics.append({**entry, "AP_of_class": dict(metrics.AP_of_class)})
         self._keep_best(epoch, metrics.summary()[self.config.evaluation.metric])
-        plot_metrics(self.run.path / "metrics.png", self.run.metrics.read())
-        plot_precision_recall(self.run.path / "precision_recall.png", precision_recall(annotations, detections))
+        self.record.after_evaluation(entry, annotations, images, detections)
         best = f"best {self.progress.best_value:.3f} at epoch {self.progress.best_epoch}"
         display.say(f"epoch {epoch}  AP {metrics.AP:.3f}  AP50 {metrics.AP50:.3f}  AP75 {metrics.AP75:.3f}  ({best})")
+        if self.after_evaluation is not None:
+            self.after_evaluation(epoch, metrics.summary()[self.config.evaluation.metric])
 
     def _keep_best(self, epoch: int, value: float) -> None:
         if self.progress.best_value is None or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_epoch = value, epoch
             extra = {"epoch": str(epoch), self.config.evaluation.metric: f"{value:.4f}"}
-            save_detector(self.run.best, self._shipped(), extra)
+            ship(self.run.best, self._shipped(), extra)
 
     def _shipped(self) -> Detector:
         """The weights that are measured and saved: the average, or the weights themselves without one."""
@@ -191,13 +298,16 @@ class Training:
         parts: dict[str, Any] = {"detector": self.detector, "optimizer": self.optimizer}
         if self.average is not None:
             parts["average"] = self.average
+        if self.distillation is not None:
+            parts["adapters"] = self.distillation.network.adapters
         if self.accelerator.scaler is not None:
             parts["scaler"] = self.accelerator.scaler
         return parts
 
     def _finite_values(self, losses: dict[str, torch.Tensor], batch: Batch) -> dict[str, float]:
         """The losses as numbers; a total that is not finite ends the run before it reaches the weights."""
-        values = dict(zip(losses, torch.stack([loss.detach() for loss in losses.values()]).tolist(), strict=True))
+        stacked = mean_over_processes(torch.stack([loss.detach() for loss in losses.values()]))
+        values = dict(zip(losses, stacked.tolist(), strict=True))
         if not math.isfinite(values["total"]):
             parts = ", ".join(f"{name} {value:g}" for name, value in values.items())
             raise self._not_finite(f"the loss is not finite ({parts})", batch)
@@ -222,86 +332,3 @@ class Training:
             f"step {self.progress.step}: {what}; its batch is kept in {kept}, the weights before it in "
             f"{self.run.state}. A lower rate, a longer warm-up, clip_norm or precision: fp32 may help"
         )
-
-
-def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Path) -> DetectorConfig:
-    """The detector's configuration with the classes of the annotations; ConfigError where it names others."""
-    names = train_set.categories.names
-    if config.class_names not in ((FROM_ANNOTATIONS,), names):
-        raise ConfigError(
-            f"detector.class_names is {list(config.class_names)}, but {origin} has {list(names)}; "
-            "leave detector.class_names and detector.num_classes out to take them from the annotations"
-        )
-    content = {**config.model_dump(), "num_classes": len(names), "class_names": names}
-    return DetectorConfig.model_validate(content)
-
-
-def _read_annotations(path: Path, console: Console) -> AnnotationSet:
-    annotations = read_coco(path)
-    lost = ", ".join(f"{count} {reason}" for reason, count in annotations.dropped.items())
-    console.print(
-        f"{path}: {len(annotations)} images, {annotations.num_boxes()} boxes, {len(annotations.categories)} classes"
-        + (f"; left out: {lost}" if lost else ""),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    return annotations
-
-
-def _new_detector(config: TrainDetectorConfig, detector_config: DetectorConfig, console: Console) -> Detector:
-    """Fresh weights, or those of `start_from` where they fit."""
-    detector = Detector(detector_config)
-    if config.start_from is not None:
-        fresh = start_from(detector, config.start_from)
-        console.print(
-            f"{config.start_from}: all weights taken but {len(fresh)}", markup=False, highlight=False, soft_wrap=True
-        )
-    return detector
-
-
-def _training_samples(
-    config: TrainDetectorConfig, train_set: AnnotationSet, detector: DetectorConfig
-) -> TrainingSamples:
-    return TrainingSamples(
-        train_set,
-        config.data.images,
-        config.augmentation,
-        detector.preprocessing,
-        config.seed,
-        cache_images=config.data.cache_images,
-    )
-
-
-def _batch_plan(
-    config: TrainDetectorConfig, num_images: int, detector: DetectorConfig, accelerator: Accelerator
-) -> BatchPlan:
-    if config.batch_size % accelerator.num_processes:
-        raise ConfigError(f"batch_size {config.batch_size} does not divide by {accelerator.num_processes} processes")
-    return BatchPlan(
-        num_images=num_images,
-        batch_size=config.batch_size,
-        epochs=config.epochs,
-        max_steps=config.max_steps,
-        seed=config.seed,
-        size_hw=detector.preprocessing.size_hw,
-        multi_scale=config.augmentation.multi_scale,
-        weak_last_epochs=config.augmentation.weak_last_epochs,
-        process=accelerator.process_index,
-        num_processes=accelerator.num_processes,
-    )
-
-
-def _validation_set(config: TrainDetectorConfig, console: Console) -> tuple[AnnotationSet, Path, GroundTruth] | None:
-    """The validation annotations, their folder and COCO's view of them; None where nothing is to be measured."""
-    if config.data.val_annotations is None:
-        return None
-    annotations = _read_annotations(config.data.val_annotations, console)
-    images = config.data.val_images or config.data.images
-    check_files([images / image.file_name for image in annotations.images])
-    return annotations, images, GroundTruth(config.data.val_annotations)
-
-
-def _on_device(detector: Detector, config: TrainDetectorConfig, device: torch.device) -> Detector:
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    return detector.to(device).to(memory_format=layout)

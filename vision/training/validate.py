@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from vision.boxes.suppression import suppress
 from vision.data.annotations import AnnotationSet, ImageAnnotations
 from vision.detector import Detector
-from vision.images import Placement, prepare, read_image
-from vision.runtime.decode import read_yolox_rows
+from vision.evaluation.torch_session import output_layout
+from vision.images import Placement, at_fixed_size, prepare, read_image
+from vision.runtime.decode import read_rows
 from vision.runtime.detections import Detections
-from vision.runtime.manifest import YoloxRows
 from vision.training.config import EvaluationConfig
 
 READING_THREADS = 2
@@ -54,21 +53,27 @@ def detect_all(
 
 
 def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:
-    return prepare(read_image(path), detector.config.preprocessing)
+    preprocessing = detector.config.preprocessing
+    return prepare(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
 
 
-def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.ndarray, "B cells channels"]:
-    return detector(inputs.contiguous(memory_format=torch.channels_last)).raw.float().cpu().numpy()
+def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.ndarray, "B rows channels"]:
+    return detector(inputs.contiguous(memory_format=torch.channels_last)).rows.float().cpu().numpy()
 
 
 def _detections(
-    rows: Float32[np.ndarray, "cells channels"], placement: Placement, detector: Detector, config: EvaluationConfig
+    rows: Float32[np.ndarray, "rows channels"], placement: Placement, detector: Detector, config: EvaluationConfig
 ) -> Detections:
-    layout = YoloxRows(strides=tuple(detector.backbone.strides))
-    boxes, scores, class_ids = read_yolox_rows(rows, placement.input_hw, layout, config.score_threshold)
-    kept = suppress(boxes, scores, class_ids, config.iou_threshold)[:MAX_DETECTIONS]
-    boxes_in_image = placement.boxes_to_image(boxes[kept])
-    return Detections(boxes_in_image, scores[kept], class_ids[kept], detector.config.class_names)
+    found = read_rows(
+        rows,
+        placement.input_hw,
+        output_layout(detector),
+        score_threshold=config.score_threshold,
+        iou_threshold=config.iou_threshold,
+        most=MAX_DETECTIONS,
+    )
+    boxes_xyxy = placement.boxes_to_image(found.boxes_xyxy)
+    return Detections(boxes_xyxy, found.scores, found.class_ids, detector.config.class_names)
 
 
 def _in_batches(images: Sequence[ImageAnnotations], size: int) -> Iterator[list[ImageAnnotations]]:

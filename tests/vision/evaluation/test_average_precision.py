@@ -12,6 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID, UNUSED_CATEGORY_IDS
 from vision.errors import DatasetError
 from vision.evaluation.average_precision import GroundTruth, evaluate_boxes, evaluate_rows
 from vision.runtime.detections import Detections
@@ -155,3 +156,21 @@ def test_mistakes_are_told_with_the_name_at_fault(tmp_path: Path):
     content["annotations"][0]["category_id"] = 99
     with pytest.raises(DatasetError, match="99"):
         GroundTruth(content)
+
+
+def test_a_model_whose_classes_are_category_ids_is_matched_by_name():
+    """DETR's 91 classes: index k is COCO's category k, and eleven of them name nothing that the file knows."""
+    categories = [
+        {"id": number, "name": name}
+        for number, name in enumerate(COCO_NAMES_BY_CATEGORY_ID)
+        if number not in UNUSED_CATEGORY_IDS
+    ]
+    annotation = {"id": 1, "image_id": 1, "category_id": 90, "bbox": [10, 10, 20, 30]}
+    image = {"id": 1, "width": 64, "height": 64}
+    truth = GroundTruth({"images": [image], "categories": categories, "annotations": [annotation]})
+    assert truth.category_of_class(COCO_NAMES_BY_CATEGORY_ID) == {
+        category["id"]: category["id"] for category in categories
+    }
+    boxes = np.array([[10, 10, 30, 40]] * 2, np.float32)
+    found = Detections(boxes, np.array([0.9, 0.8], np.float32), np.array([12, 90]), COCO_NAMES_BY_CATEGORY_ID)
+    assert pytest.approx(1) == evaluate_boxes(truth, {1: found}).AP, "class 12 is left out, class 90 is the toothbrush"

@@ -11,6 +11,8 @@ from vision.data.coco import read_coco, write_coco
 from vision.evaluation.average_precision import evaluate_boxes
 from vision.evaluation.curves import (
     PrecisionRecall,
+    best_common_threshold,
+    plot_f1,
     plot_losses,
     plot_metrics,
     plot_precision_recall,
@@ -58,12 +60,38 @@ def test_crowds_count_neither_way():
     np.testing.assert_allclose(curve.recall, [1])
 
 
+def test_f1_worked_out_by_hand():
+    """Hit, miss, hit: F1 is 2/3, 1/2 and 4/5 from the three scores on, and 0 above them all."""
+    (curve,) = precision_recall(one_image([A, B]), {1: found([A, FAR, B], [0.875, 0.75, 0.5])})
+    thresholds = np.array([1.0, 0.875, 0.8, 0.75, 0.6, 0.5, 0.0])
+    np.testing.assert_allclose(curve.f1(thresholds), [0, 2 / 3, 2 / 3, 1 / 2, 1 / 2, 4 / 5, 4 / 5])
+    assert curve.best_threshold == 0.5
+    precision, recall = curve.at(np.array([0.875, 0.75]))
+    np.testing.assert_allclose(precision, [1, 1 / 2])
+    np.testing.assert_allclose(recall, [1 / 2, 1 / 2])
+
+
+def test_equal_scores_are_kept_or_dropped_together():
+    """From 0.5 on all three are kept: a threshold between the first hit and the misses of its score does not exist."""
+    (curve,) = precision_recall(one_image([A]), {1: found([A, FAR, B], [0.5, 0.5, 0.5])})
+    assert curve.f1(np.array([0.5]))[0] == pytest.approx(2 * (1 / 3) / (4 / 3))
+
+
+def test_the_common_threshold_is_that_of_the_mean():
+    one = PrecisionRecall("one", np.array([1.0, 0.5]), np.array([1.0, 1.0]), np.array([0.9, 0.2]))
+    other = PrecisionRecall("other", np.array([1.0, 1.0]), np.array([0.5, 1.0]), np.array([0.8, 0.4]))
+    # One class is perfect above 0.2, the other up to 0.4.
+    assert best_common_threshold([one, other]) == pytest.approx(0.201)
+    assert best_common_threshold([]) == 0.0
+
+
 def test_limits():
     annotations = one_image([A])
     (nothing,) = precision_recall(annotations, {1: found([], [])})
     assert nothing.average_precision == 0.0
     (wrong,) = precision_recall(annotations, {1: found([FAR], [0.9])})
     assert wrong.average_precision == 0.0
+    assert wrong.best_threshold == nothing.best_threshold == 1.0
     (perfect,) = precision_recall(annotations, {1: found([A], [0.1])})
     assert perfect.average_precision == 1.0
     assert precision_recall(one_image([]), {1: found([FAR], [0.9])}) == []
@@ -112,6 +140,8 @@ def test_plots_are_pictures(tmp_path):
     curve = PrecisionRecall("cube", np.array([1.0, 0.5]), np.array([0.5, 0.5]), np.array([0.9, 0.8]))
     plot_precision_recall(tmp_path / "curves.png", [curve])
     plot_precision_recall(tmp_path / "no_curves.png", [])
+    plot_f1(tmp_path / "f1.png", [curve])
+    plot_f1(tmp_path / "no_f1.png", [])
     for path in tmp_path.iterdir():
         picture = cv2.imread(str(path))
         assert picture.shape[0] > 300

@@ -27,3 +27,11 @@ def test_nothing_measured_and_unequal_stages_are_refused():
         stage_percentiles([])
     with pytest.raises(ValueError, match="different stages"):
         stage_percentiles([{"read": 1.0}, {"infer": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("batch", "images_per_s", "latency_ms"), [(1, 10, 100), (4, 35, 114), (16, 100, 160), (64, 200, 320)]
+)
+def test_the_latencies_of_section_28_4_4_are_those_of_whole_batches(batch, images_per_s, latency_ms):
+    # Printed as "ms/img": every image waits for its whole batch.
+    assert percentiles_ms([batch / images_per_s])["p50_ms"] == pytest.approx(latency_ms, abs=0.5)

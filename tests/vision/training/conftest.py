@@ -9,11 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vision.config import validate_config
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 from vision.data.coco import write_coco
 from vision.training.config import TrainDetectorConfig
+from vision.training.run_folder import RunFolder
+from vision.training.train_detector import Training
 
 SIZE_HW = (72, 96)
 COLOURS = ((220, 60, 60), (60, 200, 80))
@@ -81,3 +84,18 @@ def small_config(drawn_set: Path) -> Callable[..., TrainDetectorConfig]:
         return validate_config(TrainDetectorConfig, {**content, **changes}, origin="test")
 
     return make
+
+
+def train_to_step(config: TrainDetectorConfig, folder: Path, step: int) -> Training:
+    """Train from the state in `folder`, if there is one, to that step and save; nothing is measured or drawn."""
+    training = Training(config, RunFolder(folder), Console(quiet=True))
+    training.restore()
+    while training.progress.step < step:
+        training.step(training.samples.make_batch(training.plan.requests(training.progress.step)))
+    training.save()
+    return training
+
+
+def losses_of(training: Training) -> list[dict[str, float]]:
+    """The losses of every step so far, by name."""
+    return [entry["losses"] for entry in training.run.steps.read()]

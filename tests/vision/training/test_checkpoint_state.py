@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import resource
+import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ import torch
 from torch import nn
 
 from vision.errors import ModelFileError
-from vision.training.checkpoint_state import Progress, load_state, save_state
+from vision.training.checkpoint_state import Progress, load_state, require_space, save_state
 
 
 def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -52,6 +56,46 @@ def test_a_failed_save_leaves_the_old_state(tmp_path):
     before = path.read_bytes()
     with pytest.raises(Exception, match=r"[Pp]ickle"):
         save_state(path, Progress(step=4), {"model": Broken(1, 1)})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    model, _ = stepped(0)
+    save_state(path, Progress(step=3), {"model": model})
+    before = path.read_bytes()
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 2 * 2**20, 2 * 2**20))
+    monkeypatch.setattr(torch, "save", lambda *_: pytest.fail("it was written to a disk without room"))
+    with pytest.raises(OSError, match="No space left on device: 16 MiB are needed, 2 MiB are free") as caught:
+        save_state(path, Progress(step=4), {"model": model})
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before
+
+
+def test_the_size_of_a_state_is_that_of_its_tensors(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(0, 0, 26 * 2**20))
+    content = {"a": torch.zeros(2**20), "b": [torch.zeros(2**20, dtype=torch.uint8), ({"c": 1.0},)]}
+    require_space(tmp_path, [content, content])
+    with pytest.raises(OSError, match="31 MiB are needed"):
+        require_space(tmp_path, (content, content, content))
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on the size of files here")
+def test_a_write_that_fails_midway_is_told_as_such_and_leaves_the_old_state(tmp_path):
+    """The system refuses to let the file grow: torch reports that as an error of its archive."""
+    path = tmp_path / "state.pt"
+    model, _ = stepped(0)
+    save_state(path, Progress(step=3), {"model": model})
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_state(path, Progress(step=4), {"model": nn.Linear(100, 100)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
 

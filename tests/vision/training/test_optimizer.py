@@ -12,7 +12,7 @@ from vision.training.optimizer import AdamWConfig, SgdConfig, build_optimizer, p
 
 def test_weights_decay_and_norms_and_biases_do_not():
     detector = Detector(DetectorConfig.model_validate({"num_classes": 3}))
-    decaying, resting = parameter_groups(detector, 0.05)
+    decaying, resting = parameter_groups(detector.parameters(), 0.05)
     assert (decaying["weight_decay"], resting["weight_decay"]) == (0.05, 0.0)
     name_of = {id(parameter): name for name, parameter in detector.named_parameters()}
     decaying_names = {name_of[id(parameter)] for parameter in decaying["params"]}
@@ -32,7 +32,7 @@ def test_weights_decay_and_norms_and_biases_do_not():
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(2, 2)
     model.weight.requires_grad_(False)
-    decaying, resting = parameter_groups(model, 0.1)
+    decaying, resting = parameter_groups(model.parameters(), 0.1)
     assert (len(decaying["params"]), len(resting["params"])) == (0, 1)
 
 
@@ -56,3 +56,24 @@ def test_adamw_does_not_look_at_the_batch():
     assert [group["lr"] for group in optimizer.param_groups] == [3e-4, 3e-4]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [
+        (SgdConfig(rate_per_image=0.01, backbone_rate_factor=0.1), 0.04),
+        (AdamWConfig(rate=1e-4, backbone_rate_factor=0.1), 1e-4),
+    ],
+)
+def test_the_backbone_may_learn_more_slowly(config: SgdConfig | AdamWConfig, rate: float):
+    detector = Detector(DetectorConfig.model_validate({"num_classes": 3}))
+    optimizer = build_optimizer(config, detector, batch_size=4)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate, rate / 10, rate / 10])
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
+    assert decays == [config.weight_decay, 0.0, config.weight_decay, 0.0]
+    of_backbone = {id(parameter) for parameter in detector.backbone.parameters()}
+    slow = {id(parameter) for group in optimizer.param_groups[2:] for parameter in group["params"]}
+    quick = {id(parameter) for group in optimizer.param_groups[:2] for parameter in group["params"]}
+    assert slow == of_backbone
+    assert slow | quick == {id(parameter) for parameter in detector.parameters()}
+    assert not slow & quick

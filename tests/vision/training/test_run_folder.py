@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
 
+import numpy
 import pytest
+from packaging.requirements import Requirement
 
 from vision.config import load_config
 from vision.errors import UserError
+from vision.training import run_folder
 from vision.training.config import TrainDetectorConfig
 from vision.training.run_folder import Journal, RunFolder
 
@@ -23,6 +27,37 @@ def test_the_folder_holds_the_resolved_configuration_and_its_origin(tmp_path):
     assert origin["packages"]["torch"]
     assert isinstance(origin["command"], list)
     assert origin["git"] is None or len(origin["git"]["commit"]) == 40
+    assert origin["started"].endswith("+00:00")
+
+
+def test_the_versions_of_all_packages_are_kept_as_constraints(tmp_path):
+    lines = RunFolder.create(tmp_path / "run", CONFIG).constraints.read_text().splitlines()
+    constraints = [Requirement(line) for line in lines]
+    names = [constraint.name for constraint in constraints]
+    assert {"torch", "numpy", "pydantic"} <= set(names)
+    assert "handeye" not in names
+    assert names == sorted(set(names))
+    assert f"numpy=={numpy.__version__}" in lines
+
+
+def test_outside_a_repository_there_is_no_git_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "run_folder.py"))
+    assert run_folder.describe_origin()["git"] is None
+
+
+def test_inside_a_repository_changed_files_are_told(tmp_path, monkeypatch):
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    source = tmp_path / "run_folder.py"
+    source.write_text("one")
+    names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], [*names, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    monkeypatch.setattr(run_folder, "__file__", str(source))
+    assert run_folder.describe_origin()["git"]["modified"] is False
+    source.write_text("other")
+    assert run_folder.describe_origin()["git"]["modified"] is True
 
 
 def test_a_run_is_never_begun_over_another(tmp_path):

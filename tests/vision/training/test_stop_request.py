@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import pytest
@@ -17,12 +16,12 @@ def test_the_first_signal_sets_the_flag_and_hands_the_next_to_the_old_handler(nu
     try:
         with StopRequest() as stop:
             assert not stop.is_set
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             assert stop.is_set
             assert received == []
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             assert received == ["old"]
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         assert received == ["old", "old"]
     finally:
         signal.signal(number, before)

@@ -75,8 +75,9 @@ def test_mistakes_are_told_in_one_line(words, message, tmp_path, capsys, monkeyp
 def test_shipped_configurations_build_their_detector(path):
     config = load_config(TrainDetectorConfig, path)
     parameters = sum(parameter.numel() for parameter in Detector(config.detector).parameters())
-    assert 0.5e6 < parameters < 6e6
-    assert config.augmentation.weak_last_epochs < config.epochs
+    assert 0.5e6 < parameters < 50e6
+    learns_by_heart = path.stem == "eight_images"  # nothing strong in any epoch
+    assert (config.augmentation.weak_last_epochs < config.epochs) is not learns_by_heart
     assert path.read_text().startswith("# ")
 
 

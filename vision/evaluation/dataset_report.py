@@ -1,0 +1,165 @@
+"""One page about a data set: counts, class histogram, box sizes and places, anchors, and what looks wrong, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from vision.boxes.anchors import AnchorFit
+from vision.data.annotations import AnnotationSet, ImageAnnotations
+from vision.data.checks import Finding
+from vision.errors import SourceError
+from vision.files import replacing
+from vision.images import read_image
+from vision.runtime.draw import class_colour, draw_box
+
+MAX_CLASSES = 40
+MAX_EXAMPLES = 12
+MAX_LISTED = 200
+MAX_BOXES_DRAWN = 300
+EXAMPLE_PX = 640
+GRID = 50
+PROBLEM_COLOUR = (255, 0, 0)
+STYLE = "body{font-family:sans-serif;max-width:70em;margin:2em auto}img{max-width:100%}td,th{padding:.2em 1em .2em 0}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetSummary:
+    """All that the page tells."""
+
+    title: str
+    annotations: AnnotationSet
+    images: Path
+    findings: Sequence[Finding]
+    counts: Mapping[str, object]
+    anchors: AnchorFit | None = None
+
+
+def write_report(folder: Path, summary: DatasetSummary) -> Path:
+    """Write report.html, overview.png and examples/*.png into a folder; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plot_overview(folder / "overview.png", summary)
+    examples = draw_examples(folder / "examples", summary)
+    page = folder / "report.html"
+    with replacing(page) as beside:
+        beside.write_text(_page(summary, [example.relative_to(folder) for example in examples]), encoding="utf-8")
+    return page
+
+
+def plot_overview(path: Path, summary: DatasetSummary) -> None:
+    """Boxes of each class, widths against heights with the anchors, boxes in an image, and where boxes lie."""
+    figure = Figure(figsize=(12, 9), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    _plot_classes(axes[0, 0], summary.annotations)
+    _plot_sizes(axes[0, 1], summary)
+    per_image = [len(image.boxes_xyxy) for image in summary.annotations.images]
+    axes[1, 0].hist(per_image, bins=_count_edges(max(per_image)))
+    axes[1, 0].set(xlabel="boxes in an image", ylabel="images")
+    axes[1, 1].imshow(_places(summary.annotations), extent=(0, 1, 1, 0), cmap="magma")
+    axes[1, 1].set(xlabel="part of the width", ylabel="part of the height", title="how many boxes cover each place")
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=100)
+
+
+def draw_examples(folder: Path, summary: DatasetSummary) -> list[Path]:
+    """The images with most findings about their boxes, the boxes at fault in red; unreadable images are passed over."""
+    of_image: dict[int, set[int]] = {}
+    for finding in summary.findings:
+        if finding.image_id is not None and finding.box is not None:
+            of_image.setdefault(finding.image_id, set()).add(finding.box)
+    images = {image.image_id: image for image in summary.annotations.images}
+    drawn = []
+    for image_id in sorted(of_image, key=lambda image_id: -len(of_image[image_id]))[:MAX_EXAMPLES]:
+        try:
+            picture = _draw_example(images[image_id], summary, of_image[image_id])
+        except SourceError:
+            continue
+        path = folder / f"{len(drawn):02d}.png"
+        with replacing(path) as beside:
+            cv2.imwrite(str(beside), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        drawn.append(path)
+    return drawn
+
+
+def _draw_example(image: ImageAnnotations, summary: DatasetSummary, at_fault: set[int]) -> np.ndarray:
+    picture = read_image(summary.images / image.file_name)
+    scale = min(1.0, EXAMPLE_PX / max(picture.shape[:2]))
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    names = summary.annotations.categories.names
+    others = [number for number in range(len(image.boxes_xyxy)) if number not in at_fault]
+    for number in (*others[:MAX_BOXES_DRAWN], *sorted(at_fault)[:MAX_BOXES_DRAWN]):
+        class_id = int(image.class_ids[number])
+        is_bad = number in at_fault
+        colour = PROBLEM_COLOUR if is_bad else class_colour(class_id)
+        draw_box(
+            picture, image.boxes_xyxy[number] * scale, names[class_id] if is_bad else "", colour, 3 if is_bad else 1
+        )
+    return picture
+
+
+def _plot_classes(axes: Axes, annotations: AnnotationSet) -> None:
+    counts = annotations.boxes_per_class()
+    order = np.argsort(-counts, kind="stable")[:MAX_CLASSES]
+    axes.bar(range(len(order)), counts[order])
+    axes.set_xticks(range(len(order)), [annotations.categories.names[number] for number in order], rotation=90)
+    rest = len(counts) - len(order)
+    axes.set(ylabel="boxes", title=f"the {len(order)} most frequent classes, {rest} more" if rest else "classes")
+
+
+def _count_edges(most: int) -> np.ndarray:
+    """Edges of bins that hold equally many whole numbers."""
+    width = max(1, most // 40)
+    return np.arange(0, most + width + 1, width) - 0.5
+
+
+def _plot_sizes(axes: Axes, summary: DatasetSummary) -> None:
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes_xyxy for image in summary.annotations.images)])
+    if len(boxes):
+        width, height = (boxes[:, 2:] - boxes[:, :2]).T
+        axes.hexbin(width, height, gridsize=GRID, xscale="log", yscale="log", bins="log", mincnt=1)
+    axes.set(xlabel="width, px of the image", ylabel="height", title="sizes of boxes")
+
+
+def _places(annotations: AnnotationSet) -> np.ndarray:
+    """How many boxes cover each cell of a grid over the image, by the corners of each (a two-dimensional sum)."""
+    steps = np.zeros((GRID + 1, GRID + 1))
+    for image in annotations.images:
+        height, width = image.size_hw
+        cells = np.clip(image.boxes_xyxy / (width, height, width, height), 0, 1) * GRID
+        x1, y1 = np.floor(cells[:, :2]).astype(int).T
+        x2, y2 = np.ceil(cells[:, 2:]).astype(int).T
+        for rows, columns, sign in ((y1, x1, 1), (y2, x2, 1), (y1, x2, -1), (y2, x1, -1)):
+            np.add.at(steps, (rows, columns), sign)
+    return steps.cumsum(axis=0).cumsum(axis=1)[:GRID, :GRID]
+
+
+def _page(summary: DatasetSummary, examples: Sequence[Path]) -> str:
+    rows = "".join(
+        f"<tr><th align=left>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in summary.counts.items()
+    )
+    listed = "".join(
+        f"<li><b>{escape(finding.kind)}</b> {escape(finding.item)}</li>" for finding in summary.findings[:MAX_LISTED]
+    )
+    more = len(summary.findings) - MAX_LISTED
+    pictures = "".join(f'<p><img src="{escape(example.as_posix())}" alt="example"></p>' for example in examples)
+    anchors = ""
+    if summary.anchors is not None:
+        sizes = ", ".join(f"{width:.0f} x {height:.0f}" for width, height in summary.anchors.sizes_wh)
+        anchors = f"<p>k-means anchors, px of the network input: {escape(sizes)}</p>"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(summary.title)}</title>'
+        f"<style>{STYLE}</style><h1>{escape(summary.title)}</h1><table>{rows}</table>{anchors}"
+        f'<p><img src="overview.png" alt="overview"></p><h2>Findings: {len(summary.findings)}</h2><ul>{listed}</ul>'
+        + (f"<p>and {more} more</p>" if more > 0 else "")
+        + (f"<h2>Boxes at fault, in red</h2>{pictures}" if pictures else "")
+        + "</html>\n"
+    )

@@ -1,0 +1,156 @@
+"""Structured pruning: whole channels leave, so that file and time shrink with them.
+
+Importance is the size of a channel's filter (Li et al. 2017, arXiv:1608.08710) or of its batch norm's scale
+(Liu et al. 2017, arXiv:1708.06519). What is least important for the multiply-adds that it costs goes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field
+from torch import Tensor
+from typing_extensions import assert_never
+
+from vision.config import Config
+from vision.detector import Detector, DetectorConfig
+from vision.errors import ConfigError
+from vision.training.channel_graph import ChannelGraph, Channels, channel_graph
+
+Kept = Bool[np.ndarray, " N"]
+
+
+class ChannelPruningConfig(Config):
+    """How small a detector becomes, and by what its channels are judged."""
+
+    kind: Literal["channels"] = "channels"
+    keep_macs: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Largest part of the multiply-adds (half the FLOPs) of one picture that is left."""
+    importance: Literal["l1", "norm_scale"] = "l1"
+    """`l1`: the sum of a channel's absolute kernel weights; `norm_scale`: the absolute scale of its batch norm."""
+    multiple: Annotated[int, Field(gt=0)] = 16
+    """Channels that live together stay a multiple of this: engines compute in blocks of 16 anyway."""
+    least: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """Part of the channels of every layer that stays whatever they are worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPruningReport:
+    """What was removed; multiply-adds are those of one picture of the configured size."""
+
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+    widths: dict[str, tuple[int, ...]]
+    """(in, out) of every convolution and (channels,) of every batch norm that became narrower."""
+
+
+def prune_channels(detector: Detector, config: ChannelPruningConfig) -> tuple[Detector, ChannelPruningReport]:
+    """A smaller detector with the weights of the channels that stay, its widths in its configuration.
+
+    Raises ConfigError when so many multiply-adds cannot be saved, and for an importance that the detector has not.
+    """
+    graph = channel_graph(detector)
+    importance = channel_importance(detector, graph, config.importance)
+    kept = choose_channels(graph, importance, config)
+    pruned = keep_channels(detector, graph, kept)
+    sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (detector, pruned)]
+    everything = np.ones_like(kept)
+    return pruned, ChannelPruningReport(
+        graph.macs(everything), graph.macs(kept), sizes[0], sizes[1], dict(pruned.config.widths)
+    )
+
+
+def channel_importance(
+    detector: Detector, graph: ChannelGraph, importance: Literal["l1", "norm_scale"]
+) -> Float[np.ndarray, " N"]:
+    """The mean over all layers that make a channel, in each of which the mean over its channels is 1."""
+    match importance:
+        case "l1":
+            layers = [
+                (conv.out_channels, detector.get_submodule(name).get_parameter("weight").abs().sum(dim=(1, 2, 3)))
+                for name, conv in graph.convolutions.items()
+            ]
+        case "norm_scale":
+            layers = [
+                (channels, detector.get_submodule(name).get_parameter("weight").abs())
+                for name, channels in graph.norms.items()
+            ]
+        case _:
+            assert_never(importance)
+    sums, counts = np.zeros(len(graph.may_go)), np.zeros(len(graph.may_go))
+    for channels, values in layers:
+        sizes = values.detach().double().cpu().numpy()
+        np.add.at(sums, channels, sizes / max(float(sizes.mean()), np.finfo(np.float64).tiny))
+        np.add.at(counts, channels, 1)
+    if importance == "norm_scale" and not counts[graph.may_go].all():
+        raise ConfigError("importance norm_scale: not every convolution has a batch norm of its own here; use l1")
+    return sums / np.maximum(counts, 1)
+
+
+def choose_channels(graph: ChannelGraph, importance: Float[np.ndarray, " N"], config: ChannelPruningConfig) -> Kept:
+    """The channels to keep: block by block, that goes whose share in its layer is least for what it saves."""
+    kept = np.ones(len(importance), dtype=bool)
+    families = [family[np.argsort(importance[family], kind="stable")] for family in graph.families()]
+    wanted = config.keep_macs * graph.macs(kept)
+    while (macs := graph.macs(kept)) > wanted:
+        saved = graph.macs_of_each(kept)
+        lefts = [family[kept[family]] for family in families]
+        blocks = [_next_block(left, len(family), config) for left, family in zip(lefts, families, strict=True)]
+        costs = [
+            importance[block].sum() / importance[left].sum() / saved[block].sum() if len(block) else np.inf
+            for block, left in zip(blocks, lefts, strict=True)
+        ]
+        if not any(np.isfinite(costs)):
+            everything = graph.macs(np.ones_like(kept))
+            raise ConfigError(
+                f"keep_macs {config.keep_macs:g}: the least that this detector can be pruned to is "
+                f"{macs / everything:.2f} of its multiply-adds with least={config.least:g} and "
+                f"multiple={config.multiple}"
+            )
+        kept[blocks[int(np.argmin(costs))]] = False
+    return kept
+
+
+def keep_channels(detector: Detector, graph: ChannelGraph, kept: Kept) -> Detector:
+    """The detector of only the `kept` channels, in eval mode; where the others were silent it computes the same."""
+    weights = detector.state_dict()
+    widths = dict(detector.config.widths)
+    for name, conv in graph.convolutions.items():
+        rows = kept[conv.out_channels]
+        columns = np.ones(conv.num_inputs, dtype=bool) if conv.in_channels is None else kept[conv.in_channels]
+        if rows.all() and columns.all():
+            continue
+        widths[name] = (int(columns.sum()), int(rows.sum()))
+        chosen = weights[f"{name}.weight"][_where(rows)]
+        weights[f"{name}.weight"] = chosen if conv.is_depthwise else chosen[:, _where(columns)]
+        if f"{name}.bias" in weights:
+            weights[f"{name}.bias"] = weights[f"{name}.bias"][_where(rows)]
+    for name, channels in graph.norms.items():
+        rows = kept[channels]
+        if not rows.all():
+            widths[name] = (int(rows.sum()),)
+            for key in ("weight", "bias", "running_mean", "running_var"):
+                weights[f"{name}.{key}"] = weights[f"{name}.{key}"][_where(rows)]
+    pruned = Detector(DetectorConfig.model_validate({**detector.config.model_dump(), "widths": widths}))
+    pruned.load_state_dict(weights)
+    return pruned.eval()
+
+
+def _next_block(left: Channels, size: int, config: ChannelPruningConfig) -> Channels:
+    """The least important channels of a family that would go next; none where it is at its least.
+
+    left: its channels that are left, the least important first, of `size` at the beginning.
+    """
+    least = max(config.multiple, int(np.ceil(config.least * size)))
+    number = len(left) % config.multiple or config.multiple
+    return left[:number] if len(left) - number >= least else left[:0]
+
+
+def _where(chosen: Bool[np.ndarray, " C"]) -> Tensor:
+    return torch.from_numpy(np.flatnonzero(chosen))

@@ -1,0 +1,85 @@
+"""Several processes that train as one (torchrun): what they agree on, and what is told when one of them is lost."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from vision.errors import ConfigError
+from vision.losses.counting import mean_over_processes, num_processes
+
+LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
+"""Of the errors with which torch tells that another process does not answer; gloo's have no class of their own."""
+
+
+class TrainingError(Exception):
+    """The training itself went wrong (a loss that is not finite); the message says what was kept and what to try."""
+
+
+def are_many_on_cpus() -> bool:
+    """Whether torchrun started several processes without a GPU: accelerate would let each train for itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
+
+
+def process_state() -> PartialState:
+    """Who this process is among those that train together."""
+    return PartialState(cpu=are_many_on_cpus())
+
+
+def is_main_process() -> bool:
+    """Whether this process writes the run down and speaks to the user; the only one always does."""
+    return process_state().is_main_process
+
+
+def same_for_all(path: Path) -> Path:
+    """The main process's path; the others wait until it is there to tell."""
+    if process_state().num_processes == 1:
+        return path
+    return Path(broadcast_object_list([str(path)])[0])
+
+
+def any_of_all(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 - the question itself
+    """Whether the flag is set in some process: so that all of them stop after the same step."""
+    if num_processes() == 1:
+        return flag  # without a round trip to the GPU
+    return bool(mean_over_processes(torch.tensor(float(flag), device=device)) > 0)
+
+
+def synchronise_norms(model: nn.Module, device: torch.device) -> None:
+    """Make batch norms take their statistics from the images of all processes; one process has them already.
+
+    Raises ConfigError on a CPU, where torch has no such norm.
+    """
+    if num_processes() == 1:
+        return
+    if device.type == "cpu":
+        raise ConfigError("sync_batch_norm: torch's synchronised norms need GPUs, this training runs on CPUs")
+    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+@contextmanager
+def telling_lost_processes(run: Path) -> Iterator[None]:
+    """Turn torch's error about another process that went away into one that says how to go on."""
+    try:
+        yield
+    except RuntimeError as error:
+        if process_state().num_processes == 1 or not _is_about_others(error):
+            raise
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(
+            f"another process of this training was lost ({first_line}); "
+            f"start all of them again from the last saved state with --resume {run}"
+        ) from error
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return any(word in str(error).lower() for word in LOST_WORDS)

@@ -1,0 +1,108 @@
+"""What a detector is trained and measured on: the annotations of a configuration, its batches, its validation set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from vision.boxes.targets import BoxTargets
+from vision.data.annotations import AnnotationSet
+from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
+from vision.data.entries import BROKEN
+from vision.data.formats import evaluation_source, read_annotations
+from vision.data.image_files import without_broken
+from vision.detector import DetectorConfig
+from vision.errors import ConfigError
+from vision.evaluation.average_precision import GroundTruth
+from vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
+
+
+def batch_targets(batch: Batch) -> list[BoxTargets]:
+    """What is to be learnt from each picture of a batch, and its regions of which nothing is known."""
+    targets = []
+    for boxes, class_ids, is_crowd in zip(batch.boxes_xyxy, batch.class_ids, batch.is_crowd, strict=True):
+        learnt, ignored = (torch.from_numpy(boxes[chosen]) for chosen in (~is_crowd, is_crowd))
+        targets.append(BoxTargets(learnt, torch.from_numpy(class_ids[~is_crowd]), ignored))
+    return targets
+
+
+def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Path) -> DetectorConfig:
+    """The detector's configuration with the classes of the annotations; ConfigError where it names others."""
+    names = train_set.categories.names
+    if config.class_names not in ((FROM_ANNOTATIONS,), names):
+        raise ConfigError(
+            f"detector.class_names is {list(config.class_names)}, but {origin} has {list(names)}; "
+            "leave detector.class_names and detector.num_classes out to take them from the annotations"
+        )
+    content = {**config.model_dump(), "num_classes": len(names), "class_names": names}
+    return DetectorConfig.model_validate(content)
+
+
+def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str, console: Console) -> AnnotationSet:
+    """Read the annotations of a split and say what was found and what was left out."""
+    skip_broken, keep_masks = config.data.skip_broken, split == "train" and config.augmentation.copy_paste is not None
+    annotations = read_annotations(path, images, split=split, keep_masks=keep_masks, skip_broken=skip_broken)
+    if skip_broken:
+        annotations = without_broken(annotations, images)
+    for omission in annotations.left_out:
+        if omission.reason == BROKEN:
+            console.print(f"skipped: {omission.item}", markup=False, highlight=False, soft_wrap=True)
+    lost = ", ".join(f"{count} {reason}" for reason, count in annotations.dropped.items())
+    console.print(
+        f"{path}: {len(annotations)} images, {annotations.num_boxes()} boxes, {len(annotations.categories)} classes"
+        + (f"; left out: {lost}" if lost else ""),
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return annotations
+
+
+def training_samples(
+    config: TrainDetectorConfig, train_set: AnnotationSet, detector: DetectorConfig
+) -> TrainingSamples:
+    """The pictures to learn from. Raises DatasetError when files are missing."""
+    return TrainingSamples(
+        train_set,
+        config.data.images,
+        config.augmentation,
+        detector.preprocessing,
+        config.seed,
+        cache_images=config.data.cache_images,
+    )
+
+
+def batch_plan(
+    config: TrainDetectorConfig, num_images: int, detector: DetectorConfig, accelerator: Accelerator
+) -> BatchPlan:
+    """This process's share of every step. Raises ConfigError when the batch cannot be shared out."""
+    if config.batch_size % (accelerator.num_processes * config.accumulate_steps):
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not divide by {accelerator.num_processes} processes "
+            f"times {config.accumulate_steps} parts (accumulate_steps)"
+        )
+    return BatchPlan(
+        num_images=num_images,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=config.seed,
+        size_hw=detector.preprocessing.size_hw,
+        multi_scale=config.augmentation.multi_scale,
+        weak_last_epochs=config.augmentation.weak_last_epochs,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+
+
+def validation_set(config: TrainDetectorConfig, console: Console) -> tuple[AnnotationSet, Path, GroundTruth] | None:
+    """The validation annotations, their folder and COCO's view of them; None where nothing is to be measured."""
+    if config.data.val_annotations is None:
+        return None
+    images = config.data.val_images or config.data.images
+    annotations = read_split(config, config.data.val_annotations, images, "val", console)
+    check_files([images / image.file_name for image in annotations.images])
+    return annotations, images, GroundTruth(evaluation_source(config.data.val_annotations, annotations))
