@@ -101,9 +101,16 @@ def _set_nested(content: dict[str, Any], keys: list[str], value: Any) -> None:
 
 def _explain(error: ValidationError, config_type: type[Config]) -> list[str]:
     messages = []
+    kinds = _all_kinds(config_type)
     for detail in error.errors():
-        path = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
+        # Pydantic puts the kind that was chosen into the path, where no such key is written.
+        path = ".".join(str(part) for part in detail["loc"] if part not in kinds)
+        if detail["type"] == "union_tag_not_found":
+            messages.append(f"{path}.kind: missing; without it nobody knows what the keys beside it are of")
+        elif detail["type"] == "union_tag_invalid":
+            context = detail.get("ctx", {})
+            messages.append(f"{path}.kind: expected one of {context['expected_tags']}, got {context['tag']!r}")
+        elif detail["type"] == "extra_forbidden":
             hint = difflib.get_close_matches(str(detail["loc"][-1]), _all_keys(config_type), n=1)
             suggestion = f"; did you mean {hint[0]}?" if hint else ""
             messages.append(f"{path}: unknown key{suggestion}")
@@ -111,6 +118,17 @@ def _explain(error: ValidationError, config_type: type[Config]) -> list[str]:
             given = "" if detail["type"] == "missing" else f", got {detail['input']!r}"
             messages.append(f"{path or 'configuration'}: {detail['msg'].removeprefix('Value error, ')}{given}")
     return messages
+
+
+def _all_kinds(config_type: type[Config]) -> set[str]:
+    """Every value that a `kind` may have below a config type, but for those that are names of keys too."""
+    groups = config_type.model_json_schema().get("$defs", {}).values()
+    kinds = {
+        group["properties"]["kind"]["const"]
+        for group in groups
+        if "const" in group.get("properties", {}).get("kind", {})
+    }
+    return kinds - set(_all_keys(config_type))
 
 
 def _all_keys(config_type: type[Config]) -> list[str]:

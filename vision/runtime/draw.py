@@ -6,13 +6,15 @@ import colorsys
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Float32, Int32, UInt8
 
 from vision.runtime.detections import Detections
 
 Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034
+BACKGROUND = 0.5
+"""How bright the places are at which nothing looked."""
 SHIFT = 4
 """Fractional bits of the coordinates given to OpenCV: boxes are drawn where they are, not at whole pixels."""
 
@@ -20,10 +22,29 @@ SHIFT = 4
 def draw_detections(image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections) -> UInt8[np.ndarray, "h w 3"]:
     """A copy of the image with boxes, class names and scores; the best detection is drawn last, on top."""
     drawn = image_rgb.copy()
-    thickness = max(2, round(max(image_rgb.shape[:2]) / 400))  # an edge between two pixels needs both
+    thickness = line_width(image_rgb)
     rows = zip(detections.boxes_xyxy, detections.scores, detections.class_ids, detections.names, strict=True)
     for box, score, class_id, name in reversed(list(rows)):
         draw_box(drawn, box, f"{name} {score:.2f}", class_colour(int(class_id)), thickness)
+    return drawn
+
+
+def draw_attention(
+    image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections, maps: Float32[np.ndarray, "N h w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """The image in grey and dark, and over it where each detection looked, in a colour of its own with its box.
+
+    maps[i] belongs to detection i, from 0 (not looked at) to 1. Where several looked, their colours mix.
+    """
+    grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * BACKGROUND
+    heat = maps.max(axis=0, initial=0.0)[..., None]
+    own_colours = np.array([class_colour(number) for number in range(len(maps))], np.float32).reshape(-1, 3)
+    colours = np.einsum("nhw,nc->hwc", maps, own_colours) / np.maximum(maps.sum(axis=0), 1e-6)[..., None]
+    drawn = (grey * (1 - heat) + (0.5 * image_rgb + 0.5 * colours) * heat).round().astype(np.uint8)
+    thickness = line_width(image_rgb)
+    for number in reversed(range(len(detections))):
+        label = f"{detections.names[number]} {detections.scores[number]:.2f}"
+        draw_box(drawn, detections.boxes_xyxy[number], label, class_colour(number), thickness)
     return drawn
 
 
@@ -31,11 +52,30 @@ def draw_box(
     image_rgb: UInt8[np.ndarray, "h w 3"], box_xyxy: np.ndarray, label: str, colour: Colour, thickness: int
 ) -> None:
     """Draw one box (pixels) and its label into the image."""
-    # OpenCV counts pixel centres; box edges lie between pixels, half a pixel off.
-    corners = np.round((np.asarray(box_xyxy, np.float64) - 0.5) * (1 << SHIFT)).astype(int).tolist()
+    corners = _fixed_point(box_xyxy).tolist()
     cv2.rectangle(image_rgb, corners[:2], corners[2:], colour, thickness, cv2.LINE_AA, SHIFT)
     if label:
         _draw_label(image_rgb, label, (int(box_xyxy[0]), int(box_xyxy[1])), colour, thickness)
+
+
+def draw_line(
+    image_rgb: UInt8[np.ndarray, "h w 3"], points: Float[np.ndarray, "P 2"], colour: Colour, thickness: int
+) -> None:
+    """Draw a line through the points (x, y in pixels) into the image."""
+    cv2.polylines(
+        image_rgb,
+        [_fixed_point(points)],
+        isClosed=False,
+        color=colour,
+        thickness=thickness,
+        lineType=cv2.LINE_AA,
+        shift=SHIFT,
+    )
+
+
+def line_width(image_rgb: UInt8[np.ndarray, "h w 3"]) -> int:
+    """How thick lines are in an image of this size."""
+    return max(2, round(max(image_rgb.shape[:2]) / 400))  # an edge between two pixels needs both
 
 
 def class_colour(class_id: int) -> Colour:
@@ -51,6 +91,11 @@ def text_colour(background: Colour) -> Colour:
     linear = [(value / 255 / 12.92) if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if (luminance + 0.05) ** 2 > 0.05 * 1.05 else (255, 255, 255)
+
+
+def _fixed_point(points: Float[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
+    """As OpenCV wants it: it counts pixel centres, while box edges lie between pixels, half a pixel off."""
+    return np.round((np.asarray(points, np.float64) - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 
 def _draw_label(image_rgb: np.ndarray, label: str, corner: tuple[int, int], colour: Colour, thickness: int) -> None:

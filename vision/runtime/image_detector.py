@@ -10,17 +10,27 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+from typing_extensions import assert_never
 
-from vision.boxes.suppression import suppress
 from vision.errors import ModelFileError
-from vision.images import prepare
-from vision.runtime.decode import grid_cells, read_yolox_rows
+from vision.images import Placement, prepare
+from vision.runtime.decode import read_rows
 from vision.runtime.detections import Detections
-from vision.runtime.manifest import Manifest, foreign_yolox_manifest, read_manifest
+from vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
+from vision.runtime.manifest import (
+    LabelledBoxes,
+    Manifest,
+    QueryRows,
+    YoloxRows,
+    foreign_rtdetr_manifest,
+    foreign_yolox_manifest,
+    read_manifest,
+)
 from vision.runtime.onnx_file import read_onnx_file
-from vision.runtime.session import EngineChoice, Session, open_session
+from vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
+from vision.runtime.session import EngineChoice, Session, open_session, require_tensorrt
 
-ModelFormat = Literal["yolox"]
+ModelFormat = Literal["yolox", "rtdetr"]
 MAX_DETECTIONS = 300
 
 
@@ -41,6 +51,7 @@ class StageTimes:
 class ImageDetector:
     """`detections = detector(image_rgb)`; `detector.times` are the stage times of the last call.
 
+    `detector.row_index` says which row of the network's output each of these detections came from.
     One image at a time and one thread at a time: the input buffer is reused.
     """
 
@@ -64,8 +75,10 @@ class ImageDetector:
         self.iou_threshold = manifest.iou_threshold if iou_threshold is None else iou_threshold
         self.clip_boxes = clip_boxes
         self.times = StageTimes()
+        self.row_index = np.zeros(0, np.int64)
         self._input_name, self._output_name = _check_shapes(session, manifest)
-        self._batch = np.empty((1, 3, *manifest.preprocessing.size_hw), np.float32)
+        has_fixed_size = manifest.preprocessing.resize != "shorter_side"
+        self._batch = np.empty((1, 3, *manifest.preprocessing.size_hw), np.float32) if has_fixed_size else None
 
     @classmethod
     def load(
@@ -79,16 +92,18 @@ class ImageDetector:
         num_threads: int | None = None,
         clip_boxes: bool = True,
     ) -> ImageDetector:
-        """Load an ONNX file that handeye exported, or a foreign one whose `model_format` is named.
+        """Load an ONNX file or an engine that handeye exported, or a foreign ONNX file whose `model_format` is named.
 
         Raises ModelFileError for a file that cannot be used, MissingPackageError for an engine that is not installed.
         """
-        manifest = read_manifest(path) if model_format is None else None
-        if manifest is None:
+        if Path(path).suffix.lower() == ENGINE_SUFFIX:
+            session, manifest = _open_engine(Path(path), engine, model_format)
+        elif model_format is None:
+            manifest = read_manifest(path)
+            session = open_session(path, engine, num_threads)
+        else:
             read_onnx_file(path)  # tells a missing, empty or cut off file before an engine does so in its own words
-        session = open_session(path, engine, num_threads)
-        if manifest is None:
-            manifest = _foreign_manifest(path, session)
+            session, manifest = _open_foreign(path, open_session(path, engine, num_threads), model_format)
         return cls(
             session,
             manifest,
@@ -105,24 +120,29 @@ class ImageDetector:
     def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Detections:
         """Detect in one RGB image: at most 300 boxes in its pixels, the best score first."""
         started = time.perf_counter()
-        _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+        batch, placement = self._prepare(image_rgb)
         prepared = time.perf_counter()
-        rows = self._infer()
+        rows = self._infer(batch)
         inferred = time.perf_counter()
-        size_hw = self.manifest.preprocessing.size_hw
-        boxes, scores, class_ids = read_yolox_rows(rows, size_hw, self.manifest.output, self.score_threshold)
-        kept = suppress(boxes, scores, class_ids, iou_threshold=self.iou_threshold)[:MAX_DETECTIONS]
-        boxes_in_image = placement.boxes_to_image(boxes[kept], clip=self.clip_boxes)
-        detections = Detections(boxes_in_image, scores[kept], class_ids[kept], self.class_names)
+        found = read_rows(
+            rows,
+            placement.input_hw,
+            self.manifest.output,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            most=MAX_DETECTIONS,
+        )
+        boxes_in_image = placement.boxes_to_image(found.boxes_xyxy, clip=self.clip_boxes)
+        detections = Detections(boxes_in_image, found.scores, found.class_ids, self.class_names)
+        self.row_index = found.row_index
         self.times = StageTimes(
             preprocess=prepared - started, infer=inferred - prepared, postprocess=time.perf_counter() - inferred
         )
         return detections
 
-    def read_rows(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "cells channels"]:
+    def read_rows(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "rows channels"]:
         """What the network says of an image before any of it is judged; a copy of its own."""
-        prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
-        return self._infer().copy()
+        return self._infer(self._prepare(image_rgb)[0]).copy()
 
     def warm_up(self, calls: int = 3) -> None:
         """Run on a grey image, so that the first real one does not pay for the engine's lazy set-up."""
@@ -131,25 +151,79 @@ class ImageDetector:
             self(grey)
         self.times = StageTimes()
 
-    def _infer(self) -> Float32[np.ndarray, "cells channels"]:
-        return self.session.run({self._input_name: self._batch})[self._output_name][0]
+    def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], Placement]:
+        """The network's input, in the buffer where all inputs are of one size."""
+        if self._batch is not None:
+            _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+            return self._batch, placement
+        values, placement = prepare(image_rgb, self.manifest.preprocessing)
+        return values[None], placement
+
+    def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:
+        return self.session.run({self._input_name: batch})[self._output_name][0]
 
 
 def _check_shapes(session: Session, manifest: Manifest) -> tuple[str, str]:
     """Names of the only input and the only output; ModelFileError when their shapes are not the manifest's."""
-    height, width = manifest.preprocessing.size_hw
-    num_rows = len(grid_cells((height, width), manifest.output.strides)[0])
-    wanted_in = (1, 3, height, width)
-    wanted_out = (1, num_rows, 5 + len(manifest.class_names))
+    has_fixed_size = manifest.preprocessing.resize != "shorter_side"
+    wanted_in = (1, 3, *(manifest.preprocessing.size_hw if has_fixed_size else (None, None)))
+    wanted_out = _output_shape(manifest)
     for kind, ports, wanted in (("input", session.inputs, wanted_in), ("output", session.outputs, wanted_out)):
         shapes = list(ports.values())
         fits = len(shapes) == 1 and len(shapes[0]) == len(wanted)
-        if not fits or any(size not in (None, right) for size, right in zip(shapes[0], wanted, strict=True)):
-            raise ModelFileError(f"{manifest.name}: expected one {kind} of shape {wanted}, the file has {dict(ports)}")
+        if not fits or any(
+            None not in (size, right) and size != right for size, right in zip(shapes[0], wanted, strict=True)
+        ):
+            shown = str(wanted).replace("None", "N")
+            raise ModelFileError(f"{manifest.name}: expected one {kind} of shape {shown}, the file has {dict(ports)}")
     return next(iter(session.inputs)), next(iter(session.outputs))
 
 
-def _foreign_manifest(path: Path, session: Session) -> Manifest:
+def _output_shape(manifest: Manifest) -> tuple[int | None, ...]:
+    """The shape that the manifest promises; None where any number will do."""
+    layout, num_classes = manifest.output, len(manifest.class_names)
+    match layout:
+        case YoloxRows():
+            height, width = manifest.preprocessing.size_hw
+            boxes = layout.boxes_per_cell or (1,) * len(layout.strides)
+            num_rows = sum(
+                per_cell * -(-height // stride) * -(-width // stride)
+                for stride, per_cell in zip(layout.strides, boxes, strict=True)
+            )
+            return 1, num_rows, 5 + num_classes
+        case QueryRows():
+            return 1, None, 4 + num_classes
+        case LabelledBoxes():
+            return 1, None, 6
+        case _:
+            assert_never(layout)
+
+
+def _open_engine(path: Path, engine: EngineChoice, model_format: ModelFormat | None) -> tuple[Session, Manifest]:
+    """An engine that handeye built, and the manifest inside it."""
+    if engine != "auto" or model_format is not None:
+        raise ModelFileError(f"{path}: an engine runs in TensorRT only and knows its format; leave those options out")
+    file = read_engine_file(path)
+    require_tensorrt()
+    from vision.runtime.tensorrt_session import TensorrtSession
+
+    return TensorrtSession(file), file.record.manifest
+
+
+def _open_foreign(path: Path, session: Session, model_format: ModelFormat) -> tuple[Session, Manifest]:
+    """A foreign file as our run time knows it, and the manifest that it lacks."""
+    match model_format:
+        case "yolox":
+            return session, _yolox_manifest(path, session)
+        case "rtdetr":
+            input_hw = rtdetr_input_hw(session, path)
+            manifest = foreign_rtdetr_manifest(path, input_hw)
+            return RtdetrSession(session, path, input_hw, len(manifest.class_names)), manifest
+        case _:
+            assert_never(model_format)
+
+
+def _yolox_manifest(path: Path, session: Session) -> Manifest:
     """The manifest of a foreign YOLOX file, from the shapes that the engine reports."""
     shape_in, shape_out = next(iter(session.inputs.values())), next(iter(session.outputs.values()))
     sizes = [*shape_in[2:], *shape_out[2:]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vision.config import Config
 from vision.errors import ModelFileError
@@ -19,11 +19,14 @@ from vision.runtime.onnx_file import read_onnx_file
 METADATA_KEY = "handeye"
 FORMAT_VERSION = 1
 
+COCO_CLASSES = 80
+
+PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class YoloxRows(Config):
-    """One output (1, cells, 5 + classes): box, objectness, class scores; cells by stride, then row by row.
+    """One output (1, rows, 5 + classes): box, objectness, class scores; cells by stride, then row by row.
 
     Scores are already between 0 and 1. Decoded boxes are cx, cy, w, h in pixels of the network input; otherwise
     cx = (tx + column) * stride, cy = (ty + row) * stride, w = exp(tw) * stride, h = exp(th) * stride.
@@ -32,6 +35,35 @@ class YoloxRows(Config):
     kind: Literal["yolox_rows"] = "yolox_rows"
     decoded: bool = True
     strides: tuple[int, ...] = (8, 16, 32)
+    boxes_per_cell: tuple[PositiveInt, ...] | None = None
+    """Rows of a cell for each stride; null means one. Heads with anchors have several, and theirs are decoded."""
+
+    @model_validator(mode="after")
+    def _one_number_for_each_stride(self) -> YoloxRows:
+        if self.boxes_per_cell is not None and len(self.boxes_per_cell) != len(self.strides):
+            raise ValueError(f"boxes_per_cell needs {len(self.strides)} numbers, got {len(self.boxes_per_cell)}")
+        return self
+
+
+class QueryRows(Config):
+    """One output (1, queries, 4 + classes): cx, cy, w, h as fractions of the network input, then class scores.
+
+    Scores are already between 0 and 1; nothing is suppressed, for queries are trained not to repeat each other.
+    """
+
+    kind: Literal["query_rows"] = "query_rows"
+    classes_per_query: Literal["any", "one"] = "any"
+    """any: each class of a query is a detection of its own (RT-DETR, D-FINE); one: only its best class is (DETR)."""
+
+
+class LabelledBoxes(Config):
+    """One output (1, N, 6): x1, y1, x2, y2 in pixels of the network input, score, class; judged by the file itself."""
+
+    kind: Literal["labelled_boxes"] = "labelled_boxes"
+
+
+OutputLayout = Annotated[YoloxRows | QueryRows | LabelledBoxes, Field(discriminator="kind")]
+"""How the numbers of a network's output are to be read."""
 
 
 class Manifest(Config):
@@ -42,11 +74,11 @@ class Manifest(Config):
     """What the model is called in tables and files."""
     class_names: Annotated[tuple[str, ...], Field(min_length=1)]
     preprocessing: Preprocessing = Preprocessing()
-    output: YoloxRows = YoloxRows()
+    output: OutputLayout = YoloxRows()
     score_threshold: Fraction = 0.3
     """Detections below are dropped unless the caller asks otherwise."""
     iou_threshold: Fraction = 0.65
-    """Of two boxes of a class that overlap more, the one with the lower score is dropped."""
+    """Of two boxes of a class that overlap more, the one with the lower score is dropped; queries need none of it."""
     graph_sha256: str | None = None
     """SHA-256 of the serialised graph with its weights; None where the graph is not ours (a foreign file)."""
     made_by: str = ""
@@ -70,7 +102,8 @@ def read_manifest(path: Path) -> Manifest:
     text = file.metadata.get(METADATA_KEY)
     if text is None:
         raise ModelFileError(
-            f"{path}: carries no handeye manifest; if another program made it, name its format: --model-format yolox"
+            f"{path}: carries no handeye manifest; if another program made it, name its format: "
+            "--model-format yolox or rtdetr"
         )
     try:
         manifest = Manifest.model_validate_json(text)
@@ -88,12 +121,9 @@ def foreign_yolox_manifest(path: Path, input_hw: tuple[int, int], num_classes: i
 
     Without that file classes are named by their number. Raises ModelFileError when the number of names is wrong.
     """
-    names_file = Path(path).with_name("coco_classes.txt")
-    names = tuple(str(number) for number in range(num_classes))
-    if names_file.is_file():
-        names = tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = _names_beside(path) or tuple(str(number) for number in range(num_classes))
     if len(names) != num_classes:
-        raise ModelFileError(f"{names_file}: holds {len(names)} names, but {path} has {num_classes} classes")
+        raise ModelFileError(f"{_names_file(path)}: holds {len(names)} names, but {path} has {num_classes} classes")
     return Manifest(
         name=Path(path).stem,
         class_names=names,
@@ -101,3 +131,30 @@ def foreign_yolox_manifest(path: Path, input_hw: tuple[int, int], num_classes: i
         output=YoloxRows(decoded=False),
         made_by="named by --model-format yolox",
     )
+
+
+def foreign_rtdetr_manifest(path: Path, input_hw: tuple[int, int]) -> Manifest:
+    """The manifest of a file that RT-DETR's or D-FINE's own exporter wrote: boxes are judged inside, RGB / 255 goes in.
+
+    Classes come from coco_classes.txt beside it. The file does not tell how many classes it has, so without that list
+    the names are "0" to "79", COCO's.
+    """
+    return Manifest(
+        name=Path(path).stem,
+        class_names=_names_beside(path) or tuple(str(number) for number in range(COCO_CLASSES)),
+        preprocessing=Preprocessing(size_hw=input_hw, resize="stretch", colour="rgb", scale=1 / 255),
+        output=LabelledBoxes(),
+        made_by="named by --model-format rtdetr",
+    )
+
+
+def _names_file(path: Path) -> Path:
+    return Path(path).with_name("coco_classes.txt")
+
+
+def _names_beside(path: Path) -> tuple[str, ...]:
+    """The names in coco_classes.txt beside a model, one a line; none where there is no such file."""
+    names_file = _names_file(path)
+    if not names_file.is_file():
+        return ()
+    return tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import platform
@@ -87,6 +88,18 @@ def fastest_engine() -> EngineName:
     if not engines:
         raise MissingPackageError("no inference engine is installed; add one with: pip install 'handeye[cpu]'")
     return engines[0]
+
+
+def require_tensorrt() -> None:
+    """Raise MissingPackageError, with what adds it, where TensorRT or CUDA's Python packages do not load."""
+    try:
+        importlib.import_module("tensorrt")
+        importlib.import_module("cuda.bindings.driver")
+    except ImportError as error:
+        raise MissingPackageError(
+            f"TensorRT does not load ({error}); add it with: pip install 'handeye[tensorrt]'; on a Jetson it comes "
+            "with JetPack: make the environment with --system-site-packages and add cuda-bindings"
+        ) from error
 
 
 def available_processors() -> int:

@@ -136,7 +136,9 @@ class VideoFile:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    """Hidden files are left out: half-written ones of a writer that was killed, and macOS's companions."""
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    paths = sorted(path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
     if not paths:
         raise SourceError(f"{folder}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return paths

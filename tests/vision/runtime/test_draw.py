@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vision.runtime.detections import Detections
-from vision.runtime.draw import class_colour, draw_detections, text_colour
+from vision.runtime.draw import class_colour, draw_attention, draw_detections, text_colour
 
 NAMES = tuple(f"class {number}" for number in range(80))
 
@@ -75,3 +75,20 @@ def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
 
     dark, bright = sorted([luminance(one), luminance(other)])
     return (bright + 0.05) / (dark + 0.05)
+
+
+def test_attention_is_coloured_by_who_looked_and_grey_elsewhere():
+    image = np.full((40, 60, 3), 100, np.uint8)
+    boxes = np.array([[2, 2, 10, 10], [40, 20, 50, 30]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.8], np.float32), np.zeros(2, np.int64), ("cube",))
+    maps = np.zeros((2, 40, 60), np.float32)
+    maps[0, 30:, :20], maps[1, 35:, :30] = 1.0, 0.5
+    drawn = draw_attention(image, found, maps)
+    assert drawn[39, 59].tolist() == [50, 50, 50]
+    first, second = (np.array(class_colour(number)) for number in (0, 1))
+    np.testing.assert_allclose(drawn[38, 5], 50 + (first + second / 2) / 1.5 / 2, atol=1)
+    np.testing.assert_allclose(drawn[38, 25], 25 + (50 + second / 2) / 2, atol=1)
+    np.testing.assert_allclose(drawn[32, 5], 50 + first / 2, atol=1)
+    assert (image == 100).all()
+    nothing = draw_attention(image, found[:0], maps[:0])
+    assert (nothing == 50).all()

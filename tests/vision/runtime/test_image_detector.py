@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 from vision.errors import ModelFileError
 from vision.images import Preprocessing, read_image
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import YoloxRows
+from vision.runtime.manifest import QueryRows, YoloxRows
 
 SIZE = (64, 96)
 IMAGE = np.full((128, 192, 3), 90, np.uint8)
@@ -146,3 +148,82 @@ def test_a_real_network_sees_what_is_on_a_real_image(shared):
     found = detector(read_image(shared("data/coco_mini/val2017/000000000802.jpg")))
     assert {"refrigerator", "oven"} & set(found.names)
     assert (np.diff(found.scores) <= 0).all()
+
+
+def test_a_network_of_queries_runs_without_suppression(tmp_path: Path):
+    rows = np.zeros((5, 4 + len(CLASSES)), np.float32)
+    rows[:3, :4] = [0.5, 0.5, 0.25, 0.5]
+    rows[:3, 4:] = [[0.9, 0.1, 0.6], [0.8, 0.2, 0.1], [0.1, 0.1, 0.1]]
+    path = tmp_path / "queries.onnx"
+    write_model(path, rows, output=QueryRows())
+    found = ImageDetector.load(path, num_threads=1)(IMAGE)
+    assert found.names == ["cube", "cube", "bin"]
+    np.testing.assert_allclose(found.scores, [0.9, 0.8, 0.6])
+    np.testing.assert_allclose(found.boxes_xyxy, [[72, 32, 120, 96]] * 3)
+    write_model(path, rows, output=QueryRows(classes_per_query="one"))
+    assert ImageDetector.load(path, num_threads=1)(IMAGE).names == ["cube", "cube"]
+
+
+def test_rows_of_anchors_are_counted(tmp_path: Path):
+    rows = np.repeat(empty_rows(SIZE), 3, axis=0)
+    path = tmp_path / "anchors.onnx"
+    write_model(path, rows, output=YoloxRows(boxes_per_cell=(3, 3, 3)))
+    assert len(ImageDetector.load(path, num_threads=1)(IMAGE)) == 0
+    write_model(path, rows, output=YoloxRows(boxes_per_cell=(2, 3, 3)))
+    with pytest.raises(ModelFileError, match=r"output of shape \(1, 282, 8\)"):
+        ImageDetector.load(path, num_threads=1)
+
+
+def rtdetr_file(path: Path, label: int = 2) -> Path:
+    """What RT-DETR's exporter writes, with constants for a network: boxes are fractions of orig_target_sizes."""
+    constants = {
+        "unit_boxes": np.array([[[0.25, 0.5, 0.5, 1.0], [0.0, 0.0, 0.5, 0.5]]], np.float32),
+        "given_scores": np.array([[0.4, 0.9]], np.float32),
+        "given_labels": np.array([[0, label]], np.int64),
+        "zero": np.zeros(1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["orig_target_sizes"], ["size"], to=TensorProto.FLOAT),
+        helper.make_node("Concat", ["size", "size"], ["factors"], axis=1),
+        helper.make_node("Mul", ["unit_boxes", "factors"], ["boxes"]),
+        helper.make_node("ReduceMean", ["images"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["given_scores", "nothing"], ["scores"]),
+        helper.make_node("Identity", ["given_labels"], ["labels"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, *SIZE]),
+        helper.make_tensor_value_info("orig_target_sizes", TensorProto.INT64, ["N", 2]),
+    ]
+    outputs = [
+        helper.make_tensor_value_info("labels", TensorProto.INT64, [1, 2]),
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, 2, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, 2]),
+    ]
+    initial = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "rtdetr", inputs, outputs, initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_file_of_rtdetr_s_exporter_runs_as_it_is(tmp_path: Path, engine):
+    detector = ImageDetector.load(
+        rtdetr_file(tmp_path / "net.onnx"), engine=engine, model_format="rtdetr", num_threads=1
+    )
+    found = detector(IMAGE)
+    assert found.names == ["2", "0"]
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, 96, 64], [48, 64, 96, 128]], atol=1e-4)
+    np.testing.assert_allclose(found.scores, [0.9, 0.4])
+
+
+def test_foreign_files_that_are_no_rtdetr_are_refused(tmp_path: Path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(constant_model(empty_rows(SIZE), SIZE).SerializeToString())
+    with pytest.raises(ModelFileError, match="expected the inputs images and orig_target_sizes"):
+        ImageDetector.load(path, model_format="rtdetr", num_threads=1)
+    detector = ImageDetector.load(rtdetr_file(path, label=80), model_format="rtdetr", num_threads=1)
+    with pytest.raises(ModelFileError, match=r"label 80, but 80 classes are named.*coco_classes\.txt"):
+        detector(IMAGE)

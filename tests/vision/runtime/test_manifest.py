@@ -10,7 +10,16 @@ from onnx import helper
 
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 from vision.errors import ModelFileError
-from vision.runtime.manifest import METADATA_KEY, Manifest, foreign_yolox_manifest, read_manifest
+from vision.runtime.manifest import (
+    METADATA_KEY,
+    LabelledBoxes,
+    Manifest,
+    QueryRows,
+    YoloxRows,
+    foreign_rtdetr_manifest,
+    foreign_yolox_manifest,
+    read_manifest,
+)
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
@@ -56,6 +65,8 @@ def test_a_foreign_file_is_told_how_to_be_named(tmp_path: Path):
         ('{"class_names": ["a"], "format_version": 9}', "format_version"),
         ('{"class_names": ["a"], "colour": "rgb"}', "colour"),
         ('{"class_names": ["a"], "score_threshold": 2}', "score_threshold"),
+        ('{"class_names": ["a"], "output": {"kind": "masks"}}', "output"),
+        ('{"class_names": ["a"], "output": {"kind": "yolox_rows", "boxes_per_cell": [3]}}', "needs 3 numbers, got 1"),
     ],
 )
 def test_a_broken_manifest_names_its_fault(tmp_path: Path, text: str, message: str):
@@ -89,3 +100,25 @@ def test_the_manifest_is_readable_by_whoever_opens_the_file():
     text = Manifest(class_names=("a",)).model_dump_json()
     assert Manifest.model_validate_json(text) == Manifest(class_names=("a",))
     assert '"format_version":1' in text
+
+
+@pytest.mark.parametrize(
+    "output", [YoloxRows(), YoloxRows(boxes_per_cell=(3, 3, 3)), QueryRows(classes_per_query="one"), LabelledBoxes()]
+)
+def test_every_layout_of_the_output_comes_back(output):
+    manifest = Manifest(class_names=("a",), output=output)
+    assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+def test_the_shipped_file_of_an_earlier_version_is_read():
+    weights = Path(__file__).resolve().parents[3] / "vision/weights/tabletop_nano.onnx"
+    manifest = read_manifest(weights)
+    assert manifest.output == YoloxRows(decoded=True, strides=(8, 16, 32))
+
+
+def test_a_foreign_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
+    manifest = foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
+    assert manifest.class_names == tuple(map(str, range(80)))
+    assert (manifest.preprocessing.resize, manifest.preprocessing.colour) == ("stretch", "rgb")
+    (tmp_path / "coco_classes.txt").write_text("cat\ndog\n")
+    assert foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640)).class_names == ("cat", "dog")

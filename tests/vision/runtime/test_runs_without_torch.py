@@ -50,3 +50,12 @@ def test_detect_runs_and_a_checkpoint_is_told_what_it_lacks(shared, tmp_path: Pa
     assert lacking.returncode == 2
     assert "handeye[train]" in lacking.stderr
     assert len(lacking.stderr.strip().splitlines()) == 1
+
+
+def test_track_runs(shared, tmp_path: Path):
+    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
+    video = str(shared("data/video/bottle-detection.mp4"))
+    options = ["--model-format", "yolox", "--output", str(tmp_path), "--threads", "1", "--frames", "2"]
+    done = run_without_training("track", model, video, *options)
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "tracks.jsonl").read_text().splitlines()) == 2

@@ -144,6 +144,7 @@ def write_images(folder: Path, names: list[str]) -> None:
 def test_folders_and_patterns_give_images_in_the_order_of_their_names(tmp_path: Path):
     write_images(tmp_path, ["b.png", "a.png", "c.jpg", "deeper/a.png"])
     (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".b.4711.partial.png").write_bytes(b"\x89PNG")
     assert [name for name, _, _ in read_all(str(tmp_path))] == ["a.png", "b.png", "c.jpg"]
     assert [name for name, _, _ in read_all(str(tmp_path / "*.png"))] == ["a.png", "b.png"]
     assert [name for name, _, _ in read_all(str(tmp_path / "**/a.png"))] == ["a.png", "deeper/a.png"]
