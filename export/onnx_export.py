@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 
 from export.folding import fold_for_inference
 from vision.detector import Detector
-from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest
+from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
 from vision.files import replacing
+from vision.images import at_fixed_size
 from vision.runtime.manifest import METADATA_KEY, Manifest
 from vision.runtime.onnx_file import parse_onnx
 
@@ -27,15 +29,19 @@ OPSET = 17
 
 
 class DecodedRows(nn.Module):
-    """images -> (B, cells, 5 + classes): the part of a detector that belongs into a graph."""
+    """images -> (B, rows, channels): the part of a detector that belongs into a graph, for some or all classes."""
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, class_names: Sequence[str]) -> None:
         super().__init__()
         self.detector = detector
+        columns = row_columns(detector, class_names)
+        is_whole = columns == row_columns(detector, detector.config.class_names)
+        self.columns = None if is_whole else columns
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B cells channels"]:
-        """Decoded boxes, objectness and class probabilities, row by row."""
-        return self.detector(images).raw
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B rows channels"]:
+        """Decoded boxes and probabilities, as the manifest's layout says."""
+        rows = self.detector(images).rows
+        return rows if self.columns is None else rows[..., self.columns]
 
 
 def export_onnx(
@@ -43,18 +49,25 @@ def export_onnx(
     path: Path,
     *,
     made_by: str = "",
+    class_names: Sequence[str] | None = None,
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
 ) -> Manifest:
     """Write `detector` to `path` as ONNX, for one image of the size in its configuration, and return its manifest.
 
-    Thresholds are the defaults that the file will be run with; `made_by` says what it was made from.
+    A detector whose inputs follow the shape of the image (`shorter_side`) gets letterboxed images of one size instead.
+    class_names are the classes that the file names, in this order; None means all. A detector may be trained with a
+    class that only teaches it (everything that is no cube, say): what is deployed need not name it. Thresholds are the
+    defaults that the file will be run with; `made_by` says what it was made from. Raises UserError for a class that
+    the detector does not know.
     """
-    model = simplify(trace_onnx(fold_for_inference(detector)))
+    names = detector.config.class_names if class_names is None else class_names
+    model = simplify(trace_onnx(DecodedRows(fold_for_inference(detector), names)))
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
-    manifest = detector_manifest(detector, name=path.stem).model_copy(
-        update={key: value for key, value in thresholds.items() if value is not None} | {"made_by": made_by}
-    )
+    manifest = detector_manifest(detector, path.stem, names)
+    changes: dict[str, object] = {key: value for key, value in thresholds.items() if value is not None}
+    fixed = at_fixed_size(manifest.preprocessing, manifest.preprocessing.size_hw)
+    manifest = manifest.model_copy(update=changes | {"made_by": made_by, "preprocessing": fixed})
     return write_onnx(path, model, manifest)
 
 
@@ -70,16 +83,16 @@ def write_onnx(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Manife
     return manifest
 
 
-def trace_onnx(detector: Detector) -> onnx.ModelProto:
+def trace_onnx(network: DecodedRows) -> onnx.ModelProto:
     """The graph as torch's exporter writes it, not yet simplified."""
-    image = torch.zeros(1, 3, *detector.config.preprocessing.size_hw)
+    image = torch.zeros(1, 3, *network.detector.config.preprocessing.size_hw)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # The sizes that tracing turns into constants are meant to be constant.
         warnings.filterwarnings("ignore", message="Converting a tensor", category=Warning)
         warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         # The tracing exporter: the newer one writes opset 17 only through a converter and takes ten times as long.
         torch.onnx.export(
-            DecodedRows(detector).eval(),
+            network.eval(),
             (image,),
             f"{folder}/traced.onnx",
             opset_version=OPSET,

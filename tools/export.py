@@ -1,31 +1,51 @@
 """Write deployment artefacts of a checkpoint and prove that they compute what was trained.
 
 The ONNX file holds everything: decoded boxes in the graph, class names, preprocessing and thresholds in its
-metadata. Its outputs are compared with torch's in every engine that is installed.
+metadata. Its outputs are compared with torch's in every engine that is installed. INT8 is calibrated on images; a file
+that loses more AP than allowed, or is not faster where it should be, is refused its name and the report says why. An
+engine is built from a checkpoint or from such an ONNX file, on the device that will run it.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
+from export.tensorrt_command import BuildOptions
 from tools.command_line import Positional
+from tools.engine_step import build_and_report
+from tools.export_summary import count_facts, origin_of, print_artefacts, print_parity
 from vision.errors import UserError
 from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from vision.files import write_json
-from vision.runtime.image_detector import ImageDetector
+from vision.runtime.engine_file import ENGINE_SUFFIX
+from vision.runtime.image_detector import ModelFormat
+from vision.runtime.session import installed_engines
 
 if TYPE_CHECKING:
-    from export.parity import EngineParity
+    import onnx
 
-FORMATS = ("onnx",)
+    from export.artefacts import Artefact, Precision
+    from export.judge import ImageSet
+    from export.parity import EngineParity
+    from vision.runtime.manifest import Manifest
+
+FORMATS: dict[str, Precision] = {
+    "onnx": "float32",
+    "fp16": "float16",
+    "int8": "int8",
+    "int8-fp16": "int8_float16",
+    "int8-x86": "int8_x86",
+    "int8-openvino": "int8_openvino",
+    "int8-plain": "int8_plain",
+}
+ENGINE = "engine"
+LEARNABLE = {"int8", "int8-fp16"}
+"""Formats that ranges learned in training serve as well as images."""
 PARITY_LIMIT = 1e-3
 """Worst difference that rounding may explain, as a fraction; torch in float32 is itself 1e-4 off its float64."""
 
@@ -35,100 +55,214 @@ class Arguments:
     """What `handeye export` takes."""
 
     model: Positional[Path]
-    """Native checkpoint (.safetensors)."""
+    """Native checkpoint (.safetensors), or an ONNX file: one that handeye exported, or a foreign one with
+    --model-format."""
     format: str = "onnx"
-    """Formats to write, separated by commas: onnx."""
+    """Formats to write, separated by commas. onnx: float32, always written; fp16: float16 with float32 islands; int8:
+    for TensorRT; int8-fp16: the same with float16 between its layers, for strongly typed networks; int8-x86: for ONNX
+    Runtime on x86; int8-openvino: for OpenVINO on x86; int8-plain: everything in 8 bits by the plainest recipe, to
+    compare with; engine: TensorRT, for the GPU of this machine, from the smallest file that is not refused."""
     output: Path = Path("runs/export")
     """Folder for the artefacts."""
+    model_format: ModelFormat | None = None
+    """Format of an ONNX file that another program exported: yolox."""
     classes: str | None = None
     """Classes to keep, separated by commas, in this order; all of them by default."""
     score_threshold: float | None = None
     """Detections below are dropped by whoever runs the file, unless told otherwise."""
     iou_threshold: float | None = None
     """Suppression threshold that the file is run with, unless told otherwise."""
+    calibrate: Path | None = None
+    """Images for INT8: a folder, or a COCO file, with which blocks that lose too much are searched for. A checkpoint
+    that was trained with int8 brings its own ranges."""
+    calibrate_images: Path | None = None
+    """Folder of the images that a COCO file given to --calibrate names; by default where COCO has them."""
+    allowed_loss: float = 0.01
+    """AP that FP16 and INT8 may lose."""
     annotations: Path | None = None
     """COCO file on which to measure the AP of each artefact."""
     images: Path | None = None
-    """Folder of the images that --annotations names; they join the parity test."""
+    """Folder of the images that --annotations names."""
+    threads: int | None = None
+    """Threads of the engines; by default one for each processor."""
+    pause_s: float = 0.2
+    """Rest before each turn of the latency measurement, in seconds."""
+    report: bool = False
+    """Measure latency and write report.html, too."""
+    engine: BuildOptions = BuildOptions()
+    """How a TensorRT engine is built."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Export, compare and, with annotations, evaluate; 1 when the file does not compute what torch does."""
-    _check(arguments)
-    from export.classes import keep_classes
+    """Export, compare, judge; 1 when the file does not compute what torch does or an artefact is refused."""
+    asked = _check(arguments)
+    if asked == [ENGINE] and _is_onnx(arguments):
+        return _export_engine_alone(arguments)
+    from export.artefacts import (
+        build_models,
+        compare_artefacts,
+        evaluate_artefacts,
+        judge_artefacts,
+        write_artefact,
+    )
+    from export.int8_recipe import Int8Config
+
+    learned = _learned_ranges(arguments)
+    _check_calibration(arguments, asked, learned)
+    calibration, judged = _image_sets(arguments)
+    model, manifest, parities = _float_model(arguments)
+    config = Int8Config(allowed_loss=arguments.allowed_loss)
+    precisions: list[Precision] = [FORMATS[name] for name in asked if name != ENGINE]
+    built = build_models(model, manifest, precisions, calibration, config, learned)
+    artefacts = [
+        write_artefact(arguments.output, arguments.model.stem, precision, graph, manifest, recipe)
+        for precision, (graph, recipe) in built.items()
+    ]
+    engines = installed_engines()
+    if judged is not None:
+        evaluate_artefacts(artefacts, engines, judged, arguments.threads)
+    if len(artefacts) > 1 or arguments.report:
+        compare_artefacts(artefacts, engines, judged, arguments.threads, arguments.pause_s)
+        judge_artefacts(artefacts, arguments.allowed_loss)
+    return _tell(arguments, artefacts, parities, model)
+
+
+def _check(arguments: Arguments) -> list[str]:
+    """The formats asked for. Raises UserError for a request that makes no sense."""
+    asked = [name.strip() for name in arguments.format.split(",")]
+    if unknown := [name for name in asked if name not in FORMATS and name != ENGINE]:
+        raise UserError(f"--format {unknown[0]}: this version writes {', '.join([*FORMATS, ENGINE])}")
+    if arguments.model.suffix.lower() not in (CHECKPOINT_SUFFIX, ".onnx"):
+        raise UserError(f"{arguments.model}: expected a native checkpoint (.safetensors) or an ONNX file (.onnx)")
+    if (arguments.annotations is None) != (arguments.images is None):
+        raise UserError("--annotations and --images belong together")
+    if _is_onnx(arguments) and arguments.classes is not None:
+        raise UserError("--classes: classes are chosen when a checkpoint is exported; this is an ONNX file already")
+    return asked
+
+
+def _is_onnx(arguments: Arguments) -> bool:
+    return arguments.model.suffix.lower() == ".onnx"
+
+
+def _export_engine_alone(arguments: Arguments) -> int:
+    """An ONNX file becomes an engine: on a device without torch, where nothing is to be compared with."""
+    files = _build_engine(arguments, arguments.model)
+    if arguments.json is not None:
+        write_json(arguments.json, {"files": files, "bytes": {"engine": Path(files["engine"]).stat().st_size}})
+    return 0
+
+
+def _build_engine(arguments: Arguments, onnx_path: Path) -> dict[str, str]:
+    path = arguments.output / f"{onnx_path.stem}{ENGINE_SUFFIX}"
+    return {"engine": str(build_and_report(onnx_path, path, arguments.engine, Console()).path)}
+
+
+def _learned_ranges(arguments: Arguments) -> dict[str, float]:
+    if _is_onnx(arguments):
+        return {}
+    from vision.checkpoints.native import load_activation_ranges
+
+    return load_activation_ranges(arguments.model)
+
+
+def _check_calibration(arguments: Arguments, asked: Sequence[str], learned: dict[str, float]) -> None:
+    """Raises UserError where INT8 has nothing to take its ranges from."""
+    int8 = {name for name in asked if name.startswith("int8")}
+    if learned:
+        int8 -= LEARNABLE
+    if int8 and arguments.calibrate is None:
+        raise UserError(
+            f"--format {','.join(sorted(int8))}: INT8 needs images to see ranges: --calibrate FOLDER or COCO.json"
+        )
+
+
+def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]:
+    """The images to calibrate on and those to judge on. Raises UserError where one of them is not there."""
+    from export.judge import ImageSet
+
+    calibration = judged = None
+    if arguments.calibrate is not None:
+        is_folder = arguments.calibrate.suffix.lower() != ".json"
+        calibration = (
+            ImageSet.from_folder(arguments.calibrate)
+            if is_folder
+            else ImageSet.from_coco(arguments.calibrate, arguments.calibrate_images)
+        )
+    if arguments.annotations is not None:
+        judged = ImageSet.from_coco(arguments.annotations, arguments.images)
+    return calibration, judged
+
+
+def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, list[EngineParity]]:
+    """The float32 graph and its manifest, and for a checkpoint the comparison with torch."""
+    if _is_onnx(arguments):
+        from export.foreign import open_onnx
+
+        model, manifest = open_onnx(arguments.model, arguments.model_format)
+        wanted = {"score_threshold": arguments.score_threshold, "iou_threshold": arguments.iou_threshold}
+        changes = {name: value for name, value in wanted.items() if value is not None}
+        return model, manifest.model_copy(update=changes | {"made_by": origin_of(arguments.model)}), []
+    import onnx
+
     from export.onnx_export import export_onnx
     from export.parity import measure_parity
     from vision.checkpoints.native import load_detector
 
     detector = load_detector(arguments.model)
-    if arguments.classes is not None:
-        detector = keep_classes(detector, [name.strip() for name in arguments.classes.split(",")])
+    classes = None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")]
     path = arguments.output / f"{arguments.model.stem}.onnx"
-    export_onnx(
+    manifest = export_onnx(
         detector,
         path,
-        made_by=_origin(arguments.model),
+        made_by=origin_of(arguments.model),
+        class_names=classes,
         score_threshold=arguments.score_threshold,
         iou_threshold=arguments.iou_threshold,
     )
-    parities = measure_parity(detector, path)
-    average_precision = _average_precision(arguments, path)
-    _print_report(path, parities, average_precision)
-    worst = max(parity.worst for parity in parities)
-    if arguments.json is not None:
-        result: dict[str, Any] = {
-            "files": {"float32": str(path)},
-            "bytes": {"float32": path.stat().st_size},
-            "parity": {"float32": worst},
-            "engines": [asdict(parity) for parity in parities],
-        }
-        write_json(arguments.json, result | ({"AP": average_precision} if average_precision else {}))
-    return 0 if worst <= PARITY_LIMIT and not any(parity.unmatched for parity in parities) else 1
+    return onnx.load(path), manifest, measure_parity(detector, path)
 
 
-def _check(arguments: Arguments) -> None:
-    asked = [name.strip() for name in arguments.format.split(",")]
-    if unknown := [name for name in asked if name not in FORMATS]:
-        raise UserError(f"--format {unknown[0]}: this version writes {', '.join(FORMATS)}")
-    if arguments.model.suffix.lower() != CHECKPOINT_SUFFIX:
-        raise UserError(f"{arguments.model}: expected a native checkpoint (.safetensors)")
-    if (arguments.annotations is None) != (arguments.images is None):
-        raise UserError("--annotations and --images belong together")
+def _tell(
+    arguments: Arguments, artefacts: Sequence[Artefact], parities: Sequence[EngineParity], model: onnx.ModelProto
+) -> int:
+    """Print, write report, engine and JSON; the exit code."""
+    from export.report import as_json, write_report
 
-
-def _origin(checkpoint: Path) -> str:
-    """Program, version and checkpoint with its hash: what a file was made from can be told years later."""
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    try:
-        program = f"handeye {version('handeye')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        program = "handeye"
-    return f"{program} from {checkpoint.name} (sha256 {digest})"
-
-
-def _average_precision(arguments: Arguments, path: Path) -> dict[str, float]:
-    if arguments.annotations is None or arguments.images is None:
-        return {}
-    from tools.evaluate import detect_in_images
-    from vision.evaluation.average_precision import GroundTruth, evaluate_boxes
-
-    ground_truth = GroundTruth(arguments.annotations)
-    detector = ImageDetector.load(path, score_threshold=0.001, iou_threshold=0.65, clip_boxes=False)
-    found, _ = detect_in_images(detector, ground_truth, arguments.images)
-    return {"float32": evaluate_boxes(ground_truth, found).AP}
-
-
-def _print_report(path: Path, parities: Sequence[EngineParity], average_precision: dict[str, float]) -> None:
     console = Console()
-    title = f"{path} ({path.stat().st_size / 1e6:.2f} MB): worst difference from torch"
-    table = Table(title=title, title_justify="left")
-    for heading in ("engine", "boxes px", "scores", "detections px", "unmatched"):
-        table.add_column(heading, justify="left" if heading == "engine" else "right")
-    for parity in parities:
-        figures = (f"{parity.boxes_px:.1e}", f"{parity.scores:.1e}", f"{parity.detections_px:.1e}")
-        table.add_row(parity.engine, *figures, str(parity.unmatched))
-    console.print(table)
-    for precision, figure in average_precision.items():
-        console.print(f"AP {precision}: {figure:.4f}", highlight=False)
+    if parities:
+        print_parity(console, artefacts[0].path, parities)
+    print_artefacts(console, artefacts)
+    facts = {"made from": origin_of(arguments.model)} | count_facts(model) | _conditions(arguments)
+    if arguments.report:
+        page = write_report(arguments.output, arguments.model.stem, artefacts, facts)
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+    result = as_json(artefacts)
+    if ENGINE in [name.strip() for name in arguments.format.split(",")]:
+        result["files"] |= _build_engine(arguments, _best_for_an_engine(artefacts))
+    worst = max((parity.worst for parity in parities), default=0.0)
+    if arguments.json is not None:
+        parity: dict[str, Any] = {"parity": {"float32": worst}, "engines": [asdict(parity) for parity in parities]}
+        write_json(arguments.json, result | parity | {"facts": facts})
+    is_refused = any(artefact.refused for artefact in artefacts)
+    return 0 if worst <= PARITY_LIMIT and not any(parity.unmatched for parity in parities) and not is_refused else 1
+
+
+def _conditions(arguments: Arguments) -> dict[str, str]:
+    facts = {}
+    if arguments.calibrate is not None:
+        facts["calibrated on"] = str(arguments.calibrate)
+    if arguments.annotations is not None:
+        facts["judged on"] = f"{arguments.annotations}, allowed loss {arguments.allowed_loss} AP"
+    return facts
+
+
+def _best_for_an_engine(artefacts: Sequence[Artefact]) -> Path:
+    """The smallest precision written that TensorRT takes and that was not refused."""
+    for precision in ("int8_float16", "int8", "float16"):
+        for artefact in artefacts:
+            if artefact.precision == precision and not artefact.refused:
+                return artefact.path
+    return artefacts[0].path

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
-from vision.checkpoints.zoo import yolox_config
+from export.onnx_export import export_onnx
+from vision.checkpoints.published_yolox import yolox_config
 from vision.detector import Detector, DetectorConfig
 from vision.images import Preprocessing
+from vision.runtime.manifest import Manifest
 
 NAMES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 
@@ -32,3 +35,11 @@ def detector() -> Detector:
         nn.init.zeros_(level.predict_objectness.bias)
         nn.init.zeros_(level.predict_class.bias)
     return detector
+
+
+@pytest.fixture(scope="session")
+def float_model(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Manifest]:
+    """The same as a graph, with its manifest. Not to be changed."""
+    path = tmp_path_factory.mktemp("float") / "cubes.onnx"
+    manifest = export_onnx(detector, path)
+    return onnx.load(path), manifest

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from export.folding import fold_focus, fold_for_inference
+from export.folding import fold_focus, fold_for_inference, fold_rep_block
 from vision.detector import Detector
 from vision.layers.cross_stage import Focus
+from vision.layers.rep_block import RepBlock
 
 
 def test_the_folded_detector_computes_the_same_to_rounding(detector: Detector):
@@ -47,3 +48,30 @@ def test_the_focus_block_is_one_convolution_also_at_the_border(size: tuple[int, 
 def test_an_unfolded_batch_norm_is_refused():
     with pytest.raises(ValueError, match="folded first"):
         fold_focus(Focus(3, 8))
+
+
+@pytest.mark.parametrize("norms_first", [False, True])
+def test_a_rep_block_is_one_convolution_also_at_the_border(norms_first: bool):
+    torch.manual_seed(1)
+    block = RepBlock(6, 10).train()
+    for part in (block.spatial, block.mix):
+        nn.init.uniform_(part.norm.weight, 0.5, 1.5)
+        nn.init.normal_(part.norm.bias)
+    block(3 * torch.randn(4, 6, 9, 9) + 1)
+    block.eval()
+    features = torch.randn(2, 6, 7, 5)
+    with torch.no_grad():
+        expected = block.activation(block.spatial(features) + block.mix(features))
+        before = fold_batch_norms(block) if norms_first else block
+        folded = fold_rep_block(before)
+        torch.testing.assert_close(folded(features), expected, rtol=0, atol=1e-5)
+    assert [type(module) for module in folded.modules()].count(nn.Conv2d) == 1
+
+
+def fold_batch_norms(block: RepBlock) -> RepBlock:
+    """As folding does it before it comes to the blocks."""
+    folded = copy.deepcopy(block)
+    for part in (folded.spatial, folded.mix):
+        part.conv = torch.nn.utils.fusion.fuse_conv_bn_eval(part.conv, part.norm)
+        part.register_module("norm", nn.Identity())
+    return folded

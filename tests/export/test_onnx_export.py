@@ -84,6 +84,15 @@ def test_parity_sees_another_detector(exported, detector: Detector):
     assert measure_parity(other, path, engines=["onnxruntime"], num_threads=1)[0].worst > 0.05
 
 
+def test_a_file_may_name_fewer_classes_and_gives_the_same_numbers_for_them(detector: Detector, tmp_path: Path):
+    path = tmp_path / "fewer.onnx"
+    manifest = export_onnx(detector, path, class_names=["blue_cube", "red_cube"])
+    assert manifest.class_names == ("blue_cube", "red_cube")
+    (parity,) = measure_parity(detector, path, engines=["onnxruntime"], num_threads=1)
+    assert parity.worst < 1e-5
+    assert ImageDetector.load(path, num_threads=1).class_names == ("blue_cube", "red_cube")
+
+
 def test_exporting_twice_gives_the_same_bytes(exported, detector: Detector, tmp_path: Path):
     path, _ = exported
     again = tmp_path / "cubes.onnx"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from export.parity import _match
+from export.parity import _match, corresponding_rows
 from vision.runtime.detections import Detections
 
 
@@ -34,3 +34,18 @@ ONE = (10, 10, 30, 30, 0.9, 0)
 )
 def test_what_counts_as_the_same(expected: Detections, got: Detections, distance: float, lonely: int):
     assert _match(expected, got, sure_score=0.31) == (pytest.approx(distance), lonely)
+
+
+def test_rows_are_matched_whatever_their_order():
+    rng = np.random.default_rng(0)
+    rows = rng.random((40, 7)).astype(np.float32)
+    rows[7] = rows[3]
+    order = rng.permutation(40)
+    noisy = (rows + rng.normal(0, 1e-6, rows.shape)).astype(np.float32)[order]
+    np.testing.assert_allclose(noisy[corresponding_rows(rows, noisy)], rows, atol=1e-5)
+
+
+def test_a_row_that_is_missing_is_not_made_up_for_by_its_double():
+    rows = np.array([[0.1, 0.1], [0.5, 0.5], [0.9, 0.9]], np.float32)
+    doubled = rows[[0, 0, 2]]
+    assert np.abs(doubled[corresponding_rows(rows, doubled)] - rows).max() == pytest.approx(0.4)

@@ -11,7 +11,7 @@ import torch
 
 from tools.command_line import run_command
 from vision.checkpoints.native import save_detector
-from vision.checkpoints.zoo import yolox_config
+from vision.checkpoints.published_yolox import yolox_config
 from vision.detector import Detector, DetectorConfig
 from vision.images import Preprocessing
 from vision.runtime.image_detector import ImageDetector
@@ -62,7 +62,11 @@ def test_a_checkpoint_becomes_an_onnx_file_with_proof(checkpoint: Path, tmp_path
 @pytest.mark.parametrize(
     ("model", "options", "told"),
     [
-        ("best.onnx", [], "expected a native checkpoint"),
+        ("best.pt", [], "expected a native checkpoint"),
+        ("best.onnx", [], "best.onnx"),
+        ("best.onnx", ["--classes", "cube"], "this is an ONNX file already"),
+        ("best.safetensors", ["--format", "int8,int8-x86"], "--calibrate FOLDER or COCO.json"),
+        ("best.safetensors", ["--format", "int8", "--calibrate", "nowhere"], "nowhere: expected a folder with images"),
         ("best.safetensors", ["--format", "onnx,tflite"], "--format tflite"),
         ("best.safetensors", ["--images", "somewhere"], "belong together"),
         ("absent.safetensors", [], "absent.safetensors"),
@@ -77,3 +81,48 @@ def test_wrong_requests_are_one_line(
     assert told in errors
     assert len(errors.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_int8_and_float16_stand_beside_float32_in_one_report(checkpoint: Path, tmp_path: Path, capsys):
+    data = dataset(tmp_path)
+    wanted = ["--format", "fp16,int8-plain,int8-openvino", "--calibrate", str(tmp_path / "annotations.json")]
+    quick = ["--allowed-loss", "1", "--pause-s", "0", "--threads", "1", "--report"]
+    output = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "r.json")]
+    code = run_command(["export", str(checkpoint), *wanted, *quick, *output, *data])
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert set(result["files"]) == {"float32", "float16", "int8_openvino", "int8_plain"}
+    assert set(result["refused"] if code else {}) <= {"int8_openvino"}, "only its time is judged here"
+    for precision, name in result["files"].items():
+        detector = ImageDetector.load(Path(name), engine="onnxruntime", num_threads=1)
+        assert detector.class_names == NAMES
+        assert (precision == "float32") != (f"; {precision}" in detector.manifest.made_by)
+        assert {entry["threads"] for entry in result["latency"][precision].values()} == {1}
+    assert result["bytes"]["float16"] < 0.65 * result["bytes"]["float32"]
+    assert result["recipes"]["int8_plain"]["float_layers"] == []
+    assert (tmp_path / "out/report.html").is_file()
+    assert float(result["facts"]["GFLOPs"]) > 0
+    assert "float16: made for tensorrt, which is not here" in capsys.readouterr().out
+
+
+def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: Path):
+    import onnx
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    from export.graph_index import GraphIndex
+    from export.int8_recipe import module_name
+    from export.onnx_export import export_onnx
+    from vision.checkpoints.native import RANGES_KEY, load_detector
+
+    export_onnx(load_detector(checkpoint), tmp_path / "float.onnx")
+    layers = [module_name(node.name) for node in GraphIndex(onnx.load(tmp_path / "float.onnx").graph).layers()]
+    ranges = {name: 5.0 for name in layers if name.startswith("neck")}
+    with safe_open(checkpoint, "pt") as opened:
+        metadata = opened.metadata() | {RANGES_KEY: json.dumps(ranges)}
+    save_file(load_file(checkpoint), tmp_path / "trained.safetensors", metadata)
+    output = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"), "--pause-s", "0"]
+    assert run_command(["export", str(tmp_path / "trained.safetensors"), "--format", "int8", *output]) == 0
+    recipe = json.loads((tmp_path / "r.json").read_text())["recipes"]["int8"]
+    assert recipe["calibrator"] == "learned"
+    assert recipe["layers"] - len(recipe["float_layers"]) == len(ranges) > 5

@@ -1,0 +1,114 @@
+"""An ONNX graph as quantisation sees it: who makes a tensor, who reads it, which tensors are constants.
+
+The index does not follow later changes of the graph; make a new one after changing it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators with weights: where the arithmetic of a network is done."""
+
+
+class GraphIndex:
+    """Producers, readers and constants of one graph. Its nodes must be in the order in which they run."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.nodes: list[onnx.NodeProto] = list(graph.node)
+        self.constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+                self.constants[node.output[0]] = node.attribute[0].t
+        self.producer = {name: node for node in self.nodes for name in node.output if name}
+        self.readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in self.nodes:
+            for name in dict.fromkeys(node.input):
+                self.readers[name].append(node)
+        self.input_names = [value.name for value in graph.input if value.name not in self.constants]
+        self.output_names = [value.name for value in graph.output]
+        self._names = {name for node in self.nodes for name in (node.name, *node.input, *node.output)}
+        self._names.update(self.constants, self.input_names)
+
+    def value(self, name: str) -> np.ndarray:
+        """The numbers of a constant; raises KeyError for a tensor that is computed."""
+        return numpy_helper.to_array(self.constants[name])
+
+    def layers(self) -> list[onnx.NodeProto]:
+        """Nodes with constant weights, in the order in which they run."""
+        return [node for node in self.nodes if self.weight_name(node) is not None]
+
+    def weight_name(self, node: onnx.NodeProto) -> str | None:
+        """The weights of a layer; None for any other node, also for the product of two computed tensors."""
+        if node.op_type in LAYERS and node.input[1] in self.constants and node.input[0] not in self.constants:
+            return node.input[1]
+        return None
+
+    def met_from(
+        self, node: onnx.NodeProto, stops: Callable[[onnx.NodeProto], bool]
+    ) -> Iterator[tuple[onnx.NodeProto, str]]:
+        """Every node that reads what `node` makes, directly or through nodes at which `stops` is false, and the tensor
+        by which it was reached."""
+        waiting, seen = [*node.output], set[str]()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for reader in self.readers[name]:
+                yield reader, name
+                if not stops(reader):
+                    waiting.extend(reader.output)
+
+    def unused_name(self, wish: str) -> str:
+        """`wish`, or `wish` with a number behind it; the name is taken from then on."""
+        name, number = wish, 1
+        while name in self._names:
+            name, number = f"{wish}_{number}", number + 1
+        self._names.add(name)
+        return name
+
+
+def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node, or what the standard says where it is left out."""
+    return next((entry.i for entry in node.attribute if entry.name == name), default)
+
+
+def in_running_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes so that each comes after those whose outputs it reads, otherwise in their present order."""
+    made = {name for node in graph.node for name in node.output}
+    known, ordered, waiting = set[str](), list[onnx.NodeProto](), list(graph.node)
+    while waiting:
+        left = []
+        for node in waiting:
+            if all(name in known or name not in made for name in read_by(node)):
+                known.update(node.output)
+                ordered.append(node)
+            else:
+                left.append(node)
+        assert len(left) < len(waiting), f"the graph has a cycle through {waiting[0].name}"
+        waiting = left
+    return ordered
+
+
+def read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """The inputs of a node, and what the graphs inside of it read from outside."""
+    yield from (name for name in node.input if name)
+    for entry in node.attribute:
+        for graph in (entry.g, *entry.graphs):
+            for inner in graph.node:
+                yield from read_by(inner)
+
+
+def replace_inputs(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
+    """Let `nodes` read `new` wherever they read `old`."""
+    for node in nodes:
+        for position, name in enumerate(node.input):
+            if name == old:
+                node.input[position] = new

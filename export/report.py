@@ -1,0 +1,141 @@
+"""One page that puts all files of an export side by side, with what they were measured on and with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from export.artefacts import Artefact, judging_engine
+from export.int8_recipe import Int8Result
+from vision.evaluation.figures import figure
+from vision.files import replacing
+
+STYLE = (
+    "body{font-family:sans-serif;max-width:72em;margin:2em auto}img{max-width:100%}"
+    "td,th{padding:.2em 1em .2em 0;text-align:left;vertical-align:top}.refused{color:#a00}code{font-size:.85em}"
+)
+
+
+def write_report(folder: Path, title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> Path:
+    """Write report.html and report.png into a folder; returns the page. `facts` are lines above the table."""
+    plot_artefacts(folder / "report.png", artefacts)
+    page = folder / "report.html"
+    with replacing(page) as beside:
+        beside.write_text(_page(title, artefacts, facts), encoding="utf-8")
+    return page
+
+
+def plot_artefacts(path: Path, artefacts: Sequence[Artefact]) -> None:
+    """AP against latency for every engine, and the size of each file."""
+    with figure(path, num_panels=2) as (speed, size):
+        engines = list(dict.fromkeys(engine for artefact in artefacts for engine in artefact.latency))
+        for engine in engines:
+            shown = [artefact for artefact in artefacts if engine in artefact.latency]
+            times = [artefact.latency[engine].p50_ms for artefact in shown]
+            heights = [artefact.AP.get(engine, 0.0) for artefact in shown]
+            speed.plot(times, heights, "o", label=engine)
+            for artefact, x, y in zip(shown, times, heights, strict=True):
+                speed.annotate(artefact.precision, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        is_judged = any(artefact.AP for artefact in artefacts)
+        speed.set(xlabel="latency, p50 (ms)", ylabel="AP" if is_judged else "AP not measured")
+        if engines:
+            speed.legend()
+        size.barh([artefact.precision for artefact in artefacts], [artefact.num_bytes / 1e6 for artefact in artefacts])
+        size.set(xlabel="file (MB)")
+
+
+def as_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
+    """The same as a dictionary: keyed by what is measured, then by precision."""
+    judged = {artefact.precision: judging_engine(artefact) for artefact in artefacts}
+    content: dict[str, Any] = {
+        "files": {artefact.precision: str(artefact.path) for artefact in artefacts},
+        "bytes": {artefact.precision: artefact.num_bytes for artefact in artefacts},
+        "sha256": {artefact.precision: artefact.sha256 for artefact in artefacts},
+        "difference": {artefact.precision: artefact.worst_difference for artefact in artefacts},
+        "refused": {artefact.precision: artefact.refused for artefact in artefacts if artefact.refused},
+        "remarks": {artefact.precision: list(artefact.remarks) for artefact in artefacts if artefact.remarks},
+        "latency": {
+            artefact.precision: {engine: asdict(latency) for engine, latency in artefact.latency.items()}
+            for artefact in artefacts
+        },
+        "recipes": {
+            artefact.precision: _recipe_facts(artefact.recipe) for artefact in artefacts if artefact.recipe is not None
+        },
+    }
+    if any(artefact.AP for artefact in artefacts):
+        content["AP"] = {one.precision: one.AP[judged[one.precision] or ""] for one in artefacts}
+        content["AP50"] = {one.precision: one.AP50[judged[one.precision] or ""] for one in artefacts}
+        content["AP_by_engine"] = {artefact.precision: dict(artefact.AP) for artefact in artefacts}
+    return content
+
+
+def _recipe_facts(recipe: Int8Result) -> dict[str, Any]:
+    search = recipe.search
+    return {
+        "calibrator": recipe.rule,
+        "scores": dict(recipe.scores),
+        "layers": recipe.num_layers,
+        "float_layers": sorted(recipe.keep_float),
+        "pinned": dict(recipe.pinned),
+        "damage": dict(search.damage) if search else {},
+        "trials": [asdict(trial) for trial in search.trials] if search else [],
+    }
+
+
+def _page(title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
+    engines = list(dict.fromkeys(engine for artefact in artefacts for engine in artefact.latency))
+    heads = ["precision", "MB", "worst difference"]
+    heads += [f"{what}, {engine}" for engine in engines for what in ("AP", "AP50", "p50 ms", "fastest ms")]
+    rows = "".join(f"<tr>{_cells(artefact, engines)}</tr>" for artefact in artefacts)
+    lines = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in facts.items())
+    details = "".join(_details(artefact) for artefact in artefacts)
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
+        f"<h1>{escape(title)}</h1>"
+        f"<ul>{lines}</ul><table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{rows}</table>"
+        f"<p>AP and latency of a row come from the file and engine named there. Worst difference: from the float32 "
+        f"file, scores, and boxes as a share of the input's longer side.</p>"
+        f"<img src=report.png alt='AP against latency'>{details}"
+    )
+
+
+def _cells(artefact: Artefact, engines: Sequence[str]) -> str:
+    cells = [artefact.precision, f"{artefact.num_bytes / 1e6:.2f}", f"{artefact.worst_difference:.1e}"]
+    for engine in engines:
+        cells += [f"{values[engine]:.4f}" if engine in values else "" for values in (artefact.AP, artefact.AP50)]
+        latency = artefact.latency.get(engine)
+        cells += [f"{latency.p50_ms:.2f}", f"{latency.best_ms:.2f}"] if latency else ["", ""]
+    return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+
+
+def _details(artefact: Artefact) -> str:
+    """File, hash and conditions of one artefact, and how its eight bits were chosen."""
+    text = f"<h2>{artefact.precision}</h2><p><code>{escape(artefact.path.name)}</code>, "
+    text += f"sha256 <code>{artefact.sha256}</code></p>"
+    if artefact.refused:
+        text += f"<p class=refused>Refused: {escape(artefact.refused)}</p>"
+    text += "".join(f"<p>{escape(remark)}</p>" for remark in artefact.remarks)
+    text += "".join(
+        f"<p>{escape(one.engine)}, {one.threads} threads, {one.pause_s} s rest before each turn</p>"
+        for one in artefact.latency.values()
+    )
+    if artefact.recipe is not None:
+        recipe = artefact.recipe
+        quantized = recipe.num_layers - len(recipe.keep_float)
+        text += f"<p>{quantized} of {recipe.num_layers} layers in 8 bits, ranges by {escape(recipe.rule)}"
+        text += "; tried: " + ", ".join(f"{escape(name)} {score:.4f}" for name, score in recipe.scores.items())
+        text += "</p><ul>" + "".join(
+            f"<li><code>{escape(name)}</code> in float: {escape(recipe.pinned.get(name, 'sensitive'))}</li>"
+            for name in sorted(recipe.keep_float)
+        )
+        text += "</ul>"
+        if recipe.search is not None:
+            text += "<p>Search: " + "; ".join(
+                f"{len(trial.float_blocks)} blocks in float: AP {trial.score:.4f}, loss {trial.loss:.4f}"
+                for trial in recipe.search.trials
+            )
+            text += "</p>"
+    return text

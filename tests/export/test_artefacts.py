@@ -1,0 +1,133 @@
+"""What is refused its name and why; what a report holds; how parameters and operations are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from export.artefacts import Artefact, judge_artefacts, judging_engine, write_artefact
+from export.complexity import count_gflops, count_parameters
+from export.int8_recipe import Int8Result
+from export.latency import Latency, measure_latencies
+from export.report import as_json, write_report
+from tests.export.graphs import chain, model_of
+
+
+def artefact(folder: Path, precision, ap: dict[str, float], ms: dict[str, float]) -> Artefact:
+    path = folder / f"m.{precision}.onnx"
+    path.write_bytes(b"content")
+    latency = {name: Latency(f"{name} 1.0", 2, value + 1, value + 2, value, 0.2) for name, value in ms.items()}
+    return Artefact(precision, path, 7, "abc", dict(ap), dict(ap), latency)
+
+
+BOTH = {"onnxruntime": 10.0, "openvino": 8.0}
+FLOAT_AP = {"onnxruntime": 0.34, "openvino": 0.34}
+
+
+@pytest.mark.parametrize(
+    ("precision", "ap", "ms", "refused"),
+    [
+        ("int8", {"onnxruntime": 0.335, "openvino": 0.335}, {"onnxruntime": 20.0, "openvino": 20.0}, ""),
+        ("int8", {"onnxruntime": 0.3, "openvino": 0.34}, BOTH, "loses 0.0400 AP on onnxruntime, allowed are 0.0100"),
+        ("int8_x86", FLOAT_AP, {"onnxruntime": 9.0, "openvino": 20.0}, ""),
+        ("int8_x86", FLOAT_AP, {"onnxruntime": 11.0, "openvino": 1.0}, "takes 11.00 ms on onnxruntime, float32 takes"),
+        ("int8_openvino", FLOAT_AP, {"onnxruntime": 20.0, "openvino": 7.0}, ""),
+        (
+            "int8_openvino",
+            {"onnxruntime": 0.34, "openvino": 0.1},
+            {"onnxruntime": 9.0, "openvino": 7.0},
+            "0.2400 AP on",
+        ),
+        ("int8_plain", {"onnxruntime": 0.0, "openvino": 0.0}, {"onnxruntime": 99.0, "openvino": 99.0}, ""),
+    ],
+)
+def test_what_is_refused_its_name(tmp_path: Path, precision, ap, ms, refused: str):
+    reference = artefact(tmp_path, "float32", FLOAT_AP, BOTH)
+    judged = artefact(tmp_path, precision, ap, ms)
+    judge_artefacts([reference, judged], allowed_loss=0.01)
+    assert (refused in judged.refused) if refused else judged.refused == ""
+    assert judged.path.name == (f"m.{precision}.refused.onnx" if refused else f"m.{precision}.onnx")
+    assert judged.path.is_file()
+    assert reference.refused == ""
+
+
+def test_an_engine_that_computes_a_file_wrongly_is_named(tmp_path: Path):
+    judged = artefact(tmp_path, "int8", {"onnxruntime": 0.335, "openvino": 0.11}, BOTH)
+    judge_artefacts([artefact(tmp_path, "float32", FLOAT_AP, BOTH), judged], allowed_loss=0.01)
+    assert judged.refused == ""
+    assert judged.remarks == (
+        "do not run it on openvino: AP 0.1100 there, 0.3350 on onnxruntime",
+        "made for tensorrt, which is not here: its speed was not judged",
+    )
+    assert judging_engine(judged) == "onnxruntime"
+
+
+def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_model):
+    from export.calibration import Range
+    from export.quantize_x86 import quantize_for_openvino
+
+    model, manifest = float_model
+    names = {name for node in model.graph.node for name in node.input}
+    wrong = quantize_for_openvino(model, dict.fromkeys(names, Range(-1.0, 1.0)))
+    recipe = Int8Result(wrong, "minmax", {}, frozenset(), 1, None)
+    written = write_artefact(tmp_path, "m", "int8", wrong, manifest, recipe)
+    assert "faults for TensorRT" in written.refused
+    assert "uint8" in written.refused
+    assert written.path == tmp_path / "m.int8.onnx"
+
+
+def test_the_report_holds_what_was_measured(tmp_path: Path):
+    judged = artefact(tmp_path, "int8", {"onnxruntime": 0.3, "openvino": 0.31}, BOTH)
+    shown = [artefact(tmp_path, "float32", FLOAT_AP, BOTH), judged]
+    judge_artefacts(shown, allowed_loss=0.01)
+    page = write_report(tmp_path, "a <network>", shown, {"GFLOPs": "1.2"}).read_text()
+    for text in (
+        "a &lt;network&gt;",
+        "GFLOPs: 1.2",
+        "0.3000",
+        "10.00",
+        "onnxruntime 1.0, 2 threads, 0.2 s rest",
+        "abc",
+    ):
+        assert text in page
+    assert "Refused: loses 0.0400 AP" in page
+    assert (tmp_path / "report.png").stat().st_size > 5000
+    content = as_json(shown)
+    assert content["AP"] == {"float32": 0.34, "int8": 0.3}
+    assert set(content["refused"]) == {"int8"}
+    assert content["latency"]["int8"]["openvino"]["threads"] == 2
+
+
+def test_latencies_are_those_of_the_file(tmp_path: Path, float_model):
+    from export.onnx_export import write_onnx
+
+    model, manifest = float_model
+    write_onnx(tmp_path / "m.onnx", model, manifest)
+    found = measure_latencies({"one": tmp_path / "m.onnx"}, manifest.preprocessing.size_hw, "onnxruntime", 1, 0.0)
+    latency = found["one"]
+    assert 0 < latency.best_ms <= latency.p50_ms <= latency.p95_ms
+    assert (latency.threads, latency.pause_s) == (1, 0.0)
+    assert latency.engine.startswith("onnxruntime ")
+
+
+def test_parameters_and_operations_are_counted_by_hand():
+    model = chain()
+    assert count_parameters(model) == 4 * 3 * 9 + 4 * 4 * 9 + 4 + 4 * 5 * 4 + 16 * 6
+    products = 64 * 4 * 27 + 64 * 4 * 36 + 4 * 64 * 5 * 4 + 5 * 16 * 16 * 6
+    assert count_gflops(model) == pytest.approx(2 * products / 1e9)
+    free = model_of([helper.make_node("MatMul", ["images", "w"], ["y"], "out")], {"w": np.ones((3, 2), "f4")}, (1, 3))
+    free.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    free.graph.output[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    with pytest.raises(ValueError, match="not fixed"):
+        count_gflops(free)
+
+
+def test_the_published_network_has_the_published_size(shared):
+    """0.91 M parameters and 1.08 GFLOPs (YOLOX, arXiv:2107.08430, table 5)."""
+    model = onnx.load(shared("data/yolox_nano_coco/yolox_nano.onnx"))
+    assert count_parameters(model) == pytest.approx(0.91e6, rel=0.01)
+    assert count_gflops(model) == pytest.approx(1.08, rel=0.05)

@@ -1,0 +1,107 @@
+"""Prove a bundle on this machine: build or load each model, compare with the golden detections, measure, say pass.
+
+Where TensorRT runs, its engines are built here; elsewhere ONNX Runtime or OpenVINO compute. Exit code 1 means that a
+model failed, 2 that the bundle was refused.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from export.bundle_file import Bundle, open_bundle
+from export.bundle_index import BundleModel, VerifyEngine
+from export.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
+from tools.benchmark import measure
+from tools.command_line import Positional
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What `handeye verify` takes."""
+
+    bundle: Positional[Path]
+    """A bundle that `handeye bundle` wrote."""
+    engine: Literal["auto", "tensorrt", "onnxruntime", "openvino"] = "auto"
+    """Inference engine; auto takes TensorRT where it runs, else the fastest that is installed."""
+    engines: Path | None = None
+    """Folder for the engines that are built, to keep them; without it they are thrown away."""
+    threads: int | None = None
+    """Threads of ONNX Runtime and OpenVINO; by default one for each processor."""
+    repeats: int = 50
+    """How many images are measured for each model, after ten that are not."""
+    pause_s: float = 1.0
+    """Rest before each measurement in seconds, so that one does not pay for the other's heat."""
+    json: Path | None = None
+    """Write the result to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Check the bundle, then every model in it."""
+    if arguments.repeats < 1:
+        raise UserError(f"--repeats must be at least 1, got {arguments.repeats}")
+    console = Console()
+    bundle = open_bundle(arguments.bundle)
+    engine = choose_engine(bundle, None if arguments.engine == "auto" else arguments.engine)
+    with tempfile.TemporaryDirectory() as folder:
+        results = [_verify(arguments, bundle, model, engine, Path(folder)) for model in bundle.index.models]
+    for verdict, times in results:
+        _print_verdict(console, verdict, times)
+    passed = all(verdict.passed for verdict, _ in results)
+    told = f"{bundle.index.name}: {len(bundle.index.images)} golden images: {'pass' if passed else 'FAIL'}"
+    console.print(told, highlight=False, markup=False)
+    if arguments.json is not None:
+        write_json(arguments.json, _result(arguments, bundle, results))
+    return 0 if passed else 1
+
+
+def _verify(
+    arguments: Arguments, bundle: Bundle, model: BundleModel, engine: VerifyEngine, folder: Path
+) -> tuple[Verdict, dict[str, Any]]:
+    """One model: its verdict and its times."""
+    with unpacked(bundle, model, folder) as path:
+        prepared = prepare_model(path, engine, arguments.engines or folder, arguments.threads)
+    verdict = verify_model(bundle, model, prepared, engine)
+    pictures = [(name, bundle.read(name)) for name in bundle.index.images]
+    time.sleep(arguments.pause_s)
+    return verdict, measure(prepared.detector, pictures, arguments.repeats)
+
+
+def _print_verdict(console: Console, verdict: Verdict, times: dict[str, Any]) -> None:
+    """What was found, how far it is from what must be found, and how long it took."""
+    found, limit = verdict.agreement, verdict.limit
+    infer, total = (times["stages"][stage]["p50_ms"] for stage in ("infer", "total"))
+    lines = [
+        f"{verdict.precision}, {verdict.engine}, {times['threads']} threads: {'pass' if verdict.passed else 'FAIL'}",
+        f"  {found.matched} detections found, {found.unmatched} without a partner; boxes {found.boxes_px:.3f} px apart "
+        f"(limit {limit.boxes_px:g}), scores {found.scores:.4f} (limit {limit.scores:g})",
+        f"  {infer:.2f} ms inference, {total:.2f} ms with reading and preparing (medians of {times['images']} images)",
+        *(f"  warning: {warning}" for warning in verdict.warnings),
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _result(arguments: Arguments, bundle: Bundle, results: list[tuple[Verdict, dict[str, Any]]]) -> dict[str, object]:
+    return {
+        "bundle": str(bundle.path),
+        "bundle_sha256": bundle.sha256,
+        "passed": all(verdict.passed for verdict, _ in results),
+        "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        "golden_by": bundle.index.made_by,
+        "pause_s": arguments.pause_s,
+        "models": [
+            {"precision": verdict.precision, "passed": verdict.passed, "file_sha256": verdict.sha256}
+            | asdict(verdict.agreement)
+            | {"limit": verdict.limit.model_dump(), "warnings": list(verdict.warnings)}
+            | times
+            for verdict, times in results
+        ],
+    }
