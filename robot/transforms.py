@@ -87,10 +87,40 @@ def require_transform(T: Float[np.ndarray, "*batch 4 4"], name: str = "T") -> No
     require_rotation(T[..., :3, :3], name)
 
 
+def nearest_rotation(matrix: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*batch 3 3"]:
+    """The rotation R with the largest trace(R^T matrix), by singular values (Kabsch 1978); never a reflection."""
+    left, _, right = np.linalg.svd(matrix)
+    signs = np.ones(left.shape[:-1])
+    signs[..., 2] = _determinant(left @ right)
+    return (left * signs[..., None, :]) @ right
+
+
+def nearest_transform(
+    T: Float[np.ndarray, "*batch 4 4"], tolerance: float, name: str = "T"
+) -> Float[np.ndarray, "*batch 4 4"]:
+    """The rigid transform nearest to T (Frobenius norm, by singular values), for matrices printed with few digits.
+
+    Raises TransformError where an element of the rotation must change by more than `tolerance`, so that mirrored,
+    scaled and sheared frames are refused rather than bent straight.
+    """
+    if not np.all(np.isfinite(T)):
+        raise TransformError(f"{name}: expected finite numbers, got {T.tolist()}")
+    R = nearest_rotation(T[..., :3, :3])
+    change = np.abs(R - T[..., :3, :3]).max()
+    last_row = np.abs(T[..., 3, :] - np.array([0.0, 0.0, 0.0, 1.0])).max()
+    if max(change, last_row) > tolerance:
+        mirrored = " (it is mirrored: an axis is flipped)" if _determinant(T[..., :3, :3]).min() < 0.0 else ""
+        raise TransformError(
+            f"{name}: expected a rotation and the last row 0 0 0 1, each within {tolerance:g}; the nearest rotation is "
+            f"{change:.3g} away{mirrored}, the last row {last_row:.3g}"
+        )
+    return make_transform(R, T[..., :3, 3])
+
+
 def rotvec_to_rotation(rotvec: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3 3"]:
     """Rodrigues' formula for a rotation vector: its direction is the axis, its length the angle in rad, of any size."""
     angle = np.linalg.norm(rotvec, axis=-1)[..., None, None]
-    cross = _cross_matrix(rotvec)
+    cross = cross_matrix(rotvec)
     return np.eye(3) + _sine_ratio(angle) * cross + _versine_ratio(angle) * (cross @ cross)
 
 
@@ -187,10 +217,14 @@ def rotation_angle(R_a: Float[np.ndarray, "3 3"], R_b: Float[np.ndarray, "3 3"])
 def exp_se3(twist: Float[np.ndarray, "*batch 6"]) -> Float[np.ndarray, "*batch 4 4"]:
     """The motion after one second along a constant twist (v, w): linear part in m/s first, then angular in rad/s."""
     v, w = twist[..., :3], twist[..., 3:]
-    angle = np.linalg.norm(w, axis=-1)[..., None, None]
-    cross = _cross_matrix(w)
-    left_jacobian = np.eye(3) + _versine_ratio(angle) * cross + _cubic_ratio(angle) * (cross @ cross)
-    return make_transform(rotvec_to_rotation(w), (left_jacobian @ v[..., None])[..., 0])
+    return make_transform(rotvec_to_rotation(w), (rotation_left_jacobian(w) @ v[..., None])[..., 0])
+
+
+def rotation_left_jacobian(rotvec: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3 3"]:
+    """J with exp(rotvec + d) = exp(J d) exp(rotvec) for small d (rad)."""
+    angle = np.linalg.norm(rotvec, axis=-1)[..., None, None]
+    cross = cross_matrix(rotvec)
+    return np.eye(3) + _versine_ratio(angle) * cross + _cubic_ratio(angle) * (cross @ cross)
 
 
 def log_se3(T: Float[np.ndarray, "*batch 4 4"]) -> Float[np.ndarray, "*batch 6"]:
@@ -198,22 +232,22 @@ def log_se3(T: Float[np.ndarray, "*batch 4 4"]) -> Float[np.ndarray, "*batch 6"]
     require_transform(T)
     w = rotation_to_rotvec(T[..., :3, :3])
     angle = np.linalg.norm(w, axis=-1)[..., None, None]
-    cross = _cross_matrix(w)
+    cross = cross_matrix(w)
     left_jacobian_inverse = np.eye(3) - 0.5 * cross + _cotangent_ratio(angle) * (cross @ cross)
     return np.concatenate([(left_jacobian_inverse @ T[..., :3, 3:])[..., 0], w], axis=-1)
 
 
-def _determinant(R: np.ndarray) -> np.ndarray:
-    """The triple product of the columns; numpy's determinant would warn about NaN, which is judged here."""
-    return np.asarray((np.cross(R[..., 0], R[..., 1]) * R[..., 2]).sum(axis=-1))
-
-
-def _cross_matrix(w: np.ndarray) -> np.ndarray:
+def cross_matrix(w: Float[np.ndarray, "*batch 3"]) -> Float[np.ndarray, "*batch 3 3"]:
     """[w]x with [w]x p = w x p."""
     cross = np.zeros((*w.shape, 3))
     cross[..., 0, 1], cross[..., 0, 2], cross[..., 1, 2] = -w[..., 2], w[..., 1], -w[..., 0]
     cross[..., 1, 0], cross[..., 2, 0], cross[..., 2, 1] = w[..., 2], -w[..., 1], w[..., 0]
     return cross
+
+
+def _determinant(R: np.ndarray) -> np.ndarray:
+    """The triple product of the columns; numpy's determinant would warn about NaN, which is judged here."""
+    return np.asarray((np.cross(R[..., 0], R[..., 1]) * R[..., 2]).sum(axis=-1))
 
 
 def _sine_ratio(angle: np.ndarray) -> np.ndarray:

@@ -1,35 +1,34 @@
-"""The pinhole camera with OpenCV's lens distortion: pixels to directions and back, other sizes, crops.
+"""The camera matrix with a lens's distortion: pixels to directions and back, other sizes, crops.
 
 The centre of the top left pixel is (0, 0), so an image of width W spans -0.5 to W - 0.5; camera axes are x right,
-y down, z forward. Model: Hartley and Zisserman, Multiple View Geometry, 6.1; distortion as cv2.projectPoints has it.
+y down, z forward. Model: Hartley and Zisserman, Multiple View Geometry, 6.1; lenses: distortion.py.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 
+from robot.camera.distortion import Lens, distort, undistort
 from robot.errors import CameraError
-
-DISTORTION_LENGTHS = (4, 5, 8)  # k1 k2 p1 p2 [k3 [k4 k5 k6]]
-_UNDISTORT_STEPS = 20
-_UNDISTORT_TOLERANCE = 1e-9  # of normalised coordinates: a millionth of a pixel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Intrinsics:
     """K (px) and distortion of images of size_hw (height, width in px).
 
-    A crop may have its principal point anywhere (is_crop); in a whole image it lies in the central half, otherwise K
-    belongs to another resolution. Raises CameraError for what is no pinhole matrix or does not fit the size.
+    A crop may have its principal point anywhere (is_crop); in a whole image it lies within a fifth of the size from
+    the middle, otherwise K belongs to another resolution. Raises CameraError for what is no pinhole matrix or does
+    not fit the size.
     """
 
     K: Float[np.ndarray, "3 3"]
     size_hw: tuple[int, int]
     distortion: Float[np.ndarray, " D"] = field(default_factory=lambda: np.zeros(5))
     is_crop: bool = False
+    lens: Lens = Lens.PINHOLE
 
     def __post_init__(self) -> None:
         check_pinhole(self.K)
@@ -38,9 +37,11 @@ class Intrinsics:
             raise CameraError(f"expected an image of at least 1 x 1 pixels, got {height} high and {width} wide")
         if not self.is_crop:
             check_fits_image(self.K, self.size_hw)
-        if self.distortion.shape not in [(length,) for length in DISTORTION_LENGTHS]:
+        if self.distortion.shape not in [(length,) for length in self.lens.num_coefficients]:
+            expected = " or ".join(map(str, self.lens.num_coefficients))
             raise CameraError(
-                f"expected 4, 5 or 8 distortion coefficients (k1 k2 p1 p2 k3 k4 k5 k6), got {self.distortion.shape}"
+                f"expected {expected} distortion coefficients in OpenCV's order for a {self.lens.value} lens, "
+                f"got {self.distortion.shape}"
             )
         if not np.isfinite(self.distortion).all():
             raise CameraError(f"expected finite distortion coefficients, got {self.distortion.tolist()}")
@@ -49,8 +50,9 @@ class Intrinsics:
         """Pixels (u, v) of points in m; NaN for points that are not in front of the camera (z <= 0)."""
         z = points_camera[..., 2:]
         in_front = np.where(z > 0.0, z, np.nan)
-        distorted = distort(points_camera[..., :2] / in_front, self.distortion)
-        return distorted @ self.K[:2, :2].T + self.K[:2, 2]
+        bent = distort(points_camera[..., :2] / in_front, self.distortion, self.lens)
+        u = self.K[0, 0] * bent[..., 0] + self.K[0, 1] * bent[..., 1] + self.K[0, 2]
+        return np.stack([u, self.K[1, 1] * bent[..., 1] + self.K[1, 2]], axis=-1)
 
     def unproject(
         self, pixels_uv: Float[np.ndarray, "*points 2"], depth_m: Float[np.ndarray, "*points"]
@@ -65,7 +67,7 @@ class Intrinsics:
         """Viewing directions (x, y, 1) in the camera frame: a point at depth z lies at z times its direction."""
         y = (pixels_uv[..., 1] - self.K[1, 2]) / self.K[1, 1]
         x = (pixels_uv[..., 0] - self.K[0, 2] - self.K[0, 1] * y) / self.K[0, 0]
-        straight = undistort(np.stack([x, y], axis=-1), self.distortion)
+        straight = undistort(np.stack([x, y], axis=-1), self.distortion, self.lens)
         return np.concatenate([straight, np.ones_like(straight[..., :1])], axis=-1)
 
     def rescale(self, size_hw: tuple[int, int]) -> Intrinsics:
@@ -75,7 +77,19 @@ class Intrinsics:
         K[:2] *= scale[:, None]
         # The corner of the image, not the centre of its first pixel, stays where it is.
         K[:2, 2] += 0.5 * (scale - 1.0)
-        return Intrinsics(K, size_hw, self.distortion, self.is_crop)
+        return replace(self, K=K, size_hw=size_hw)
+
+    def without_distortion(self) -> Intrinsics:
+        """The pinhole camera with the same K, whose image undistortion.py makes."""
+        return Intrinsics(self.K, self.size_hw, is_crop=self.is_crop)
+
+    def check_image(self, image: np.ndarray) -> None:
+        """Raise CameraError unless the image (H, W, ...) has the size that these intrinsics were made for."""
+        if image.shape[:2] != self.size_hw:
+            raise CameraError(
+                f"the intrinsics belong to images of {self.size_hw[1]} x {self.size_hw[0]} pixels, this one has "
+                f"{image.shape[1]} x {image.shape[0]}: calibrate at this size, or rescale or crop them to it"
+            )
 
     def crop(self, left_px: int, top_px: int, size_hw: tuple[int, int]) -> Intrinsics:
         """Intrinsics of the part of size_hw whose first pixel is (left_px, top_px), which must lie in the image."""
@@ -87,7 +101,7 @@ class Intrinsics:
             )
         K = self.K.copy()
         K[:2, 2] -= (left_px, top_px)
-        return Intrinsics(K, size_hw, self.distortion, is_crop=True)
+        return replace(self, K=K, size_hw=size_hw, is_crop=True)
 
 
 def check_pinhole(K: Float[np.ndarray, "..."]) -> None:
@@ -103,54 +117,15 @@ def check_pinhole(K: Float[np.ndarray, "..."]) -> None:
 
 
 def check_fits_image(K: Float[np.ndarray, "3 3"], size_hw: tuple[int, int]) -> None:
-    """Raise CameraError when the principal point is outside the central half of the image.
+    """Raise CameraError when the principal point is a fifth of the image's size or more from its middle.
 
     A K for twice or half the resolution is caught by this; lenses put the principal point within a few per cent of
     the middle.
     """
     centre_xy = np.array([size_hw[1] - 1, size_hw[0] - 1]) / 2.0
     offset = np.abs(K[:2, 2] - centre_xy) / (size_hw[1], size_hw[0])
-    if (offset >= 0.249).any():
+    if (offset >= 0.2).any():
         raise CameraError(
             f"K has its principal point at ({K[0, 2]:g}, {K[1, 2]:g}) px, far from the middle ({centre_xy[0]:g}, "
             f"{centre_xy[1]:g}) of the {size_hw[1]} x {size_hw[0]} image: is it of another resolution?"
         )
-
-
-def distort(
-    straight: Float[np.ndarray, "*points 2"], distortion: Float[np.ndarray, " D"]
-) -> Float[np.ndarray, "*points 2"]:
-    """Bend normalised image coordinates (x / z, y / z) as the lens does: radial (rational) and tangential terms."""
-    if not distortion.any():
-        return straight
-    k1, k2, p1, p2, k3, k4, k5, k6 = np.pad(distortion, (0, 8 - len(distortion)))
-    x, y = straight[..., 0], straight[..., 1]
-    r2 = x * x + y * y
-    radial = (1 + r2 * (k1 + r2 * (k2 + r2 * k3))) / (1 + r2 * (k4 + r2 * (k5 + r2 * k6)))
-    bent_x = x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x)
-    bent_y = y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
-    return np.stack([bent_x, bent_y], axis=-1)
-
-
-def undistort(
-    bent: Float[np.ndarray, "*points 2"], distortion: Float[np.ndarray, " D"]
-) -> Float[np.ndarray, "*points 2"]:
-    """The inverse of `distort`, by Newton's method with a numerical Jacobian; NaN where it does not converge."""
-    if not distortion.any():
-        return bent
-    straight = bent.copy()
-    for _ in range(_UNDISTORT_STEPS):
-        error = distort(straight, distortion) - bent
-        straight = straight - np.linalg.solve(_distortion_jacobian(straight, distortion), error[..., None])[..., 0]
-    residual = np.abs(distort(straight, distortion) - bent).max(axis=-1, keepdims=True)
-    return np.where(residual <= _UNDISTORT_TOLERANCE, straight, np.nan)
-
-
-def _distortion_jacobian(straight: np.ndarray, distortion: np.ndarray) -> np.ndarray:
-    """d bent / d straight by central differences, (..., 2, 2); a tiny diagonal keeps a fold from being singular."""
-    step = 1e-6
-    columns = [
-        (distort(straight + offset, distortion) - distort(straight - offset, distortion)) / (2 * step)
-        for offset in step * np.eye(2)
-    ]
-    return np.stack(columns, axis=-1) + 1e-12 * np.eye(2)

@@ -15,14 +15,14 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from robot.camera.depth_images import depth_to_metres
 from robot.camera.intrinsics import Intrinsics
-from robot.errors import CameraError
+from robot.errors import CameraError, TransformError
 from robot.observation import Frame
-from robot.transforms import require_transform
+from robot.transforms import nearest_transform
 
 # Recorded poses are printed with few digits; a rotation is accepted up to this and then made exact.
 _POSE_TOLERANCE = 1e-2
-_NO_DEPTH_MM = (0, 65535)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,16 +152,10 @@ def _read_numbers(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 def _exact_pose(T: np.ndarray, origin: str) -> np.ndarray:
     """The nearest rigid transform to a rounded one; CameraError when it is none to begin with."""
-    left, _, right = np.linalg.svd(T[:3, :3]) if np.isfinite(T).all() else (np.zeros((3, 3)),) * 3
-    pose = np.eye(4)
-    pose[:3, :3], pose[:3, 3] = left @ right, T[:3, 3]
-    if not np.allclose(pose, T, atol=_POSE_TOLERANCE):
-        raise CameraError(f"{origin}: expected a rigid transform from camera to world, got {T.tolist()}")
     try:
-        require_transform(pose, origin)
-    except ValueError as error:  # a reflection survives the comparison above
+        return nearest_transform(T, _POSE_TOLERANCE, origin)
+    except TransformError as error:
         raise CameraError(str(error)) from error
-    return pose
 
 
 def _size_hw(path: Path) -> tuple[int, int]:
@@ -185,6 +179,4 @@ def _read_depth(path: Path, size_hw: tuple[int, int]) -> Float32[np.ndarray, "H 
     if depth_mm is None or depth_mm.dtype != np.uint16 or depth_mm.shape != size_hw:
         found = "nothing readable" if depth_mm is None else f"{depth_mm.dtype} {depth_mm.shape}"
         raise CameraError(f"{path}: expected 16 bit depth of {size_hw} (height, width), got {found}")
-    depth_m = depth_mm.astype(np.float32) * np.float32(1e-3)
-    depth_m[np.isin(depth_mm, _NO_DEPTH_MM)] = np.nan
-    return depth_m
+    return depth_to_metres(depth_mm, origin=str(path))

@@ -16,6 +16,7 @@ from robot.projection.depth import BoxDepth
 from robot.projection.fallbacks import locate_on_ray
 from robot.projection.footprint import Footprint, fit_footprint
 from robot.projection.rays import pixels_on_plane
+from robot.projection.touching import Rectangle, fit_touching, reaches_beyond
 from robot.projection.uncertainty import averaged_depth_sigma
 from robot.projection.view import Located, View
 from robot.transforms import apply_transform, inverse
@@ -27,6 +28,10 @@ _MIN_FACE_PIXELS = 12
 _UNEVEN = 1.1
 _SLIVER = 0.3
 _MAX_HOLE_PX = 4.0
+_MIN_FACING = 0.1  # sine of the angle between the ray and a side face that is seen
+_MIN_SIDE = 0.25
+_KNOWN_SIZE_M = 0.005
+_KNOWN_YAW_RAD = math.radians(6.0)
 
 
 def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | None:
@@ -40,14 +45,21 @@ def locate_standing(surface: BoxDepth, box_xyxy: Float[np.ndarray, "4"], view: V
     height_m, face = _top_face(heights_m, surface.mask, _height_sigma(surface, view))
     if height_m > view.config.max_standing_height_m:
         return None
-    footprint = _top_outline(surface, face, height_m, view)
+    if np.count_nonzero(face) < _MIN_FACE_PIXELS:
+        return None
+    outline_xy, is_cut = _top_outline(surface, face, height_m, view)
+    if reaches_beyond(surface, view.frame.depth_m.shape):
+        rectangle = fit_touching(outline_xy, is_cut, box_xyxy, height_m, surface.depth_m, view)
+        if rectangle is not None:
+            return _locate_touching(rectangle, height_m, int(np.count_nonzero(face)), surface.depth_m, view)
+    footprint = fit_footprint(outline_xy, is_cut)
     if footprint is None or height_m > view.config.max_slenderness * footprint.size_m.max():
         return None
     overlap = _box_overlap(_cuboid_box(footprint, height_m, view), box_xyxy)
     if overlap < view.config.min_box_overlap or _is_sliver(footprint, view.config.expected_size_m):
         return locate_on_ray(box_xyxy, view)
     p_top = np.array([*_whole_centre_xy(footprint, view.config.expected_size_m), view.table_height_m + height_m])
-    yaw_rad, length_m, width_m = _length_axis(footprint)
+    yaw_rad, length_m, width_m = _length_axis(footprint.yaw_rad, footprint.size_m)
     return Located(
         p_base=p_top - [0.0, 0.0, 0.5 * height_m],
         covariance_base=_centre_covariance(p_top, footprint, int(np.count_nonzero(face)), surface.depth_m, view),
@@ -78,17 +90,47 @@ def _height_sigma(surface: BoxDepth, view: View) -> float:
     return sigma * abs(float(view.T_base_camera[2, 2]))
 
 
-def _top_outline(surface: BoxDepth, face: Bool[np.ndarray, "h w"], height_m: float, view: View) -> Footprint | None:
-    """The rectangle around the top face's pixels."""
-    if np.count_nonzero(face) < _MIN_FACE_PIXELS:
-        return None
+def _top_outline(
+    surface: BoxDepth, face: Bool[np.ndarray, "h w"], height_m: float, view: View
+) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, " N"]]:
+    """Outline of the top face's pixels seen from above (m), in order, and where something else than an edge ends it."""
     is_hole = _holes_of_face(face, surface.crop(view.frame.depth_m) > 0.0)
+    is_hole[is_hole] = ~_is_beside(surface, np.argwhere(is_hole), face, height_m, view)
     contours, _ = cv2.findContours((face | is_hole).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline_vu = max(contours, key=len)[:, 0, ::-1].astype(np.int64)
     rows, columns = outline_vu[:, 0], outline_vu[:, 1]
     is_cut = surface.is_cut | (is_hole & (cv2.dilate(surface.is_cut.view(np.uint8), np.ones((5, 5), np.uint8)) > 0))
     outline_xy = _outline_points(surface, outline_vu, is_hole[rows, columns], height_m, view)[:, :2]
-    return fit_footprint(outline_xy, is_cut[rows, columns])
+    measured_xy = view.points_base(surface, _border_vu(face))[:, :2]
+    is_kept = ~(is_hole[rows, columns] & _before_near_sides(outline_xy, measured_xy, view))
+    return outline_xy[is_kept], is_cut[rows, columns][is_kept]
+
+
+def _border_vu(face: Bool[np.ndarray, "h w"]) -> Int64[np.ndarray, "N 2"]:
+    """Pixels (row, column) around all pieces of the face."""
+    contours, _ = cv2.findContours(face.view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return np.concatenate(contours)[:, 0, ::-1].astype(np.int64)
+
+
+def _before_near_sides(
+    points_xy: Float[np.ndarray, "N 2"], measured_xy: Float[np.ndarray, "M 2"], view: View
+) -> Bool[np.ndarray, " N"]:
+    """Whether each point lies beyond a side of the measured face (m) under which the camera sees a side face.
+
+    There the face ends at its last reading. The holes along the silhouette go on beyond the face's corners, beside the
+    side face, and would widen the face towards the camera.
+    """
+    middle = measured_xy.mean(axis=0)
+    hull = cv2.convexHull(((measured_xy - middle) * 1e3).astype(np.float32))[:, 0].astype(np.float64) / 1e3
+    edges = np.roll(hull, -1, axis=0) - hull
+    lengths = np.maximum(np.hypot(edges[:, 0], edges[:, 1]), 1e-9)
+    outward = np.column_stack([edges[:, 1], -edges[:, 0]]) / lengths[:, None]
+    outward *= np.where((outward * hull).sum() < 0.0, -1.0, 1.0)
+    from_side = view.T_base_camera[:3, 3] - np.column_stack([hull + middle, np.full(len(hull), view.table_height_m)])
+    facing = (from_side[:, :2] * outward).sum(axis=1) / np.linalg.norm(from_side, axis=1)
+    is_near = (facing > _MIN_FACING) & (lengths > _MIN_SIDE * np.ptp(hull, axis=0).max())
+    beyond = (points_xy - middle) @ outward.T - (hull * outward).sum(axis=1)
+    return (beyond[:, is_near] > 0.0).any(axis=1)
 
 
 def _holes_of_face(face: Bool[np.ndarray, "h w"], has_reading: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
@@ -99,6 +141,26 @@ def _holes_of_face(face: Bool[np.ndarray, "h w"], has_reading: Bool[np.ndarray, 
     to_face = cv2.distanceTransform((~face).view(np.uint8), cv2.DIST_L2, 3)
     to_other = cv2.distanceTransform((face | ~has_reading).view(np.uint8), cv2.DIST_L2, 3)
     return ~has_reading & (to_face < to_other) & (to_face <= _MAX_HOLE_PX)
+
+
+def _is_beside(
+    surface: BoxDepth, pixels_vu: Int64[np.ndarray, "N 2"], face: Bool[np.ndarray, "h w"], height_m: float, view: View
+) -> Bool[np.ndarray, " N"]:
+    """Whether each pixel shows a side face, if not the top: the table where its ray ends is under the top face.
+
+    Sides that are seen almost edge-on give no reading, and would widen the face towards the camera.
+    """
+    corner_uv = np.array([surface.left_px, surface.top_px])
+    pixels_uv = (pixels_vu[:, ::-1] + corner_uv).astype(np.float64)
+    points = pixels_on_plane(pixels_uv, view.frame.K, view.T_base_camera, view.table_height_m or 0.0)
+    image = apply_transform(inverse(view.T_base_camera), points + [0.0, 0.0, height_m]) @ view.frame.K.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        above_uv = np.nan_to_num(image[:, :2] / image[:, 2:], nan=-1e6, posinf=-1e6, neginf=-1e6)
+    columns, rows = (np.round(above_uv) - corner_uv).astype(np.int64).T
+    is_inside = (rows >= 0) & (columns >= 0) & (rows < face.shape[0]) & (columns < face.shape[1])
+    is_beside = np.zeros(len(pixels_vu), dtype=bool)
+    is_beside[is_inside] = face[rows[is_inside], columns[is_inside]]
+    return is_beside
 
 
 def _outline_points(
@@ -155,25 +217,49 @@ def _whole_centre_xy(footprint: Footprint, expected_size_m: float) -> Float[np.n
     return footprint.axes @ middle
 
 
-def _length_axis(footprint: Footprint) -> tuple[float, float, float]:
+def _length_axis(yaw_rad: float, size_m: Float[np.ndarray, "2"]) -> tuple[float, float, float]:
     """Yaw of the longer side, length, width. Of a square both sides are as good, so its yaw stays in [-pi/4, pi/4)."""
-    along_u, along_v = (float(extent) for extent in footprint.size_m)
+    along_u, along_v = (float(extent) for extent in size_m)
     if along_v <= _UNEVEN * along_u:
-        return footprint.yaw_rad, along_u, along_v
-    quarter = -math.pi / 2 if footprint.yaw_rad > 0.0 else math.pi / 2
-    return footprint.yaw_rad + quarter, along_v, along_u
+        return yaw_rad, along_u, along_v
+    quarter = -math.pi / 2 if yaw_rad > 0.0 else math.pi / 2
+    return yaw_rad + quarter, along_v, along_u
 
 
-def _centre_covariance(
-    p_top: Float[np.ndarray, "3"], footprint: Footprint, num_pixels: int, depth_m: float, view: View
+def _locate_touching(rectangle: Rectangle, height_m: float, num_pixels: int, depth_m: float, view: View) -> Located:
+    """Centre of an object whose neighbours hide sides of it; yaw and size only as far as they are well known."""
+    p_top = np.array([*rectangle.centre_xy, (view.table_height_m or 0.0) + height_m])
+    covariance = _top_covariance(p_top, num_pixels, depth_m, view)
+    covariance[:2, :2] += rectangle.covariance[:2, :2]
+    sigmas = np.sqrt(np.diag(rectangle.covariance))
+    has_size = bool(sigmas[3:].max() <= _KNOWN_SIZE_M)
+    length_axis = _length_axis(rectangle.yaw_rad, rectangle.size_m)
+    return Located(
+        p_base=p_top - [0.0, 0.0, 0.5 * height_m],
+        covariance_base=covariance,
+        yaw_rad=length_axis[0] if sigmas[2] <= _KNOWN_YAW_RAD else None,
+        size_m=np.array([*length_axis[1:], height_m]) if has_size else None,
+    )
+
+
+def _top_covariance(
+    p_top: Float[np.ndarray, "3"], num_pixels: int, depth_m: float, view: View
 ) -> Float[np.ndarray, "3 3"]:
-    """Covariance (m^2, base frame) of the centre: the top face's, halved in z, and its edges' in x and y."""
+    """Covariance (m^2, base frame) of a centre halfway between top face and table, from depth, hand-eye and table."""
     uncertainty = view.config.uncertainty
     sigma = averaged_depth_sigma(view.config.depth.sigma_m(depth_m, view.focal_px), num_pixels, uncertainty)
     J_centre_top = np.diag([1.0, 1.0, 0.5])
     covariance = J_centre_top @ view.covariance(p_top, sigma) @ J_centre_top
     covariance[2, 2] += 0.25 * uncertainty.table_m**2
-    side_sigma = uncertainty.edge_sigma_px * depth_m / view.focal_px
+    return covariance
+
+
+def _centre_covariance(
+    p_top: Float[np.ndarray, "3"], footprint: Footprint, num_pixels: int, depth_m: float, view: View
+) -> Float[np.ndarray, "3 3"]:
+    """Covariance (m^2, base frame) of the centre: the top face's, and that of its edges in x and y."""
+    covariance = _top_covariance(p_top, num_pixels, depth_m, view)
+    side_sigma = view.config.uncertainty.edge_sigma_px * depth_m / view.focal_px
     # The middle of two sides errs by less than each. Where a side is hidden the size is a guess; what is left of the
     # outline may even belong to another face, and one without a direction is of no box, so no axis is certain then.
     sigma_uv = np.full(2, side_sigma / math.sqrt(2.0))

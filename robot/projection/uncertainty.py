@@ -22,6 +22,8 @@ class UncertaintyConfig(Config):
     """Of the middle of a detector's box."""
     box_sigma_part: float = Field(default=0.15, ge=0)
     """The same as a part of the box's size: how far the middle may be from the object's centre in the image."""
+    box_edge_sigma_px: float = Field(default=2.0, gt=0)
+    """Of one side of a detector's box that no other object hides."""
     depth_patch_px: float = Field(default=25.0, gt=0)
     """Pixels that share one depth error, because stereo matches patches."""
     hand_eye_translation_m: float = Field(default=0.001, ge=0)

@@ -19,11 +19,13 @@ from robot.transforms import (
     is_rotation,
     log_se3,
     make_transform,
+    nearest_transform,
     quat_wxyz_to_rotation,
     require_rotation,
     require_transform,
     rotate_vectors,
     rotation_angle,
+    rotation_left_jacobian,
     rotation_to_axis_angle,
     rotation_to_quat_wxyz,
     rotation_to_rotvec,
@@ -204,3 +206,39 @@ def test_what_is_no_unit_quaternion_is_refused(quat: list[float]) -> None:
 def test_what_is_no_axis_is_refused(axis: list[float]) -> None:
     with pytest.raises(TransformError, match="axis"):
         axis_angle_to_rotation(np.array(axis), 1.0)
+
+
+@pytest.mark.parametrize("angle", AWKWARD_ANGLES)
+def test_the_left_jacobian_is_the_derivative_of_the_exponential(angle: float) -> None:
+    step = 1e-6
+    for axis in axes(4):
+        w = axis * angle
+        for d in step * np.eye(3):
+            turned = rotvec_to_rotation(w + d) @ rotvec_to_rotation(w - d).T
+            np.testing.assert_allclose(
+                rotation_to_rotvec(turned) / (2 * step), rotation_left_jacobian(w) @ d / step, atol=1e-8
+            )
+
+
+@given(seeds)
+def test_a_rounded_transform_becomes_exact_and_stays_near(seed: int) -> None:
+    T = random_transforms(seed, 3)
+    exact = nearest_transform(np.round(T, 4), 1e-3)
+    require_transform(exact)
+    np.testing.assert_allclose(exact, T, atol=2e-4)
+    np.testing.assert_allclose(nearest_transform(T, 1e-9), T, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (np.diag([1.0, 1.0, -1.0, 1.0]), "T_tool.*mirrored"),
+        (np.diag([1.1, 1.1, 1.1, 1.0]), "T_tool.*0.1 away"),
+        (np.diag([1.0, 1.0, 1.0, 2.0]), "last row"),
+        (np.full((4, 4), np.nan), "finite"),
+        (np.zeros((4, 4)), "nearest rotation"),
+    ],
+)
+def test_what_is_far_from_every_transform_is_refused(wrong: np.ndarray, words: str) -> None:
+    with pytest.raises(TransformError, match=words):
+        nearest_transform(wrong, 1e-2, "T_tool")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.camera.intrinsics import Intrinsics, check_fits_image, check_pinhole, distort, undistort
+from robot.camera.distortion import Lens, distort, undistort
+from robot.camera.intrinsics import Intrinsics, check_fits_image, check_pinhole
 from robot.errors import CameraError
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 390.0, 239.5], [0.0, 0.0, 1.0]])
@@ -53,6 +54,8 @@ def test_where_the_lens_folds_over_there_is_no_direction():
     # Strong barrel distortion: x (1 - 0.5 x^2) never exceeds 0.55, so 0.9 is the image of nothing.
     distortion = np.array([-0.5, 0.0, 0.0, 0.0])
     assert np.isnan(undistort(np.array([[0.9, 0.0]]), distortion)).all()
+    # Nor where Newton's method finds a solution behind the fold, on the other side of the axis.
+    assert np.isnan(undistort(np.array([[-0.53, -0.4]]), np.array([-0.9, 0.0, 0.0, 0.0]))).all()
     inside = np.array([[0.3, 0.1]])
     np.testing.assert_allclose(distort(undistort(inside, distortion), distortion), inside, atol=1e-9)
 
@@ -140,3 +143,48 @@ def test_distortion_of_a_wrong_length_or_value_is_refused():
         Intrinsics(K, SIZE_HW, np.full(5, np.nan))
     with pytest.raises(CameraError, match="1 x 1"):
         Intrinsics(K, (0, 640), is_crop=True)
+
+
+FISHEYES = [np.zeros(4), np.array([0.05, -0.02, 0.004, -0.001]), np.array([-0.08, 0.03, -0.01, 0.002])]
+
+
+def wide_points(num: int = 200) -> np.ndarray:
+    """Up to 80 degrees from the axis, at 0.2 to 5 m."""
+    rng = np.random.default_rng(1)
+    angle, azimuth = rng.uniform(0.0, np.deg2rad(80), num), rng.uniform(0.0, 2 * np.pi, num)
+    directions = np.stack([np.sin(angle) * np.cos(azimuth), np.sin(angle) * np.sin(azimuth), np.cos(angle)], axis=1)
+    return directions * rng.uniform(0.2, 5.0, (num, 1))
+
+
+@pytest.mark.parametrize("distortion", FISHEYES)
+def test_a_fisheye_equals_opencvs_and_comes_back(distortion: np.ndarray):
+    camera = Intrinsics(K, SIZE_HW, distortion, lens=Lens.FISHEYE)
+    points = wide_points()
+    expected = cv2.fisheye.projectPoints(points[:, None], np.zeros(3), np.zeros(3), K, distortion)[0][:, 0]
+    pixels = camera.project(points)
+    np.testing.assert_allclose(pixels, expected, atol=1e-8)
+    np.testing.assert_allclose(camera.unproject(pixels, points[:, 2]), points, atol=1e-6)
+
+
+def test_a_fisheye_sees_its_axis_and_nothing_behind_ninety_degrees():
+    camera = Intrinsics(K, SIZE_HW, FISHEYES[1], lens=Lens.FISHEYE)
+    np.testing.assert_array_equal(camera.project(np.array([0.0, 0.0, 2.0])), K[:2, 2])
+    np.testing.assert_array_equal(camera.directions(K[:2, 2]), [0.0, 0.0, 1.0])
+    beyond = np.array([[2.0, 0.0]])  # 2 rad from the axis
+    assert np.isnan(undistort(beyond, np.zeros(4), Lens.FISHEYE)).all()
+
+
+def test_crop_and_rescale_keep_the_lens():
+    camera = Intrinsics(K, SIZE_HW, FISHEYES[1], lens=Lens.FISHEYE)
+    assert camera.rescale((240, 320)).lens is camera.crop(10, 10, (50, 50)).lens is Lens.FISHEYE
+    assert camera.without_distortion().lens is Lens.PINHOLE
+
+
+def test_coefficients_of_the_other_lens_are_refused():
+    with pytest.raises(CameraError, match="expected 4 .* fisheye"):
+        Intrinsics(K, SIZE_HW, np.zeros(5), lens=Lens.FISHEYE)
+
+
+def test_an_image_of_another_size_is_refused():
+    with pytest.raises(CameraError, match="640 x 480 .* 1280 x 720"):
+        Intrinsics(K, SIZE_HW).check_image(np.zeros((720, 1280, 3), np.uint8))

@@ -108,9 +108,9 @@ def test_reading_needs_the_with_block(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"pose": np.diag([1.0, 1.0, -1.0, 1.0])}, "determinant"),
-        ({"pose": 2.0 * np.eye(4)}, "rigid"),
-        ({"pose": np.full((4, 4), np.nan)}, "rigid"),
+        ({"pose": np.diag([1.0, 1.0, -1.0, 1.0])}, "mirrored"),
+        ({"pose": 2.0 * np.eye(4)}, "expected a rotation"),
+        ({"pose": np.full((4, 4), np.nan)}, "finite"),
         ({"pose": np.eye(3)}, "4 x 4"),
         ({"K": np.array([[50.0, 0, 64], [0, 50, 48], [0, 0, 1]])}, "another resolution"),
     ],

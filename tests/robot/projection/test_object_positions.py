@@ -224,6 +224,21 @@ def test_no_detections_give_no_positions():
     assert locate_objects(detections_of([]), good_frame(), ABOVE, CONFIG, table_height_m=0.0) == ()
 
 
+@pytest.mark.slow
+def test_each_of_5000_boxes_is_placed_as_if_it_were_alone():
+    rng = np.random.default_rng(11)
+    depth, hit = cast(random_cubes(rng, 4, 0.01), ABOVE)
+    frame = frame_of(add_stereo_noise(depth, rng))
+    around = [box_of(hit, index) for index in range(4)]
+    boxes = [around[index % 4] + rng.normal(0, 2.0, 4) for index in range(5000)]
+    positions = locate_objects(detections_of(boxes), frame, ABOVE, CONFIG, table_height_m=0.0)
+    assert len(positions) == 5000
+    for index in rng.choice(5000, 25, replace=False):
+        (alone,) = locate_objects(detections_of([boxes[index]]), frame, ABOVE, CONFIG, table_height_m=0.0)
+        np.testing.assert_array_equal(positions[index].p_base, alone.p_base)
+        np.testing.assert_array_equal(positions[index].covariance_base, alone.covariance_base)
+
+
 def good_frame() -> Frame:
     return frame_of(cast([cube(0.58, 0.02, 0.05)], ABOVE)[0])
 
@@ -271,3 +286,32 @@ def test_whatever_the_boxes_and_holes_the_answer_is_finite_and_its_covariance_po
                 np.testing.assert_allclose(position.covariance_base, position.covariance_base.T, rtol=1e-12)
                 assert np.linalg.eigvalsh(position.covariance_base).min() > 0.0
     assert num_found > 10
+
+
+def touching_errors(seed: int, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distance errors (m) and normalised squared errors of two cubes of one height, side by side without a gap."""
+    rng, found = np.random.default_rng(seed), []
+    for _ in range(num_pairs):
+        yaw, edge = rng.uniform(-np.pi / 4, np.pi / 4), rng.uniform(0.042, 0.054)
+        step = edge * np.array([np.cos(yaw), np.sin(yaw)])
+        pair = [cube(0.6, 0.0, edge, yaw), cube(0.6 + step[0], step[1], edge, yaw)]
+        T_base_camera = random_view(rng, np.radians(35))
+        depth, hit = cast(pair, T_base_camera)
+        frame = frame_of(add_stereo_noise(depth, rng))
+        for index, solid in enumerate(pair):
+            box = box_of(hit, index)
+            assert box is not None
+            boxes = detections_of([box + rng.normal(0, 1.5, 4)])
+            (position,) = locate_objects(boxes, frame, T_base_camera, CONFIG, table_height_m=0.0)
+            found.append(Case(solid, position, 1.0))
+    return (
+        np.array([np.linalg.norm(case.error_m) for case in found]),
+        np.array([case.normalised_error_squared for case in found]),
+    )
+
+
+def test_cubes_that_touch_are_told_apart_by_their_boxes_and_say_how_well():
+    errors_m, normalised = touching_errors(3, 12)
+    assert np.median(errors_m) < 0.006
+    assert np.percentile(errors_m, 95) < 0.015
+    assert np.mean(normalised > chi2.ppf(0.999, 3)) <= 0.05

@@ -1,0 +1,103 @@
+"""A lens from pictures of a board: camera matrix and distortion that explain all corners best (Zhang 2000).
+
+OpenCV does the fit. Here is what it leaves to the user: whether the pictures determine the lens at all, which of them
+do not fit the others, and how certain the numbers are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float
+from typing_extensions import assert_never
+
+from robot.calibration.charuco import BoardView, board_pose
+from robot.calibration.coverage import MIN_TILT_RAD, tilts_rad
+from robot.camera.distortion import Lens
+from robot.camera.intrinsics import Intrinsics
+from robot.errors import CalibrationError, CameraError
+from robot.transforms import apply_transform
+
+MIN_VIEWS = 6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LensCalibration:
+    """The lens, the root mean square error of each view (px), and of each corner its place and residual (px)."""
+
+    intrinsics: Intrinsics
+    view_rms_px: Float[np.ndarray, " N"]
+    pixels_uv: Float[np.ndarray, "M 2"]
+    residuals_px: Float[np.ndarray, "M 2"]
+    focal_std_px: Float[np.ndarray, " 2"]
+    """Standard deviation of fx and fy; NaN for fisheye lenses, of which OpenCV does not tell it."""
+
+    @property
+    def rms_px(self) -> float:
+        """Root mean square over all corners."""
+        return float(np.sqrt((self.residuals_px**2).sum(axis=1).mean()))
+
+
+def rough_intrinsics(size_hw: tuple[int, int]) -> Intrinsics:
+    """A guess before anything is known: 53 degrees wide, no distortion."""
+    height, width = size_hw
+    middle = (width - 1) / 2, (height - 1) / 2
+    K = np.array([[float(width), 0.0, middle[0]], [0.0, float(width), middle[1]], [0.0, 0.0, 1.0]])
+    return Intrinsics(K, size_hw)
+
+
+def calibrate_lens(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> LensCalibration:
+    """Fit a lens to views of one board in images of size_hw.
+
+    Raises CalibrationError for fewer than MIN_VIEWS views, for views that all face the board squarely, from which
+    focal length and distance cannot be told apart, and where the fit ends at no possible camera.
+    """
+    if len(views) < MIN_VIEWS:
+        raise CalibrationError(
+            f"the board is in {len(views)} pictures, expected at least {MIN_VIEWS}, better 20: take more, with the "
+            "board in every part of the image and tilted by 20 to 45 degrees"
+        )
+    steepest = tilts_rad(views, rough_intrinsics(size_hw)).max()
+    if steepest < MIN_TILT_RAD:
+        raise CalibrationError(
+            f"no picture shows the board tilted by more than {np.rad2deg(steepest):.0f} degrees: focal length and "
+            "distance cannot be told apart; tilt it by 20 to 45 degrees about both of its edges"
+        )
+    intrinsics, focal_std = _fit(views, size_hw, lens)
+    poses = [board_pose(view, intrinsics).T_camera_board for view in views]
+    residuals = [
+        intrinsics.project(apply_transform(T, view.points_board)) - view.pixels_uv
+        for T, view in zip(poses, views, strict=True)
+    ]
+    view_rms = np.array([np.sqrt((residual**2).sum(axis=1).mean()) for residual in residuals])
+    pixels = np.concatenate([view.pixels_uv for view in views])
+    return LensCalibration(intrinsics, view_rms, pixels, np.concatenate(residuals), focal_std)
+
+
+def _fit(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> tuple[Intrinsics, np.ndarray]:
+    size_wh, start = size_hw[::-1], rough_intrinsics(size_hw).K
+    points: Any = [view.points_board.astype(np.float32)[:, None] for view in views]
+    pixels: Any = [view.pixels_uv.astype(np.float32)[:, None] for view in views]
+    try:
+        match lens:
+            case Lens.PINHOLE:
+                # The first two returned are the error and K; deviations are of fx, fy and what follows.
+                found: Any = cv2.calibrateCameraExtended(points, pixels, size_wh, start, np.zeros(5))
+                K, distortion, focal_std = found[1], found[2].ravel(), found[5].ravel()[:2]
+            case Lens.FISHEYE:
+                flags = cv2.fisheye.CALIB_RECOMPUTE_EXTRINSIC | cv2.fisheye.CALIB_FIX_SKEW
+                doubles: Any = [np.float64(each) for each in points], [np.float64(each) for each in pixels]
+                fit: Any = cv2.fisheye.calibrate  # its stubs know no lists
+                found = fit(*doubles, size_wh, start, np.zeros((4, 1)), flags=flags)
+                K, distortion, focal_std = found[1], found[2].ravel(), np.full(2, np.nan)
+            case _:
+                assert_never(lens)
+        return Intrinsics(np.asarray(K, float), size_hw, np.asarray(distortion, float), lens=lens), focal_std
+    except (cv2.error, CameraError) as error:
+        reason = " ".join(str(error).split())
+        raise CalibrationError(
+            f"no {lens.value} lens explains the corners, or too few views differ: {reason}"
+        ) from error

@@ -1,0 +1,43 @@
+"""`handeye calibrate STEP`: a lens from pictures of a board, the camera's place on or beside the arm, and both checked.
+
+Every step explains itself with --help and writes its result with --json FILE.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from typing_extensions import assert_never
+
+from robot.errors import RobotError
+from tools import calibrate_board, calibrate_check, calibrate_hand_eye, calibrate_intrinsics, calibrate_poses
+from tools.command_line import step
+from vision.errors import UserError
+
+Arguments = (
+    Annotated[calibrate_board.Arguments, step("board")]
+    | Annotated[calibrate_intrinsics.Arguments, step("intrinsics")]
+    | Annotated[calibrate_poses.Arguments, step("poses")]
+    | Annotated[calibrate_hand_eye.Arguments, step("hand-eye")]
+    | Annotated[calibrate_check.Arguments, step("check")]
+)
+
+
+def run(arguments: Arguments) -> int:
+    """Do the step; what makes a calibration impossible ends in one line."""
+    try:
+        match arguments:
+            case calibrate_board.Arguments():
+                return calibrate_board.run(arguments)
+            case calibrate_intrinsics.Arguments():
+                return calibrate_intrinsics.run(arguments)
+            case calibrate_poses.Arguments():
+                return calibrate_poses.run(arguments)
+            case calibrate_hand_eye.Arguments():
+                return calibrate_hand_eye.run(arguments)
+            case calibrate_check.Arguments():
+                return calibrate_check.run(arguments)
+            case _:
+                assert_never(arguments)
+    except RobotError as error:
+        raise UserError(str(error)) from error

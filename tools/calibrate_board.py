@@ -1,0 +1,48 @@
+"""`handeye calibrate board`: the ChArUco board as a picture to print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+from rich.console import Console
+
+from robot.calibration.board import BoardConfig, draw_board
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.errors import UserError
+from vision.files import replacing, write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Draw the board; print it at 100 %, glue it to something flat, and measure a square."""
+
+    output: Positional[Path]
+    """Picture to write (.png)."""
+    board: Path | None = None
+    """Its squares and markers (YAML); without it 7 x 10 squares of 25 mm, which fill a sheet of A4."""
+    square_px: int = 200
+    """Pixels a square."""
+    json: Path | None = None
+    """Write the board's numbers to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Write the picture and say how large it must come out of the printer."""
+    if arguments.square_px < 20:
+        raise UserError(f"--square-px {arguments.square_px}: expected at least 20, fewer leave no markers to read")
+    if arguments.output.suffix.lower() != ".png":
+        raise UserError(f"{arguments.output}: expected a name that ends in .png")
+    board = load_config(BoardConfig, arguments.board)
+    with replacing(arguments.output) as beside:
+        cv2.imwrite(str(beside), draw_board(board, arguments.square_px))
+    width, height = (1e3 * size for size in board.size_m)
+    Console(highlight=False, soft_wrap=True).print(
+        f"{arguments.output}: print it {width:g} x {height:g} mm large, and measure a square: "
+        f"{1e3 * board.square_m:g} mm"
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, board.model_dump(mode="json"))
+    return 0

@@ -1,0 +1,57 @@
+"""`handeye calibrate check`: does the calibration still hold? New samples against where the board must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from robot.calibration.calibration_files import HandEyeFile
+from robot.calibration.hand_eye import transform_errors
+from tools.calibrate_hand_eye import load_samples
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Foretell the board of new samples; the board must be where it was. Exit code 1 when it is not seen there."""
+
+    samples: Positional[Path]
+    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    hand_eye: Path = Path("hand_eye.yaml")
+    """The calibration, from `handeye calibrate hand-eye`."""
+    camera: Path | None = None
+    """The camera's file; pictures need it."""
+    board: Path | None = None
+    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    limit_mm: float = 5.0
+    """Largest median distance that passes."""
+    limit_deg: float = 0.5
+    """Largest median angle that passes."""
+    json: Path | None = None
+    """Write the result to this file too."""
+
+
+def run(arguments: Arguments) -> int:
+    """Compare and judge."""
+    if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
+        raise UserError("expected --limit-mm and --limit-deg above 0")
+    hand_eye = load_config(HandEyeFile, arguments.hand_eye).hand_eye()
+    samples, _ = load_samples(arguments.samples, arguments.camera, arguments.board)
+    errors_m, errors_rad = transform_errors(hand_eye.predict(samples.pairs.T_base_tool), samples.pairs.T_camera_board)
+    median_mm, median_deg = 1e3 * float(np.median(errors_m)), float(np.rad2deg(np.median(errors_rad)))
+    worst = samples.pairs.names[int(np.argmax(errors_m))]
+    passes = median_mm <= arguments.limit_mm and median_deg <= arguments.limit_deg
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{len(samples.pairs)} samples: median {median_mm:.2f} mm, {median_deg:.3f} degrees")
+    console.print(f"worst: {1e3 * errors_m.max():.2f} mm, {np.rad2deg(errors_rad.max()):.3f} degrees; {worst}")
+    console.print("the calibration holds" if passes else "the calibration does not hold: camera or board has moved")
+    if arguments.json is not None:
+        result = {"passes": passes, "samples": len(samples.pairs), "median_mm": median_mm, "median_deg": median_deg}
+        write_json(arguments.json, {**result, "worst_mm": 1e3 * float(errors_m.max()), "worst_sample": worst})
+    return 0 if passes else 1

@@ -1,0 +1,130 @@
+"""`handeye calibrate hand-eye`: where the camera sits on the tool or beside the arm, and how certain that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from robot.calibration.ax_xb import ClosedForm
+from robot.calibration.board import BoardConfig
+from robot.calibration.calibration_files import HandEyeFile, Provenance, load_intrinsics, pose_config, save_config
+from robot.calibration.hand_eye import Setting, solve_hand_eye, transform_errors
+from robot.calibration.hand_eye_refinement import Refinement, leave_one_out, refine_hand_eye
+from robot.calibration.recorded_samples import Samples, load_pose_pairs, load_session
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.errors import UserError
+from vision.files import write_json
+
+SUSPICIOUS_FACTOR = 4.0
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Solve for camera and board by closed forms, then by maximum likelihood; each sample is foretold by the others."""
+
+    samples: Positional[Path]
+    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    setting: Literal["eye-in-hand", "eye-to-hand"]
+    """Where the camera is: on the tool, or beside the arm with the board on the tool."""
+    camera: Path | None = None
+    """The camera's file, from `handeye calibrate intrinsics`; pictures need it."""
+    board: Path | None = None
+    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    output: Path = Path("hand_eye.yaml")
+    """Where the result goes."""
+    json: Path | None = None
+    """Write the result to this file too."""
+
+
+def run(arguments: Arguments) -> int:
+    """Load, solve, refine, leave one out, write, and name the samples that do not fit."""
+    samples, board = load_samples(arguments.samples, arguments.camera, arguments.board)
+    pairs, setting = samples.pairs, Setting(arguments.setting)
+    closed = {method.value: solve_hand_eye(pairs, setting, method) for method in ClosedForm}
+    refined = refine_hand_eye(closed[ClosedForm.PARK_MARTIN.value], pairs.T_base_tool, samples.measurements)
+    foretold = leave_one_out(refined, pairs, samples.measurements)
+    errors_m, errors_rad = transform_errors(foretold, pairs.T_camera_board)
+    X = refined.hand_eye.X
+    apart = {name: transform_errors(solution.X, X) for name, solution in closed.items()}
+    file = _file(
+        refined, errors_m, errors_rad, Provenance(source=str(arguments.samples), samples=pairs.names, board=board)
+    )
+    save_config(arguments.output, file)
+    result = {
+        **file.model_dump(mode="json", exclude={"provenance"}),
+        refined.hand_eye.names[0]: X.tolist(),
+        refined.hand_eye.names[1]: refined.hand_eye.Z.tolist(),
+        "samples": len(pairs),
+        "without_board": list(samples.without_board),
+        "closed_forms_apart": {name: [float(m), float(rad)] for name, (m, rad) in apart.items()},
+        "tool_std_m": refined.noise.tool_m,
+        "tool_std_rad": refined.noise.tool_rad,
+        "leave_one_out": {
+            name: [float(m), float(rad)] for name, m, rad in zip(pairs.names, errors_m, errors_rad, strict=True)
+        },
+    }
+    show(result, refined.hand_eye.names[0])
+    console.print(f"written: {arguments.output}")
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    return 0
+
+
+def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
+    """Samples of either kind, and the board where pictures show it. Raises UserError for pictures without a camera."""
+    if path.suffix.lower() == ".json":
+        return load_pose_pairs(path), None
+    if not path.is_dir():
+        raise UserError(f"{path}: expected a folder of pictures with poses.yaml, or a .json file of pairs of poses")
+    if camera is None:
+        raise UserError("--camera: pictures need the camera's file; make it with `handeye calibrate intrinsics`")
+    config = load_config(BoardConfig, board)
+    return load_session(path, config, load_intrinsics(camera)), config
+
+
+def show(result: dict[str, Any], name: str) -> None:
+    """Print where the camera is, how well the methods agree, and what each sample says against the others."""
+    pose = result["camera"]
+    console.print(
+        f"{name}: translation {_list(pose['translation_m'], 5)} m, quaternion wxyz {_list(pose['quat_wxyz'], 5)}"
+    )
+    millimetres, degrees = 1e3 * np.array(result["std_m"]), np.rad2deg(result["std_rad"])
+    console.print(f"standard deviation {_list(millimetres, 2)} mm, {_list(degrees, 3)} degrees")
+    for method, (m, rad) in result["closed_forms_apart"].items():
+        console.print(f"  {method} is {1e3 * m:.2f} mm, {np.rad2deg(rad):.3f} degrees away")
+    table = Table("sample", "foretold by the others to mm", "degrees", "")
+    for sample, (m, rad) in result["leave_one_out"].items():
+        is_odd = (
+            m > SUSPICIOUS_FACTOR * result["leave_one_out_m"] or rad > SUSPICIOUS_FACTOR * result["leave_one_out_rad"]
+        )
+        table.add_row(
+            sample, f"{1e3 * m:.2f}", f"{np.rad2deg(rad):.3f}", "does not fit: take it anew" if is_odd else ""
+        )
+    console.print(table)
+    for sample in result["without_board"]:
+        console.print(f"left out, no board in it: {sample}")
+
+
+def _file(refined: Refinement, errors_m: np.ndarray, errors_rad: np.ndarray, provenance: Provenance) -> HandEyeFile:
+    x, y, z, a, b, c = np.sqrt(np.diag(refined.covariance)).tolist()
+    return HandEyeFile(
+        setting=refined.hand_eye.setting,
+        camera=pose_config(refined.hand_eye.X),
+        board=pose_config(refined.hand_eye.Z),
+        std_m=(x, y, z),
+        std_rad=(a, b, c),
+        leave_one_out_m=float(np.median(errors_m)),
+        leave_one_out_rad=float(np.median(errors_rad)),
+        provenance=provenance,
+    )
+
+
+def _list(values: Any, digits: int) -> str:
+    return ", ".join(f"{value:.{digits}f}" for value in values)

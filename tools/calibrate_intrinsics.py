@@ -1,0 +1,147 @@
+"""`handeye calibrate intrinsics`: camera matrix and distortion from pictures of a board, and how good they are."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+from rich.console import Console
+from rich.table import Table
+
+from robot.calibration.board import BoardConfig
+from robot.calibration.calibration_files import Provenance, lens_file, save_config
+from robot.calibration.charuco import BoardDetector, BoardView
+from robot.calibration.coverage import Coverage, measure_coverage
+from robot.calibration.lens_calibration import LensCalibration, calibrate_lens, rough_intrinsics
+from robot.calibration.residual_picture import draw_residuals
+from robot.camera.distortion import Lens
+from robot.errors import CalibrationError
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.files import replacing, write_json
+from vision.runtime.stream import open_stream
+
+SUSPICIOUS_FACTOR = 3.0
+console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Calibrate a lens from pictures, a video or a live camera; a live one says what to show it next."""
+
+    source: Positional[str]
+    """Folder, pattern, video, or a camera by its number or address."""
+    output: Path = Path("camera.yaml")
+    """The camera's file."""
+    board: Path | None = None
+    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    lens: Literal["pinhole", "fisheye"] = "pinhole"
+    """Which model of distortion; fisheye for lenses wider than about 100 degrees."""
+    residuals: Path | None = None
+    """Draw the residual of every corner into this picture (.png)."""
+    min_shift: float = 0.05
+    """Of a video or camera, leave out pictures in which the board moved by less than this part of the width."""
+    seconds: float = 120.0
+    """How long to look at a live camera at most; it ends earlier when nothing is missing."""
+    json: Path | None = None
+    """Write the result to this file too."""
+
+
+def run(arguments: Arguments) -> int:
+    """Collect views, fit, tell how good it is and what is missing, write."""
+    board = load_config(BoardConfig, arguments.board)
+    views, size_hw, num_images = collect_views(arguments, board)
+    calibration = calibrate_lens(views, size_hw, Lens(arguments.lens))
+    coverage = measure_coverage(views, calibration.intrinsics)
+    names = tuple(view.name for view in views)
+    provenance = Provenance(source=arguments.source, samples=names, board=board)
+    save_config(arguments.output, lens_file(calibration.intrinsics, calibration.rms_px, provenance))
+    if arguments.residuals is not None:
+        with replacing(arguments.residuals) as beside:
+            cv2.imwrite(str(beside), cv2.cvtColor(draw_residuals(calibration), cv2.COLOR_RGB2BGR))
+    show(calibration, coverage, names, num_images)
+    console.print(f"written: {arguments.output}")
+    if arguments.json is not None:
+        write_json(arguments.json, summarise(calibration, coverage, names, num_images))
+    return 0
+
+
+def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[BoardView, ...], tuple[int, int], int]:
+    """The views of the board, the images' size (height, width), and how many images were looked at.
+
+    Raises CalibrationError for images of different sizes and SourceError for a source that gives none.
+    """
+    detector, views, size_hw, num_images, told = BoardDetector(board), [], None, 0, ""
+    with open_stream(arguments.source) as stream:
+        moves, is_live = stream.fps is not None, arguments.source.isdecimal() or "://" in arguments.source
+        end_s = time.monotonic() + arguments.seconds
+        for name, image_rgb, _ in stream:
+            size_hw = size_hw or image_rgb.shape[:2]
+            if image_rgb.shape[:2] != size_hw:
+                raise CalibrationError(
+                    f"{name} has another size than the pictures before it: calibrate one size at a time"
+                )
+            num_images += 1
+            view = detector(image_rgb, name)
+            if view is not None and not (moves and _is_like_another(view, views, arguments.min_shift * size_hw[1])):
+                views.append(view)
+            if not is_live:
+                continue
+            advice = measure_coverage(tuple(views), rough_intrinsics(size_hw)).advice() if views else ["show the board"]
+            if not advice or time.monotonic() > end_s:
+                break
+            if advice[0] != told:
+                told = advice[0]
+                console.print(f"{len(views)} views; {told}")
+    if size_hw is None:
+        raise CalibrationError(f"{arguments.source}: gave no picture")
+    return tuple(views), (size_hw[0], size_hw[1]), num_images
+
+
+def summarise(
+    calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...], num_images: int
+) -> dict[str, Any]:
+    """The result as --json has it."""
+    intrinsics = calibration.intrinsics
+    return {
+        "images": num_images,
+        "views": len(names),
+        "K": intrinsics.K.tolist(),
+        "distortion": intrinsics.distortion.tolist(),
+        "size_hw": list(intrinsics.size_hw),
+        "rms_px": calibration.rms_px,
+        "view_rms_px": dict(zip(names, calibration.view_rms_px.tolist(), strict=True)),
+        "coverage": coverage.fraction,
+        "advice": coverage.advice(),
+    }
+
+
+def show(calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...], num_images: int) -> None:
+    """Print the camera, the error of each picture, and what would make it better."""
+    K, (fx_std, fy_std) = calibration.intrinsics.K, calibration.focal_std_px
+    table = Table("picture", "rms px", "")
+    usual = sorted(calibration.view_rms_px)[len(names) // 2]
+    for name, rms in zip(names, calibration.view_rms_px, strict=True):
+        table.add_row(name, f"{rms:.3f}", "look at it: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
+    console.print(table)
+    console.print(f"{len(names)} of {num_images} pictures used, rms {calibration.rms_px:.3f} px")
+    console.print(
+        f"fx {K[0, 0]:.2f} +- {fx_std:.2f}, fy {K[1, 1]:.2f} +- {fy_std:.2f}, cx {K[0, 2]:.2f}, cy {K[1, 2]:.2f}"
+    )
+    console.print(f"distortion {', '.join(f'{value:.5f}' for value in calibration.intrinsics.distortion)}")
+    console.print(f"corners in {coverage.fraction:.0%} of the image")
+    for line in coverage.advice():
+        console.print(f"better: {line}")
+
+
+def _is_like_another(view: BoardView, others: list[BoardView], limit_px: float) -> bool:
+    """Whether the corners that both show lie nearly where they lay in an earlier view."""
+    for other in others:
+        places = dict(zip(other.corner_ids.tolist(), other.pixels_uv, strict=True))
+        both = [(at, places[i]) for i, at in zip(view.corner_ids.tolist(), view.pixels_uv, strict=True) if i in places]
+        if both and sum(float(abs(a - b).max()) for a, b in both) / len(both) < limit_px:
+            return True
+    return False

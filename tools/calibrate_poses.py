@@ -1,0 +1,65 @@
+"""`handeye calibrate poses`: where to move the arm for a hand-eye calibration, from a rough guess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from robot.calibration.board import BoardConfig
+from robot.calibration.calibration_files import GuessFile, load_intrinsics, pose_config, save_config
+from robot.calibration.pose_suggestions import ViewSpread, random_views, suggest_poses, tool_poses
+from robot.calibration.recorded_samples import PosesFile
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Suggest tool poses that leave the least doubt about the camera. It knows neither obstacles nor joint limits."""
+
+    guess: Positional[Path]
+    """YAML with setting, camera and board, each to a few centimetres and degrees."""
+    camera: Path
+    """The camera's file, from `handeye calibrate intrinsics`."""
+    output: Path = Path("poses.yaml")
+    """Tool poses by the names that the pictures are to have."""
+    number: int = 15
+    """How many poses."""
+    distance_m: tuple[float, float] = (0.3, 0.55)
+    """Nearest and farthest distance between camera and board."""
+    board: Path | None = None
+    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    seed: int = 0
+    """Of the candidates among which the poses are chosen."""
+    json: Path | None = None
+    """Write the poses as 4 x 4 matrices to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Choose the poses and write them."""
+    if arguments.number < 1 or arguments.seed < 0:
+        raise UserError("expected --number of at least 1 and --seed of at least 0")
+    board, intrinsics = load_config(BoardConfig, arguments.board), load_intrinsics(arguments.camera)
+    guess = load_config(GuessFile, arguments.guess).hand_eye()
+    views = random_views(
+        board,
+        intrinsics,
+        ViewSpread(distance_m=arguments.distance_m),
+        8 * arguments.number,
+        np.random.default_rng(arguments.seed),
+    )
+    poses = suggest_poses(guess, board, intrinsics, tool_poses(views, guess), arguments.number)
+    named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
+    save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
+    Console(highlight=False, soft_wrap=True).print(
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and photograph each "
+        "as its name"
+    )
+    if arguments.json is not None:
+        write_json(arguments.json, {name: T.tolist() for name, T in named.items()})
+    return 0
