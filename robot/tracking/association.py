@@ -13,6 +13,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from scipy.stats import chi2
 
 
@@ -68,6 +69,17 @@ def assign_pairs(pairs: Pairs, num_tracks: int, num_detections: int, max_cost: f
         unmatched_tracks=np.setdiff1d(np.arange(num_tracks), joined[:, 0]),
         unmatched_detections=np.setdiff1d(np.arange(num_detections), joined[:, 1]),
     )
+
+
+def pairs_within(
+    points: Float[np.ndarray, "N 3"], others: Float[np.ndarray, "M 3"], reach_m: float
+) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
+    """Indices of all pairs no further apart than reach_m."""
+    if not len(points) or not len(others):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    found = KDTree(others).query_ball_point(points, reach_m)
+    counts = [len(indices) for indices in found]
+    return np.repeat(np.arange(len(points)), counts), np.array([j for indices in found for j in indices], np.int64)
 
 
 def _competing_groups(tracks: np.ndarray, detections: np.ndarray, num_tracks: int, num_detections: int) -> np.ndarray:

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
-from scipy.spatial import KDTree
 
 from robot.errors import RobotError
 from robot.observation import ObjectPosition, Track, TrackStatus
-from robot.tracking.association import Pairs, assign_pairs, chi_square_gate
+from robot.tracking.association import Pairs, assign_pairs, chi_square_gate, pairs_within
 from robot.tracking.attributes import Attributes, YawFilter
 from robot.tracking.kalman import constant_velocity, mahalanobis_squared, position_measurement, predict, update
 from vision.config import Config
@@ -170,7 +169,7 @@ class ObjectTracker:
         """
         spread = self._covariances[:, :3, :3]
         reach = float(np.sqrt(self._gate * (_largest_trace(spread) + _largest_trace(noise))))
-        tracks, detections = _pairs_within(self._means[:, :3], measured, reach)
+        tracks, detections = pairs_within(self._means[:, :3], measured, reach)
         offsets = measured[detections] - self._means[tracks, :3]
         costs = mahalanobis_squared(offsets, spread[tracks] + noise[detections])
         track_classes = np.array([life.attributes.class_id for life in self._lives], dtype=np.int64)
@@ -183,7 +182,7 @@ class ObjectTracker:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of what is left on both sides, of one class and within reach; a tentative track reaches less far."""
         config = self._config
-        rows, columns = _pairs_within(self._means[tracks, :3], measured[detections], config.reacquire_m)
+        rows, columns = pairs_within(self._means[tracks, :3], measured[detections], config.reacquire_m)
         candidates = zip(tracks[rows], detections[columns], strict=True)
         is_same = [self._lives[i].attributes.class_id == positions[j].class_id for i, j in candidates]
         rows, columns = rows[np.array(is_same, dtype=bool)], columns[np.array(is_same, dtype=bool)]
@@ -236,7 +235,7 @@ class ObjectTracker:
         """A track for each detection that is not a double of an object seen in this frame."""
         config = self._config
         seen = np.array([life.num_misses == 0 for life in self._lives], dtype=bool)
-        doubles = _pairs_within(self._means[seen, :3], measured[detections], config.separation_m)[1]
+        doubles = pairs_within(self._means[seen, :3], measured[detections], config.separation_m)[1]
         born = np.delete(detections, np.unique(doubles))
         born = born[_first_of_each_heap(measured[born], config.separation_m)]
         for detection in born:
@@ -261,21 +260,10 @@ def _stack(positions: Sequence[ObjectPosition]) -> tuple[Float[np.ndarray, "M 3"
     return measured, noise
 
 
-def _pairs_within(
-    points: Float[np.ndarray, "N 3"], others: Float[np.ndarray, "M 3"], reach_m: float
-) -> tuple[Int64[np.ndarray, " P"], Int64[np.ndarray, " P"]]:
-    """Indices of all pairs no further apart than reach_m."""
-    if not len(points) or not len(others):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    found = KDTree(others).query_ball_point(points, reach_m)
-    counts = [len(indices) for indices in found]
-    return np.repeat(np.arange(len(points)), counts), np.array([j for indices in found for j in indices], np.int64)
-
-
 def _first_of_each_heap(points: Float[np.ndarray, "N 3"], separation_m: float) -> Bool[np.ndarray, " N"]:
     """True for points that no earlier chosen point is within separation_m of; detections come best first."""
     is_first = np.ones(len(points), dtype=bool)
-    for i, j in zip(*_pairs_within(points, points, separation_m), strict=True):
+    for i, j in zip(*pairs_within(points, points, separation_m), strict=True):
         if i < j and is_first[i]:
             is_first[j] = False
     return is_first

@@ -1,0 +1,189 @@
+"""`handeye track`: real videos with identity, moving cameras, images in order, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import tools.track
+from tools.command_line import run_command
+from vision.runtime.camera_stream import StreamImage
+from vision.runtime.stream import open_stream
+from vision.runtime.video_writer import VideoWriter
+
+Shared = Callable[[str], Path]
+Track = Callable[..., int]
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ["read", "preprocess", "infer", "postprocess", "track", "total"]
+
+
+@pytest.fixture
+def track(shared: Shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
+    """`track(source, *options)` with the published nano network, into tmp_path/out and tmp_path/r.json."""
+    monkeypatch.chdir(tmp_path)
+    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
+    fixed = ["--model-format", "yolox", "--threads", "1", "--output", "out", "--json", "r.json"]
+
+    def run(source: object, *options: str) -> int:
+        return run_command(["track", model, str(source), *fixed, *options])
+
+    return run
+
+
+def read_lines(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "out/tracks.jsonl").read_text().splitlines()]
+
+
+def frames_of(video: Path, first: int, last: int) -> list[np.ndarray]:
+    with open_stream(str(video)) as stream:
+        return [image.image_rgb for image in islice(stream, first, last)]
+
+
+def write_video(path: Path, images: list[np.ndarray], fps: float) -> Path:
+    with VideoWriter(path, fps) as writer:
+        for image in images:
+            writer.write(image)
+    return path
+
+
+@pytest.mark.parametrize("tracker", ["sort", "bytetrack", "ocsort"])
+def test_bottles_at_rest_keep_their_ids(shared: Shared, tmp_path: Path, track: Track, tracker: str) -> None:
+    source = shared("data/video/bottle-detection.mp4")
+    assert track(source, "--frames", "10", "--tracker", tracker) == 0
+    lines = read_lines(tmp_path)
+    assert len(lines) == 10
+    for line in lines:
+        assert {found["track_id"] for found in line["tracks"]} == {1, 2, 3}
+        assert {found["class_name"] for found in line["tracks"]} == {"bottle"}
+        assert line["lost"] == []
+    centres = {found["track_id"]: np.mean(found["box_xyxy"][::2]) for found in lines[0]["tracks"]}
+    for found in lines[-1]["tracks"]:
+        assert abs(np.mean(found["box_xyxy"][::2]) - centres[found["track_id"]]) < 10
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["images"], result["tracks"], result["boxes"]) == (10, 3, 30)
+    assert list(result["stages"]) == STAGES
+    with open_stream(str(tmp_path / "out/bottle-detection.mp4")) as annotated, open_stream(str(source)) as original:
+        assert annotated.num_images == 10
+        assert annotated.fps == pytest.approx(original.fps, rel=1e-3)
+        difference = np.abs(next(iter(annotated)).image_rgb.astype(int) - next(iter(original)).image_rgb)
+    assert difference.max() > 60, "boxes are drawn"
+    assert np.median(difference) < 10, "the picture is the same"
+
+
+def test_the_detector_gives_what_the_tracker_can_use(shared: Shared, tmp_path: Path, track: Track) -> None:
+    """ByteTrack lives on weak detections: by default they reach it, though the detector alone would drop them."""
+    source = shared("data/video/bottle-detection.mp4")
+    eager = ["--frames", "3", "--no-draw", "tracker.track_threshold=0.1", "tracker.birth_margin=0"]
+    assert track(source, *eager) == 0
+    scores = [found["score"] for line in read_lines(tmp_path) for found in line["tracks"]]
+    assert 0.1 <= min(scores) < 0.3
+    assert track(source, *eager, "--score-threshold", "0.5") == 0
+    assert all(found["score"] >= 0.5 for line in read_lines(tmp_path) for found in line["tracks"])
+
+
+def test_a_person_who_walks_in_keeps_one_id_and_leaves_a_trail(shared: Shared, tmp_path: Path, track: Track) -> None:
+    images = frames_of(shared("data/video/one-by-one-person-detection.mp4"), 62, 84)
+    source = write_video(tmp_path / "walk.mp4", images, 10.0)
+    assert track(source) == 0
+    seen = [found for line in read_lines(tmp_path) for found in line["tracks"] if found["class_name"] == "person"]
+    assert len(seen) >= 12
+    assert {found["track_id"] for found in seen} == {1}
+    centres = np.array([np.reshape(found["box_xyxy"], (2, 2)).mean(axis=0) for found in seen])
+    assert np.linalg.norm(np.ptp(centres, axis=0)) > 20, "the person moves"
+
+
+def test_the_configured_camera_motion_holds_ids_where_the_camera_pans(
+    shared: Shared, tmp_path: Path, track: Track
+) -> None:
+    """The picture jumps to and fro by 25 px, where a strict tracker takes no box for the one before."""
+    images = frames_of(shared("data/video/bottle-detection.mp4"), 0, 12)
+    pans = [np.array([[1.0, 0.0, 25.0 * (number // 3 % 2)], [0.0, 1.0, 0.0]]) for number in range(12)]
+    panned = [
+        cv2.warpAffine(image, pan, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
+        for image, pan in zip(images, pans, strict=True)
+    ]
+    source = write_video(tmp_path / "pan.mp4", panned, 30.0)
+    ids = {}
+    for config in ("tracking_moving_camera", "tracking_bytetrack"):
+        options = ["--config", str(ROOT / f"configs/robot/{config}.yaml"), "tracker.match_threshold=0.4"]
+        assert track(source, "--no-draw", *options) == 0
+        ids[config] = {found["track_id"] for line in read_lines(tmp_path) for found in line["tracks"]}
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tracks.jsonl"]
+    assert ids["tracking_moving_camera"] == {1, 2, 3}
+    assert len(ids["tracking_bytetrack"]) > 3
+
+
+def test_images_in_a_folder_come_one_after_the_other_at_the_configured_rate(
+    shared: Shared, tmp_path: Path, track: Track
+) -> None:
+    (tmp_path / "shots").mkdir()
+    for number, image_rgb in enumerate(frames_of(shared("data/video/bottle-detection.mp4"), 0, 4)):
+        assert cv2.imwrite(str(tmp_path / f"shots/{number}.png"), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    assert track(tmp_path / "shots", "frame_rate=5") == 0
+    lines = read_lines(tmp_path)
+    assert [(line["name"], line["stamp_s"]) for line in lines] == [(f"{n}.png", n / 5) for n in range(4)]
+    assert {found["track_id"] for line in lines for found in line["tracks"]} == {1, 2, 3}
+    assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == [f"{n}.png" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "told"),
+    [
+        ("absent.mp4", [], "absent.mp4"),
+        ("text.mp4", [], "text.mp4"),
+        ("empty", [], "holds no image"),
+        ("97", [], "camera 97: cannot be opened"),
+        ("text.mp4", ["tracker.max_agee=3"], "unknown key"),
+        ("text.mp4", ["--tracker", "sort", "--config", "c.yaml"], "give one of them"),
+        ("text.mp4", ["--config", "absent.yaml"], "absent.yaml"),
+        ("text.mp4", ["frame_rate=0"], "frame_rate"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    tmp_path: Path, track: Track, capfd: pytest.CaptureFixture[str], source: str, options: list[str], told: str
+) -> None:
+    Path("text.mp4").write_text("no video\n" * 100)
+    Path("empty").mkdir()
+    Path("c.yaml").write_text("tracker: {kind: sort}\n")
+    assert track(source, *options) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert told in output.err
+    assert len(output.err.strip().splitlines()) == 1
+    assert not Path("r.json").exists()
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+class Backwards:
+    """A stream whose fifth frame is older than the one before, as after the clock of a recorder was set back."""
+
+    fps = 10.0
+    num_images = None
+
+    def __enter__(self) -> Backwards:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def __iter__(self) -> Iterator[StreamImage]:
+        for number, stamp_s in enumerate((0.0, 0.1, 0.2, 0.3, 0.1, 0.4)):
+            yield StreamImage(f"frame_{number}", np.zeros((48, 64, 3), np.uint8), stamp_s)
+
+
+def test_time_that_runs_backwards_keeps_what_was_done_and_fails(
+    tmp_path: Path, track: Track, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tools.track, "open_stream", lambda source, timeout_s: Backwards())
+    assert track("clock.mp4") == 2
+    assert "clock.mp4, frame_4: time runs backwards" in capfd.readouterr().err
+    assert [line["stamp_s"] for line in read_lines(tmp_path)] == [0.0, 0.1, 0.2, 0.3]
+    with open_stream(str(tmp_path / "out/clock.mp4")) as annotated:
+        assert annotated.num_images == 4
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert (result["images"], result["tracks"]) == (4, 0)

@@ -1,0 +1,97 @@
+"""Track the detections of a MOT file and write the tracks as one; with ground truth also say how good they are.
+
+Both files are text, `frame,id,left,top,width,height,confidence,...`, frames from 1, as MOTChallenge has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from robot.errors import RobotError
+from robot.tracking.box_build import build_box_tracker
+from robot.tracking.box_sequence import TrackedSequence, track_sequence
+from robot.tracking.box_tracker import NOMINAL_RATE
+from robot.tracking.evaluation import TrackingScores, evaluate_tracks
+from robot.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
+from tools.command_line import Positional
+from tools.tracker_arguments import TrackerArguments
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments(TrackerArguments):
+    """What `handeye track-files` is told; overrides may follow as `tracker.key=value` or `frame_rate=value`."""
+
+    detections: Positional[Path]
+    """MOT file of detections; ids in it are ignored."""
+    output: Path
+    """MOT file of tracks to write."""
+    ground_truth: Path | None = None
+    """MOT file of labelled tracks to judge by; its frames without detections are tracked too."""
+    json: Path | None = None
+    """Write the result to this file."""
+
+
+def run(arguments: Arguments, overrides: list[str]) -> int:
+    """Track, write and judge."""
+    config = arguments.load(overrides)
+    if config.camera_motion is not None:
+        raise UserError("camera_motion: follows pictures, and a MOT file holds none; set it to null")
+    _refuse_overwriting(arguments)
+    found = read_mot_detections(arguments.detections)
+    truth = None if arguments.ground_truth is None else read_mot_tracks(arguments.ground_truth)
+    rate = config.frame_rate or NOMINAL_RATE
+    last_frame = max(found.last_frame, truth.last_frame if truth is not None else 0)
+    try:
+        result = track_sequence(found, build_box_tracker(config.tracker, rate), last_frame, rate)
+    except RobotError as error:
+        raise UserError(f"{arguments.detections}: {error}") from error
+    scores = None if truth is None else evaluate_tracks(truth, result.tracks)
+    write_mot(arguments.output, result.tracks)
+    summary = _summary(result, scores) | {"tracker": config.tracker.kind, "output": str(arguments.output)}
+    _print(summary)
+    if arguments.json is not None:
+        write_json(arguments.json, summary)
+    return 0
+
+
+def _summary(result: TrackedSequence, scores: TrackingScores | None) -> dict[str, object]:
+    """Figures in percent are rounded to a tenth, as the field prints and compares them."""
+    summary: dict[str, object] = {
+        "frames": len(result.update_s),
+        "tracks": len(np.unique(result.tracks.ids)),
+        "boxes": len(result.tracks),
+        "update_ms_p50": 1e3 * float(np.median(result.update_s)) if len(result.update_s) else None,
+    }
+    if scores is not None:
+        summary |= {
+            key: round(value, 1) if isinstance(value, float) else value for key, value in asdict(scores).items()
+        }
+    return summary
+
+
+def _print(summary: dict[str, object]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    speed = "" if summary["update_ms_p50"] is None else f", {summary['update_ms_p50']:.2f} ms an update"
+    console.print(
+        f"{summary['tracker']}: {summary['frames']} frames, {summary['tracks']} tracks, {summary['boxes']} boxes{speed}"
+    )
+    if "MOTA" in summary:
+        console.print(
+            f"MOTA {summary['MOTA']}  IDF1 {summary['IDF1']}  HOTA {summary['HOTA']}  (DetA {summary['DetA']}, "
+            f"AssA {summary['AssA']}); {summary['id_switches']} id switches, {summary['false_positives']} false "
+            f"positives, {summary['misses']} misses"
+        )
+    console.print(f"tracks in {summary['output']}")
+
+
+def _refuse_overwriting(arguments: Arguments) -> None:
+    """The tracks must not take the place of what they come from or are judged by."""
+    for source in (arguments.detections, arguments.ground_truth):
+        if source is not None and arguments.output.resolve() == source.resolve():
+            raise UserError(f"--output: would overwrite {source}; choose another file")
