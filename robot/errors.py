@@ -8,8 +8,10 @@
     ├── MotionPlanningError       no trajectory within the limits joins start and goal
     │   └── SingularityError      ... because the path runs through or beside a singular configuration
     ├── ActionError               a policy's action chunk cannot be followed
+    ├── PolicyInputError          an observation is not of the kind that a learned policy was trained on
     ├── SafetyError               the safety gates do not know the arm's place, or it lies outside them
     ├── ArmError                  the arm or the gripper cannot be reached, refuses, or has not been entered
+    ├── CalibrationError          images or poses do not determine what is to be calibrated (also a UserError)
     └── CameraError               a camera cannot be opened or no longer delivers frames
 
 Errors in files and configurations are vision.errors.UserError; these here arise while the robot runs.
@@ -19,6 +21,8 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
+
+from vision.errors import UserError
 
 
 class RobotError(RuntimeError):
@@ -60,12 +64,20 @@ class ActionError(RobotError):
     """A policy's action chunk cannot be followed: it has no rows or no period, or there is none."""
 
 
+class PolicyInputError(RobotError):
+    """An observation has numbers, shapes or cameras that a learned policy does not know, or is not finite."""
+
+
 class SafetyError(RobotError):
     """The safety gates do not know where the arm is yet, or the arm stands where they would not let it go."""
 
 
 class ArmError(RobotError):
     """The arm or the gripper cannot be reached, refuses a command, or its context has not been entered."""
+
+
+class CalibrationError(RobotError, UserError):
+    """Images or poses do not determine what is to be calibrated; the message says what to record instead."""
 
 
 class CameraError(RobotError):

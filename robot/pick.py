@@ -6,11 +6,10 @@ the episodes before it, nor on how many processes share the work.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
@@ -25,14 +24,17 @@ from robot.control.perception import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
 from robot.policy.pick_config import PickSkillConfig
+from robot.policy.pick_progress import PickStage
 from robot.policy.pick_script import Stage
 from robot.policy.pick_skill import PickSkill
-from robot.policy.policy import PickTask
+from robot.policy.policy import PickTask, Policy
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
 from robot.simulator.faults import Fault
+from robot.simulator.mishaps import MishapConfig, draw_mishaps
 from robot.simulator.tasks import PickTaskJudge
 from robot.viewer.episode_files import EpisodeFiles
+from robot.worker_pool import map_in_workers
 from vision.config import Config
 from vision.errors import ModelFileError
 from vision.runtime.image_detector import ImageDetector
@@ -58,6 +60,7 @@ class PickConfig(Config):
     inference: InferenceConfig = InferenceConfig()
     perception: PerceptionConfig = PerceptionConfig()
     skill: PickSkillConfig = PickSkillConfig()
+    mishaps: MishapConfig = MishapConfig()
     safety: SafetyConfig = SafetyConfig(
         joint_margin_rad=0.02,
         step_max_rad=0.03,
@@ -100,12 +103,22 @@ def build_task(config: PickConfig) -> PickTask:
     )
 
 
+BuildPolicy = Callable[["PickStation", int, StageTimer], Policy]
+"""Makes the policy of an episode: for this station, from the episode's seed; the timer takes its times."""
+
+
+def build_skill(station: PickStation, seed: int, timer: StageTimer) -> Policy:
+    """The scripted skill; it draws nothing, so the seed does not matter."""
+    return PickSkill(station.config.cell, station.config.skill)
+
+
 class PickStation:
     """A simulated cell with a detector and a policy in it, for one episode after another; use as a context."""
 
-    def __init__(self, config: PickConfig, detector: Detector) -> None:
-        self._config = config
+    def __init__(self, config: PickConfig, detector: Detector, build_policy: BuildPolicy = build_skill) -> None:
+        self.config = config
         self._detector = detector
+        self._build_policy = build_policy
         self.cell = SimulatedCell(config.cell, config.simulator)
         """The truth, for judges and tests; nothing of it reaches the policy."""
         self._judge = PickTaskJudge(self.cell)
@@ -124,16 +137,21 @@ class PickStation:
     def run(
         self, seed: int, *, output: Output | None = None, sinks: Sequence[TickSink] = (), faults: Sequence[Fault] = ()
     ) -> EpisodeResult:
-        """Episode `seed` from reset to verdict; `faults` happen on the way, `output` and `sinks` take note of it."""
-        self.cell.reset(seed, faults)
+        """Episode `seed` from reset to verdict; `output` and `sinks` take note of it.
+
+        On the way happen `faults` and the mishaps that the configuration draws from the seed.
+        """
+        self.cell.reset(seed, [*faults, *draw_mishaps(self.config.mishaps, seed)])
         self._judge.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
-            loop = self._build_loop([*sinks, *([] if files is None else [files])])
-            task = build_task(self._config)
-            self.cell.clock.wait_until(self._config.simulator.camera_latency_s)
-            result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self._config.timeout_s)
+            timer = StageTimer()
+            policy = self._build_policy(self, seed, timer)
+            loop = self._build_loop(policy, timer, [*sinks, *([] if files is None else [files])])
+            task = build_task(self.config)
+            self.cell.clock.wait_until(self.config.simulator.camera_latency_s)
+            result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self.config.timeout_s)
             if files is not None:
                 files.finish(result)
         return result
@@ -141,15 +159,15 @@ class PickStation:
     def _open_files(self, output: Output, seed: int) -> EpisodeFiles:
         return EpisodeFiles(
             output.episode_folder(seed),
-            [stage.value for stage in Stage],
+            [stage.value for stage in (Stage if self._build_policy is build_skill else PickStage)],
             video=output.video,
-            fps=self._config.cell.camera.rate_hz,
+            fps=self.config.cell.camera.rate_hz,
             outside=self.cell.film,
         )
 
-    def _build_loop(self, sinks: Sequence[TickSink]) -> ControlLoop:
+    def _build_loop(self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink]) -> ControlLoop:
         """Everything that remembers is made anew, so that no episode knows of the one before."""
-        config, timer = self._config, StageTimer()
+        config = self.config
         perception = Perception(
             self._detector,
             config.perception,
@@ -162,7 +180,7 @@ class PickStation:
             self.cell.arm,
             self.cell.camera,
             perception,
-            PickSkill(config.cell, config.skill),
+            policy,
             SafetyGates(config.safety, config.cell),
             control_hz=config.cell.control_hz,
             camera_hz=config.cell.camera.rate_hz,
@@ -184,35 +202,22 @@ def load_detector(config: PickConfig, path: Path) -> Detector:
 
 
 def run_episodes(
-    config: PickConfig, seeds: Sequence[int], detector: Path, *, output: Output | None, workers: int
+    config: PickConfig,
+    seeds: Sequence[int],
+    detector: Path,
+    *,
+    output: Output | None,
+    workers: int,
 ) -> Iterator[EpisodeResult]:
     """The episodes in the order of `seeds`, one result after another, shared among `workers` processes.
 
     `detector` is an ONNX file. Raises ModelFileError and MissingPackageError before the first episode.
     """
-    if workers == 1:
-        with PickStation(config, load_detector(config, detector)) as station:
-            for seed in seeds:
-                yield station.run(seed, output=output)
-        return
-    load_detector(config, detector)
-    # Fresh processes: a renderer's or an engine's threads do not survive a fork.
-    with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_open_station, initargs=(config, detector)
-    ) as pool:
-        yield from pool.map(_run_in_worker, seeds, [output] * len(seeds))
+    open_station(config, detector)
+    play = partial(PickStation.run, output=output)
+    yield from map_in_workers(open_station, (config, detector), play, seeds, workers=workers)
 
 
-_station: PickStation | None = None
-"""A worker process's own station, kept from one episode to the next."""
-
-
-def _open_station(config: PickConfig, detector: Path) -> None:
-    global _station  # noqa: PLW0603 - process pools keep a worker's state in its module
-    _station = PickStation(config, load_detector(config, detector)).__enter__()
-
-
-def _run_in_worker(seed: int, output: Output | None) -> EpisodeResult:
-    if _station is None:
-        raise RuntimeError("the worker process was not initialised")
-    return _station.run(seed, output=output)
+def open_station(config: PickConfig, detector: Path) -> PickStation:
+    """A station with the scripted skill and the detector of a file."""
+    return PickStation(config, load_detector(config, detector))

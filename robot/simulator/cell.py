@@ -39,7 +39,7 @@ class SimulatedCell:
         self.physics = Physics()
         self.arm = SimulatedArm(self.physics, cell)
         self.camera = SimulatedCamera(self.physics, cell, config)
-        self._faults = FaultSchedule(self.physics, self.arm, self.camera)
+        self._faults = FaultSchedule(self.physics, self.arm, self.camera, cell.table)
         self._film: Renderer | None = None
 
     @property

@@ -10,12 +10,19 @@ import mujoco
 import numpy as np
 from typing_extensions import assert_never
 
+from robot.config import TableConfig
 from robot.simulator.camera import SimulatedCamera
 from robot.simulator.gripper import PAD_NAMES
 from robot.simulator.layout import move_object, object_pose
 from robot.simulator.physics import Physics
 from robot.simulator.scene import Scene
 from robot.simulator.servo_arm import SimulatedArm
+
+NUDGE_TRIES = 80
+NUDGE_GAP_M = 0.03
+"""Room for the fingers around the new place."""
+HAND_RADIUS_M, HAND_LOW_M = 0.09, 0.20
+"""A hand lower than this keeps the target from being set down under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,15 @@ class CubeMoved:
 
     at_s: float
     by_xy_m: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CubeNudged:
+    """Someone sets the target down elsewhere within reach, this far away (m) where there is room; drawn from `seed`."""
+
+    at_s: float
+    distance_m: tuple[float, float]
+    seed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +67,14 @@ class FramesDropped:
     until_s: float
 
 
-Fault = CubeMoved | FrictionLowered | GripperStuck | FramesDropped
+Fault = CubeMoved | CubeNudged | FrictionLowered | GripperStuck | FramesDropped
 
 
 class FaultSchedule:
     """Makes faults happen. The cell arms it with an episode's faults after each reset."""
 
-    def __init__(self, physics: Physics, arm: SimulatedArm, camera: SimulatedCamera) -> None:
-        self._physics, self._arm, self._camera = physics, arm, camera
+    def __init__(self, physics: Physics, arm: SimulatedArm, camera: SimulatedCamera, table: TableConfig) -> None:
+        self._physics, self._arm, self._camera, self._table = physics, arm, camera, table
         self._waiting: list[tuple[float, Fault, bool]] = []
         physics.before_step.append(self._run_due)
 
@@ -66,7 +82,7 @@ class FaultSchedule:
         """Replace what was planned by these faults; `target_name` is the body that CubeMoved moves."""
         self._target_name = target_name
         starts = [(fault.at_s, fault, True) for fault in faults]
-        ends = [(fault.until_s, fault, False) for fault in faults if not isinstance(fault, CubeMoved)]
+        ends = [(fault.until_s, fault, False) for fault in faults if not isinstance(fault, CubeMoved | CubeNudged)]
         self._waiting = sorted(starts + ends, key=lambda event: event[0])
 
     def _run_due(self, stamp_s: float) -> None:
@@ -78,6 +94,9 @@ class FaultSchedule:
         match fault:
             case CubeMoved():
                 _push(self._physics.scene, self._target_name, fault.by_xy_m)
+            case CubeNudged():
+                by_xy_m = free_nudge(self._physics.scene, self._target_name, fault, self._table)
+                _push(self._physics.scene, self._target_name, by_xy_m)
             case FrictionLowered():
                 factor = fault.factor if begins else 1.0 / fault.factor
                 for name in PAD_NAMES:
@@ -88,6 +107,24 @@ class FaultSchedule:
                 self._camera.drops_frames = begins
             case _:
                 assert_never(fault)
+
+
+def free_nudge(scene: Scene, name: str, nudge: CubeNudged, table: TableConfig) -> tuple[float, float]:
+    """By how much the target moves (base frame, m): to where nothing stands and the hand is not; (0, 0) if nowhere."""
+    rng = np.random.default_rng(nudge.seed)
+    target = next(item for item in scene.objects if item.name == name)
+    here = object_pose(scene, target)[:3, 3]
+    others = [(object_pose(scene, item)[:2, 3], item.radius_m) for item in scene.objects if item is not target]
+    hand = scene.data.site("tcp").xpos
+    taken = [*others, (hand[:2], HAND_RADIUS_M)] if hand[2] < HAND_LOW_M else others
+    for _ in range(NUDGE_TRIES):
+        angle, distance = rng.uniform(-np.pi, np.pi), rng.uniform(*nudge.distance_m)
+        by = distance * np.array([np.cos(angle), np.sin(angle)])
+        place = here[:2] + by
+        is_free = all(np.hypot(*(place - xy)) > radius + target.radius_m + NUDGE_GAP_M for xy, radius in taken)
+        if is_free and table.is_reachable(np.append(place, here[2])):
+            return float(by[0]), float(by[1])
+    return 0.0, 0.0
 
 
 def _push(scene: Scene, name: str, by_xy_m: tuple[float, float]) -> None:

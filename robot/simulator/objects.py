@@ -88,7 +88,9 @@ def draw_distractor(rng: np.random.Generator, profile: Profile, name: str) -> Sc
     """Something that is not one of the four cubes, often painted like one."""
     match profile:
         case Profile.TRAIN:
-            builders = (_cylinder, _ball, _capsule, _slab, _disc, _odd_cube)
+            # Half of them are made up: six shapes would be learnt by heart, and a seventh taken for a cube.
+            simple = (_cylinder, _ball, _capsule, _slab, _disc, _odd_cube)
+            builders = (*simple, *(len(simple) * (_made_up,)))
         case Profile.HELD_OUT:
             builders = (_egg, _dumbbell, _cross, _mug, _bracket, _cone)
         case _:
@@ -160,6 +162,47 @@ def _odd_cube(rng: np.random.Generator, name: str) -> SceneObject:
         _hsv(rng.uniform(0, 1), rng.uniform(0.0, 0.06), rng.uniform(0.1, 1.0)),
     )
     return _cube(name, rng.uniform(0.03, 0.06), palette[rng.integers(len(palette))], rng.uniform(0.04, 0.12), None)
+
+
+def _made_up(rng: np.random.Generator, name: str) -> SceneObject:
+    """Two to four primitives of different kinds that overlap at random; the first is the foot, none reaches below."""
+    kinds = rng.permutation(4)[: rng.integers(2, 5)]
+    foot, foot_reach, foot_half = _some_part(rng, int(kinds[0]))
+    parts, reach = [foot], foot_reach
+    for kind in kinds[1:]:
+        part, part_reach, part_half = _some_part(rng, int(kind))
+        angle, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 0.8) * (foot_reach + part_reach)
+        lift = rng.uniform(0.0, 1.8) * foot_half
+        pos = (float(distance * np.cos(angle)), float(distance * np.sin(angle)), float(part_half + lift - foot_half))
+        parts.append(replace(part, pos=pos))
+        reach = max(reach, distance + part_reach)
+    return _composed(name, tuple(parts), _paint(rng), foot_half, reach)
+
+
+def _some_part(rng: np.random.Generator, kind: int) -> tuple[Part, float, float]:
+    """One of four primitives, none a cube; its reach from the centre in the plane, and half its height (m)."""
+    turn = rng.uniform(0, np.pi) / 2
+    cosine, sine = float(np.cos(turn)), float(np.sin(turn))
+    match kind:
+        case 0:
+            width = rng.uniform(0.006, 0.016)
+            length, height = width * rng.uniform(2.0, 4.0), width * rng.uniform(0.4, 2.5)
+            return (
+                Part("box", (length, width, height), quat=(cosine, 0.0, 0.0, sine)),
+                float(np.hypot(length, width)),
+                height,
+            )
+        case 1:
+            radius, half = rng.uniform(0.008, 0.032), rng.uniform(0.006, 0.035)
+            return Part("cylinder", (radius, half)), radius, half
+        case 2:
+            radius, half = rng.uniform(0.008, 0.02), rng.uniform(0.012, 0.035)
+            half_turn = 0.7071067811865476
+            lying = (half_turn * cosine, -half_turn * sine, half_turn * cosine, half_turn * sine)
+            return Part("cylinder", (radius, half), quat=lying), float(np.hypot(half, radius)), radius
+        case _:
+            radius = rng.uniform(0.008, 0.024)
+            return Part("sphere", (radius,)), radius, radius
 
 
 def _egg(rng: np.random.Generator, name: str) -> SceneObject:

@@ -12,7 +12,11 @@ from robot import errors
 from robot.errors import RobotError, TransformError, UnreachableError
 from robot.transforms import make_transform
 
-FAMILY = {name: kind for name, kind in vars(errors).items() if inspect.isclass(kind) and issubclass(kind, Exception)}
+FAMILY = {
+    name: kind
+    for name, kind in vars(errors).items()
+    if inspect.isclass(kind) and issubclass(kind, Exception) and kind.__module__ == errors.__name__
+}
 
 
 def drawn_parents() -> dict[str, str]:

@@ -9,7 +9,7 @@ from robot.config import WorkCellConfig
 from robot.errors import CameraError
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import CubeMoved, FramesDropped, GripperStuck
+from robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from robot.simulator.layout import move_object, object_pose
 from robot.simulator.objects import UPRIGHT
 from robot.simulator.tasks import PickTaskJudge
@@ -136,6 +136,32 @@ def test_moved_cube_is_elsewhere_and_at_rest(simulated: SimulatedCell) -> None:
     simulated.clock.wait_until(0.3)
     moved = object_pose(simulated.scene, simulated.target)[:3, 3] - before[:3, 3]
     np.testing.assert_allclose(moved, [-0.05, 0.02, 0.0], atol=0.002)
+
+
+def test_a_nudged_target_stands_free_within_reach_as_far_away_as_asked(simulated: SimulatedCell) -> None:
+    moved = 0
+    for seed in range(12):
+        simulated.reset(seed, faults=[CubeNudged(0.05, (0.04, 0.15), seed)])
+        before = object_pose(simulated.scene, simulated.target)[:3, 3]
+        simulated.clock.wait_until(0.2)
+        after = object_pose(simulated.scene, simulated.target)[:3, 3]
+        distance_m = np.hypot(*(after - before)[:2])
+        if distance_m < 1e-3:
+            continue
+        moved += 1
+        assert 0.04 - 1e-3 <= distance_m <= 0.15 + 1e-3
+        assert simulated.cell.table.is_reachable(after)
+        for item in simulated.scene.objects:
+            if item is not simulated.target:
+                gap_m = np.hypot(*(object_pose(simulated.scene, item)[:2, 3] - after[:2]))
+                assert gap_m > item.radius_m + simulated.target.radius_m
+    assert moved >= 6
+
+
+def test_a_nudge_without_room_moves_nothing(simulated: SimulatedCell) -> None:
+    simulated.reset(0)
+    far = CubeNudged(0.0, (3.0, 4.0), 0)
+    assert free_nudge(simulated.scene, simulated.target.name, far, simulated.cell.table) == (0.0, 0.0)
 
 
 def test_stuck_gripper_ignores_commands_until_it_is_free(simulated: SimulatedCell) -> None:

@@ -1,0 +1,175 @@
+"""ACT, the Action Chunking Transformer (Zhao et al. 2023, arXiv:2304.13705): an observation in, a chunk of actions out.
+
+A conditional autoencoder: in training the style of the demonstration joins the observation, at run time zero stands in
+its place. Everything here is normalised; `act_policy.py` puts units around it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from robot.policy.act_latent import Demonstration, LatentEncoder, Posterior
+from robot.policy.policy_manifest import PolicySignature
+from vision.backbones.resnet import ResNet, ResNetConfig
+from vision.config import Config
+from vision.layers.positions import sine_positions
+from vision.layers.transformer import DecoderLayer, EncoderLayer
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class ActConfig(Config):
+    """Size of the network; the defaults are the published ones."""
+
+    kind: Literal["act"] = "act"
+    chunk_size: PositiveInt = 100
+    """Actions that one observation leads to, the first of them for the observation's own time."""
+    hidden_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 512
+    num_heads: PositiveInt = 8
+    feed_forward_dim: PositiveInt = 3200
+    num_encoder_layers: PositiveInt = 4
+    num_decoder_layers: PositiveInt = 7
+    has_latent: bool = True
+    """Learn a style for each demonstration; without it all demonstrations are taken to do the same."""
+    latent_dim: PositiveInt = 32
+    num_latent_layers: PositiveInt = 4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    decoder_output: Literal["last", "first"] = "last"
+    """Which decoder layer the actions are read from. The published code takes the first by mistake, and never trains
+    the others; its weights need `first`."""
+    tells_cameras_apart: bool = True
+    """Give each camera a learnt place of its own. The published network has none: it cannot know which camera an
+    image comes from, and its weights need false."""
+    predicts_padding: bool = False
+    """The published head for the end of the episode, which no loss ever teaches: only for published weights."""
+    backbone: ResNetConfig = ResNetConfig(depth=18, batch_norm="frozen", strides=(32,))
+    """One for all cameras. `frozen` norms suit pretrained weights; a backbone that starts from nothing needs `live`."""
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> ActConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim must be a multiple of num_heads, got {self.hidden_dim} and {self.num_heads}")
+        if len(self.backbone.strides) != 1:
+            raise ValueError(f"backbone.strides must name one stride, got {self.backbone.strides}")
+        return self
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActInputs:
+    """Normalised observations. environment is None and images are empty for policies without them."""
+
+    state: Float[Tensor, "B S"]
+    environment: Float[Tensor, "B E"] | None = None
+    images: tuple[Float[Tensor, "B 3 H W"], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActOutput:
+    """Normalised actions, and in training the distribution of the style that they were made with."""
+
+    actions: Float[Tensor, "B T A"]
+    is_pad_logits: Float[Tensor, "B T"] | None
+    posterior: Posterior | None
+
+
+class Act(nn.Module):
+    """Tokens of style, state, environment and image cells; an encoder, and a decoder with one query for each action."""
+
+    def __init__(self, config: ActConfig, signature: PolicySignature) -> None:
+        super().__init__()
+        self.config, self.signature = config, signature
+        dim, dropout = config.hidden_dim, config.dropout
+        layer = (dim, config.num_heads, config.feed_forward_dim)
+        state_dim, action_dim = len(signature.state_names), len(signature.action_names)
+        environment_dim = len(signature.environment_names)
+        self.latent_encoder = _latent_encoder(config, state_dim, action_dim) if config.has_latent else None
+        self.embed_latent = nn.Linear(config.latent_dim, dim)
+        self.embed_state = nn.Linear(state_dim, dim)
+        self.embed_environment = nn.Linear(environment_dim, dim) if environment_dim else None
+        self.token_positions = nn.Embedding(3 if environment_dim else 2, dim)
+        if signature.cameras:
+            self.backbone = ResNet(config.backbone)
+            self.project_image = nn.Conv2d(self.backbone.channels[-1], dim, 1)
+        self.camera_positions = nn.Embedding(len(signature.cameras), dim) if self._has_camera_positions() else None
+        self.encoder = nn.ModuleList(EncoderLayer(*layer, dropout=dropout) for _ in range(config.num_encoder_layers))
+        self.queries = nn.Embedding(config.chunk_size, dim)
+        self.decoder = nn.ModuleList(DecoderLayer(*layer, dropout=dropout) for _ in range(config.num_decoder_layers))
+        self.decoder_norm = nn.LayerNorm(dim)
+        self.predict_action = nn.Linear(dim, action_dim)
+        self.predict_padding = nn.Linear(dim, 1) if config.predicts_padding else None
+
+    def forward(self, inputs: ActInputs, demonstration: Demonstration | None = None) -> ActOutput:
+        """With a demonstration the style is drawn from what it says, otherwise it is zero."""
+        if demonstration is None or self.latent_encoder is None:
+            return self.act_in_style(inputs, self.usual_style(inputs), None)
+        posterior = self.latent_encoder(inputs.state, demonstration)
+        return self.act_in_style(inputs, posterior.sample(), posterior)
+
+    def usual_style(self, inputs: ActInputs) -> Float[Tensor, "B Z"]:
+        """The middle of the prior."""
+        return inputs.state.new_zeros(inputs.state.shape[0], self.config.latent_dim)
+
+    def act_in_style(
+        self, inputs: ActInputs, latent: Float[Tensor, "B Z"], posterior: Posterior | None = None
+    ) -> ActOutput:
+        """The chunk for a given style; `posterior`, where it came from, is handed on."""
+        memory, placed_memory = self.encode(inputs, latent)
+        features = self.decoder_norm(self._decode(memory, placed_memory))
+        is_pad_logits = None if self.predict_padding is None else self.predict_padding(features)[..., 0]
+        return ActOutput(self.predict_action(features), is_pad_logits, posterior)
+
+    def encode(
+        self, inputs: ActInputs, latent: Float[Tensor, "B Z"]
+    ) -> tuple[Float[Tensor, "B N dim"], Float[Tensor, "B N dim"]]:
+        """What the decoder looks at, without and with positions: style, state, environment, then camera by camera."""
+        tokens = [self.embed_latent(latent)[:, None], self.embed_state(inputs.state)[:, None]]
+        if self.embed_environment is not None:
+            tokens.append(self.embed_environment(inputs.environment)[:, None])
+        positions = [self.token_positions.weight[None]]
+        for index, images in enumerate(inputs.images):
+            cells, places = self._look(images)
+            if self.camera_positions is not None:
+                places = places + self.camera_positions.weight[index]
+            tokens.append(cells)
+            positions.append(places)
+        memory, placed = torch.cat(tokens, dim=1), torch.cat(positions, dim=1)
+        for layer in self.encoder:
+            memory = layer(memory, placed)
+        return memory, memory + placed
+
+    def _look(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B N dim"], Float[Tensor, "1 N dim"]]:
+        """The cells of one camera's image, row by row, and where they are in it."""
+        features = self.project_image(self.backbone(images)[-1])
+        is_pad = torch.zeros_like(features[:1, 0], dtype=torch.bool)
+        positions = sine_positions(is_pad, self.config.hidden_dim).to(features.dtype)
+        return features.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
+
+    def _decode(
+        self, memory: Float[Tensor, "B N dim"], placed_memory: Float[Tensor, "B N dim"]
+    ) -> Float[Tensor, "B T dim"]:
+        """The queries after the layer that the actions are read from; layers behind it are not computed."""
+        queries = memory.new_zeros(memory.shape[0], *self.queries.weight.shape)
+        for layer in self.decoder if self.config.decoder_output == "last" else self.decoder[:1]:
+            queries = layer(queries, self.queries.weight[None], memory, placed_memory)
+        return queries
+
+    def _has_camera_positions(self) -> bool:
+        return self.config.tells_cameras_apart and len(self.signature.cameras) > 1
+
+
+def _latent_encoder(config: ActConfig, state_dim: int, action_dim: int) -> LatentEncoder:
+    return LatentEncoder(
+        state_dim=state_dim,
+        action_dim=action_dim,
+        chunk_size=config.chunk_size,
+        latent_dim=config.latent_dim,
+        num_layers=config.num_latent_layers,
+        layer=(config.hidden_dim, config.num_heads, config.feed_forward_dim),
+        dropout=config.dropout,
+    )

@@ -1,0 +1,222 @@
+"""Demonstrations as values: what a data set holds, what an episode is, and what is refused.
+
+The format on disk is LeRobot's data set v3.0 (huggingface/lerobot): `meta/info.json` names features and counts,
+`data/` has a row for each frame, `videos/` the cameras, `meta/episodes/` where each episode lies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vision.errors import DatasetError
+
+VERSION = "v3.0"
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+FILES_IN_CHUNK = 1000
+DATA_MB, VIDEO_MB = 100, 200
+"""Sizes at which LeRobot begins a new file; ours are smaller, one for each episode."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One thing recorded in every frame.
+
+    dtype is a numpy name, "string", "video" (RGB in an mp4) or "image" (PNG in the row: 16-bit depth in mm). shape is
+    that of one frame, (1,) for a number, (H, W, 3) or (H, W, 1) for pictures. names label its last axis, or all axes
+    of a picture. info is what else the file says about it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None = None
+    info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is a video or an image."""
+        return self.dtype in {"video", "image"}
+
+    @property
+    def array_shape(self) -> tuple[int, ...]:
+        """Shape of one frame in an `Episode`: numbers and depth images have no axis of length 1."""
+        if self.dtype == "image" and self.shape[-1:] == (1,):
+            return self.shape[:-1]
+        return () if self.shape == (1,) else self.shape
+
+    @property
+    def array_dtype(self) -> np.dtype:
+        """Type of its values in an `Episode`."""
+        if self.dtype == "image" and self.shape[-1:] == (1,):
+            return np.dtype(np.uint16)
+        return np.dtype(np.uint8 if self.is_picture else object if self.dtype == "string" else self.dtype)
+
+
+def numbers(names: Sequence[str], dtype: str = "float32") -> Feature:
+    """A feature of named numbers; a single name gives a plain column."""
+    return Feature(dtype, (len(names),), tuple(names))
+
+
+def colour_video(height: int, width: int) -> Feature:
+    """A colour camera."""
+    return Feature("video", (height, width, 3), ("height", "width", "channels"))
+
+
+def depth_image(height: int, width: int) -> Feature:
+    """Depth in whole millimetres, 0 where the sensor has no reading; lossless."""
+    return Feature("image", (height, width, 1), ("height", "width", "channels"), {"depth_unit": "mm"})
+
+
+BOOK_KEEPING = {
+    "timestamp": Feature("float32", (1,)),
+    "frame_index": Feature("int64", (1,)),
+    "episode_index": Feature("int64", (1,)),
+    "index": Feature("int64", (1,)),
+    "task_index": Feature("int64", (1,)),
+}
+"""Features that every data set has and the writer fills; timestamp is frame_index / fps, not a clock's time."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Episode:
+    """One demonstration: an array of T frames for each feature, pictures included, and the task in words."""
+
+    columns: Mapping[str, np.ndarray]
+    task: str
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What meta/info.json says. features include the BOOK_KEEPING."""
+
+    fps: int
+    features: Mapping[str, Feature]
+    robot_type: str
+    total_episodes: int = 0
+    total_frames: int = 0
+    total_tasks: int = 0
+    data_path: str = DATA_PATH
+    video_path: str = VIDEO_PATH
+    chunks_size: int = FILES_IN_CHUNK
+
+    @property
+    def recorded(self) -> dict[str, Feature]:
+        """The features that an `Episode` has: all but the book-keeping."""
+        return {key: feature for key, feature in self.features.items() if key not in BOOK_KEEPING}
+
+    def keys_of(self, dtype: str) -> tuple[str, ...]:
+        """Names of the features of one dtype."""
+        return tuple(key for key, feature in self.features.items() if feature.dtype == dtype)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return {
+            "codebase_version": VERSION,
+            "robot_type": self.robot_type,
+            "total_episodes": self.total_episodes,
+            "total_frames": self.total_frames,
+            "total_tasks": self.total_tasks,
+            "chunks_size": self.chunks_size,
+            "data_files_size_in_mb": DATA_MB,
+            "video_files_size_in_mb": VIDEO_MB,
+            "fps": self.fps,
+            "splits": {"train": f"0:{self.total_episodes}"},
+            "data_path": self.data_path,
+            "video_path": self.video_path if self.keys_of("video") else None,
+            "features": {key: _feature_to_json(feature) for key, feature in self.features.items()},
+        }
+
+
+def read_info(folder: Path) -> DatasetInfo:
+    """Read meta/info.json. Raises DatasetError for a folder that is no data set v3.0, saying what it is instead."""
+    path = folder / INFO_PATH
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{folder}: no data set of demonstrations, {INFO_PATH} is missing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    version = content.get("codebase_version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise DatasetError(
+            f"{path}: codebase_version is {version!r}, expected {VERSION!r}; convert it with LeRobot first"
+        )
+    try:
+        return _info_from_json(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: not what LeRobot {VERSION} writes: {error!r}") from error
+
+
+def check_episode(episode: Episode, info: DatasetInfo) -> None:
+    """Raise DatasetError unless the episode has exactly the features of the data set, finite and of their shapes."""
+    expected = info.recorded
+    missing, extra = expected.keys() - episode.columns.keys(), episode.columns.keys() - expected.keys()
+    if missing or extra:
+        raise DatasetError(
+            f"episode with other features than its data set: missing {sorted(missing) or 'none'}, "
+            f"too many {sorted(extra) or 'none'}"
+        )
+    if len(episode) == 0:
+        raise DatasetError("episode without frames")
+    for key, feature in expected.items():
+        _check_column(key, feature, episode.columns[key], len(episode))
+
+
+def _check_column(key: str, feature: Feature, values: np.ndarray, num_frames: int) -> None:
+    expected = (num_frames, *feature.array_shape)
+    if values.shape != expected:
+        raise DatasetError(f"{key}: expected shape {expected}, got {values.shape}")
+    if values.dtype != feature.array_dtype:
+        raise DatasetError(f"{key}: expected {feature.array_dtype}, got {values.dtype}")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        frame = int(np.flatnonzero(~np.isfinite(values).reshape(num_frames, -1).all(axis=1))[0])
+        raise DatasetError(f"{key}: NaN or infinity in frame {frame}")
+
+
+def _feature_to_json(feature: Feature) -> dict[str, Any]:
+    names = None if feature.names is None else list(feature.names)
+    row: dict[str, Any] = {"dtype": feature.dtype, "shape": list(feature.shape), "names": names}
+    return row | ({"info": dict(feature.info)} if feature.info else {})
+
+
+def _info_from_json(content: Mapping[str, Any]) -> DatasetInfo:
+    features = {key: _feature_from_json(row) for key, row in content["features"].items()}
+    absent = BOOK_KEEPING.keys() - features.keys()
+    if absent:
+        raise ValueError(f"features {sorted(absent)} are missing")
+    fps = content["fps"]
+    if not (isinstance(fps, int) and fps > 0):
+        raise ValueError(f"fps: expected a whole number above 0, got {fps!r}")
+    return DatasetInfo(
+        fps=fps,
+        features=features,
+        robot_type=content.get("robot_type") or "unknown",
+        total_episodes=int(content["total_episodes"]),
+        total_frames=int(content["total_frames"]),
+        total_tasks=int(content["total_tasks"]),
+        data_path=content["data_path"],
+        video_path=content.get("video_path") or VIDEO_PATH,
+        chunks_size=int(content.get("chunks_size", FILES_IN_CHUNK)),
+    )
+
+
+def _feature_from_json(row: Mapping[str, Any]) -> Feature:
+    names = row.get("names")
+    if isinstance(names, dict):
+        # LeRobot allows a group name before the list, as {"motors": [...]}.
+        names = next(iter(names.values()), None)
+    labels = tuple(str(name) for name in names) if isinstance(names, list) else None
+    return Feature(row["dtype"], tuple(int(size) for size in row["shape"]), labels, row.get("info") or {})

@@ -1,0 +1,145 @@
+"""Exported policies: the same chunks as torch in every engine, and no answer to what was never learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from robot.errors import PolicyInputError
+from robot.policy.act_policy import Observations
+from robot.policy.export_policy import export_policy, measure_policy_parity
+from robot.policy.onnx_policy import OnnxPolicy, resize_image
+from robot.policy.policy_manifest import METADATA_KEY, read_policy_manifest
+from tests.robot.policy.small_policy import CHUNK, small_policy
+from vision.errors import ModelFileError
+from vision.runtime.session import installed_engines
+
+CAMERAS = ("wrist", "scene")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "small.onnx"
+    export_policy(small_policy(CAMERAS, relative=2), path, made_by="a test")
+    return path
+
+
+@pytest.fixture
+def policy(exported: Path) -> OnnxPolicy:
+    return OnnxPolicy.load(exported, engine="onnxruntime", num_threads=1)
+
+
+def observation() -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    generator = np.random.default_rng(0)
+    images = {f"observation.images.{name}": generator.integers(0, 256, (32, 48, 3), dtype=np.uint8) for name in CAMERAS}
+    return generator.normal(size=3), images, generator.normal(size=2)
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_a_chunk_is_what_torch_computes(exported: Path, engine: str) -> None:
+    state, images, environment = observation()
+    seen = Observations(
+        torch.from_numpy(state[None].astype(np.float32)),
+        torch.from_numpy(environment[None].astype(np.float32)),
+        tuple(torch.from_numpy(image[None]) for image in images.values()),
+    )
+    with torch.no_grad():
+        wanted = small_policy(CAMERAS, relative=2)(seen)[0]
+    found = OnnxPolicy.load(exported, engine=engine).predict(state, images, environment)  # pyright: ignore
+    assert found.shape == (CHUNK, 3)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+
+
+def test_the_parity_report_is_small_and_would_see_another_network(exported: Path) -> None:
+    assert all(parity.worst < 1e-4 for parity in measure_policy_parity(small_policy(CAMERAS, relative=2), exported))
+    other = small_policy(CAMERAS, relative=2)
+    other.act.predict_action.bias.data += 0.1
+    assert all(parity.worst > 0.05 for parity in measure_policy_parity(other, exported))
+
+
+def test_frozen_norms_and_constants_are_folded(exported: Path) -> None:
+    kinds = {node.op_type for node in onnx.load(exported).graph.node}
+    assert "BatchNormalization" not in kinds
+    assert not kinds & {"RandomNormalLike", "Dropout", "Identity"}
+
+
+def test_the_manifest_tells_names_rate_and_origin(policy: OnnxPolicy) -> None:
+    assert (policy.fps, policy.chunk_size) == (10, CHUNK)
+    assert policy.state_names == policy.action_names == ("q1", "q2", "grip")
+    assert policy.image_keys == ("observation.images.wrist", "observation.images.scene")
+    assert policy.manifest.made_by == "a test"
+
+
+def test_larger_images_of_the_same_proportions_are_brought_to_size(policy: OnnxPolicy) -> None:
+    state, images, environment = observation()
+    doubled = {key: image.repeat(2, axis=0).repeat(2, axis=1) for key, image in images.items()}
+    np.testing.assert_allclose(
+        policy.predict(state, doubled, environment), policy.predict(state, images, environment), atol=1e-6
+    )
+
+
+Inputs = tuple[np.ndarray, dict[str, np.ndarray], "np.ndarray | None"]
+
+
+def with_state(state: np.ndarray) -> Callable[[Inputs], Inputs]:
+    return lambda given: (state, given[1], given[2])
+
+
+def with_wrist(image: np.ndarray) -> Callable[[Inputs], Inputs]:
+    return lambda given: (given[0], {**given[1], "observation.images.wrist": image}, given[2])
+
+
+def without_wrist(given: Inputs) -> Inputs:
+    return given[0], {"observation.images.scene": given[1]["observation.images.scene"]}, given[2]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (with_state(np.zeros(4)), r"shape \(4,\), expected 3 numbers"),
+        (with_state(np.array([0.0, np.nan, np.inf])), "q2, grip not finite"),
+        (lambda given: (given[0], given[1], None), "was not given observation.environment_state"),
+        (without_wrist, "sees .*wrist.*scene.*it was given .*scene"),
+        (with_wrist(np.zeros((32, 48, 3), np.float32)), "expected .* bytes, got float32"),
+        (with_wrist(np.zeros((32, 48), np.uint8)), r"got uint8 \(32, 48\)"),
+        (with_wrist(np.zeros((48, 48, 3), np.uint8)), "not the proportions of 32 x 48"),
+    ],
+)
+def test_what_was_never_learnt_is_refused(policy: OnnxPolicy, change: Callable[[Inputs], Inputs], told: str) -> None:
+    with pytest.raises(PolicyInputError, match=told):
+        policy.predict(*change(observation()))
+
+
+def test_files_that_are_no_policies_are_refused(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    changed = tmp_path / "changed.onnx"
+    model.graph.node[0].name = "another"
+    onnx.save(model, changed)
+    with pytest.raises(ModelFileError, match="not the one its manifest was written for"):
+        OnnxPolicy.load(changed)
+    onnx.helper.set_model_props(model, {METADATA_KEY: "{}"})
+    onnx.save(model, changed)
+    with pytest.raises(ModelFileError, match="manifest cannot be used: signature"):
+        read_policy_manifest(changed)
+    del model.metadata_props[:]
+    onnx.save(model, changed)
+    with pytest.raises(ModelFileError, match="is no policy of handeye"):
+        OnnxPolicy.load(changed)
+
+
+def test_a_graph_of_other_inputs_is_refused(policy: OnnxPolicy) -> None:
+    signature = policy.signature.model_copy(update={"cameras": ("wrist",)})
+    with pytest.raises(ModelFileError, match="the graph takes"):
+        OnnxPolicy(policy.session, policy.manifest.model_copy(update={"signature": signature}))
+
+
+def test_shrinking_averages_pixels() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[:2, :2] = [[[0] * 3, [100] * 3], [[200] * 3, [100] * 3]]
+    assert resize_image(image, (2, 2))[0, 0].tolist() == [100, 100, 100]
+    assert resize_image(image, (4, 4)) is image
