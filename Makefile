@@ -11,11 +11,12 @@ TESTED := $(VENV)/.ready-to-test
 # One thread a worker: two workers on two cores are faster than one with two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --jaxtyping-packages=vision,robot,export,beartype.beartype
 
-.PHONY: help setup demo test test-slow check format benchmark clean
+.PHONY: help setup demo test test-slow test-long check format benchmark clean
 help:
 	@echo "make demo       set up, pick red cubes in the simulator, leave video and report in demo/"
 	@echo "make test       set up, then format, lint, types and the default tests"
-	@echo "make test-slow  the long tests: trainings, whole episodes, real data"
+	@echo "make test-slow  the slow tests: trainings, whole episodes, real data"
+	@echo "make test-long  more trainings: all thirty pairs of backbone and head, all heads on real images"
 	@echo "make check      format, lint and types only"
 	@echo "make benchmark  speed against peers, as ratios measured in one run"
 	@echo "make setup      only build .venv (run time and simulator, no torch)"
@@ -43,10 +44,13 @@ check: $(TESTED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: setup $(TESTED) check
-	$(PYTEST) -m "not slow and not gpu and not hardware"
+	$(PYTEST) -m "not slow and not long and not gpu and not hardware"
 
 test-slow: setup $(TESTED)
-	$(PYTEST) -m "slow and not gpu and not hardware"
+	$(PYTEST) -m "slow and not long and not gpu and not hardware"
+
+test-long: setup $(TESTED)
+	$(PYTEST) -m "long and not gpu and not hardware"
 
 benchmark: setup $(TESTED)
 	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.tensorrt_stand_in import stand_in as stand_in
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
@@ -27,3 +31,13 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def package_index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where pip reaches no package index: asked for a small package that every index has."""
+    words = ["download", "-q", "--no-deps", "--no-cache-dir", "--retries", "0", "--timeout", "20", "packaging"]
+    words += ["--dest", str(tmp_path_factory.mktemp("index"))]
+    run = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip(f"pip reaches no package index: {run.stderr.strip().splitlines()[-1]}")

@@ -20,7 +20,7 @@ VISION_LAYERS = (
     {"errors", "files", "config", "images", "boxes"},
     {"layers"},
     {"backbones", "necks", "heads"},
-    {"detector"},
+    {"detector", "classifier"},
     {"assignment", "losses"},
     {"checkpoints"},
     {"data"},

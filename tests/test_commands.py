@@ -33,7 +33,8 @@ def test_no_verb_or_an_unknown_one_is_wrong_use(words: list[str]) -> None:
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "import"])
 def test_an_unknown_option_is_wrong_use(verb: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
-    words = {"detect": [absent, absent], "evaluate": [absent], "export": [absent], "benchmark": [absent]}
+    two = {"detect": [absent, absent], "track": [absent, absent]}
+    words = two | {"evaluate": [absent], "export": [absent], "benchmark": [absent]}
     try:
         code = run_command([verb, *words.get(verb, []), "--no-such-option", "1"])
     except SystemExit as stop:

@@ -28,4 +28,4 @@ def test_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_header_names_the_command(path: Path) -> None:
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert any(f"handeye {verb}" in line for line in header for verb in ("train", "pick")), "\n".join(header)
+    assert any(f"handeye {verb}" in line for line in header for verb in ("train", "pick", "track")), "\n".join(header)

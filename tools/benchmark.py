@@ -22,6 +22,7 @@ from vision.evaluation.speed import stage_percentiles
 from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from vision.files import write_json
 from vision.images import decode_image
+from vision.runtime.engine_file import ENGINE_SUFFIX
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.session import installed_engines
 from vision.runtime.stream import IMAGE_SUFFIXES
@@ -80,7 +81,7 @@ def measure(detector: ImageDetector, contents: Sequence[tuple[str, bytes]], repe
 
 def _engines(arguments: Arguments) -> Sequence[Any]:
     """The engines to measure: the named one, or all that can run the model."""
-    if arguments.engine != "auto" or arguments.model.suffix.lower() == CHECKPOINT_SUFFIX:
+    if arguments.engine != "auto" or arguments.model.suffix.lower() in (CHECKPOINT_SUFFIX, ENGINE_SUFFIX):
         return [arguments.engine]
     return installed_engines() or ["auto"]
 

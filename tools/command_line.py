@@ -20,6 +20,10 @@ from vision.errors import UserError
 
 Positional = tyro.conf.Positional
 """Marks an argument that is given by its place: `model: Positional[str]`."""
+step = tyro.conf.subcommand
+"""Names one of several steps of a verb: `Annotated[calibrate_check.Arguments, step("check")]`."""
+Repeated = tyro.conf.UseAppendAction
+"""Marks an option that is given once for each value: `search: Repeated[tuple[str, ...]]`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ EXTRA_OF_PACKAGE = {
     "safetensors": "train",
     "faster_coco_eval": "train",
     "matplotlib": "train",
+    "optuna": "tune",
     "onnx": "train",
     "onnxslim": "train",
     "onnxruntime": "cpu",
@@ -94,6 +99,11 @@ EXTRA_OF_PACKAGE = {
     "mujoco": "sim",
     "ruckig": "robot",
     "av": "demonstrations",
+    "motmetrics": "tracking",
+    "tensorrt": "tensorrt",
+    "cuda": "tensorrt",
+    "numcodecs": "demonstrations",
+    "pyarrow": "demonstrations",
 }
 """Which extra installs a package that a verb may find missing."""
 
@@ -107,14 +117,28 @@ def _explain_missing(error: ModuleNotFoundError) -> str:
 
 VERBS = (
     Verb("train", "tools.train", "train a detector from a configuration", takes_overrides=True),
+    Verb("find-rate", "tools.find_rate", "suggest a learning rate for a configuration", takes_overrides=True),
+    Verb("tune", "tools.tune", "search a training's configuration for the best values", takes_overrides=True),
+    Verb("train-policy", "tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
+    Verb("check-dataset", "tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
+    Verb("convert-dataset", "tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
+    Verb("calibrate", "tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
     Verb("evaluate", "tools.evaluate", "COCO metrics of a model on a data set"),
     Verb("detect", "tools.detect", "run a model on images, a video or a camera"),
+    Verb("track", "tools.track", "boxes with identity along a video or a camera", takes_overrides=True),
+    Verb("track-files", "tools.track_files", "MOT files of detections into tracks", takes_overrides=True),
     Verb("export", "tools.export", "write deployment artefacts with a parity report"),
+    Verb("bundle", "tools.bundle", "models, golden images and proof for an edge device, in one file"),
+    Verb("verify", "tools.verify", "prove a bundle on this machine: build, compare, measure"),
+    Verb("export-policy", "tools.export_policy", "a policy's checkpoint to one ONNX file"),
     Verb("benchmark", "tools.benchmark", "latency and throughput, stage by stage"),
     Verb("models", "tools.models", "list the model zoo"),
+    Verb("download", "tools.download", "published weights from their official address"),
     Verb("import", "tools.import_weights", "published weights to a native checkpoint"),
+    Verb("import-policy", "tools.import_policy", "LeRobot's ACT policy to a native checkpoint"),
     Verb("render-dataset", "tools.render_dataset", "labelled images out of the simulator"),
     Verb("pick", "tools.pick", "the pick-and-place loop: simulator by default", takes_overrides=True),
+    Verb("record", "tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
     Verb("show-config", "tools.show_config", "the resolved configuration", takes_overrides=True),
     Verb("doctor", "tools.doctor", "what this machine can run, and what is missing"),
 )

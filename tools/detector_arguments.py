@@ -20,15 +20,18 @@ class DetectorArguments:
     """The model and how it is run."""
 
     model: Positional[Path]
-    """A native checkpoint (.safetensors), an ONNX file that handeye exported, or a foreign one with --model-format."""
+    """A native checkpoint (.safetensors), an ONNX file or TensorRT engine that handeye exported, or a foreign ONNX file
+    with --model-format."""
     engine: EngineChoice = "auto"
     """Inference engine; auto takes the one that is usually fastest here. Checkpoints run in torch."""
     model_format: ModelFormat | None = None
-    """Format of an ONNX file that another program exported: yolox has raw head values as its output."""
+    """Format of an ONNX file that another program exported: yolox has raw head values as its output; rtdetr, also of
+    D-FINE's exporter, has boxes, scores and labels, and a second input with the size of the image."""
     score_threshold: float | None = None
     """Drop detections with a lower score; the default comes with the model."""
     iou_threshold: float | None = None
-    """Of two boxes of a class that overlap more, drop the worse; the default comes with the model."""
+    """Of two boxes of a class that overlap more, drop the worse; the default comes with the model. Queries need none
+    of it."""
     threads: int | None = None
     """Threads of the engine; by default one for each processor."""
     json: Path | None = None

@@ -15,7 +15,9 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from vision.errors import MissingPackageError, UserError
 from vision.files import write_json
+from vision.runtime.session import require_tensorrt
 
 State = Literal["ok", "missing", "absent"]
 
@@ -27,9 +29,11 @@ PACKAGES = {
     "demonstrations": ("pyarrow", "av"),
     "realsense": ("pyrealsense2",),
     "ur": ("ur-rtde",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "cuda-bindings"),
 }
 """The packages of each extra; `pip install 'handeye[EXTRA]'` adds them."""
+TEGRA = Path("/etc/nv_tegra_release")
+"""Every Jetson has this file, and no nvidia-smi before JetPack 6."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,29 @@ def find_packages() -> list[Finding]:
 
 def find_engines() -> list[Finding]:
     """The inference engines that load, with the devices they offer."""
-    return [_find_engine(name, devices) for name, devices in (("onnxruntime", _providers), ("openvino", _devices))]
+    engines = [_find_engine(name, devices) for name, devices in (("onnxruntime", _providers), ("openvino", _devices))]
+    return [*engines, find_tensorrt()]
+
+
+def find_tensorrt() -> Finding:
+    """TensorRT, which counts where it loads and finds a GPU; where there is no GPU it is not missed."""
+    try:
+        require_tensorrt()
+        import tensorrt
+
+        from vision.runtime.cuda_driver import CudaDevice
+
+        device = CudaDevice()
+    except MissingPackageError as error:
+        state: State = "missing" if shutil.which("nvidia-smi") or TEGRA.exists() else "absent"
+        remedy = "pip install 'handeye[tensorrt]'; on a Jetson: JetPack's own" if state == "missing" else ""
+        return Finding("engine", "tensorrt", state, str(error).partition("; add it")[0], remedy)
+    except UserError as error:
+        return Finding("engine", "tensorrt", "absent", f"installed, but {error}")
+    capability = ".".join(map(str, device.compute_capability))
+    return Finding(
+        "engine", "tensorrt", "ok", f"{tensorrt.__version__} on {device.name}, compute capability {capability}"
+    )
 
 
 def find_renderers() -> list[Finding]:

@@ -53,7 +53,7 @@ class Arguments:
 
 
 def run(arguments: Arguments, overrides: list[str]) -> int:
-    """Run the episodes; 0 when at least one of them succeeded, 1 when none did."""
+    """Run the episodes; 0 when at least one of them succeeded, 1 when none did or Ctrl-C cut the run short."""
     _check(arguments)
     detector = _find_detector(arguments)
     config = read_pick_config(arguments, overrides)
@@ -76,7 +76,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         console.print(
             f"report: {output.folder / 'report.json'}; for each episode {output.folder}/episode_SEED/: {kinds}"
         )
-    return 0 if report["successes"] else 1
+    return 0 if report["successes"] and len(results) == arguments.episodes else 1
 
 
 def read_pick_config(arguments: Arguments, overrides: Sequence[str]) -> PickConfig:
@@ -108,9 +108,14 @@ def _run_and_show(
 ) -> list[EpisodeResult]:
     seeds = range(arguments.seed, arguments.seed + arguments.episodes)
     results = []
-    for result in run_episodes(config, seeds, detector, output=output, workers=arguments.workers):
-        console.print(describe_result(result))
-        results.append(result)
+    try:
+        for result in run_episodes(config, seeds, detector, output=output, workers=arguments.workers):
+            console.print(describe_result(result))
+            results.append(result)
+    except KeyboardInterrupt:
+        if not results:
+            raise
+        console.print(f"interrupted: the report is of the first {len(results)} of {len(seeds)} episodes")
     return results
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from robot.tracking.box_build import BoxTrackingConfig
 from tools.command_line import Positional
 from vision.config import Config, dump_config, load_config, read_yaml
 from vision.errors import ConfigError
@@ -17,7 +18,7 @@ class Arguments:
     """What `handeye show-config` is told; overrides may follow as `key.path=value`."""
 
     config: Positional[Path]
-    """Configuration file of any kind: of a detector's training, or of the robot."""
+    """Configuration file of any kind: of a detector's or a policy's training, of tracking, or of the robot."""
     json: Path | None = None
     """Write the resolved configuration to this file too."""
 
@@ -40,13 +41,17 @@ def config_type_of(path: Path) -> type[Config]:
     """The type of configuration that a file holds; ConfigError where neither folder nor keys tell."""
     path = Path(path)
     keys, folder = set(read_yaml(path)), path.resolve().parent.name
+    if keys and keys <= set(BoxTrackingConfig.model_fields):
+        return BoxTrackingConfig
     if folder == "detector" or "detector" in keys:
         return _training_config()
+    if folder == "policy" or "policy" in keys:
+        return _policy_config()
     if folder == "robot" or keys & set(_pick_config().model_fields):
         return _pick_config()
     raise ConfigError(
         f"{path}: neither its folder nor its keys ({', '.join(sorted(keys)) or 'none'}) tell whether it configures a "
-        "detector's training or the robot; put it in a folder named detector or robot"
+        "detector's training, a policy's or the robot; put it in a folder named detector, policy or robot"
     )
 
 
@@ -55,6 +60,13 @@ def _training_config() -> type[Config]:
     from vision.training.config import TrainDetectorConfig
 
     return TrainDetectorConfig
+
+
+def _policy_config() -> type[Config]:
+    """Imported only for such a file: it needs torch."""
+    from robot.policy.train_config import TrainPolicyConfig
+
+    return TrainPolicyConfig
 
 
 def _pick_config() -> type[Config]:

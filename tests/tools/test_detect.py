@@ -10,8 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from tools.command_line import run_command
+from vision.checkpoints.native import save_detector
+from vision.config import validate_config
+from vision.detector import Detector, DetectorConfig
 from vision.runtime.stream import open_stream
 from vision.runtime.video_writer import VideoWriter
 
@@ -94,6 +98,37 @@ def test_images_keep_their_names_and_are_never_overwritten(shared, tmp_path: Pat
 def test_without_drawing_only_the_lines_are_written(shared, tmp_path: Path, detect):
     assert detect(shared("data/video/bottle-detection.mp4"), "--frames", "2", "--no-draw") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
+
+
+def tiny_checkpoint(path: Path, head: dict[str, object]) -> Path:
+    """A detector with fresh weights, whose scores are low."""
+    content = {
+        "backbone": {"kind": "cspdarknet", "depth": 0.33, "width": 0.125},
+        "neck": {"kind": "levels", "num_levels": 1},
+        "head": head,
+        "num_classes": 3,
+        "preprocessing": {"size_hw": [96, 128]},
+    }
+    torch.manual_seed(0)
+    save_detector(path, Detector(validate_config(DetectorConfig, content, origin="test")))
+    return path
+
+
+def test_attention_is_drawn_for_heads_of_queries_and_refused_for_others(shared, tmp_path: Path, capfd):
+    image = shared("data/coco_mini/val2017/000000000802.jpg")
+    sizes = {"hidden_dim": 16, "num_heads": 2, "feed_forward_dim": 16, "num_queries": 5}
+    detr = tiny_checkpoint(tmp_path / "detr.safetensors", {"kind": "detr", "num_decoder_layers": 2, **sizes})
+    words = [str(image), "--show", "attention", "--score-threshold", "0", "--output", str(tmp_path / "out")]
+    assert run_command(["detect", str(detr), *words]) == 0
+    drawn = cv2.imread(str(tmp_path / "out/images" / image.name)).astype(int)
+    original = cv2.imread(str(image))
+    assert drawn.shape == original.shape
+    assert np.abs(drawn - original).mean() > 10, "where nothing looked it is dark"
+    assert len(read_lines(tmp_path)[0]["detections"]) == 5
+    yolox = tiny_checkpoint(tmp_path / "yolox.safetensors", {"kind": "yolox", "hidden_dim": 16})
+    capfd.readouterr()
+    assert run_command(["detect", str(yolox), *words]) == 2
+    assert "a head of kind yolox has no queries" in capfd.readouterr().err
 
 
 def bad_sources(tmp_path: Path, video: Path) -> dict[str, bytes | None]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import tools.pick
+from robot.control.episode import EpisodeResult
 from tools.command_line import run_command
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.yaml")
@@ -62,3 +66,19 @@ def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys
     shown = capsys.readouterr().out
     assert "1 of 1 placed" in shown
     assert str(output) in shown
+
+
+def test_ctrl_c_keeps_the_report_of_what_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tools.pick.run_episodes
+
+    def interrupted(*arguments: Any, **settings: Any) -> Iterator[EpisodeResult]:
+        yield next(iter(whole(*arguments, **settings)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tools.pick, "run_episodes", interrupted)
+    report_path = tmp_path / "r.json"
+    assert run_command(["pick", CONFIG, "--seed", "7", "--episodes", "3", "--json", str(report_path)]) == 1
+    assert json.loads(report_path.read_text(encoding="utf-8"))["episodes"] == 1
+    assert "first 1 of 3 episodes" in capsys.readouterr().out

@@ -1,0 +1,64 @@
+"""The wheel in an environment of its own, without torch and without the checkout: it proves the tabletop detector."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from tools.command_line import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_checked(*words: str | Path, folder: Path) -> str:
+    """Standard output; fails with what was printed."""
+    run = subprocess.run([*map(str, words)], cwd=folder, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"})
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def pip(*words: str | Path) -> None:
+    run = subprocess.run([sys.executable, "-m", "pip", *map(str, words)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.fixture
+def fresh_python(package_index: None, tmp_path: Path) -> Path:
+    """Python of an environment that holds handeye's wheel, what it requires, and ONNX Runtime."""
+    pip("wheel", "-q", "--no-deps", "--wheel-dir", tmp_path / "dist", ROOT)
+    (wheel,) = (tmp_path / "dist").glob("handeye-*.whl")
+    venv.create(tmp_path / "fresh", with_pip=False, symlinks=True)
+    python = tmp_path / "fresh/bin/python"
+    words = ("-q", "--no-compile", "--constraint", ROOT / "constraints.txt")
+    pip("--python", python, "install", *words, wheel, "onnxruntime")
+    return python
+
+
+@pytest.mark.slow
+def test_a_bundle_is_proven_where_there_is_no_torch(fresh_python: Path, tmp_path: Path):
+    bundle, scratch = tmp_path / "tabletop.handeye.zip", tmp_path / "scratch"
+    scratch.mkdir()
+    model = ROOT / "vision/weights/tabletop_nano.onnx"
+    assert run_command(["bundle", str(model), "--count", "3", "--output", str(bundle)]) == 0
+    absent = "import importlib.util as u; print([name for name in ('torch', 'onnx', 'openvino') if u.find_spec(name)])"
+    assert run_checked(fresh_python, "-c", absent, folder=scratch).strip() == "[]"
+    where = run_checked(fresh_python, "-c", "import export.verify as v; print(v.__file__)", folder=scratch)
+    assert Path(where.strip()).is_relative_to(tmp_path / "fresh")
+    handeye = fresh_python.with_name("handeye")
+    quick = ("--repeats", "5", "--pause-s", "0", "--json", "verified.json")
+    assert "3 golden images: pass" in run_checked(handeye, "verify", bundle, *quick, folder=scratch)
+    (model,) = json.loads((scratch / "verified.json").read_text())["models"]
+    assert model["engine"].startswith("onnxruntime")
+    assert (model["unmatched"], model["matched"] >= 3) == (0, True)
+
+    damaged = bytearray(bundle.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    bundle.write_bytes(damaged)
+    run = subprocess.run([handeye, "verify", bundle], cwd=scratch, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "damaged" in run.stderr
