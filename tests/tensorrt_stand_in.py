@@ -36,6 +36,8 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     """TensorRT 10.3.0 on an Orin, freshly set up."""
+    import torch  # noqa: F401 - on its first import it binds CUDA's real bindings, and refuses a stand-in
+
     from tests.export import fake_cuda, fake_tensorrt
 
     bindings = importlib.import_module("cuda.bindings")

@@ -156,9 +156,9 @@ def _providers() -> str:
 
 
 def _devices() -> str:
-    import openvino
+    from vision.runtime.openvino_session import shared_core
 
-    return ", ".join(openvino.Core().available_devices)
+    return ", ".join(shared_core().available_devices)
 
 
 def _print_table(findings: list[Finding]) -> None:

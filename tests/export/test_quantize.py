@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +25,7 @@ from export.quantize import (
 )
 from tests.export.graphs import chain, constant, maker_of, model_of, node_named, noise
 from vision.runtime.manifest import read_manifest
+from vision.runtime.openvino_session import shared_core
 
 
 def ranges_of(model: onnx.ModelProto, images: list[np.ndarray]) -> dict[str, Range]:
@@ -111,7 +111,7 @@ def test_two_engines_agree_with_the_pairs_and_come_close_to_float(tmp_path):
     model, quantized = chain(), quantized_chain()
     onnx.checker.check_model(quantized, full_check=True)
     onnx.save(quantized, tmp_path / "q.onnx")
-    compiled = openvino.Core().compile_model(tmp_path / "q.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(tmp_path / "q.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for image in noise((1, 3, 8, 8)):
         expected, told = run(model, image), run(quantized, image)
         assert 0 < np.abs(told - expected).mean() < 0.03 * expected.std()

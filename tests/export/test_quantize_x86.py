@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +24,7 @@ from export.quantize_x86 import (
 )
 from tests.export.graphs import chain, constant, maker_of, model_of, node_named, noise
 from tests.export.test_quantize import run
+from vision.runtime.openvino_session import shared_core
 
 
 def ranges_of(model: onnx.ModelProto, names: list[str], images: list[np.ndarray]) -> dict[str, Range]:
@@ -80,7 +80,7 @@ def test_openvino_reads_pairs_on_inputs_of_layers_only(tmp_path):
     assert constant(quantized, "stem_zero_point").dtype == np.uint8
     assert constant(quantized, maker_of(quantized, node_named(quantized, "branch").input[1]).input[0]).dtype == np.int8
     onnx.save(quantized, tmp_path / "q.onnx")
-    compiled = openvino.Core().compile_model(tmp_path / "q.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(tmp_path / "q.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for image in images:
         expected, told = run(model, image), run(quantized, image)
         assert 0 < np.abs(told - expected).mean() < 0.02 * expected.std()

@@ -13,6 +13,8 @@ from vision.runtime.session import Shape
 
 ERRORS_ONLY = 3
 
+onnxruntime.disable_telemetry_events()  # what a user runs is nobody else's business
+
 
 class OnnxRuntimeSession:
     """A `Session` of ONNX Runtime's CPU provider, in float32 and with all graph optimisations."""

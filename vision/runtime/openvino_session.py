@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,17 @@ import openvino
 
 from vision.errors import ModelFileError
 from vision.runtime.session import Shape
+
+
+@functools.cache
+def shared_core() -> openvino.Core:
+    """The one Core of this process; it is never given back.
+
+    Where the processor has AMX, OpenVINO's CPU plugin gives the thread that loads it a stack of its own for signal
+    handlers. Were the last Core dropped in another thread, that stack would be unmapped while it is still in use, and
+    the next signal, such as Ctrl-C, would end the process with a segmentation fault.
+    """
+    return openvino.Core()
 
 
 class OpenvinoSession:
@@ -29,7 +41,7 @@ class OpenvinoSession:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+            compiled = shared_core().compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             raise ModelFileError(f"{path}: OpenVINO refuses it: {' '.join(str(error).split())}") from error
         self._request = compiled.create_infer_request()

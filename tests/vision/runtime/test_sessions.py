@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +88,25 @@ def test_missing_engines_are_told_with_the_command_that_adds_them(monkeypatch, m
 def test_threads_default_to_the_processors_of_this_process(model):
     assert available_processors() >= 1
     assert open_session(model[0]).num_threads == available_processors()
+
+
+DROPPED_ELSEWHERE = """
+import signal, sys, threading
+from pathlib import Path
+from vision.runtime.session import open_session
+
+sessions = [open_session(Path(sys.argv[1]), sys.argv[2], 1)]
+dropping = threading.Thread(target=sessions.clear)
+dropping.start()
+dropping.join()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_signal_is_handled_after_another_thread_dropped_the_session(model, engine):
+    """On processors with AMX the process died of it when OpenVINO's plugin was unloaded by that thread."""
+    words = [sys.executable, "-c", DROPPED_ELSEWHERE, str(model[0]), engine]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, "handled\n")
