@@ -23,6 +23,7 @@ from robot.control.loop import ControlLoop, TickSink
 from robot.control.perception import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
+from robot.kinematics.arm_shape import ArmShape
 from robot.policy.pick_config import PickSkillConfig
 from robot.policy.pick_progress import PickStage
 from robot.policy.pick_script import Stage
@@ -172,6 +173,7 @@ class PickStation:
             self._detector,
             config.perception,
             T_tool_camera=config.cell.T_tool_camera,
+            arm_shape=ArmShape(config.cell),
             table_height_m=config.cell.table.height_m,
             timer=timer,
         )

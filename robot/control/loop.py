@@ -157,7 +157,7 @@ class ControlLoop:
         if frame.stamp_s <= self._newest_frame_s:
             return None
         self._newest_frame_s = frame.stamp_s
-        percept = self._perception.perceive(frame, self._history.qpos_at(frame.stamp_s))
+        percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
         self._tracks = percept.tracks
         return percept
 

@@ -14,12 +14,14 @@ from jaxtyping import Float, UInt8
 
 from robot.control.timing import StageTimer
 from robot.errors import CameraError
+from robot.kinematics.arm_shape import ArmShape, PlacedArm
 from robot.kinematics.chain import forward_kinematics
 from robot.observation import Frame, JointState, ObjectPosition, Track
 from robot.projection.object_positions import locate_objects
 from robot.projection.view import ProjectionConfig
 from robot.projection.visibility import VisibilityConfig, build_visibility
-from robot.tracking.tracker import ObjectTracker, TrackerConfig
+from robot.tracking.tracker import ObjectTracker, TrackerConfig, Visible
+from robot.tracking.visibility import occluded_by_arm
 from vision.config import Config
 from vision.runtime.detections import Detections
 
@@ -55,6 +57,15 @@ class Percept:
     tracks: tuple[Track, ...]
 
 
+def seen_past_arm(
+    frame: Frame, T_base_camera: Float[np.ndarray, "4 4"], arm: PlacedArm, config: VisibilityConfig
+) -> Visible:
+    """Whether the camera would see an object at p_base: depth shows nothing before it, and the joints no arm."""
+    is_free = build_visibility(frame, T_base_camera, config)
+    radius_m = config.object_radius_m
+    return lambda p_base: is_free(p_base) and not occluded_by_arm(p_base, T_base_camera, arm, radius_m=radius_m)
+
+
 class JointHistory:
     """The joint states of the last half second, to look up where the arm was at an exposure."""
 
@@ -69,23 +80,28 @@ class JointHistory:
         while self._states[0].stamp_s < state.stamp_s - HISTORY_S:
             self._states.popleft()
 
-    def qpos_at(self, stamp_s: float) -> Float[np.ndarray, " 6"]:
-        """Joint angles (rad) at `stamp_s`, linear between the states around it; after the newest they stay.
+    def state_at(self, stamp_s: float) -> JointState:
+        """Joints and fingers at `stamp_s`, linear between the states around it; after the newest they stay.
 
         Raises CameraError when `stamp_s` lies before everything remembered: the frame is then too old.
         """
         later = None
         for state in reversed(self._states):
             if state.stamp_s <= stamp_s:
-                return state.qpos if later is None else _between(state, later, stamp_s)
+                return state if later is None else _between(state, later, stamp_s)
             later = state
         oldest = f"{self._states[0].stamp_s:.3f} s" if self._states else "nothing"
         raise CameraError(f"a frame was exposed at {stamp_s:.3f} s, but the joints are remembered since {oldest}")
 
 
-def _between(before: JointState, after: JointState, stamp_s: float) -> Float[np.ndarray, " 6"]:
+def _between(before: JointState, after: JointState, stamp_s: float) -> JointState:
     part = (stamp_s - before.stamp_s) / (after.stamp_s - before.stamp_s)
-    return before.qpos + part * (after.qpos - before.qpos)
+    return JointState(
+        before.qpos + part * (after.qpos - before.qpos),
+        before.qvel + part * (after.qvel - before.qvel),
+        before.gripper_opening_m + part * (after.gripper_opening_m - before.gripper_opening_m),
+        stamp_s,
+    )
 
 
 class Perception:
@@ -97,6 +113,7 @@ class Perception:
         config: PerceptionConfig,
         *,
         T_tool_camera: Float[np.ndarray, "4 4"],
+        arm_shape: ArmShape,
         table_height_m: float,
         timer: StageTimer,
     ) -> None:
@@ -104,6 +121,7 @@ class Perception:
         self._config = config
         self._tracker = ObjectTracker(config.tracker)
         self._T_tool_camera = T_tool_camera
+        self._arm_shape = arm_shape
         self._table_height_m = table_height_m
         self._timer = timer
 
@@ -111,9 +129,9 @@ class Perception:
         """Forget what was seen."""
         self._tracker = ObjectTracker(self._config.tracker)
 
-    def perceive(self, frame: Frame, qpos: Float[np.ndarray, " 6"]) -> Percept:
-        """Everything known after `frame`, which was exposed while the joints were at `qpos` (rad)."""
-        T_base_camera = forward_kinematics(qpos) @ self._T_tool_camera
+    def perceive(self, frame: Frame, joints: JointState) -> Percept:
+        """Everything known after `frame`, which was exposed while arm and fingers were where `joints` says."""
+        T_base_camera = forward_kinematics(joints.qpos) @ self._T_tool_camera
         with self._timer.stage("detect"):
             detections = self._detector(frame.image_rgb)
         with self._timer.stage("project"):
@@ -121,6 +139,7 @@ class Perception:
                 detections, frame, T_base_camera, self._config.projection, table_height_m=self._table_height_m
             )
         with self._timer.stage("track"):
-            visible = build_visibility(frame, T_base_camera, self._config.visibility)
+            arm = self._arm_shape.place(joints.qpos, joints.gripper_opening_m)
+            visible = seen_past_arm(frame, T_base_camera, arm, self._config.visibility)
             tracks = self._tracker.update(positions, frame.stamp_s, visible=visible)
         return Percept(frame, T_base_camera, detections, positions, tracks)

@@ -1,17 +1,17 @@
 """The UR10e as MuJoCo bodies, written from its Denavit-Hartenberg table, and its servos.
 
 Lengths and masses are the published ones (Universal Robots, "Parameters for calculations of kinematics and
-dynamics"); shapes are cylinders and capsules of about the right size, and inertias follow from them. Each body turns
+dynamics"); shapes are those of `robot.kinematics.arm_shape`, and inertias follow from them. Each body turns
 about the z axis of the previous DH frame, so that body i is DH frame i-1 turned by q_i.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 from robot.config import JointLimitsConfig
+from robot.kinematics.arm_shape import UR10E_PARTS
 from robot.kinematics.chain import UR10E
 from robot.simulator.mjcf import add
 
@@ -34,43 +34,22 @@ _BLUE = (0.42, 0.62, 0.78, 1.0)
 _DARK = (0.22, 0.23, 0.25, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A capsule or cylinder of a link, from one point to another in the link's frame."""
-
-    shape: str
-    start: tuple[float, float, float]
-    end: tuple[float, float, float]
-    radius: float
-    mass: float
-    rgba: tuple[float, float, float, float]
-
-
-# The upper arm runs 176 mm beside the shoulder's axis, the forearm 39 mm, the wrist 174 mm.
-_LINKS: tuple[tuple[_Part, ...], ...] = (
-    (
-        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.26), 0.088, 3.5, _GREY),
-        _Part("cylinder", (0.0, 0.06, 0.1807), (0.0, -0.10, 0.1807), 0.085, 3.869, _GREY),
-    ),
-    (
-        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.25), 0.085, 4.5, _BLUE),
-        _Part("capsule", (-0.05, 0.0, 0.176), (-0.57, 0.0, 0.176), 0.062, 6.0, _GREY),
-        _Part("cylinder", (-0.6127, 0.0, 0.235), (-0.6127, 0.0, 0.09), 0.068, 2.551, _BLUE),
-    ),
-    (
-        _Part("cylinder", (0.0, 0.0, 0.09), (0.0, 0.0, -0.025), 0.066, 1.4, _GREY),
-        _Part("capsule", (-0.04, 0.0, 0.039), (-0.54, 0.0, 0.039), 0.048, 1.889, _GREY),
-        _Part("cylinder", (-0.57155, 0.0, -0.01), (-0.57155, 0.0, 0.10), 0.049, 0.7, _BLUE),
-    ),
-    (
-        _Part("cylinder", (0.0, 0.0, 0.10), (0.0, 0.0, 0.22), 0.047, 1.4, _GREY),
-        _Part("cylinder", (0.0, 0.05, 0.17415), (0.0, -0.07, 0.17415), 0.046, 0.7, _BLUE),
-    ),
-    (
-        _Part("cylinder", (0.0, 0.0, 0.07), (0.0, 0.0, 0.165), 0.046, 1.3, _GREY),
-        _Part("cylinder", (0.0, -0.05, 0.11985), (0.0, 0.06, 0.11985), 0.045, 0.68, _BLUE),
-    ),
-    (_Part("cylinder", (0.0, 0.0, 0.058), (0.0, 0.0, 0.11655), 0.0375, 0.615, _DARK),),
+# Mass (kg) and paint of each of UR10E_PARTS.
+_LOOKS = (
+    (4.0, _DARK),
+    (3.5, _GREY),
+    (3.869, _GREY),
+    (4.5, _BLUE),
+    (6.0, _GREY),
+    (2.551, _BLUE),
+    (1.4, _GREY),
+    (1.889, _GREY),
+    (0.7, _BLUE),
+    (1.4, _GREY),
+    (0.7, _BLUE),
+    (1.3, _GREY),
+    (0.68, _BLUE),
+    (0.615, _DARK),
 )
 
 
@@ -81,7 +60,7 @@ def add_arm(world: Element, actuators: Element, limits: JointLimitsConfig) -> El
     actuators a joint, first six positions (rad), then six velocities (rad/s).
     """
     base = add(world, "body", name="base")
-    _add_part(base, _Part("cylinder", (0.0, 0.0, 0.0), (0.0, 0.0, 0.10), 0.095, 4.0, _DARK), "base_0")
+    _add_link(base, 0, "base")
     body, pos, quat = world, (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
     for index, name in enumerate(JOINT_NAMES):
         body = add(body, "body", name=name, pos=pos, quat=quat, gravcomp="1")
@@ -96,8 +75,7 @@ def add_arm(world: Element, actuators: Element, limits: JointLimitsConfig) -> El
             armature=_ARMATURE[index],
             actuatorfrcrange=torque,
         )
-        for number, part in enumerate(_LINKS[index]):
-            _add_part(body, part, f"{name}_{number}")
+        _add_link(body, index + 1, name)
         pos = (UR10E.a_m[index], 0.0, UR10E.d_m[index])
         quat = (math.cos(UR10E.alpha_rad[index] / 2), math.sin(UR10E.alpha_rad[index] / 2), 0.0, 0.0)
     add(body, "site", name="tool", pos=pos, quat=quat, group="5")
@@ -108,16 +86,20 @@ def add_arm(world: Element, actuators: Element, limits: JointLimitsConfig) -> El
     return body
 
 
-def _add_part(body: Element, part: _Part, name: str) -> None:
-    add(
-        body,
-        "geom",
-        name=name,
-        type=part.shape,
-        fromto=(*part.start, *part.end),
-        size=(part.radius,),
-        mass=part.mass,
-        rgba=part.rgba,
-        material="metal",
-        **ARM_COLLISION,
-    )
+def _add_link(body: Element, link: int, name: str) -> None:
+    """The parts of one link, called `name_0`, `name_1`, ..."""
+    painted = zip(UR10E_PARTS, _LOOKS, strict=True)
+    own = [(part, *look) for part, look in painted if part.link == link]
+    for number, (part, mass, rgba) in enumerate(own):
+        add(
+            body,
+            "geom",
+            name=f"{name}_{number}",
+            type="capsule" if part.has_round_ends else "cylinder",
+            fromto=(*part.start, *part.end),
+            size=(part.radius_m,),
+            mass=mass,
+            rgba=rgba,
+            material="metal",
+            **ARM_COLLISION,
+        )

@@ -12,6 +12,22 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from robot.config import WorkCellConfig
+from robot.kinematics.arm_shape import (
+    BRACKET_HALF_X_M,
+    BRACKET_HALF_Z_M,
+    BRACKET_Z_M,
+    COUPLING_RADIUS_M,
+    FINGER_HALF_XY_M,
+    FINGER_SHORT_OF_TIP_M,
+    HOUSING_BEHIND_LENS_M,
+    HOUSING_HALF_M,
+    PAD_LENGTH_M,
+    PAD_THICKNESS_M,
+    PAD_WIDTH_M,
+    PALM_END_M,
+    PALM_HALF_XY_M,
+    PALM_START_M,
+)
 from robot.kinematics.chain import UR10E
 from robot.simulator.arm import ARM_COLLISION
 from robot.simulator.lens import camera_lens
@@ -21,10 +37,6 @@ FINGER_NAMES = ("finger_left", "finger_right")
 PAD_NAMES = ("pad_left", "pad_right")
 PAD_FRICTION = (0.9, 0.02, 0.0001)
 
-_PALM_END_M = 0.095
-_PAD_LENGTH_M = 0.046
-_PAD_WIDTH_M = 0.022
-_PAD_THICKNESS_M = 0.008
 _FINGER_KP = 4000.0
 _FINGER_DAMPING = 90.0
 
@@ -39,10 +51,11 @@ def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: Wor
     Adds the site `tcp`, the camera `wrist` and two position actuators whose controls are half the opening, m.
     """
     hand = add(wrist, "body", name="gripper", pos=(0.0, 0.0, UR10E.d_m[-1]), gravcomp="1")
-    _add_shell(hand, "coupling", "cylinder", (0, 0, 0.015), (0.0375, 0.015), _METAL, mass=0.2)
-    palm_middle = (0.03 + _PALM_END_M) / 2
-    palm_half = (_PALM_END_M - 0.03) / 2
-    _add_shell(hand, "palm", "box", (0, 0, palm_middle), (0.050, 0.030, palm_half), _BLACK, mass=0.5)
+    _add_shell(
+        hand, "coupling", "cylinder", (0, 0, PALM_START_M / 2), (COUPLING_RADIUS_M, PALM_START_M / 2), _METAL, mass=0.2
+    )
+    palm_middle, palm_half = (PALM_START_M + PALM_END_M) / 2, (PALM_END_M - PALM_START_M) / 2
+    _add_shell(hand, "palm", "box", (0, 0, palm_middle), (*PALM_HALF_XY_M, palm_half), _BLACK, mass=0.5)
     for sign, finger, pad in zip((1.0, -1.0), FINGER_NAMES, PAD_NAMES, strict=True):
         _add_finger(hand, sign, finger, pad, cell)
         add(
@@ -74,16 +87,17 @@ def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellC
         damping=_FINGER_DAMPING,
         solreflimit="0.005 1",
     )
-    back_middle, back_half = (_PALM_END_M + tip_m - 0.004) / 2, (tip_m - 0.004 - _PALM_END_M) / 2
-    back_x = sign * (_PAD_THICKNESS_M + 0.006)
-    _add_shell(body, f"{name}_back", "box", (back_x, 0, back_middle), (0.006, 0.010, back_half), _METAL, mass=0.08)
+    end_m = tip_m - FINGER_SHORT_OF_TIP_M
+    back_middle, back_half = (PALM_END_M + end_m) / 2, (end_m - PALM_END_M) / 2
+    back_x = sign * (PAD_THICKNESS_M + FINGER_HALF_XY_M[0])
+    _add_shell(body, f"{name}_back", "box", (back_x, 0, back_middle), (*FINGER_HALF_XY_M, back_half), _METAL, mass=0.08)
     add(
         body,
         "geom",
         name=pad,
         type="box",
-        pos=(sign * _PAD_THICKNESS_M / 2, 0.0, tip_m - _PAD_LENGTH_M / 2),
-        size=(_PAD_THICKNESS_M / 2, _PAD_WIDTH_M / 2, _PAD_LENGTH_M / 2),
+        pos=(sign * PAD_THICKNESS_M / 2, 0.0, tip_m - PAD_LENGTH_M / 2),
+        size=(PAD_THICKNESS_M / 2, PAD_WIDTH_M / 2, PAD_LENGTH_M / 2),
         rgba=_RUBBER,
         material="rubber",
         mass=0.04,
@@ -105,11 +119,11 @@ def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
     place = np.array(cell.tool_camera.translation_m)
     quat_mujoco = (turn * Rotation.from_euler("x", np.pi)).as_quat(scalar_first=True)
     add(hand, "camera", name="wrist", pos=place, quat=quat_mujoco, **camera_lens(cell.camera))
-    behind = place + turn.apply([0.0, 0.0, -0.020])
+    behind = place + turn.apply([0.0, 0.0, -HOUSING_BEHIND_LENS_M])
     quat = turn.as_quat(scalar_first=True)
-    _add_shell(hand, "camera_housing", "box", behind, (0.062, 0.0145, 0.013), _METAL, mass=0.2, quat=quat)
-    bracket = (0.0, place[1] / 2, 0.006)
-    _add_shell(hand, "camera_bracket", "box", bracket, (0.02, abs(place[1]) / 2, 0.004), _METAL, mass=0.05)
+    _add_shell(hand, "camera_housing", "box", behind, HOUSING_HALF_M, _METAL, mass=0.2, quat=quat)
+    bracket, half = (0.0, place[1] / 2, BRACKET_Z_M), (BRACKET_HALF_X_M, abs(place[1]) / 2, BRACKET_HALF_Z_M)
+    _add_shell(hand, "camera_bracket", "box", bracket, half, _METAL, mass=0.05)
 
 
 def _add_shell(

@@ -16,6 +16,7 @@ from robot.errors import RobotError
 from robot.tracking.association import Pairs, assign_pairs, chi_square_gate, pairs_within
 from robot.tracking.attributes import wrap_angle
 from robot.tracking.kalman import constant_velocity, mahalanobis_squared, position_measurement, predict, update
+from robot.tracking.tracker import Visible
 from robot.tracking.volumes import Volumes
 from vision.config import Config
 
@@ -73,11 +74,15 @@ class VolumeTracker:
         self._next_id = 1
         self._stamp_s: float | None = None
 
-    def update(self, volumes: Volumes, scores: Float[np.ndarray, " M"], stamp_s: float) -> VolumeTracks:
+    def update(
+        self, volumes: Volumes, scores: Float[np.ndarray, " M"], stamp_s: float, *, visible: Visible | None = None
+    ) -> VolumeTracks:
         """Take in all boxes of one frame, taken at stamp_s, and return the reported tracks.
 
-        Scores may be of any scale that the configuration's thresholds share. Raises RobotError when stamp_s is not
-        finite or before the last one, or when scores and boxes differ in number; the tracker is unchanged then.
+        Scores may be of any scale that the configuration's thresholds share. visible says whether a box whose centre
+        is at a place would be seen now; while it says no, a track is not counted as unseen. Raises RobotError when
+        stamp_s is not finite or before the last one, or when scores and boxes differ in number; the tracker is
+        unchanged then.
         """
         dt_s = self._elapsed(stamp_s)
         if scores.shape != (len(volumes),):
@@ -85,7 +90,8 @@ class VolumeTracker:
         self._stamp_s = stamp_s
         F, Q = constant_velocity(dt_s, self._config.acceleration_density)
         self._means, self._covariances = predict(self._means, self._covariances, F, Q)
-        self._unseen_s = self._unseen_s + dt_s
+        is_visible = np.array([visible is None or visible(mean[:3]) for mean in self._means], dtype=bool)
+        self._unseen_s = self._unseen_s + dt_s * is_visible
         tracks, detections = self._match(volumes)
         self._correct(tracks, volumes[detections], scores[detections])
         self._keep(self._unseen_s <= self._config.forget_s)

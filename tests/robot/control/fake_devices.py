@@ -13,6 +13,7 @@ from robot.control.loop import ControlLoop, Tick
 from robot.control.perception import Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
+from robot.kinematics.arm_shape import ArmShape
 from robot.observation import ActionChunk, Frame, JointState, Observation
 from robot.policy.policy import Outcome, PickTask, PolicyStatus
 from vision.runtime.detections import Detections
@@ -147,7 +148,12 @@ class Bench:
         self.sink = KeptTicks()
         timer = StageTimer()
         perception = Perception(
-            BlindDetector(), PerceptionConfig(), T_tool_camera=CELL.T_tool_camera, table_height_m=0.0, timer=timer
+            BlindDetector(),
+            PerceptionConfig(),
+            T_tool_camera=CELL.T_tool_camera,
+            arm_shape=ArmShape(CELL),
+            table_height_m=0.0,
+            timer=timer,
         )
         self.loop = ControlLoop(
             self.clock,

@@ -46,6 +46,16 @@ def test_a_gap_is_coasted_and_the_id_kept_then_a_longer_one_ends_the_track():
     assert tracker.update(cars((place + 13.0, 0.0)), sure(1), 2.6).track_ids.tolist() == [2]
 
 
+def test_what_is_hidden_is_awaited_where_it_should_be_and_what_is_not_is_dropped():
+    tracker = VolumeTracker(VolumeTrackerConfig())
+    for k in range(10):
+        tracker.update(cars((0.8 * k, 0.0), (0.0, 20.0)), sure(2), 0.1 * k)
+    for k in range(10, 30):
+        tracks = tracker.update(Volumes.empty(), np.zeros(0), 0.1 * k, visible=lambda centre: bool(centre[1] > 10.0))
+    assert tracks.track_ids.tolist() == [1]
+    assert tracks.volumes.centres[0, 0] == pytest.approx(0.8 * 29, abs=2.0)
+
+
 def test_doubtful_boxes_begin_nothing_and_weak_ones_must_be_seen_again():
     tracker = VolumeTracker(VolumeTrackerConfig(birth_score=1.0, confirm_score=4.0))
     assert len(tracker.update(cars((0, 0)), np.array([0.5]), 0.0).track_ids) == 0
