@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 
 from robot.calibration.board import BoardConfig
 from robot.calibration.calibration_files import GuessFile, load_intrinsics, pose_config, save_config
-from robot.calibration.pose_suggestions import ViewSpread, random_views, suggest_poses, tool_poses
+from robot.calibration.pose_suggestions import ViewSpread, reachable_candidates, suggest_poses
+from robot.calibration.reachable_poses import ReachablePoses
 from robot.calibration.recorded_samples import PosesFile
+from robot.config import WorkCellConfig
 from tools.command_line import Positional
 from vision.config import load_config
 from vision.errors import UserError
@@ -20,7 +23,10 @@ from vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Suggest tool poses that leave the least doubt about the camera. It knows neither obstacles nor joint limits."""
+    """Suggest tool poses that leave the least doubt about the camera.
+
+    All of them lie within the arm's reach and joint limits and keep it off the table; other obstacles it does not know.
+    """
 
     guess: Positional[Path]
     """YAML with setting, camera and board, each to a few centimetres and degrees."""
@@ -34,6 +40,10 @@ class Arguments:
     """Nearest and farthest distance between camera and board."""
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    arm: Literal["ur10e", "any"] = "ur10e"
+    """Whose reach and limits count; `any` knows none, and the poses must then be looked through by hand."""
+    cell: Path | None = None
+    """The work cell (YAML) with joint limits, table and home position; without it those of the simulated cell."""
     seed: int = 0
     """Of the candidates among which the poses are chosen."""
     json: Path | None = None
@@ -46,14 +56,18 @@ def run(arguments: Arguments) -> int:
         raise UserError("expected --number of at least 1 and --seed of at least 0")
     board, intrinsics = load_config(BoardConfig, arguments.board), load_intrinsics(arguments.camera)
     guess = load_config(GuessFile, arguments.guess).hand_eye()
-    views = random_views(
+    reach = ReachablePoses(load_config(WorkCellConfig, arguments.cell), guess, board)
+    is_reachable = reach if arguments.arm == "ur10e" else lambda _: True
+    candidates = reachable_candidates(
+        guess,
         board,
         intrinsics,
         ViewSpread(distance_m=arguments.distance_m),
         8 * arguments.number,
         np.random.default_rng(arguments.seed),
+        is_reachable=is_reachable,
     )
-    poses = suggest_poses(guess, board, intrinsics, tool_poses(views, guess), arguments.number)
+    poses = suggest_poses(guess, board, intrinsics, candidates, arguments.number)
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(

@@ -22,6 +22,9 @@ from robot.camera.intrinsics import Intrinsics
 from robot.errors import CalibrationError
 from robot.transforms import apply_transform, inverse, make_transform, rotvec_to_rotation
 
+IsReachable = Callable[[Float[np.ndarray, "4 4"]], bool]
+"""Whether the arm can take a tool pose T_base_tool."""
+_BATCHES = 10
 _IMAGE_MARGIN = 0.04  # of the image's size: corners nearer to its border may be lost by small errors of the guess
 _LEVER_M = 0.4  # a rotation error counts as the error that it makes of a point so far away
 # What is known before the first picture: a ruler's accuracy, and which way the camera looks.
@@ -82,6 +85,30 @@ def tool_poses(T_camera_board: Float[np.ndarray, "N 4 4"], guess: HandEye) -> Fl
     return inverse(G) if guess.setting is Setting.EYE_IN_HAND else G
 
 
+def reachable_candidates(
+    guess: HandEye,
+    board: BoardConfig,
+    intrinsics: Intrinsics,
+    spread: ViewSpread,
+    number: int,
+    rng: np.random.Generator,
+    *,
+    is_reachable: IsReachable,
+) -> Float[np.ndarray, "K 4 4"]:
+    """T_base_tool of random views that show the board and can be reached: `number`, or fewer where few can be.
+
+    Raises CalibrationError as `random_views` does.
+    """
+    found: list[np.ndarray] = []
+    for _ in range(_BATCHES):
+        poses = tool_poses(random_views(board, intrinsics, spread, number, rng), guess)
+        reached = [T for T in poses if is_reachable(T)]
+        found += reached
+        if not reached or len(found) >= number:
+            break
+    return np.array(found[:number]).reshape(-1, 4, 4)
+
+
 def suggest_poses(
     guess: HandEye,
     board: BoardConfig,
@@ -91,7 +118,7 @@ def suggest_poses(
     *,
     taken_base_tool: Float[np.ndarray, "N 4 4"] | None = None,
     noise: NoiseLevels | None = None,
-    is_reachable: Callable[[Float[np.ndarray, "4 4"]], bool] = lambda _: True,
+    is_reachable: IsReachable = lambda _: True,
 ) -> Float[np.ndarray, "number 4 4"]:
     """The `number` candidates (T_base_tool) that tell most about X, after those already taken, best first.
 
@@ -102,8 +129,8 @@ def suggest_poses(
     usable = [T for T, is_visible in zip(candidates_base_tool, visible, strict=True) if is_visible and is_reachable(T)]
     if len(usable) < number:
         raise CalibrationError(
-            f"only {len(usable)} of {len(candidates_base_tool)} candidate poses show the whole board and can be "
-            f"reached, {number} are wanted: put the board nearer to the middle of the arm's reach"
+            f"only {len(usable)} candidate poses show the whole board and can be reached, {number} are wanted: put the "
+            "board nearer to the middle of the arm's reach, or look at it from other distances"
         )
     information = np.diag(np.repeat([_PRIOR_M, _PRIOR_RAD, _PRIOR_M, _PRIOR_RAD], 3) ** -2.0)
     for T in () if taken_base_tool is None else taken_base_tool:
