@@ -132,6 +132,7 @@ VERBS = (
     Verb("verify", "tools.verify", "prove a bundle on this machine: build, compare, measure"),
     Verb("export-policy", "tools.export_policy", "a policy's checkpoint to one ONNX file"),
     Verb("benchmark", "tools.benchmark", "latency and throughput, stage by stage"),
+    Verb("benchmark-tracking", "tools.benchmark_tracking", "identity and position on the simulated tabletop"),
     Verb("models", "tools.models", "list the model zoo"),
     Verb("download", "tools.download", "published weights from their official address"),
     Verb("import", "tools.import_weights", "published weights to a native checkpoint"),

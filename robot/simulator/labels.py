@@ -43,11 +43,16 @@ class Label:
 
 
 def label_objects(
-    scene: Scene, geom_ids: Int32[np.ndarray, "H W"], camera: CameraConfig, *, clutter: bool
+    scene: Scene,
+    geom_ids: Int32[np.ndarray, "H W"],
+    camera: CameraConfig,
+    *,
+    clutter: bool,
+    camera_name: str = "wrist",
 ) -> list[Label]:
     """The cubes, and with `clutter` the other objects too, of which at least one pixel of `geom_ids` is seen.
 
-    `geom_ids` is the segmentation image of the wrist camera.
+    `geom_ids` is the segmentation image of the camera of that name.
     """
     labels = []
     for item in scene.objects:
@@ -57,13 +62,13 @@ def label_objects(
         count = int(np.count_nonzero(seen))
         if count == 0:
             continue
-        fraction = min(1.0, count / unoccluded_area_px(scene, item, camera))
+        fraction = min(1.0, count / unoccluded_area_px(scene, item, camera, camera_name))
         class_id = CLUTTER_CLASS_ID if item.class_id is None else item.class_id
         labels.append(Label(class_id, _bounds(seen), count, fraction))
     return labels
 
 
-def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig) -> float:
+def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig, camera_name: str = "wrist") -> float:
     """Pixels that the object would cover in an endless image with nothing before it; infinite if it touches the lens.
 
     Exact for a cube; a round object is taken for the boxes around its parts, which cover up to twice as much.
@@ -71,7 +76,7 @@ def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig) ->
     T_base_object = object_pose(scene, item)
     corners = np.concatenate([_corners(part) for part in item.parts])
     corners_base = corners @ T_base_object[:3, :3].T + T_base_object[:3, 3]
-    corners_camera = (corners_base - scene.data.cam("wrist").xpos) @ _camera_rotation(scene)
+    corners_camera = (corners_base - scene.data.cam(camera_name).xpos) @ _camera_rotation(scene, camera_name)
     if np.min(corners_camera[:, 2]) < NEAR_M:
         return float("inf")
     pixels = corners_camera @ camera.K.T
@@ -94,9 +99,9 @@ def _corners(part: Part) -> Float[np.ndarray, "8 3"]:
     return (signs * half) @ quat_wxyz_to_rotation(np.array(part.quat)).T + np.array(part.pos)
 
 
-def _camera_rotation(scene: Scene) -> Float[np.ndarray, "3 3"]:
+def _camera_rotation(scene: Scene, camera_name: str) -> Float[np.ndarray, "3 3"]:
     """R_base_camera: our camera axes (x right, y down, z forward) as columns, from MuJoCo's (x right, y up, z back)."""
-    return scene.data.cam("wrist").xmat.reshape(3, 3) * np.array([1.0, -1.0, -1.0])
+    return scene.data.cam(camera_name).xmat.reshape(3, 3) * np.array([1.0, -1.0, -1.0])
 
 
 def _geoms_of(model: mujoco.MjModel, item: SceneObject) -> Int32[np.ndarray, " N"]:

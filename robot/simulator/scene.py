@@ -25,6 +25,7 @@ from robot.simulator.gripper import FINGER_NAMES, add_gripper
 from robot.simulator.lens import camera_lens
 from robot.simulator.mjcf import add, to_xml
 from robot.simulator.objects import SceneObject, add_object
+from robot.transforms import rotation_to_quat_wxyz
 
 PHYSICS_DT_S = 0.002
 FLOOR_BELOW_TABLE_M = 0.75
@@ -168,14 +169,27 @@ def film_camera(camera: CameraConfig) -> CameraConfig:
     return camera.model_copy(update={"fx_px": FILM_FOCAL_PX, "fy_px": FILM_FOCAL_PX})
 
 
+def aim_film_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
+    """Put the outside camera of a scene somewhere else; takes effect with the next mj_forward or step."""
+    right, up, back = _film_axes(eye, target)
+    camera = scene.model.camera("film")
+    camera.pos[:] = eye
+    camera.quat[:] = rotation_to_quat_wxyz(np.stack([right, up, back], axis=1))
+
+
 def _add_film_camera(world: Element, wrist: CameraConfig) -> None:
     """Looks at the table and the bin from the front left, over the table's edge."""
     focal = film_camera(wrist)
-    towards, eye = np.array(FILM_TARGET), np.array(FILM_EYE)
-    back = (eye - towards) / np.linalg.norm(eye - towards)
+    right, up, _ = _film_axes(np.array(FILM_EYE), np.array(FILM_TARGET))
+    add(world, "camera", name="film", pos=FILM_EYE, xyaxes=(*right, *up), **camera_lens(focal))
+
+
+def _film_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> tuple[np.ndarray, ...]:
+    """Unit vectors to the right, up and back of a level camera, as MuJoCo counts a camera's axes."""
+    back = (eye - target) / np.linalg.norm(eye - target)
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right)
-    add(world, "camera", name="film", pos=eye, xyaxes=(*right, *np.cross(back, right)), **camera_lens(focal))
+    return right, np.cross(back, right), back
 
 
 def _add_bin(world: Element, bin_: BinConfig, table_z: float, appearance: Appearance) -> None:

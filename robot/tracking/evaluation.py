@@ -40,7 +40,10 @@ class TrackingScores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FramePairs:
-    """One frame: identities counted from 0, and the IoU of every labelled with every tracked box."""
+    """One frame: identities counted from 0, and the IoU of every labelled with every tracked box.
+
+    What is no box has another likeness from 0 to 1 in its place, of which MATCH_IOU is the least of a match.
+    """
 
     truth_ids: Int64[np.ndarray, " T"]
     track_ids: Int64[np.ndarray, " P"]
@@ -52,7 +55,11 @@ def evaluate_tracks(truth: MotBoxes, tracks: MotBoxes) -> TrackingScores:
 
     Needs motmetrics (ModuleNotFoundError without it).
     """
-    frames = pair_frames(truth, tracks)
+    return score_frames(pair_frames(truth, tracks))
+
+
+def score_frames(frames: list[FramePairs]) -> TrackingScores:
+    """The figures of a sequence of frames in order. Needs motmetrics (ModuleNotFoundError without it)."""
     clear = _clear_and_identity(frames)
     hota = hota_scores(frames)
     return TrackingScores(

@@ -1,0 +1,89 @@
+"""`handeye benchmark-tracking`: identity and position on the simulated tabletop, where the truth is exact.
+
+Cubes are pushed, hidden by the arm and pass look-alikes; a stereo camera's depth noise, jittered boxes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from vision.errors import ConfigError
+from vision.files import write_json
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Render the courses, track, and judge. Scene i of a course depends on its number and the renderer only."""
+
+    scenes: int = 5
+    """Scenes of each course."""
+    seed: int = 0
+    """Number of the first scene."""
+    course: Literal["all", "push", "arm", "crossing"] = "all"
+    """Only one of the courses."""
+    sight: Literal["arm", "depth", "none"] = "arm"
+    """What the tracker knows of what hides things: depth and the arm's joints, depth alone, or nothing."""
+    renderer: Literal["auto", "gl", "rays"] = "auto"
+    """auto takes GL where it works; rays needs none."""
+    json: Path | None = None
+    """Write the figures to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Print the figures of each course and of all together."""
+    from robot.config import WorkCellConfig
+    from robot.simulator.rendering import RendererKind
+    from robot.simulator.tracking_courses import CourseKind
+    from robot.tracking_benchmark import Sight, run_courses, summarise
+
+    if arguments.scenes < 1 or arguments.seed < 0:
+        raise ConfigError("expected --scenes of at least 1 and --seed of at least 0")
+    kinds = tuple(CourseKind) if arguments.course == "all" else (CourseKind(arguments.course),)
+    seeds = range(arguments.seed, arguments.seed + arguments.scenes)
+    results = list(
+        run_courses(
+            kinds,
+            seeds,
+            sight=Sight(arguments.sight),
+            renderer=RendererKind(arguments.renderer),
+            cell=WorkCellConfig(),
+        )
+    )
+    rows = {kind.value: _figures(summarise([result for result in results if result.kind is kind])) for kind in kinds}
+    rows["all"] = _figures(summarise(results))
+    _print(rows)
+    if arguments.json is not None:
+        write_json(arguments.json, {"sight": arguments.sight, "scenes": len(results), **rows["all"], "courses": rows})
+    return 0
+
+
+def _figures(summary: Any) -> dict[str, float | int]:
+    figures = asdict(summary)
+    return {**figures.pop("scores"), **figures}
+
+
+def _print(rows: dict[str, dict[str, float | int]]) -> None:
+    names = {
+        "HOTA": "HOTA",
+        "IDF1": "IDF1",
+        "MOTA": "MOTA",
+        "id_switches": "switches",
+        "hidden": "hidden",
+        "false_lost": "lost while hidden",
+        "error_mm_median": "median mm",
+        "error_mm_p95": "95 % mm",
+        "hidden_error_mm_median": "hidden, median mm",
+    }
+    table = Table("course", "frames", *names.values())
+    for course, figures in rows.items():
+        cells = [figures[key] for key in names]
+        shown = [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
+        table.add_row(course, str(figures["frames"]), *shown)
+    console.print(table)
