@@ -7,6 +7,7 @@ image to the box. What neither determines is held by the expected size, and the 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -17,8 +18,9 @@ from robot.projection.rays import pixels_on_plane
 from robot.projection.view import View
 from robot.transforms import apply_transform, inverse
 
-_START_YAWS_RAD = np.radians([-22.5, 0.0, 22.5])
+_START_YAWS_RAD = np.radians([-37.5, -22.5, -7.5, 7.5, 22.5, 37.5])
 _ROBUST_SIGMAS = 3.0
+_ROUGH, _FINE = 1e-2, 1e-8  # where to stop: each start, and the best of them
 _PATCH_PX = 8.0  # outline pixels this near to each other err together
 _MODEL_FACTOR = 2.2  # sigmas are stated larger by this: rounded edges and the neighbour's own outline are not modelled
 _CORNERS = 0.5 * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -55,8 +57,8 @@ def fit_touching(
 ) -> Rectangle | None:
     """Fit the top face, height_m above the table, of the object that the box (px) shows; None where that fails.
 
-    outline_xy (m) is the outline of all that is as high, is_cut the part of it where no edge ends the object. Of three
-    starts, a quarter turn apart in all, the best fit is taken; far outliers, a neighbour's sides, have little say.
+    outline_xy (m) is the outline of all that is as high, is_cut the part of it where no edge ends the object. Of starts
+    all over the quarter turn the best fit is taken; far outliers, a neighbour's sides, have little say.
     """
     table_m = view.table_height_m or 0.0
     middle_uv = 0.5 * (box_xyxy[:2] + box_xyxy[2:]) - 0.5
@@ -66,11 +68,8 @@ def fit_touching(
     problem = _Problem(outline_xy[~is_cut], box_xyxy, height_m, depth_m, view)
     size = view.config.expected_size_m
     starts = [np.array([*start, yaw, size, size]) for yaw in _START_YAWS_RAD]
-    fits = [
-        least_squares(problem.residuals, x, loss="cauchy", f_scale=_ROBUST_SIGMAS, x_scale="jac", max_nfev=40)
-        for x in starts
-    ]
-    best = min(fits, key=lambda fit: float(fit.cost))
+    rough = min((_minimise(problem, x, _ROUGH) for x in starts), key=lambda fit: float(fit.cost))
+    best = _minimise(problem, rough.x, _FINE)
     if not np.isfinite(best.x).all() or best.x[3:].min() <= 0.0:
         return None
     information = best.jac.T @ best.jac
@@ -81,6 +80,19 @@ def fit_touching(
     order = [0, 1, 2, 4, 3] if turned else [0, 1, 2, 3, 4]
     covariance = _MODEL_FACTOR**2 * np.linalg.inv(information)[np.ix_(order, order)]
     return Rectangle(best.x[:2], yaw, best.x[order][3:], covariance)
+
+
+def _minimise(problem: _Problem, start: Float[np.ndarray, "5"], tolerance: float) -> Any:
+    return least_squares(
+        problem.residuals,
+        start,
+        loss="cauchy",
+        f_scale=_ROBUST_SIGMAS,
+        x_scale="jac",
+        max_nfev=40,
+        ftol=tolerance,
+        xtol=tolerance,
+    )
 
 
 class _Problem:
@@ -96,10 +108,14 @@ class _Problem:
         self._edge_m = uncertainty.edge_sigma_px * depth_m / view.focal_px * np.sqrt(_PATCH_PX)
         self._box_px = uncertainty.box_edge_sigma_px
         self._size_m, self._size_sigma_m = view.config.expected_size_m, view.config.expected_size_sigma_m
+        self._unevenness_m = view.config.expected_unevenness_m
         self._K, self._T_camera_base = view.frame.K, inverse(view.T_base_camera)
 
     def residuals(self, x: Float[np.ndarray, "5"]) -> Float[np.ndarray, " R"]:
-        """Outline points from the rectangle's sides, the box from what it covers, the size from the expected one."""
+        """Outline points from the rectangle's sides, the box from what it covers, the size from the expected one.
+
+        Length and width are also expected to differ little: one side that is well seen tells of one that is not.
+        """
         c, s = np.cos(x[2]), np.sin(x[2])
         R = np.array([[c, -s], [s, c]])
         beyond = np.abs((self._outline_xy - x[:2]) @ R) - 0.5 * x[3:]
@@ -111,7 +127,8 @@ class _Problem:
         low[2:], high[:2] = top[2:], top[:2]
         from_box = np.maximum(self._box - high, 0.0) + np.minimum(self._box - low, 0.0)
         from_size = (x[3:] - self._size_m) / self._size_sigma_m
-        return np.concatenate([from_sides / self._edge_m, from_box / self._box_px, from_size])
+        from_square = [(x[3] - x[4]) / self._unevenness_m]
+        return np.concatenate([from_sides / self._edge_m, from_box / self._box_px, from_size, from_square])
 
     def _image_box(self, corners_xy: np.ndarray, level_m: float) -> Float[np.ndarray, "4"]:
         """The box (px) around four points of a level."""

@@ -33,6 +33,8 @@ class ProjectionConfig(Config):
     """Length, width and height of an object of which not all can be seen."""
     expected_size_sigma_m: float = Field(default=0.008, gt=0)
     """Standard deviation of that size."""
+    expected_unevenness_m: float = Field(default=0.004, gt=0)
+    """Standard deviation of the difference between its length and its width."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,25 +17,29 @@ from vision.runtime.detections import Detections
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
+from robot.simulator.appearance import draw_appearance
 from robot.simulator.depth_noise import DepthNoiseConfig, noisy_depth
 from robot.simulator.examples import View, pose_scene
 from robot.simulator.labels import label_objects
-from robot.simulator.layout import object_pose
-from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
+from robot.simulator.layout import object_pose, yaw_quaternion
+from robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, draw_cube
 from robot.simulator.rendering import Renderer, RendererKind, build_renderer
-from robot.simulator.scene import Scene
+from robot.simulator.scene import Scene, build_scene, place_arm
+from robot.simulator.viewpoints import joints_for, tool_looking_at, tool_rotation
 
 CELL = WorkCellConfig()
 
 
-def standing_cubes(scene: Scene, renderer: Renderer) -> list[tuple[SceneObject, np.ndarray]]:
-    """Cubes on the table that are almost wholly in view, with their boxes."""
+def standing_cubes(
+    scene: Scene, renderer: Renderer, least_visible: float = 0.95
+) -> list[tuple[SceneObject, np.ndarray]]:
+    """Cubes on the table of which enough is in view, with their boxes."""
     segmentation = renderer.segment(scene.data)
     found = []
     for item in [item for item in scene.objects if item.class_id is not None]:
         labels = label_objects(replace(scene, objects=(item,)), segmentation, CELL.camera, clutter=False)
         stands = abs(object_pose(scene, item)[2, 3] - 0.5 * item.edge_m) < 0.002
-        if labels and stands and labels[0].visible_fraction > 0.95:
+        if labels and stands and labels[0].visible_fraction > least_visible:
             left, top, width, height = labels[0].box_xywh
             found.append((item, np.array([left, top, left + width, top + height], dtype=np.float32)))
     return found
@@ -94,6 +98,59 @@ def test_cubes_are_found_where_the_simulator_put_them():
     assert abs(errors.away_mm.mean()) < 0.5  # not drawn to the camera by holes beside the side faces that it sees
     assert np.median(errors.yaw_deg) <= 3.0
     assert np.mean(errors.normalised) < 4.0  # the calibration is perfect here, so 3 is not reached
+
+
+def touching_scene(rng: np.random.Generator) -> Scene:
+    """Two or three cubes of one edge in a row without a gap, and the wrist camera looking at them."""
+    edge_m, yaw = rng.uniform(0.042, 0.054), rng.uniform(-np.pi / 4, np.pi / 4)
+    first = rng.uniform([0.53, -0.08], [0.65, 0.05])
+    step = edge_m * np.array([np.cos(yaw), np.sin(yaw)])
+    cubes = []
+    for number in range(int(rng.integers(2, 4))):
+        look = draw_cube(rng, int(rng.integers(4)), f"object_{number}", CELL)
+        x, y = first + number * step
+        part = Part("box", (edge_m / 2,) * 3)
+        cubes.append(replace(look, parts=(part,)).placed((float(x), float(y), edge_m / 2), yaw_quaternion(yaw)))
+    scene = build_scene(CELL, cubes, draw_appearance(rng, Profile.TRAIN))
+    tool = tool_rotation(rng.uniform(-np.pi, np.pi), rng.uniform(0.0, np.radians(30)), rng.uniform(-np.pi, np.pi))
+    joints = joints_for(tool_looking_at(np.array([*first, 0.0]), rng.uniform(0.4, 0.65), tool, CELL), CELL)
+    if joints is None:
+        return touching_scene(rng)
+    place_arm(scene, joints, CELL.gripper.opening_max_m)
+    return scene
+
+
+def touching_errors(seeds: range) -> np.ndarray:
+    """Of each cube: its scene, normalised squared error and distance in mm; each scene errs in its hand-eye."""
+    uncertainty = ProjectionConfig().uncertainty
+    sigmas = np.repeat([uncertainty.hand_eye_translation_m, uncertainty.hand_eye_rotation_rad], 3)
+    renderer, rows = build_renderer(RendererKind.RAYS, CELL.camera), []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 7])
+        scene = touching_scene(rng)
+        renderer.load(scene)
+        frame, T_base_camera = take_frame(scene, renderer, rng)
+        T_believed = T_base_camera @ exp_se3(rng.normal(0.0, 1.0, 6) * sigmas)
+        for item, box in standing_cubes(scene, renderer, least_visible=0.7):
+            jittered = (box + rng.normal(0.0, 1.5, 4)).astype(np.float32)
+            one = Detections(jittered[None], np.ones(1, np.float32), np.array([item.class_id]), CUBE_CLASSES)
+            (position,) = locate_objects(one, frame, T_believed, ProjectionConfig(), table_height_m=0.0)
+            error = position.p_base - object_pose(scene, item)[:3, 3]
+            rows.append((seed, error @ np.linalg.solve(position.covariance_base, error), 1e3 * np.linalg.norm(error)))
+    return np.array(rows)
+
+
+@pytest.mark.slow
+def test_cubes_that_touch_state_their_errors_within_the_chi_square_band():
+    scenes = range(60, 85)
+    seeds, normalised, error_mm = touching_errors(scenes).T
+    assert len(seeds) > 1.7 * len(scenes)
+    low, high = chi2.ppf([0.005, 0.995], 3 * len(scenes)) / len(scenes)
+    print(
+        f"{len(seeds)} cubes: {normalised.mean():.2f} in {low:.2f} to {high:.2f}; median {np.median(error_mm):.2f} mm"
+    )
+    assert low < normalised.mean() < high
+    assert np.mean(normalised > chi2.ppf(0.99, 3)) < 0.04
 
 
 @pytest.mark.long
