@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.tracking.clear_mot import ClearMot
 from robot.tracking.volumes import Volumes, volume_iou
+from tests.robot.tracking.clear_mot import ClearMot
 
 SEQUENCES = ("0001", "0008", "0012", "0014", "0018")
 FRAME_S = 0.1

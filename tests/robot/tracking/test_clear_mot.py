@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.tracking.clear_mot import ClearMot
+from tests.robot.tracking.clear_mot import ClearMot
 
 
 def test_misses_false_positives_and_a_switch_are_counted():

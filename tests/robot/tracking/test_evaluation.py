@@ -10,11 +10,11 @@ import pytest
 from robot.tracking.box_build import BoxTrackerConfig, build_box_tracker
 from robot.tracking.box_sequence import track_sequence
 from robot.tracking.bytetrack import ByteTrackConfig
-from robot.tracking.clear_mot import ClearMot
 from robot.tracking.evaluation import MATCH_IOU, evaluate_tracks, hota_scores, pair_frames
 from robot.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
 from robot.tracking.oc_sort import OcSortConfig
 from robot.tracking.sort import SortConfig
+from tests.robot.tracking.clear_mot import ClearMot
 
 PEER_ON_CEM = {
     "TUD-Campus": {"HOTA": 39.1397, "DetA": 41.8047, "AssA": 36.9121, "MOTA": 52.6462, "IDF1": 55.7659},

@@ -2,8 +2,7 @@
 
 Bernardin and Stiefelhagen, "Evaluating multiple object tracking performance: the CLEAR MOT metrics" (2008): a pair that
 was matched before stays matched while it is near enough, the rest is matched anew, as many pairs as possible.
-It runs along with a sequence and knows ignored objects, such as KITTI labels. motmetrics, by which evaluation.py judges
-whole MOT files, knows none, and agrees on the rest.
+It knows ignored objects, such as KITTI labels; motmetrics, by which robot/tracking/evaluation.py judges, knows none.
 """
 
 from __future__ import annotations
