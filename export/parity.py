@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 from scipy.optimize import linear_sum_assignment
+from typing_extensions import assert_never
 
-from vision.boxes.overlap import pairwise_iou
+from export.agreement import Agreement, compare_detections
+from vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
 from vision.detector import Detector
 from vision.evaluation.torch_session import TorchSession
 from vision.images import Preprocessing
-from vision.runtime.detections import Detections
+from vision.runtime.decode import decode_boxes, grid_cells
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import OutputLayout, QueryRows, read_manifest
+from vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows, read_manifest
 from vision.runtime.session import EngineName, fastest_engine, installed_engines
 
 SCORE_MARGIN = 0.01
@@ -27,9 +29,10 @@ SCORE_MARGIN = 0.01
 class EngineParity:
     """How far one engine is from torch: worst absolute differences over all images.
 
-    boxes_px: decoded boxes of all rows, pixels of the network input; scores: objectness and class probabilities;
-    detections_px: boxes of what is finally detected, pixels of the image; unmatched: detections that only one has;
-    worst: scores, and boxes as a fraction of the input's longer side, so that one number covers all outputs.
+    boxes_px: corners of the decoded boxes of all rows, clipped to the network input, in its pixels; scores: objectness
+    and class probabilities; detections_px: boxes of what is finally detected, pixels of the image; unmatched:
+    detections that only one has; worst: scores, and boxes as a fraction of the input's longer side, so that one number
+    covers all outputs. A number that only one side has (NaN) makes them infinite.
     """
 
     engine: str
@@ -71,20 +74,46 @@ def synthetic_images(preprocessing: Preprocessing, seed: int = 0) -> list[UInt8[
 
 def compare(reference: ImageDetector, exported: ImageDetector, images: Sequence[np.ndarray]) -> EngineParity:
     """How far the rows and detections of `exported` are from those of `reference`, on images as cameras give them."""
-    boxes_px = scores = detections_px = 0.0
-    unmatched = 0
+    boxes_px = scores = 0.0
+    found = Agreement()
     layout, size_hw = exported.manifest.output, exported.manifest.preprocessing.size_hw
     for image in images:
         expected, got = reference.read_rows(image), exported.read_rows(image)
         if isinstance(layout, QueryRows):
             got = got[corresponding_rows(expected, got)]
-        box_scale = _pixels_per_unit(layout, size_hw)
-        boxes_px = max(boxes_px, _worst(expected[:, :4] * box_scale, got[:, :4] * box_scale))
+        boxes_px = max(boxes_px, _worst(boxes_of(expected, layout, size_hw), boxes_of(got, layout, size_hw)))
         scores = max(scores, _worst(expected[:, 4:], got[:, 4:]))
-        distance, lonely = _match(reference(image), exported(image), reference.score_threshold + SCORE_MARGIN)
-        detections_px, unmatched = max(detections_px, distance), unmatched + lonely
+        found += compare_detections(reference(image), exported(image), reference.score_threshold + SCORE_MARGIN)
     worst = max(scores, boxes_px / max(size_hw))
-    return EngineParity(exported.engine, worst, boxes_px, scores, detections_px, unmatched)
+    return EngineParity(exported.engine, worst, boxes_px, scores, found.boxes_px, found.unmatched)
+
+
+def boxes_of(
+    rows: Float32[np.ndarray, "rows channels"], layout: OutputLayout, size_hw: tuple[int, int]
+) -> Float32[np.ndarray, "rows 4"]:
+    """The box of every row, as corners in pixels of the network input, clipped to it.
+
+    What lies outside is never seen, and YOLOX's exp() gives cells without an object boxes of any size.
+    """
+    height, width = size_hw
+    with np.errstate(invalid="ignore"):
+        return np.clip(_corners(rows[:, :4], layout, size_hw), 0, np.array([width, height, width, height], np.float32))
+
+
+def _corners(
+    numbers: Float32[np.ndarray, "rows 4"], layout: OutputLayout, size_hw: tuple[int, int]
+) -> Float32[np.ndarray, "rows 4"]:
+    """What the first four numbers of rows mean, in pixels of the network input."""
+    match layout:
+        case YoloxRows():
+            boxes = numbers if layout.decoded else decode_boxes(numbers, *grid_cells(size_hw, layout.strides))
+            return cxcywh_to_xyxy(boxes)
+        case QueryRows():
+            return cxcywh_to_xyxy(norm_to_pixels(numbers, size_hw))
+        case LabelledBoxes():
+            return numbers
+        case _:
+            assert_never(layout)
 
 
 def corresponding_rows(
@@ -99,25 +128,8 @@ def corresponding_rows(
     return linear_sum_assignment(distances)[1]
 
 
-def _pixels_per_unit(layout: OutputLayout, size_hw: tuple[int, int]) -> Float32[np.ndarray, "4"]:
-    """What box numbers are multiplied by to be pixels of the network input."""
-    height, width = size_hw if isinstance(layout, QueryRows) else (1, 1)
-    return np.array([width, height, width, height], np.float32)
-
-
-def _match(expected: Detections, got: Detections, sure_score: float) -> tuple[float, int]:
-    """Worst distance of corners of detections that correspond, and how many sure ones have no partner.
-
-    Partners are of one class and overlap by more than half.
-    """
-    overlap = pairwise_iou(expected.boxes_xyxy, got.boxes_xyxy)
-    partners = (overlap > 0.5) & (expected.class_ids[:, None] == got.class_ids[None])
-    lonely = [found[~has_partner] for found, has_partner in ((expected, partners.any(1)), (got, partners.any(0)))]
-    rows = np.flatnonzero(partners.any(axis=1))
-    columns = np.where(partners, overlap, 0.0)[rows].argmax(axis=1) if len(rows) else rows
-    distance = _worst(expected.boxes_xyxy[rows], got.boxes_xyxy[columns])
-    return distance, sum(int((found.scores > sure_score).sum()) for found in lonely)
-
-
 def _worst(one: Float32[np.ndarray, "N k"], other: Float32[np.ndarray, "N k"]) -> float:
-    return float(np.abs(one - other).max(initial=0.0))
+    """The largest difference; infinite where a number of only one side is no number."""
+    with np.errstate(invalid="ignore"):
+        differences = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
+    return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf).max(initial=0.0))

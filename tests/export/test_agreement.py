@@ -56,6 +56,7 @@ def test_distances_and_differences_are_the_worst_of_the_pairs():
         ([], 1),
         ([(0, 0, 20, 20, 0.9, 0), (0, 0, 20, 20, 0.8, 0)], 1),  # twice
         ([(0, 0, 20, 20, 0.9, 0), (30, 30, 50, 50, 0.29, 0)], 0),  # too unsure to count
+        ([(0, 0, 20, 20, 0.9, 0), (30, 30, 50, 50, 0.9, 1)], 1),  # one more
     ],
 )
 def test_what_only_one_side_is_sure_of_is_counted(got, unmatched):
