@@ -19,6 +19,7 @@ from export.int8_recipe import PLAIN, Form, Int8Config, Int8Result, int8_from_le
 from export.judge import ImageSet, evaluate_file
 from export.latency import Latency, measure_latencies
 from export.onnx_export import write_onnx
+from export.operator_support import find_unsupported
 from export.parity import compare, synthetic_images
 from export.qdq_linter import lint_for_tensorrt
 from vision.images import read_image
@@ -110,9 +111,8 @@ def write_artefact(
     write_onnx(path, model, manifest.model_copy(update={"name": path.stem, "made_by": made_by}))
     content = path.read_bytes()
     artefact = Artefact(precision, path, len(content), hashlib.sha256(content).hexdigest(), recipe=recipe)
-    if recipe is not None and precision in ("int8", "int8_float16"):
-        faults = lint_for_tensorrt(model, recipe.keep_float)
-        artefact.refused = f"{len(faults)} faults for TensorRT: {faults[0]}" if faults else ""
+    if precision == "float32" or MADE_FOR.get(precision) == "tensorrt":
+        _hold_to_tensorrt(artefact, model)
     return artefact
 
 
@@ -164,6 +164,17 @@ def judging_engine(artefact: Artefact) -> str | None:
     names = list(artefact.AP or artefact.latency)
     wanted = (MADE_FOR.get(artefact.precision, ""), "onnxruntime", *names)
     return next((name for name in wanted if name in names), None)
+
+
+def _hold_to_tensorrt(artefact: Artefact, model: onnx.ModelProto) -> None:
+    """Refuse a file made for TensorRT that its parser would not take; the float32 file serves other engines, too."""
+    faults = list(map(str, find_unsupported(model)))
+    if artefact.precision == "float32":
+        artefact.remarks += tuple(f"TensorRT will not take it: {fault}" for fault in faults)
+        return
+    if artefact.recipe is not None:
+        faults = lint_for_tensorrt(model, artefact.recipe.keep_float) + faults
+    artefact.refused = f"{len(faults)} faults for TensorRT: {faults[0]}" if faults else ""
 
 
 def _loss_reason(artefact: Artefact, reference: Artefact, allowed_loss: float) -> list[str]:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.folding import fold_for_inference
+from export.operator_support import require_supported
 from vision.detector import Detector
 from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
 from vision.files import replacing
@@ -59,10 +60,11 @@ def export_onnx(
     class_names are the classes that the file names, in this order; None means all. A detector may be trained with a
     class that only teaches it (everything that is no cube, say): what is deployed need not name it. Thresholds are the
     defaults that the file will be run with; `made_by` says what it was made from. Raises UserError for a class that
-    the detector does not know.
+    the detector does not know, and for a layer that TensorRT's parser does not take.
     """
     names = detector.config.class_names if class_names is None else class_names
     model = simplify(trace_onnx(DecodedRows(fold_for_inference(detector), names)))
+    require_supported(model, path.name)
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     manifest = detector_manifest(detector, path.stem, names)
     changes: dict[str, object] = {key: value for key, value in thresholds.items() if value is not None}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from export.onnx_export import export_onnx
+from export.operator_support import find_unsupported
 from export.parity import measure_parity
 from vision.boxes.targets import BoxTargets
 from vision.config import load_config
@@ -96,6 +98,7 @@ def test_the_export_computes_what_torch_computes(name: str, tmp_path: Path):
                 weight.normal_(0, 0.1)
     path = tmp_path / f"{name}.onnx"
     export_onnx(detector, path)
+    assert find_unsupported(onnx.load(path)) == []
     (parity,) = measure_parity(detector, path, engines=["onnxruntime"], num_threads=1)
     assert parity.worst < 1e-3
     assert parity.unmatched == 0

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import onnx
+
+from export.operator_support import require_supported
 from robot.policy.export_policy import PolicyParity, export_policy, measure_policy_parity
 from robot.policy.policy_checkpoint import load_policy
 from tools.command_line import Positional
@@ -70,7 +73,8 @@ class PolicyExport:
 
 
 def export_checkpoint(checkpoint: Path, path: Path) -> PolicyExport:
-    """Export and compare. Raises ModelFileError when `checkpoint` is no policy of ours."""
+    """Export and compare. Raises ModelFileError when `checkpoint` is no policy of ours, UserError for a layer that
+    TensorRT's parser does not take."""
     policy = load_policy(checkpoint)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     try:
@@ -78,4 +82,9 @@ def export_checkpoint(checkpoint: Path, path: Path) -> PolicyExport:
     except PackageNotFoundError:  # run from a checkout that is not installed
         program = "handeye"
     export_policy(policy, path, made_by=f"{program} from {checkpoint.name} (sha256 {digest})")
+    try:
+        require_supported(onnx.load(path), path.name)
+    except UserError:
+        path.unlink()
+        raise
     return PolicyExport(path, measure_policy_parity(policy, path))

@@ -80,6 +80,16 @@ def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_mo
     assert written.path == tmp_path / "m.int8.onnx"
 
 
+def test_a_float_file_that_tensorrt_would_not_take_serves_others(tmp_path: Path, float_model):
+    foreign = onnx.ModelProto()
+    foreign.CopyFrom(float_model[0])
+    assert write_artefact(tmp_path, "m", "float32", foreign, float_model[1], None).remarks == ()
+    foreign.opset_import[0].version = 21
+    written = write_artefact(tmp_path, "m", "float32", foreign, float_model[1], None)
+    assert "TensorRT will not take it: layer 'the whole graph'" in written.remarks[0]
+    assert written.refused == ""
+
+
 def test_the_report_holds_what_was_measured(tmp_path: Path):
     judged = artefact(tmp_path, "int8", {"onnxruntime": 0.3, "openvino": 0.31}, BOTH)
     shown = [artefact(tmp_path, "float32", FLOAT_AP, BOTH), judged]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.operator_support import SUPPORTED
 from robot.policy.act_policy import Observations
 from robot.policy.onnx_policy import OnnxPolicy
 from robot.policy.policy_checkpoint import save_policy
@@ -58,3 +59,16 @@ def test_mistakes_are_told(
     assert run_command(["export-policy", str(tmp_path / name), "--output", str(tmp_path / output)]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / output).exists()
+
+
+def test_a_layer_that_tensorrt_does_not_take_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(SUPPORTED, "Softmax")
+    save_policy(tmp_path / "best.safetensors", small_policy())
+    output = tmp_path / "pick.onnx"
+    assert run_command(["export-policy", str(tmp_path / "best.safetensors"), "--output", str(output)]) == 2
+    told = capsys.readouterr().err
+    assert "(Softmax)" in told
+    assert "layer '/" in told
+    assert not output.exists()

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 
+from export.operator_support import find_unsupported
 from robot.errors import PolicyInputError
 from robot.policy.act_policy import Observations
 from robot.policy.export_policy import export_policy, measure_policy_parity
@@ -53,6 +54,10 @@ def test_a_chunk_is_what_torch_computes(exported: Path, engine: str) -> None:
     found = OnnxPolicy.load(exported, engine=engine).predict(state, images, environment)  # pyright: ignore
     assert found.shape == (CHUNK, 3)
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-5)
+
+
+def test_tensorrt_takes_all_of_its_layers(exported: Path) -> None:
+    assert find_unsupported(onnx.load(exported)) == []
 
 
 def test_the_parity_report_is_small_and_would_see_another_network(exported: Path) -> None:
