@@ -5,21 +5,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from vision.boxes.overlap import pairwise_iou
+from vision.config import Config
 from vision.runtime.detections import Detections
 
 SAME_OBJECT_IOU = 0.5
 
 
+class Tolerance(Config):
+    """How far detections may be apart: corners in pixels of the image, or the overlap (IoU) that each pair must have;
+    scores in 0..1. What is None is not asked for. outliers: the share of all that may be further off or alone."""
+
+    boxes_px: float | None = None
+    scores: float
+    overlap: float | None = None
+    outliers: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Worst distance of corners in pixels of the image, worst difference of scores, detections that only one has."""
+    """Worst distance of corners in pixels of the image, worst difference of scores, detections that only one has, how
+    many pairs, the least overlap (IoU) of a pair, and how many pairs are further apart than was asked for."""
 
     boxes_px: float = 0.0
     scores: float = 0.0
     unmatched: int = 0
     matched: int = 0
+    overlap: float = 1.0
+    far: int = 0
 
     def __add__(self, other: Agreement) -> Agreement:
         """Two images together: the worse of the distances, the sums of the counts."""
@@ -28,15 +43,23 @@ class Agreement:
             max(self.scores, other.scores),
             self.unmatched + other.unmatched,
             self.matched + other.matched,
+            min(self.overlap, other.overlap),
+            self.far + other.far,
         )
 
+    def keeps_to(self, limit: Tolerance) -> bool:
+        """Whether something was found, and no more than the limit allows is far off or alone."""
+        return self.matched > 0 and self.far + self.unmatched <= limit.outliers * (self.matched + self.unmatched)
 
-def compare_detections(expected: Detections, got: Detections, sure_score: float) -> Agreement:
+
+def compare_detections(
+    expected: Detections, got: Detections, sure_score: float, limit: Tolerance | None = None
+) -> Agreement:
     """Pair detections of one class by overlap, the largest first, each once, and measure the pairs.
 
     Among equal overlaps the closest scores go first, then the closest corners, so that the order of the detections does
     not matter. A detection without a partner counts only when its score is above `sure_score`: near the threshold
-    rounding decides which side has it.
+    rounding decides which side has it. `limit` says which pairs are far apart; without it none is.
     """
     overlap = np.minimum(pairwise_iou(expected.boxes_xyxy, got.boxes_xyxy), 1.0)
     overlap[expected.class_ids[:, None] != got.class_ids[None]] = 0
@@ -51,6 +74,23 @@ def compare_detections(expected: Detections, got: Detections, sure_score: float)
     rows, columns = np.array(list(pairs), np.int64), np.array(list(pairs.values()), np.int64)
     sides = ((expected, rows), (got, columns))
     lonely = sum(int((np.delete(found.scores, taken) > sure_score).sum()) for found, taken in sides)
-    boxes_px = np.abs(expected.boxes_xyxy[rows] - got.boxes_xyxy[columns]).max(initial=0.0)
-    scores = np.abs(expected.scores[rows] - got.scores[columns]).max(initial=0.0)
-    return Agreement(float(boxes_px), float(scores), lonely, len(pairs))
+    gaps_px, differences = corner_gaps[rows, columns], score_gaps[rows, columns]
+    overlaps = overlap[rows, columns]
+    far = int(_is_far(gaps_px, differences, overlaps, limit).sum()) if limit is not None else 0
+    worst = [float(gaps.max(initial=0.0)) for gaps in (gaps_px, differences)]
+    return Agreement(worst[0], worst[1], lonely, len(pairs), float(overlaps.min(initial=1.0)), far)
+
+
+def _is_far(
+    gaps_px: Float[np.ndarray, " K"],
+    score_gaps: Float[np.ndarray, " K"],
+    overlaps: Float[np.ndarray, " K"],
+    limit: Tolerance,
+) -> Bool[np.ndarray, " K"]:
+    """Which pairs are further apart than the limit."""
+    far = score_gaps > limit.scores
+    if limit.boxes_px is not None:
+        far |= gaps_px > limit.boxes_px
+    if limit.overlap is not None:
+        far |= overlaps < limit.overlap
+    return far

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from export.agreement import Tolerance
 from vision.config import Config
 from vision.errors import UserError
 from vision.runtime.detections import Detections
@@ -28,13 +29,6 @@ class FileEntry(Config):
     path: str
     sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
-
-
-class Tolerance(Config):
-    """How far an engine may be from the golden detections: corners in pixels of the image, scores in 0..1."""
-
-    boxes_px: float
-    scores: float
 
 
 class GoldenDetections(Config):
@@ -118,12 +112,16 @@ TOLERANCES: dict[Precision, dict[VerifyEngine, Tolerance]] = {
         "tensorrt": Tolerance(boxes_px=1.5, scores=0.03),
     },
     "int8": {
-        "onnxruntime": Tolerance(boxes_px=2.0, scores=0.05),
-        "openvino": Tolerance(boxes_px=4.0, scores=0.10),
-        "tensorrt": Tolerance(boxes_px=4.0, scores=0.10),
+        "onnxruntime": Tolerance(overlap=0.85, scores=0.10, outliers=0.05),
+        "openvino": Tolerance(overlap=0.85, scores=0.10, outliers=0.05),
+        "tensorrt": Tolerance(overlap=0.85, scores=0.10, outliers=0.05),
     },
 }
-"""TensorRT multiplies float32 with 10 bits of mantissa (TF32); engines round int8 at different places.
+"""TensorRT multiplies float32 with 10 bits of mantissa (TF32). A number that lies between two of 256 steps falls to
+either side by the last bit of a float sum, which is another one in every engine and on every processor, and what was
+rounded otherwise once is rounded otherwise in all layers behind. So of int8 overlap counts, not pixels, and a few of
+hundreds of detections may be further off. (Published YOLOX-nano, OpenVINO beside ONNX Runtime, 48 images: 7 of 221;
+where OpenVINO's own 8-bit kernels are wrong, nearly all.)
 
 Those of TensorRT are set from the arithmetic, not measured: no GPU was at hand.
 """

@@ -79,14 +79,21 @@ def _print_verdict(console: Console, verdict: Verdict, times: dict[str, Any]) ->
     """What was found, how far it is from what must be found, and how long it took."""
     found, limit = verdict.agreement, verdict.limit
     infer, total = (times["stages"][stage]["p50_ms"] for stage in ("infer", "total"))
+    few = f"; up to {limit.outliers:.0%} of all may be far off or alone" if limit.outliers else ""
     lines = [
         f"{verdict.precision}, {verdict.engine}, {times['threads']} threads: {'pass' if verdict.passed else 'FAIL'}",
-        f"  {found.matched} detections found, {found.unmatched} without a partner; boxes {found.boxes_px:.3f} px apart "
-        f"(limit {limit.boxes_px:g}), scores {found.scores:.4f} (limit {limit.scores:g})",
+        f"  {found.matched} detections found, {found.unmatched} without a partner, {found.far} far off; "
+        f"boxes {found.boxes_px:.3f} px apart"
+        f"{_limit(limit.boxes_px)}, overlap at least {found.overlap:.3f}{_limit(limit.overlap)}, "
+        f"scores {found.scores:.4f}{_limit(limit.scores)}{few}",
         f"  {infer:.2f} ms inference, {total:.2f} ms with reading and preparing (medians of {times['images']} images)",
         *(f"  warning: {warning}" for warning in verdict.warnings),
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _limit(value: float | None) -> str:
+    return "" if value is None else f" (limit {value:g})"
 
 
 def _result(arguments: Arguments, bundle: Bundle, results: list[tuple[Verdict, dict[str, Any]]]) -> dict[str, object]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.agreement import Agreement, compare_detections
+from export.agreement import Agreement, Tolerance, compare_detections
 from vision.runtime.detections import Detections
 
 NAMES = ("cube", "ball")
@@ -44,6 +44,7 @@ def test_distances_and_differences_are_the_worst_of_the_pairs():
     expected = detections((0, 0, 20, 20, 0.9, 0), (40, 40, 60, 60, 0.5, 1))
     got = detections((40, 41, 60, 63, 0.4, 1), (0.5, 0, 20, 20, 0.7, 0))
     found = compare_detections(expected, got, 0.3)
+    assert found.overlap == pytest.approx(20 * 19 / (20 * 22 + 20 * 20 - 20 * 19))
     assert (found.boxes_px, found.unmatched, found.matched) == (3.0, 0, 2)
     assert found.scores == pytest.approx(0.2)
 
@@ -64,4 +65,29 @@ def test_what_only_one_side_is_sure_of_is_counted(got, unmatched):
 
 
 def test_images_add_up():
-    assert Agreement(1.0, 0.1, 2, 3) + Agreement(0.5, 0.2, 1, 1) == Agreement(1.0, 0.2, 3, 4)
+    total = Agreement(1.0, 0.1, 2, 3, 0.9, 1) + Agreement(0.5, 0.2, 1, 1, 0.8, 1)
+    assert total == Agreement(1.0, 0.2, 3, 4, 0.8, 2)
+
+
+@pytest.mark.parametrize(
+    ("limit", "far"),
+    [
+        (Tolerance(boxes_px=4.0, scores=0.1), 0),
+        (Tolerance(boxes_px=1.0, scores=0.1), 1),
+        (Tolerance(overlap=0.85, scores=0.1), 0),
+        (Tolerance(overlap=0.95, scores=0.1), 1),
+        (Tolerance(overlap=0.85, scores=0.01), 1),
+    ],
+)
+def test_a_limit_asks_for_pixels_or_for_overlap(limit: Tolerance, far: int):
+    expected, got = detections((0, 0, 20, 20, 0.9, 0)), detections((0, 0, 20, 22, 0.85, 0))
+    found = compare_detections(expected, got, 0.3, limit)
+    assert found.far == far
+    assert found.keeps_to(limit) is (far == 0)
+
+
+def test_a_share_of_outliers_may_be_allowed_but_not_silence():
+    limit = Tolerance(overlap=0.85, scores=0.1, outliers=0.1)
+    assert Agreement(matched=19, unmatched=1, far=1).keeps_to(limit)
+    assert not Agreement(matched=19, unmatched=1, far=2).keeps_to(limit)
+    assert not Agreement().keeps_to(limit)

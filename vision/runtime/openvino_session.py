@@ -30,6 +30,10 @@ class OpenvinoSession:
     Left to itself OpenVINO computes in bfloat16 where the processor can; here it is held to float32, so that every
     engine gives the same detections. It also pins its threads to processors, where they wait for whoever else runs
     there: two processes with one thread each would share one processor. Here the system places them.
+
+    Its 8-bit kernels are right for unsigned activations; signed ones, which TensorRT wants, they get wrong on
+    processors without AMX (2026.4: AP 0.34 became 0.11). Networks of that form are computed in float between their
+    pairs, which is as exact as the pairs and no faster than float32.
     """
 
     def __init__(self, path: Path, num_threads: int) -> None:
@@ -40,8 +44,12 @@ class OpenvinoSession:
             "INFERENCE_PRECISION_HINT": "f32",
             "ENABLE_CPU_PINNING": False,
         }
+        core = shared_core()
         try:
-            compiled = shared_core().compile_model(str(path), "CPU", settings)
+            model = core.read_model(str(path))
+            if _has_signed_activations(model):
+                settings["LP_TRANSFORMS_MODE"] = False
+            compiled = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ModelFileError(f"{path}: OpenVINO refuses it: {' '.join(str(error).split())}") from error
         self._request = compiled.create_infer_request()
@@ -54,6 +62,20 @@ class OpenvinoSession:
         """Compute all outputs; they are OpenVINO's own buffers, overwritten by the next call."""
         values = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return {name: values[index] for index, name in enumerate(self.outputs)}
+
+
+def _has_signed_activations(model: openvino.Model) -> bool:
+    """Whether anything but constants is made a signed 8-bit number."""
+    return any(
+        node.get_type_name() == "Convert"
+        and node.get_output_element_type(0) == openvino.Type.i8
+        and _is_rounding_of_computed(node.input_value(0).get_node())
+        for node in model.get_ordered_ops()
+    )
+
+
+def _is_rounding_of_computed(node: openvino.Node) -> bool:
+    return node.get_type_name() == "FakeQuantize" and node.input_value(0).get_node().get_type_name() != "Constant"
 
 
 def _shape(port: openvino.ConstOutput) -> Shape:
