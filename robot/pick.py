@@ -24,6 +24,7 @@ from robot.control.perception import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
 from robot.kinematics.arm_shape import ArmShape
+from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
 from robot.policy.pick_config import PickSkillConfig
 from robot.policy.pick_progress import PickStage
 from robot.policy.pick_script import Stage
@@ -42,6 +43,8 @@ from vision.runtime.image_detector import ImageDetector
 
 SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
 """The detector that comes with the package."""
+SHIPPED_POLICY = Path(__file__).parent / "weights" / "pick_state.onnx"
+"""The trained policy that comes with the package."""
 
 
 class InferenceConfig(Config):
@@ -61,6 +64,9 @@ class PickConfig(Config):
     inference: InferenceConfig = InferenceConfig()
     perception: PerceptionConfig = PerceptionConfig()
     skill: PickSkillConfig = PickSkillConfig()
+    """The scripted policy."""
+    learned: LearnedPickConfig = LearnedPickConfig()
+    """A trained policy."""
     mishaps: MishapConfig = MishapConfig()
     safety: SafetyConfig = SafetyConfig(
         joint_margin_rad=0.02,
@@ -210,16 +216,29 @@ def run_episodes(
     *,
     output: Output | None,
     workers: int,
+    policy: Path | None = None,
 ) -> Iterator[EpisodeResult]:
     """The episodes in the order of `seeds`, one result after another, shared among `workers` processes.
 
-    `detector` is an ONNX file. Raises ModelFileError and MissingPackageError before the first episode.
+    `detector` and `policy` are ONNX files; without a policy the scripted skill acts. Raises ModelFileError and
+    MissingPackageError before the first episode.
     """
-    open_station(config, detector)
+    open_station(config, detector, policy)
     play = partial(PickStation.run, output=output)
-    yield from map_in_workers(open_station, (config, detector), play, seeds, workers=workers)
+    yield from map_in_workers(open_station, (config, detector, policy), play, seeds, workers=workers)
 
 
-def open_station(config: PickConfig, detector: Path) -> PickStation:
-    """A station with the scripted skill and the detector of a file."""
-    return PickStation(config, load_detector(config, detector))
+def open_station(config: PickConfig, detector: Path, policy: Path | None = None) -> PickStation:
+    """A station with the detector of a file, and the policy of another or the scripted skill."""
+    build_policy = build_skill if policy is None else build_learned(config, policy)
+    return PickStation(config, load_detector(config, detector), build_policy)
+
+
+def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
+    """Makes policies out of an ONNX file, which is read once. Raises ModelFileError and MissingPackageError."""
+    network = load_pick_network(path, config.cell, config.learned)
+
+    def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
+        return LearnedPick(station.config.cell, station.config.learned, network, timer)
+
+    return build

@@ -139,6 +139,7 @@ VERBS = (
     Verb("import-policy", "tools.import_policy", "LeRobot's ACT policy to a native checkpoint"),
     Verb("render-dataset", "tools.render_dataset", "labelled images out of the simulator"),
     Verb("pick", "tools.pick", "the pick-and-place loop: simulator by default", takes_overrides=True),
+    Verb("evaluate-policy", "tools.evaluate_policy", "how often a trained policy succeeds", takes_overrides=True),
     Verb("record", "tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
     Verb("show-config", "tools.show_config", "the resolved configuration", takes_overrides=True),
     Verb("doctor", "tools.doctor", "what this machine can run, and what is missing"),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from robot.policy.act_policy import ActPolicy, Observations
 from robot.policy.onnx_policy import OUTPUT_NAME
-from robot.policy.policy_manifest import ENVIRONMENT_KEY, METADATA_KEY, STATE_KEY, PolicyManifest
+from robot.policy.policy_manifest import ENVIRONMENT_KEY, METADATA_KEY, STATE_KEY, PolicyManifest, StateStatistics
 from vision.files import replacing
 from vision.runtime.onnx_file import parse_onnx
 from vision.runtime.session import installed_engines, open_session
@@ -56,6 +56,9 @@ def export_policy(policy: ActPolicy, path: Path, *, made_by: str = "") -> Policy
         name=path.stem,
         signature=policy.signature,
         chunk_size=policy.config.network.chunk_size,
+        state_statistics=StateStatistics(
+            mean=tuple(policy.normalise_state.mean.tolist()), std=tuple(policy.normalise_state.std.tolist())
+        ),
         graph_sha256=parse_onnx(model.SerializeToString(), origin=str(path)).graph_sha256,
         made_by=made_by,
     )

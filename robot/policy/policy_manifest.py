@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from vision.config import Config
 from vision.errors import ModelFileError
@@ -60,6 +60,13 @@ class PolicySignature(Config):
         return shapes | {IMAGE_PREFIX + camera: (*self.image_hw, 3) for camera in self.cameras}
 
 
+class StateStatistics(Config):
+    """Mean and deviation of each number of the state in the demonstrations, in units."""
+
+    mean: Annotated[tuple[FiniteFloat, ...], Field(min_length=1)]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+
 class PolicyManifest(Config):
     """Everything that the run time must know of an exported policy besides its graph."""
 
@@ -67,10 +74,19 @@ class PolicyManifest(Config):
     name: str = "policy"
     signature: PolicySignature
     chunk_size: PositiveInt
+    state_statistics: StateStatistics | None = None
+    """What the policy has seen, so that a cell can tell whether it was taught there; files of before lack it."""
     graph_sha256: str
     """SHA-256 of the serialised graph with its weights."""
     made_by: str = ""
     """Program, version and source that wrote the file."""
+
+    @model_validator(mode="after")
+    def _statistics_fit(self) -> PolicyManifest:
+        found, expected = self.state_statistics, len(self.signature.state_names)
+        if found is not None and not len(found.mean) == len(found.std) == expected:
+            raise ValueError(f"state_statistics: expected {expected} means and deviations")
+        return self
 
 
 def read_policy_manifest(path: Path) -> PolicyManifest:

@@ -25,6 +25,8 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.y
         (["--workers", "0"], "--workers 0"),
         (["--seed", "-1"], "--seed -1"),
         (["--detector", "absent.onnx"], "absent.onnx"),
+        (["--policy", "act", "--policy-file", "absent.onnx"], "absent.onnx: there is no such policy"),
+        (["--policy-file", "some.onnx"], "only --policy act reads a file"),
         (["absent.yaml"], "absent.yaml"),
         ([CONFIG, "skill.grasp.max_atempts=2"], "did you mean max_attempts"),
         ([CONFIG, "simulator.target=purple_cube"], "simulator.target"),

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from robot.config import WorkCellConfig
 from robot.policy.act import ActConfig
 from robot.policy.act_policy import ActPolicy, ActPolicyConfig
+from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES
 from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
 from vision.backbones.resnet import ResNetConfig
 
@@ -52,6 +54,17 @@ def small_policy(cameras: tuple[str, ...] = (), *, relative: int = 0, **changes:
     for number, normalizer in enumerate(policy.normalizers()):
         normalizer.mean += 0.3 + number
         normalizer.std += 0.5
+    return policy
+
+
+def untrained_pick_policy() -> ActPolicy:
+    """For picking in the default cell: it knows all names and rates, and nothing else."""
+    torch.manual_seed(0)
+    signature = PolicySignature(state_names=STATE_NAMES, action_names=ACTION_NAMES, fps=25)
+    policy = ActPolicy(ActPolicyConfig(network=small_network(chunk_size=16), relative_actions=6), signature).eval()
+    policy.normalise_state.mean[:6] = torch.tensor(WorkCellConfig().home_qpos)
+    policy.normalise_state.std[:] = 0.3
+    policy.normalise_action.std[:] = 0.02
     return policy
 
 

@@ -1,0 +1,199 @@
+"""A trained network as a policy of the loop: perception's states in, chunks out, blended, and kept within bounds.
+
+It sees what its demonstrations showed it, by the same reader and at the same rate. Retries after a failed grasp or a
+slip are not programmed here: they are what the network was taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import Field
+
+from robot.config import WorkCellConfig
+from robot.control.set_point_limiter import SetPointLimiter
+from robot.control.timing import StageTimer
+from robot.errors import PolicyInputError
+from robot.observation import NUM_JOINTS, ActionChunk, Observation
+from robot.policy.chunk_blending import BlendingConfig, ChunkPredictor, EnsembledConfig, build_blending
+from robot.policy.demonstration import ticks_per_row
+from robot.policy.onnx_policy import OnnxPolicy
+from robot.policy.pick_progress import NOT_BEGUN, PickProgress
+from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
+from robot.policy.policy import PickTask, PolicyStatus
+from vision.config import Config
+from vision.errors import ModelFileError, UserError
+
+EARLY_S = 1e-6
+UNUSUAL = 10.0
+"""A policy whose demonstrations the cell's home lies so many deviations away from was taught elsewhere."""
+MOVED_RAD = 1e-4
+"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
+
+
+class LearnedPickConfig(Config):
+    """How the chunks of a network are acted out."""
+
+    blending: BlendingConfig = EnsembledConfig()
+    velocity_fraction: float = Field(default=0.98, gt=0, le=1)
+    """Set-points keep to this part of the cell's joint speeds ..."""
+    acceleration_fraction: float = Field(default=1.4, gt=0)
+    """... and accelerations; both below what the gates let pass."""
+    num_threads: int = Field(default=1, ge=1)
+    """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
+    timeout_s: float = Field(default=25.0, gt=0)
+    """The policy gives up after this time, counted from its first observation."""
+
+
+class LearnedPick:
+    """Picks one object as a network was taught to; fills `robot.policy.policy.Policy`."""
+
+    def __init__(
+        self, cell: WorkCellConfig, config: LearnedPickConfig, network: ChunkPredictor, timer: StageTimer
+    ) -> None:
+        self._cell = cell
+        self._config = config
+        self._network = network
+        self._timer = timer
+        self._reader = PickStateReader(cell)
+        self._run: _Run | None = None
+        self._progress: PickProgress | None = None
+
+    def reset(self, task: PickTask) -> None:
+        """Forget everything and begin `task` with the next observation."""
+        self._end_run()
+        self._reader.reset(task)
+        self._progress = PickProgress(task, self._config.timeout_s)
+
+    @property
+    def status(self) -> PolicyStatus:
+        """The status after the latest `act`."""
+        return NOT_BEGUN if self._progress is None else self._progress.status
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an answer of NaN."""
+        if self._progress is None:
+            raise RuntimeError("the policy has no task yet: call reset first")
+        if self._run is None:
+            self._run = _Run(self._cell, self._config, self._network, observation)
+        run = self._run
+        run.see_what_was_sent(observation)
+        if observation.stamp_s >= run.next_look_s - EARLY_S:
+            state = self._reader.read(observation, run.opening_m)
+            self._progress.see(state, observation.stamp_s)
+            run.look(lambda: self._predict(state.vector()), observation.stamp_s)
+        if not self._progress.status.is_over:
+            run.move_on(observation.stamp_s)
+        row = np.append(run.qpos, run.opening_m)
+        return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
+
+    def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
+        with self._timer.stage("policy"):
+            return self._network.predict(state, {})
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.blending.close()
+        self._run = None
+
+
+class _Run:
+    """One task from its first observation on."""
+
+    def __init__(
+        self, cell: WorkCellConfig, config: LearnedPickConfig, network: ChunkPredictor, observation: Observation
+    ) -> None:
+        self._period_s = 1.0 / network.fps
+        self._closed_m, self._open_m = cell.gripper.opening_min_m, cell.gripper.opening_max_m
+        limits = cell.joint_limits
+        self._limiter = SetPointLimiter(
+            config.velocity_fraction * np.array(limits.qvel_rad_s),
+            config.acceleration_fraction * np.array(limits.qacc_rad_s2),
+            1.0 / cell.control_hz,
+        )
+        self._limiter.restart(observation.joints.qpos)
+        self.blending = build_blending(config.blending, self._period_s)
+        self.opening_m = observation.joints.gripper_opening_m
+        self.next_look_s = observation.stamp_s
+
+    @property
+    def qpos(self) -> Float[np.ndarray, " 6"]:
+        """The set-point, rad."""
+        return self._limiter.qpos
+
+    def see_what_was_sent(self, observation: Observation) -> None:
+        """Begin anew from a set-point that a gate has held."""
+        sent = observation.qpos_sent
+        if sent is not None and np.abs(sent - self.qpos).max() > MOVED_RAD:
+            self._limiter.restart(sent)
+
+    def look(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
+        """Let the blending ask the network; once a period of the network."""
+        self.next_look_s += self._period_s
+        self.blending.observe(ask, stamp_s)
+
+    def move_on(self, stamp_s: float) -> None:
+        """Follow what the chunks want now. Fingers are told to open or to close, as in the demonstrations."""
+        wanted = self.blending.action_at(stamp_s)
+        if wanted is None:
+            return
+        self._limiter.follow(wanted[:NUM_JOINTS])
+        is_open = wanted[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
+        self.opening_m = self._open_m if is_open else self._closed_m
+
+
+def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
+    """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
+    network = OnnxPolicy.load(path, num_threads=config.num_threads)
+    require_fit(network, cell)
+    return network
+
+
+def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
+    """Try the network once. Raises ModelFileError, with the reason, for one that cannot pick in this cell.
+
+    That is one with other inputs or outputs, with a rate that the control rate is no multiple of, with the statistics
+    of other data, or with weights that give no finite answer.
+    """
+    name = network.manifest.name
+    _require_same_numbers(network)
+    try:
+        ticks_per_row(cell.control_hz, float(network.fps))
+    except UserError as error:
+        raise ModelFileError(f"{name}: has {network.fps} rows a second; {error}") from error
+    at_home = np.zeros(len(STATE_NAMES))
+    at_home[:NUM_JOINTS] = cell.home_qpos
+    at_home[STATE_NAMES.index("gripper_opening_m")] = cell.gripper.opening_max_m
+    _require_usual(network, at_home)
+    try:
+        network.predict(at_home, {})
+    except PolicyInputError as error:
+        raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
+
+
+def _require_same_numbers(network: OnnxPolicy) -> None:
+    name, others = network.manifest.name, [*network.image_keys, *network.signature.environment_names]
+    if others:
+        raise ModelFileError(f"{name}: wants {', '.join(others)} too, but picking gives it {', '.join(STATE_NAMES)}")
+    for what, found, expected in (
+        ("state", network.state_names, STATE_NAMES),
+        ("action", network.action_names, ACTION_NAMES),
+    ):
+        if found != expected:
+            raise ModelFileError(f"{name}: its {what} is {', '.join(found)}; picking has {', '.join(expected)}")
+
+
+def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> None:
+    """Every demonstration begins at home, so its joints and fingers lie among the states that were learnt."""
+    statistics = network.manifest.state_statistics
+    if statistics is None:
+        return
+    for name, value, mean, std in zip(STATE_NAMES, at_home.tolist(), statistics.mean, statistics.std, strict=True):
+        if not name.startswith("cube") and abs(value - mean) > UNUSUAL * std:
+            raise ModelFileError(
+                f"{network.manifest.name}: has the statistics of another data set: {name} is {value:.3g} at this "
+                f"cell's home, its demonstrations had {mean:.3g} +- {std:.2g}"
+            )

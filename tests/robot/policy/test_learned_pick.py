@@ -1,0 +1,160 @@
+"""A network in the loop: acted out within bounds by every blending, and refused where it was taught something else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robot.config import WorkCellConfig
+from robot.control.timing import StageTimer
+from robot.policy.chunk_blending import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
+from robot.policy.export_policy import export_policy
+from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network, require_fit
+from robot.policy.onnx_policy import OUTPUT_NAME, OnnxPolicy
+from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES
+from robot.policy.policy import Outcome, Policy, PolicyStatus
+from robot.policy.policy_manifest import PolicyManifest, PolicySignature, StateStatistics
+from tests.robot.policy.expert_network import ExpertNetwork
+from tests.robot.policy.paper_world import CELL, DT_S, EDGE_M, PaperWorld
+from tests.robot.policy.small_policy import untrained_pick_policy
+from tests.robot.policy.test_pick_skill import TASK, is_in_bin
+from vision.errors import ModelFileError
+
+ON_TABLE = np.array([0.6, 0.1, EDGE_M / 2])
+BLENDINGS = [
+    SynchronousConfig(),
+    EnsembledConfig(),
+    AsynchronousConfig(simulated_latency_s=0.03),
+    AsynchronousConfig(),
+]
+
+
+def pick(world: PaperWorld, blending: BlendingConfig | None = None, timeout_s: float = 25.0) -> PolicyStatus:
+    config = LearnedPickConfig(blending=blending or SynchronousConfig(), timeout_s=timeout_s)
+    policy = LearnedPick(CELL, config, ExpertNetwork(CELL, TASK), StageTimer())
+    policy.reset(TASK)
+    return world.run(policy, 60.0)
+
+
+@pytest.mark.parametrize("blending", BLENDINGS, ids=lambda config: config.kind)
+def test_each_blending_brings_the_cube_within_the_arms_limits(blending: BlendingConfig) -> None:
+    world = PaperWorld(ON_TABLE)
+    status = pick(world, blending)
+    assert (status.outcome, status.reason, status.attempts) == (Outcome.SUCCEEDED, None, 1)
+    assert is_in_bin(world)
+    qvel = np.diff(np.array([CELL.home_qpos, *world.asked]), axis=0) / DT_S
+    qacc = np.diff(qvel, axis=0) / DT_S
+    assert (np.abs(qvel) <= np.array(CELL.joint_limits.qvel_rad_s)).all()
+    assert (np.abs(qacc) <= 1.5 * np.array(CELL.joint_limits.qacc_rad_s2)).all()
+
+
+def test_a_failed_grasp_is_tried_again_and_a_moved_cube_followed() -> None:
+    def move(world: PaperWorld) -> None:
+        if world.tick == round(0.6 / DT_S):
+            world.p_cube = np.array([0.5, -0.1, EDGE_M / 2])
+
+    world = PaperWorld(ON_TABLE, grip_fails=1, each_tick=move)
+    status = pick(world)
+    assert (status.outcome, status.attempts) == (Outcome.SUCCEEDED, 2)
+    assert is_in_bin(world)
+
+
+def test_set_points_go_on_from_where_a_gate_held_the_arm() -> None:
+    begins, ends = round(0.6 / DT_S), round(0.9 / DT_S)
+
+    def hold(world: PaperWorld) -> None:
+        if world.tick == begins:
+            world.holds_until_s = ends * DT_S
+
+    world = PaperWorld(ON_TABLE, each_tick=hold)
+    assert pick(world).outcome is Outcome.SUCCEEDED
+    one_tick = 1.4 * np.array(CELL.joint_limits.qacc_rad_s2) * DT_S**2
+    assert (np.abs(world.asked[ends] - world.asked[begins - 1]) <= one_tick + 1e-9).all(), "it did not start from rest"
+
+
+def test_without_a_cube_its_time_runs_out() -> None:
+    status = pick(PaperWorld(ON_TABLE, is_seen=lambda world: False), timeout_s=1.0)
+    assert (status.outcome, status.reason, status.stage) == (Outcome.FAILED, "timeout", "look")
+
+
+def test_the_network_is_asked_at_its_own_rate_and_timed() -> None:
+    network, timer = ExpertNetwork(CELL, TASK), StageTimer()
+    policy = LearnedPick(CELL, LearnedPickConfig(), network, timer)
+    policy.reset(TASK)
+    world = PaperWorld(ON_TABLE)
+    for _ in range(round(1.0 / DT_S)):
+        world.step(policy)
+    assert network.calls == network.fps
+    assert len(timer.durations_ms()["policy"]) == network.calls
+
+
+def test_before_a_task_it_says_so() -> None:
+    policy = LearnedPick(CELL, LearnedPickConfig(), ExpertNetwork(CELL, TASK), StageTimer())
+    assert isinstance(policy, Policy)
+    with pytest.raises(RuntimeError, match="call reset first"):
+        policy.act(PaperWorld(ON_TABLE).observe())
+
+
+# Networks that do not fit -------------------------------------------------------------------------------------------
+
+
+class FakeSession:
+    """Answers with zeros, or with whatever it is told."""
+
+    engine = "fake"
+    num_threads = 1
+
+    def __init__(self, signature: PolicySignature, answer: float) -> None:
+        self.inputs = {key: (1, *shape) for key, shape in signature.input_shapes().items()}
+        self.outputs = {OUTPUT_NAME: (1, 16, len(signature.action_names))}
+        self._answer = answer
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {OUTPUT_NAME: np.full(self.outputs[OUTPUT_NAME], self._answer, np.float32)}
+
+
+def network(answer: float = 0.0, mean: Sequence[float] = CELL.home_qpos, **signature: Any) -> OnnxPolicy:
+    names = {"state_names": STATE_NAMES, "action_names": ACTION_NAMES, "fps": 25}
+    whole = PolicySignature.model_validate(names | signature)
+    count = len(whole.state_names)
+    statistics = StateStatistics(mean=(*mean, *[0.05] * count)[:count], std=(0.3,) * count)
+    manifest = PolicyManifest(
+        name="it", signature=whole, chunk_size=16, state_statistics=statistics, graph_sha256="of a test"
+    )
+    return OnnxPolicy(FakeSession(whole, answer), manifest)
+
+
+def test_a_network_for_picking_in_this_cell_is_taken() -> None:
+    require_fit(network(), WorkCellConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"state_names": STATE_NAMES[1:]}, "its state is qpos_2, .*; picking has qpos_1"),
+        ({"action_names": ACTION_NAMES[:6]}, "its action is .*; picking has .* gripper_target_m"),
+        ({"environment_names": ("goal_x",)}, "wants goal_x too"),
+        ({"cameras": ("wrist",), "image_hw": (32, 48)}, "wants observation.images.wrist too"),
+        ({"fps": 30}, "has 30 rows a second; .*125 Hz must be a multiple"),
+        ({"answer": np.nan}, "not finite: its weights cannot be used"),
+        (
+            {"mean": (*CELL.home_qpos[:1], 3.2, *CELL.home_qpos[2:])},
+            "statistics of another data set: qpos_2 is -1.81 at this cell's home",
+        ),
+    ],
+)
+def test_what_was_taught_something_else_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ModelFileError, match=f"it: .*{told}"):
+        require_fit(network(**changes), WorkCellConfig())
+
+
+def test_an_exported_file_tells_what_its_policy_has_seen(tmp_path: Path) -> None:
+    export_policy(untrained_pick_policy(), tmp_path / "policy.onnx")
+    loaded = load_pick_network(tmp_path / "policy.onnx", WorkCellConfig(), LearnedPickConfig())
+    assert loaded.manifest.state_statistics is not None
+    np.testing.assert_allclose(loaded.manifest.state_statistics.mean[:6], CELL.home_qpos, rtol=1e-6)
+    assert loaded.session.num_threads == 1

@@ -1,0 +1,70 @@
+"""`handeye evaluate-policy`: an untrained policy is judged and filmed, and what cannot be right is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from robot.policy.policy_checkpoint import save_policy
+from tests.robot.policy.small_policy import small_policy, untrained_pick_policy
+from tools.command_line import run_command
+
+PICK_KEYS = {"episodes", "successes", "success_rate", "wilson_low", "wilson_high", "gate_violations", "failures"}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    save_policy(tmp_path / "untrained.safetensors", untrained_pick_policy())
+    return tmp_path / "untrained.safetensors"
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line with which a command of code 2 ends."""
+    assert run_command(["evaluate-policy", *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+def test_an_untrained_policy_fails_is_judged_and_its_failure_filmed(checkpoint: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    words = ["--episodes", "2", "--films", "1", "--output", str(output), "--json", str(tmp_path / "r.json")]
+    quick = ["timeout_s=0.4", "mishaps.nudge_chance=1"]
+    assert run_command(["evaluate-policy", str(checkpoint), *words, *quick]) == 0
+    report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert report.keys() >= PICK_KEYS | {"cycle_s_median", "stages", "policy_sha256", "blending"}
+    assert (report["episodes"], report["successes"]) == (2, 0)
+    assert sum(report["failures"].values()) == 2
+    assert [row["seed"] for row in report["results"]] == [1000, 1001]
+    assert report["mishaps"]["nudge_chance"] == 1.0
+    assert {"p50_ms", "p95_ms", "p99_ms"} <= report["stages"]["policy"].keys()
+    assert json.loads((output / "report.json").read_text(encoding="utf-8")) == report
+    assert list(report["films"]) == ["1000"]
+    assert {path.name for path in output.iterdir()} == {"config.yaml", "report.json", "episode_1000"}
+    assert (output / "episode_1000" / "film.mp4").is_file()
+
+
+def test_wrong_use_is_told_in_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--episodes 0" in refusal(capsys, str(checkpoint), "--episodes", "0")
+    assert "--films -1" in refusal(capsys, str(checkpoint), "--films", "-1")
+    assert "absent.safetensors" in refusal(capsys, str(tmp_path / "absent.safetensors"))
+    assert "absent.onnx" in refusal(capsys, str(tmp_path / "absent.onnx"))
+    told = refusal(capsys, str(checkpoint), "learned.blending.kind=averaged")
+    assert "synchronous" in told
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = untrained_pick_policy()
+    policy.act.predict_action.bias.data[2] = torch.nan
+    save_policy(tmp_path / "spoilt.safetensors", policy)
+    assert "act.predict_action.bias holds numbers that are not finite" in refusal(
+        capsys, str(tmp_path / "spoilt.safetensors")
+    )
+
+
+def test_a_policy_for_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_policy(tmp_path / "other.safetensors", small_policy())
+    assert "picking gives it qpos_1" in refusal(capsys, str(tmp_path / "other.safetensors"))
