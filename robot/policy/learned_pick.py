@@ -16,10 +16,14 @@ from pydantic import Field
 from robot.config import WorkCellConfig
 from robot.control.set_point_limiter import SetPointLimiter
 from robot.control.timing import StageTimer
-from robot.errors import PolicyInputError
+from robot.errors import KinematicsError, PolicyInputError
+from robot.kinematics.chain import forward_kinematics
+from robot.kinematics.limits import joint_limits_from_config
+from robot.kinematics.ur10e import choose_solution, inverse_kinematics
 from robot.observation import NUM_JOINTS, ActionChunk, Observation
 from robot.policy.chunk_blending import BlendingConfig, ChunkPredictor, EnsembledConfig, build_blending
 from robot.policy.demonstration import ticks_per_row
+from robot.policy.grasp import tool_pose_down
 from robot.policy.onnx_policy import OnnxPolicy
 from robot.policy.pick_progress import NOT_BEGUN, PickProgress
 from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
@@ -42,6 +46,8 @@ class LearnedPickConfig(Config):
     """Set-points keep to this part of the cell's joint speeds ..."""
     acceleration_fraction: float = Field(default=1.4, gt=0)
     """... and accelerations; both below what the gates let pass."""
+    lowest_m: float = Field(default=0.02, gt=0)
+    """The grasp point stays so far above the table, where the demonstrations' did too."""
     num_threads: int = Field(default=1, ge=1)
     """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
     timeout_s: float = Field(default=25.0, gt=0)
@@ -85,7 +91,9 @@ class LearnedPick:
             state = self._reader.read(observation, run.opening_m)
             self._progress.see(state, observation.stamp_s)
             run.look(lambda: self._predict(state.vector()), observation.stamp_s)
-        if not self._progress.status.is_over:
+        if self._progress.status.is_over:
+            run.come_to_rest()
+        else:
             run.move_on(observation.stamp_s)
         row = np.append(run.qpos, run.opening_m)
         return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
@@ -106,15 +114,18 @@ class _Run:
     def __init__(
         self, cell: WorkCellConfig, config: LearnedPickConfig, network: ChunkPredictor, observation: Observation
     ) -> None:
+        self._cell = cell
+        self._lowest_z = cell.table.height_m + config.lowest_m
         self._period_s = 1.0 / network.fps
         self._closed_m, self._open_m = cell.gripper.opening_min_m, cell.gripper.opening_max_m
-        limits = cell.joint_limits
+        self._limits = joint_limits_from_config(cell.joint_limits)
         self._limiter = SetPointLimiter(
-            config.velocity_fraction * np.array(limits.qvel_rad_s),
-            config.acceleration_fraction * np.array(limits.qacc_rad_s2),
+            config.velocity_fraction * self._limits.qvel_max,
+            config.acceleration_fraction * self._limits.qacc_max,
             1.0 / cell.control_hz,
         )
-        self._limiter.restart(observation.joints.qpos)
+        self._wished = observation.joints.qpos
+        self._limiter.restart(self._wished)
         self.blending = build_blending(config.blending, self._period_s)
         self.opening_m = observation.joints.gripper_opening_m
         self.next_look_s = observation.stamp_s
@@ -128,6 +139,7 @@ class _Run:
         """Begin anew from a set-point that a gate has held."""
         sent = observation.qpos_sent
         if sent is not None and np.abs(sent - self.qpos).max() > MOVED_RAD:
+            self._wished = sent
             self._limiter.restart(sent)
 
     def look(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
@@ -140,9 +152,28 @@ class _Run:
         wanted = self.blending.action_at(stamp_s)
         if wanted is None:
             return
-        self._limiter.follow(wanted[:NUM_JOINTS])
+        self._wished = self._hand_down(wanted[:NUM_JOINTS])
+        self._limiter.follow(self._wished)
         is_open = wanted[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
         self.opening_m = self._open_m if is_open else self._closed_m
+
+    def come_to_rest(self) -> None:
+        """Where the last wish was."""
+        self._limiter.follow(self._wished)
+
+    def _hand_down(self, qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
+        """The nearest joints with the hand pointing straight down, as in every demonstration, and off the table.
+
+        Nothing in a state tells of a tilt, so that a network cannot correct one: its small errors would add up.
+        """
+        T_base_tcp = forward_kinematics(qpos) @ self._cell.T_tool_tcp
+        p_tcp = T_base_tcp[:3, 3].copy()
+        p_tcp[2] = max(p_tcp[2], self._lowest_z)
+        pose = tool_pose_down(p_tcp, float(np.arctan2(T_base_tcp[1, 0], T_base_tcp[0, 0])), self._cell)
+        try:
+            return choose_solution(inverse_kinematics(pose, q6_hint=float(qpos[5])), qpos, self._limits)
+        except KinematicsError:
+            return qpos
 
 
 def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:

@@ -31,11 +31,16 @@ STATE_NAMES = (
     "cube_dy_m",
     "cube_dz_m",
     "cube_yaw_error_rad",
+    "cube_near_x",
+    "cube_near_y",
+    "cube_near_z",
 )
-"""The numbers of a state vector, in their order; cube_d*_m is cube minus grasp point along the base axes."""
+"""The numbers of a state vector, in their order; cube_d*_m is cube minus grasp point along the base axes, and
+cube_near_* is tanh(cube_d* / NEAR_M): on the scale of the table the last millimetres before a grasp do not show."""
 ACTION_NAMES = (*(f"qpos_target_{joint}" for joint in range(1, NUM_JOINTS + 1)), "gripper_target_m")
 """The numbers of an action, in their order."""
 
+NEAR_M = 0.015
 MIN_HITS = 2
 """Detections that an object needs before it is believed."""
 SIZE_TOLERANCE_M = 0.012
@@ -76,7 +81,8 @@ class PickState:
         cube = np.zeros(3) if self.p_cube_base is None else self.p_cube_base
         offset = np.zeros(3) if self.p_cube_base is None else self.p_cube_base - self.p_tcp_base
         flags = [self.gripper_opening_m, self.gripper_rate_m_s, float(self.is_holding), float(known)]
-        return np.concatenate([self.qpos, flags, cube, offset, [self.yaw_error_rad]]).astype(np.float32)
+        near = np.tanh(offset / NEAR_M)
+        return np.concatenate([self.qpos, flags, cube, offset, [self.yaw_error_rad], near]).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,7 @@ import pytest
 
 from robot.config import WorkCellConfig
 from robot.control.timing import StageTimer
+from robot.kinematics.chain import forward_kinematics
 from robot.policy.chunk_blending import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
 from robot.policy.export_policy import export_policy
 from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network, require_fit
@@ -79,6 +80,41 @@ def test_set_points_go_on_from_where_a_gate_held_the_arm() -> None:
 def test_without_a_cube_its_time_runs_out() -> None:
     status = pick(PaperWorld(ON_TABLE, is_seen=lambda world: False), timeout_s=1.0)
     assert (status.outcome, status.reason, status.stage) == (Outcome.FAILED, "timeout", "look")
+
+
+def test_a_policy_whose_time_runs_out_brakes_within_the_arms_limits() -> None:
+    policy = LearnedPick(CELL, LearnedPickConfig(timeout_s=0.8), ExpertNetwork(CELL, TASK), StageTimer())
+    policy.reset(TASK)
+    world = PaperWorld(ON_TABLE)
+    for _ in range(round(2.0 / DT_S)):
+        world.step(policy)
+    assert policy.status.is_over
+    qvel = np.diff(np.array([CELL.home_qpos, *world.asked]), axis=0) / DT_S
+    over = round(0.8 / DT_S)
+    assert np.abs(qvel[over]).max() > 0.1, "it was at rest anyway"
+    assert (np.abs(np.diff(qvel, axis=0)) / DT_S <= 1.5 * np.array(CELL.joint_limits.qacc_rad_s2)).all()
+    np.testing.assert_allclose(qvel[-1], 0.0, atol=1e-3)
+
+
+class TiltingNetwork(ExpertNetwork):
+    """Turns the hand over and into the table, a little more with each row."""
+
+    def predict(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> np.ndarray:
+        rows = np.tile(np.append(state[:6], 0.085), (self.chunk_size, 1))
+        rows[:, 1] += 0.01 * np.arange(1, self.chunk_size + 1)
+        rows[:, 3] += 0.004 * np.arange(1, self.chunk_size + 1)
+        return rows
+
+
+def test_the_hand_keeps_pointing_down_and_off_the_table() -> None:
+    policy = LearnedPick(CELL, LearnedPickConfig(timeout_s=9.0), TiltingNetwork(CELL, TASK), StageTimer())
+    policy.reset(TASK)
+    world = PaperWorld(ON_TABLE)
+    world.run(policy, 6.0)
+    poses = np.array([forward_kinematics(qpos) @ CELL.T_tool_tcp for qpos in world.asked])
+    np.testing.assert_allclose(poses[:, 2, 2], -1.0, atol=1e-4)
+    assert poses[0, 2, 3] - poses[-1, 2, 3] > 0.3, "it never came down"
+    assert poses[:, 2, 3].min() > 0.019
 
 
 def test_the_network_is_asked_at_its_own_rate_and_timed() -> None:

@@ -10,7 +10,7 @@ import pytest
 from robot.kinematics.chain import forward_kinematics
 from robot.observation import Observation, Track, TrackStatus
 from robot.policy.pick_progress import PickProgress
-from robot.policy.pick_state import KEEP_S, STATE_NAMES, PickState, PickStateReader
+from robot.policy.pick_state import KEEP_S, NEAR_M, STATE_NAMES, PickState, PickStateReader
 from robot.policy.policy import Outcome
 from tests.robot.policy.paper_world import CELL, EDGE_M, PaperWorld
 from tests.robot.policy.test_pick_skill import TASK
@@ -50,10 +50,19 @@ def test_the_vector_holds_what_its_names_say() -> None:
     assert (values["gripper_opening_m"], values["is_holding"], values["cube_is_known"]) == pytest.approx((0.085, 0, 1))
 
 
+def test_the_last_millimetres_show_although_the_table_is_large() -> None:
+    watch = Watch()
+    state = watch.read(0.085, 0.085, (watch.track(),))
+    near = replace(state, p_cube_base=state.p_tcp_base + np.array([0.003, -0.003, -0.3]))
+    values = dict(zip(STATE_NAMES, near.vector().tolist(), strict=True))
+    expected = [np.tanh(0.003 / NEAR_M), -np.tanh(0.003 / NEAR_M), -1.0]
+    assert [values[f"cube_near_{axis}"] for axis in "xyz"] == pytest.approx(expected, abs=1e-6)
+
+
 def test_an_unknown_cube_is_zeros_and_a_flag() -> None:
     state = Watch().read(0.085, 0.085, ())
     values = dict(zip(STATE_NAMES, state.vector().tolist(), strict=True))
-    assert [values[name] for name in STATE_NAMES if name.startswith("cube")] == [0.0] * 8
+    assert [values[name] for name in STATE_NAMES if name.startswith("cube")] == [0.0] * 11
     assert state.cube_age_s == np.inf
 
 
