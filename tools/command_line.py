@@ -120,6 +120,7 @@ VERBS = (
     Verb("find-rate", "tools.find_rate", "suggest a learning rate for a configuration", takes_overrides=True),
     Verb("tune", "tools.tune", "search a training's configuration for the best values", takes_overrides=True),
     Verb("train-policy", "tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
+    Verb("evaluate-pusht", "tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),
     Verb("check-dataset", "tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
     Verb("convert-dataset", "tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
     Verb("calibrate", "tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
