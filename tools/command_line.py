@@ -122,6 +122,7 @@ VERBS = (
     Verb("train-policy", "tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
     Verb("evaluate-pusht", "tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),
     Verb("check-dataset", "tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
+    Verb("check-demonstrations", "tools.check_demonstrations", "what is wrong with recorded demonstrations"),
     Verb("convert-dataset", "tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
     Verb("calibrate", "tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
     Verb("evaluate", "tools.evaluate", "COCO metrics of a model on a data set"),

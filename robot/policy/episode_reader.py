@@ -93,6 +93,10 @@ class EpisodeDataset:
         last = self._places[-1]
         return (last.data, last.meta, *(place for place, _ in last.videos.values()))
 
+    def first_frame(self, index: int) -> int:
+        """Number of an episode's first frame in the whole set."""
+        return self._place(index).begin
+
     def episode_length(self, index: int) -> int:
         """Frames of an episode."""
         return self._place(index).end - self._place(index).begin
@@ -100,17 +104,21 @@ class EpisodeDataset:
     def read_episode(self, index: int) -> Episode:
         """All columns but the pictures, one row a frame, book-keeping included.
 
-        Raises DatasetError for an index that does not exist, and for files that disagree with what meta/ says.
+        Raises DatasetError for an index that does not exist, for files that disagree with what meta/ says, and for
+        numbers that are not finite.
         """
-        place, table = self._place(index), self._rows_of(index)
-        path = self._data_file(index)
-        columns = {}
-        for key, feature in self.features.items():
-            if not feature.is_picture:
-                columns[key] = _column(table, key, feature, path)
+        place, path, columns = self._place(index), self._data_file(index), self.read_columns(index)
+        for key, values in columns.items():
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise DatasetError(f"{path}: {key} holds NaN or infinity")
         if not np.array_equal(columns["index"], np.arange(place.begin, place.end)):
             raise DatasetError(f"{path}: frames of episode {index} are not {place.begin} to {place.end - 1}")
         return Episode(columns, self._task_name(columns["task_index"], path))
+
+    def read_columns(self, index: int) -> dict[str, np.ndarray]:
+        """The columns of an episode as they lie there, whatever their numbers. Raises DatasetError."""
+        table, path = self._rows_of(index), self._data_file(index)
+        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.is_picture}
 
     def read_images(self, index: int, key: str) -> UInt8[np.ndarray, "T H W 3"] | np.ndarray:
         """The pictures of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
@@ -171,10 +179,7 @@ def _column(table: Any, key: str, feature: Feature, path: Path) -> np.ndarray:
         values = to_numpy(table.column(key), feature.array_shape)
     except ValueError as error:
         raise DatasetError(f"{path}: {key}: {error}") from error
-    values = values.astype(feature.array_dtype, copy=False)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise DatasetError(f"{path}: {key} holds NaN or infinity")
-    return values
+    return values.astype(feature.array_dtype, copy=False)
 
 
 def _read_episode_rows(folder: Path) -> list[dict[str, Any]]:
