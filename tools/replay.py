@@ -1,0 +1,75 @@
+"""Play a recorded episode back in the simulator: how far the hand is from where it was, and whether the pick succeeds.
+
+Any value of the configuration can be given behind it, for a set that was recorded with other values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from robot.policy.episode_reader import EpisodeDataset
+from robot.recording import RecordConfig
+from robot.replay import Replay, read_recorded, replay
+from tools.command_line import Positional
+from vision.config import load_config
+from vision.errors import UserError
+from vision.files import write_json
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `handeye replay` is told."""
+
+    dataset: Positional[Path]
+    """Folder of the data set."""
+    episode: int = 0
+    """Which episode, counted from 0."""
+    seed: int | None = None
+    """Seed of the scene; by default the recorded one."""
+    config: Path | None = None
+    """Configuration that the set was recorded with; without one all defaults hold."""
+    output: Path | None = None
+    """Film of the replay, an mp4."""
+    tolerance_m: float = 0.01
+    """The hand may be so far from where it was."""
+    json: Path | None = None
+    """Write the differences to this file."""
+
+
+def run(arguments: Arguments, overrides: list[str]) -> int:
+    """Play and report; 0 when the hand stayed within the tolerance, 1 when it did not."""
+    if arguments.tolerance_m <= 0:
+        raise UserError(f"--tolerance-m {arguments.tolerance_m}: expected a distance above 0")
+    config = load_config(RecordConfig, arguments.config, overrides)
+    recorded = read_recorded(EpisodeDataset.open(arguments.dataset), arguments.episode)
+    played = replay(recorded, config, seed=arguments.seed, film=arguments.output)
+    result = _summarise(played, arguments.episode)
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"episode {arguments.episode}, seed {played.seed}, {len(played.tool_m)} frames: the hand is at most "
+        f"{1000 * result['worst_tool_m']:.2f} mm from where it was (frame {result['worst_frame']}), on average "
+        f"{1000 * result['mean_tool_m']:.2f} mm; joints at most {result['worst_joint_rad']:.4f} rad"
+    )
+    console.print("the pick succeeds again" if played.judgement.success else f"no pick: {played.judgement.reason}")
+    if arguments.output is not None:
+        console.print(f"film: {arguments.output}", markup=False)
+    return 0 if result["worst_tool_m"] <= arguments.tolerance_m else 1
+
+
+def _summarise(played: Replay, episode: int) -> dict[str, float]:
+    """What --json holds."""
+    return {
+        "episode": episode,
+        "seed": played.seed,
+        "frames": len(played.tool_m),
+        "worst_tool_m": float(played.tool_m.max()),
+        "mean_tool_m": float(played.tool_m.mean()),
+        "worst_frame": int(played.tool_m.argmax()),
+        "worst_joint_rad": float(played.joint_rad.max()),
+        "success": played.judgement.success,
+    }
