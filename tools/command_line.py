@@ -144,6 +144,7 @@ VERBS = (
     Verb("evaluate-policy", "tools.evaluate_policy", "how often a trained policy succeeds", takes_overrides=True),
     Verb("record", "tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
     Verb("replay", "tools.replay", "a recorded episode played back in the simulator", takes_overrides=True),
+    Verb("show-demonstrations", "tools.show_demonstrations", "recorded demonstrations as one page"),
     Verb("show-config", "tools.show_config", "the resolved configuration", takes_overrides=True),
     Verb("doctor", "tools.doctor", "what this machine can run, and what is missing"),
 )

@@ -1,0 +1,153 @@
+"""Demonstrations as one page that holds everything: episodes, numbers, curves over time and strips of pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+from robot.policy.episode_checks import number_names
+from robot.policy.episode_reader import EpisodeDataset
+from robot.policy.episodes import BOOK_KEEPING, Episode, Feature
+from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
+from robot.viewer.line_chart import BLUE, ORANGE, Line, draw_chart
+from robot.viewer.panels import draw_depth
+from vision.files import replacing
+
+STYLE = (
+    "body{font-family:sans-serif;max-width:76em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
+    "th{text-align:left}td,th{padding:.15em 1em .15em 0}td.number{text-align:right;font-variant-numeric:tabular-nums}"
+    "svg{margin:0 .6em .6em 0}svg text{font-size:9px;fill:#555}svg .title{font-size:11px;fill:#000}"
+    "svg .frame{fill:#f7f7f7;stroke:#ddd}img{margin-right:2px}summary{cursor:pointer;font-weight:bold;margin:.8em 0}"
+    ".action{color:#d2691e}.state{color:#1f5fa8}"
+)
+STRIP_PICTURES, STRIP_HEIGHT_PX = 8, 90
+QUALITY = 80
+
+
+def write_demonstration_page(path: Path, dataset: EpisodeDataset, chosen: Sequence[int]) -> None:
+    """Write the page whole or not at all; `chosen` episodes are shown in full. Raises DatasetError."""
+    title = escape(dataset.folder.resolve().name)
+    episodes = "".join(_episode(dataset, index) for index in chosen)
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f"<h1>{title}</h1>{_summary(dataset)}<h2>Numbers</h2>{_numbers(dataset)}"
+        f"<h2>Episodes</h2>{_table_of_episodes(dataset, set(chosen))}{episodes}</html>\n"
+    )
+    with replacing(path) as beside:
+        beside.write_text(page, encoding="utf-8")
+
+
+def spread(num_episodes: int, shown: int) -> list[int]:
+    """So many episodes, evenly spread from the first to the last."""
+    return sorted({round(place) for place in np.linspace(0, num_episodes - 1, min(shown, num_episodes)).tolist()})
+
+
+def _summary(dataset: EpisodeDataset) -> str:
+    cameras = [key for key, feature in dataset.features.items() if feature.is_picture]
+    rows = {
+        "robot": dataset.info.robot_type,
+        "episodes": dataset.num_episodes,
+        "frames": f"{dataset.num_frames} at {dataset.fps} Hz, {dataset.num_frames / dataset.fps / 60:.1f} minutes",
+        "tasks": ", ".join(dataset.tasks),
+        "cameras": ", ".join(cameras) or "none",
+    }
+    return _table((f"<th>{name}</th>", f"<td>{escape(str(value))}</td>") for name, value in rows.items())
+
+
+def _numbers(dataset: EpisodeDataset) -> str:
+    """The statistics that the set carries."""
+    names = ("min", "max", "mean", "std")
+    rows = [tuple(f"<th>{escape(name)}</th>" for name in ("feature", "number", *names))]
+    for key, feature in _plotted(dataset.features):
+        if key not in dataset.stats:
+            continue
+        columns = [np.asarray(dataset.stats[key][name], float).reshape(-1) for name in names]
+        labels = number_names(key, feature)
+        if any(len(column) != len(labels) for column in columns):
+            continue
+        for place, label in enumerate(labels):
+            values = (f'<td class="number">{column[place]:.4g}</td>' for column in columns)
+            rows.append((f"<td>{escape(key)}</td>", f"<td>{escape(label)}</td>", *values))
+    return _table(rows)
+
+
+def _table_of_episodes(dataset: EpisodeDataset, chosen: set[int]) -> str:
+    rows: list[Sequence[str]] = [("<th>episode</th>", "<th>frames</th>", "<th>seconds</th>", "<th>task</th>")]
+    for index in range(dataset.num_episodes):
+        length, task = dataset.episode_length(index), dataset.read_episode(index).task
+        name = f'<a href="#episode-{index}">{index}</a>' if index in chosen else str(index)
+        numbers = (f'<td class="number">{value}</td>' for value in (name, length, f"{length / dataset.fps:.2f}"))
+        rows.append((*numbers, f"<td>{escape(task)}</td>"))
+    return f"<details open><summary>All {dataset.num_episodes}</summary>{_table(rows)}</details>"
+
+
+def _episode(dataset: EpisodeDataset, index: int) -> str:
+    """Strips of pictures above, curves below."""
+    episode = dataset.read_episode(index)
+    strips = "".join(
+        f"<h4>{escape(key)}</h4>{''.join(_strip(dataset.read_images(index, key)))}"
+        for key, feature in dataset.features.items()
+        if feature.is_picture
+    )
+    curves = "".join(draw_chart(title, lines) for title, lines in charts(episode, dataset.features, dataset.fps))
+    told = f"Episode {index}: {len(episode)} frames, {escape(episode.task)}"
+    legend = '<p><span class="state">state</span>, <span class="action">action</span>; point at a line for its name</p>'
+    return f'<details open id="episode-{index}"><summary>{told}</summary>{strips}{legend}{curves}</details>'
+
+
+def charts(episode: Episode, features: Mapping[str, Feature], fps: int) -> Iterator[tuple[str, list[Line]]]:
+    """One chart for each recorded number; an action is drawn upon the state that it commands, by its name."""
+    times_s = np.arange(len(episode)) / fps
+    recorded = {key: _lines(key, episode, feature, times_s) for key, feature in _plotted(features)}
+    commands = {line.label.replace("_target", ""): line for line in recorded.pop(ACTION_KEY, [])}
+    for key, lines in recorded.items():
+        for line in lines:
+            command = commands.pop(line.label, None) if key == STATE_KEY else None
+            yield line.label, [line] if command is None else [line, command]
+    for command in commands.values():
+        yield command.label, [command]
+
+
+def _lines(key: str, episode: Episode, feature: Feature, times_s: np.ndarray) -> list[Line]:
+    values = episode.columns[key].reshape(len(episode), -1).astype(np.float64)
+    colour = ORANGE if key == ACTION_KEY else BLUE
+    return [Line(name, times_s, values[:, place], colour) for place, name in enumerate(number_names(key, feature))]
+
+
+def _plotted(features: Mapping[str, Feature]) -> Iterator[tuple[str, Feature]]:
+    for key, feature in features.items():
+        if key not in BOOK_KEEPING and not feature.is_picture and feature.dtype != "string":
+            yield key, feature
+
+
+def _strip(pictures: np.ndarray) -> Iterator[str]:
+    """A few pictures, evenly spread over the episode."""
+    for frame in spread(len(pictures), STRIP_PICTURES):
+        image = pictures[frame]
+        image_rgb = _depth_in_colours(image) if image.ndim == 2 else image[..., :3]
+        yield f'<img src="data:image/jpeg;base64,{_jpeg(image_rgb)}" height="{STRIP_HEIGHT_PX}" alt="frame {frame}">'
+
+
+def _depth_in_colours(depth_mm: UInt16[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    return draw_depth(np.where(depth_mm > 0, depth_mm / 1000, np.nan).astype(np.float32))
+
+
+def _jpeg(image_rgb: UInt8[np.ndarray, "h w 3"]) -> str:
+    scale = min(1.0, 2 * STRIP_HEIGHT_PX / image_rgb.shape[0])
+    small = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, coded = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    return base64.b64encode(coded.tobytes()).decode("ascii")
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    return f"<table>{''.join(_row(cells) for cells in rows)}</table>"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(cells)}</tr>"

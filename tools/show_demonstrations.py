@@ -1,0 +1,50 @@
+"""Show demonstrations as one page that can be sent: episodes, statistics, curves over time and strips of pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from robot.policy.episode_reader import EpisodeDataset
+from robot.viewer.demonstration_page import spread, write_demonstration_page
+from tools.command_line import Positional
+from vision.errors import DatasetError, UserError
+from vision.files import write_json
+
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What `handeye show-demonstrations` takes."""
+
+    dataset: Positional[Path]
+    """Folder of the data set."""
+    output: Path
+    """The page, an HTML file that holds everything."""
+    episodes: tuple[int, ...] = ()
+    """Episodes to show with curves and pictures; by default a few, evenly spread."""
+    json: Path | None = None
+    """Write what the page tells of the set, and which episodes it shows, to this file."""
+
+
+def run(arguments: Arguments) -> int:
+    """Write the page."""
+    if arguments.output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--output {arguments.output}: expected a name that ends in .html")
+    dataset = EpisodeDataset.open(arguments.dataset)
+    if not dataset.num_episodes:
+        raise DatasetError(f"{arguments.dataset}: holds no episode")
+    chosen = list(arguments.episodes) or spread(dataset.num_episodes, SHOWN)
+    write_demonstration_page(arguments.output, dataset, chosen)
+    if arguments.json is not None:
+        told = {"episodes": dataset.num_episodes, "frames": dataset.num_frames, "fps": dataset.fps}
+        write_json(arguments.json, {"page": str(arguments.output), **told, "shown": chosen})
+    size_mb = arguments.output.stat().st_size / 1e6
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{arguments.output}: {len(chosen)} of {dataset.num_episodes} episodes, {size_mb:.1f} MB", markup=False
+    )
+    return 0
