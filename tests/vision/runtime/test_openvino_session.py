@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from vision.runtime.onnxruntime_session import OnnxRuntimeSession
-from vision.runtime.openvino_session import OpenvinoSession, _has_signed_activations
+from vision.runtime.openvino_session import OpenvinoSession, _has_signed_activations, shared_core
 
 SHAPE = (1, 32, 26, 26)
 RUN = """
@@ -76,7 +75,7 @@ def test_signed_activations_are_right_whatever_the_processor(tmp_path: Path, ins
 @pytest.mark.parametrize(("zero_point", "is_signed"), [(np.int8(0), True), (np.uint8(100), False)])
 def test_only_activations_decide(tmp_path: Path, zero_point: np.ndarray, is_signed: bool):
     path = quantised_convolution(tmp_path / "m.onnx", zero_point)
-    assert _has_signed_activations(openvino.Core().read_model(str(path))) is is_signed
+    assert _has_signed_activations(shared_core().read_model(str(path))) is is_signed
 
 
 def test_unsigned_activations_keep_their_fast_kernels(tmp_path: Path):
