@@ -16,7 +16,7 @@ from vision.errors import DatasetError, SourceError
 from vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
 from vision.images import Preprocessing, prepare, read_image
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest
+from vision.runtime.manifest import LabelledBoxes, Manifest, read_manifest
 from vision.runtime.session import EngineName
 from vision.runtime.stream import IMAGE_SUFFIXES
 
@@ -73,14 +73,18 @@ class ImageSet:
 
 
 def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads: int | None = None) -> CocoMetrics:
-    """COCO's figures of a deployed file in one engine. Raises ValueError for images without annotations."""
+    """COCO's figures of a deployed file in one engine, by its own suppression if that is in the graph.
+
+    Raises ValueError for images without annotations.
+    """
     if images.ground_truth is None:
         raise ValueError("these images have no annotations")
+    suppresses = isinstance(read_manifest(path).output, LabelledBoxes)
     detector = ImageDetector.load(
         path,
         engine=engine,
         score_threshold=SCORE_THRESHOLD,
-        iou_threshold=IOU_THRESHOLD,
+        iou_threshold=None if suppresses else IOU_THRESHOLD,
         num_threads=num_threads,
         clip_boxes=False,
     )

@@ -1,7 +1,7 @@
 """A detector as one ONNX file that says by itself how to use it: decoded rows in the graph, manifest in the metadata.
 
-Opset 17, the lowest that the engines on robot computers run without known faults. Size and batch are fixed: static
-shapes are what small engines are fast with.
+Opset 17, the lowest that the engines on robot computers run without known faults. Size and batch are fixed unless asked
+for otherwise: static shapes are what small engines are fast with.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from export.folding import fold_for_inference
+from export.free_shapes import FIXED, FreeShapes, require_free_size
 from export.operator_support import require_supported
 from vision.detector import Detector
 from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
@@ -53,17 +54,22 @@ def export_onnx(
     class_names: Sequence[str] | None = None,
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
+    free: FreeShapes = FIXED,
 ) -> Manifest:
     """Write `detector` to `path` as ONNX, for one image of the size in its configuration, and return its manifest.
+
+    `free` leaves the batch or the size open; the run time goes on giving it one image of the configured size.
 
     A detector whose inputs follow the shape of the image (`shorter_side`) gets letterboxed images of one size instead.
     class_names are the classes that the file names, in this order; None means all. A detector may be trained with a
     class that only teaches it (everything that is no cube, say): what is deployed need not name it. Thresholds are the
     defaults that the file will be run with; `made_by` says what it was made from. Raises UserError for a class that
-    the detector does not know, and for a layer that TensorRT's parser does not take.
+    the detector does not know, for a layer that TensorRT's parser does not take, and for a size that cannot be free.
     """
     names = detector.config.class_names if class_names is None else class_names
-    model = simplify(trace_onnx(DecodedRows(fold_for_inference(detector), names)))
+    if free.size:
+        require_free_size(detector)
+    model = simplify(trace_onnx(DecodedRows(fold_for_inference(detector), names), free))
     require_supported(model, path.name)
     thresholds = {"score_threshold": score_threshold, "iou_threshold": iou_threshold}
     manifest = detector_manifest(detector, path.stem, names)
@@ -85,7 +91,7 @@ def write_onnx(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Manife
     return manifest
 
 
-def trace_onnx(network: DecodedRows) -> onnx.ModelProto:
+def trace_onnx(network: DecodedRows, free: FreeShapes = FIXED) -> onnx.ModelProto:
     """The graph as torch's exporter writes it, not yet simplified."""
     image = torch.zeros(1, 3, *network.detector.config.preprocessing.size_hw)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
@@ -100,6 +106,7 @@ def trace_onnx(network: DecodedRows) -> onnx.ModelProto:
             opset_version=OPSET,
             input_names=[INPUT_NAME],
             output_names=[OUTPUT_NAME],
+            dynamic_axes=free.axes,
             dynamo=False,
         )
         return onnx.load(f"{folder}/traced.onnx")

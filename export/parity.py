@@ -14,7 +14,7 @@ from typing_extensions import assert_never
 from export.agreement import Agreement, compare_detections
 from vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
 from vision.detector import Detector
-from vision.evaluation.torch_session import TorchSession
+from vision.evaluation.torch_session import TorchSession, output_layout
 from vision.images import Preprocessing
 from vision.runtime.decode import decode_boxes, grid_cells
 from vision.runtime.image_detector import ImageDetector
@@ -56,7 +56,8 @@ def measure_parity(
     """
     images = [*synthetic_images(detector.config.preprocessing), *images_rgb]
     manifest = read_manifest(path)
-    reference = ImageDetector(TorchSession(detector, class_names=manifest.class_names), manifest)
+    of_torch = manifest.model_copy(update={"output": output_layout(detector)})
+    reference = ImageDetector(TorchSession(detector, class_names=manifest.class_names), of_torch)
     return [
         compare(reference, ImageDetector.load(path, engine=engine, num_threads=num_threads), images)
         for engine in engines or installed_engines() or [fastest_engine()]
@@ -73,19 +74,35 @@ def synthetic_images(preprocessing: Preprocessing, seed: int = 0) -> list[UInt8[
 
 
 def compare(reference: ImageDetector, exported: ImageDetector, images: Sequence[np.ndarray]) -> EngineParity:
-    """How far the rows and detections of `exported` are from those of `reference`, on images as cameras give them."""
+    """How far the rows and detections of `exported` are from those of `reference`, on images as cameras give them.
+
+    A file that suppresses boxes itself has no rows to compare: what counts is what it detects.
+    """
     boxes_px = scores = 0.0
     found = Agreement()
     layout, size_hw = exported.manifest.output, exported.manifest.preprocessing.size_hw
     for image in images:
-        expected, got = reference.read_rows(image), exported.read_rows(image)
-        if isinstance(layout, QueryRows):
-            got = got[corresponding_rows(expected, got)]
-        boxes_px = max(boxes_px, _worst(boxes_of(expected, layout, size_hw), boxes_of(got, layout, size_hw)))
-        scores = max(scores, _worst(expected[:, 4:], got[:, 4:]))
+        if not isinstance(layout, LabelledBoxes):
+            apart = compare_rows(reference.read_rows(image), exported.read_rows(image), layout, size_hw)
+            boxes_px, scores = max(boxes_px, apart[0]), max(scores, apart[1])
         found += compare_detections(reference(image), exported(image), reference.score_threshold + SCORE_MARGIN)
+    if isinstance(layout, LabelledBoxes):
+        boxes_px, scores = found.boxes_px, found.scores
     worst = max(scores, boxes_px / max(size_hw))
     return EngineParity(exported.engine, worst, boxes_px, scores, found.boxes_px, found.unmatched)
+
+
+def compare_rows(
+    expected: Float32[np.ndarray, "rows channels"],
+    got: Float32[np.ndarray, "rows channels"],
+    layout: OutputLayout,
+    size_hw: tuple[int, int],
+) -> tuple[float, float]:
+    """Worst distance of corners in pixels of the network input, and worst difference of scores."""
+    if isinstance(layout, QueryRows):
+        got = got[corresponding_rows(expected, got)]
+    boxes_px = _worst(boxes_of(expected, layout, size_hw), boxes_of(got, layout, size_hw))
+    return boxes_px, _worst(expected[:, 4:], got[:, 4:])
 
 
 def boxes_of(

@@ -25,7 +25,7 @@ from vision.runtime.tensorrt_log import MessageLog
 SHOWN_ERRORS = 3
 ADVICE = {
     "GridSample": "export with the gather sampling, which is handeye's default",
-    "NonMaxSuppression": "leave the suppression of boxes out of the graph; the run time does it",
+    "NonMaxSuppression": "export with --nms outside; the run time suppresses boxes then",
     "TopK": "TensorRT takes at most 3840 elements: choose fewer queries or a smaller input",
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     import onnx
 
     from export.artefacts import Artefact, Precision
+    from export.free_shapes import FreeShapes
     from export.judge import ImageSet
     from export.parity import EngineParity
+    from vision.detector import Detector
     from vision.runtime.manifest import Manifest
 
 FORMATS: dict[str, Precision] = {
@@ -72,6 +74,13 @@ class Arguments:
     """Detections below are dropped by whoever runs the file, unless told otherwise."""
     iou_threshold: float | None = None
     """Suppression threshold that the file is run with, unless told otherwise."""
+    nms: Literal["outside", "in-graph"] = "outside"
+    """Where repetitions of cells' boxes are suppressed: by the run time, or by the file itself, which then gives the
+    300 best boxes (1, 300, 6) and cannot be run with another --iou-threshold."""
+    dynamic_batch: bool = False
+    """Leave the batch size free (--engine.batch bounds it for an engine)."""
+    dynamic_size: bool = False
+    """Leave height and width free, in steps of the coarsest stride; detectors with positions or anchors cannot."""
     calibrate: Path | None = None
     """Images for INT8: a folder, or a COCO file, with which blocks that lose too much are searched for. A checkpoint
     that was trained with int8 brings its own ranges."""
@@ -112,14 +121,15 @@ def run(arguments: Arguments) -> int:
     learned = _learned_ranges(arguments)
     _check_calibration(arguments, asked, learned)
     calibration, judged = _image_sets(arguments)
-    model, manifest, parities = _float_model(arguments)
+    model, manifest, detector = _float_model(arguments)
     config = Int8Config(allowed_loss=arguments.allowed_loss)
     precisions: list[Precision] = [FORMATS[name] for name in asked if name != ENGINE]
     built = build_models(model, manifest, precisions, calibration, config, learned)
-    artefacts = [
-        write_artefact(arguments.output, arguments.model.stem, precision, graph, manifest, recipe)
-        for precision, (graph, recipe) in built.items()
-    ]
+    artefacts = []
+    for precision, (graph, recipe) in built.items():
+        finished, told = _finished(arguments, graph, manifest)
+        artefacts.append(write_artefact(arguments.output, arguments.model.stem, precision, finished, told, recipe))
+    parities = [] if detector is None else _measure(arguments, detector, artefacts[0].path)
     engines = installed_engines()
     if judged is not None:
         evaluate_artefacts(artefacts, engines, judged, arguments.threads)
@@ -140,6 +150,12 @@ def _check(arguments: Arguments) -> list[str]:
         raise UserError("--annotations and --images belong together")
     if _is_onnx(arguments) and arguments.classes is not None:
         raise UserError("--classes: classes are chosen when a checkpoint is exported; this is an ONNX file already")
+    if _is_onnx(arguments) and (arguments.dynamic_batch or arguments.dynamic_size):
+        raise UserError("--dynamic-batch, --dynamic-size: for a checkpoint; the shapes of an ONNX file are as they are")
+    if arguments.nms == "in-graph" and (arguments.dynamic_batch or arguments.dynamic_size):
+        raise UserError(
+            "--nms in-graph: boxes of one image of fixed size are suppressed; leave out --dynamic-batch, -size"
+        )
     return asked
 
 
@@ -196,19 +212,18 @@ def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]
     return calibration, judged
 
 
-def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, list[EngineParity]]:
-    """The float32 graph and its manifest, and for a checkpoint the comparison with torch."""
+def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detector | None]:
+    """The float32 graph and its manifest, and the detector that a checkpoint holds."""
     if _is_onnx(arguments):
         from export.foreign import open_onnx
 
         model, manifest = open_onnx(arguments.model, arguments.model_format)
         wanted = {"score_threshold": arguments.score_threshold, "iou_threshold": arguments.iou_threshold}
         changes = {name: value for name, value in wanted.items() if value is not None}
-        return model, manifest.model_copy(update=changes | {"made_by": origin_of(arguments.model)}), []
+        return model, manifest.model_copy(update=changes | {"made_by": origin_of(arguments.model)}), None
     import onnx
 
     from export.onnx_export import export_onnx
-    from export.parity import measure_parity
     from vision.checkpoints.native import load_detector
 
     detector = load_detector(arguments.model)
@@ -221,8 +236,33 @@ def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, list[
         class_names=classes,
         score_threshold=arguments.score_threshold,
         iou_threshold=arguments.iou_threshold,
+        free=_free_shapes(arguments),
     )
-    return onnx.load(path), manifest, measure_parity(detector, path)
+    return onnx.load(path), manifest, detector
+
+
+def _free_shapes(arguments: Arguments) -> FreeShapes:
+    from export.free_shapes import FreeShapes
+
+    return FreeShapes(batch=arguments.dynamic_batch, size=arguments.dynamic_size)
+
+
+def _finished(arguments: Arguments, model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, Manifest]:
+    """With suppression behind it where that is asked for."""
+    if arguments.nms == "outside":
+        return model, manifest
+    from export.graph_suppression import suppress_in_graph
+
+    return suppress_in_graph(model, manifest)
+
+
+def _measure(arguments: Arguments, detector: Detector, path: Path) -> list[EngineParity]:
+    """How far the file is from torch, in all shapes that it takes."""
+    from export.free_shapes import FIXED, measure_free_shapes
+    from export.parity import measure_parity
+
+    parities, free = measure_parity(detector, path), _free_shapes(arguments)
+    return parities if free == FIXED else parities + measure_free_shapes(detector, path, free, installed_engines())
 
 
 def _tell(

@@ -126,3 +126,44 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     recipe = json.loads((tmp_path / "r.json").read_text())["recipes"]["int8"]
     assert recipe["calibrator"] == "learned"
     assert recipe["layers"] - len(recipe["float_layers"]) == len(ranges) > 5
+
+
+def test_suppression_goes_into_the_graph(checkpoint: Path, tmp_path: Path):
+    words = [
+        "--nms",
+        "in-graph",
+        "--iou-threshold",
+        "0.5",
+        "--output",
+        str(tmp_path),
+        "--json",
+        str(tmp_path / "r.json"),
+    ]
+    assert run_command(["export", str(checkpoint), *words, *dataset(tmp_path)]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["parity"]["float32"] < 1e-3
+    assert 0 <= result["AP"]["float32"] <= 1
+    detector = ImageDetector.load(Path(result["files"]["float32"]), num_threads=1)
+    assert detector.session.outputs == {"boxes": (1, 300, 6)}
+    assert detector.iou_threshold == 0.5
+
+
+@pytest.mark.slow
+def test_free_shapes_are_proved_too(checkpoint: Path, tmp_path: Path):
+    words = ["--dynamic-batch", "--dynamic-size", "--output", str(tmp_path), "--json", str(tmp_path / "r.json")]
+    assert run_command(["export", str(checkpoint), *words]) == 0
+    engines = [engine["engine"] for engine in json.loads((tmp_path / "r.json").read_text())["engines"]]
+    assert len(engines) == 2 + 2 * 4
+    assert any(engine.endswith(", 3x64x160") for engine in engines)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a.onnx", "--dynamic-batch"], "for a checkpoint"),
+        (["a.safetensors", "--nms", "in-graph", "--dynamic-batch"], "boxes of one image"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(words: list[str], reason: str, capfd: pytest.CaptureFixture[str]):
+    assert run_command(["export", *words]) == 2
+    assert reason in capfd.readouterr().err

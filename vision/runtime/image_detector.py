@@ -66,13 +66,15 @@ class ImageDetector:
     ) -> None:
         """Thresholds that are None come from the manifest; `clip_boxes` cuts boxes at the edges of the image.
 
-        Raises ModelFileError when the network's inputs and outputs are not those of the manifest.
+        Raises ModelFileError when the network's inputs and outputs are not those of the manifest, or a threshold is
+        asked for that is fixed inside of the file.
         """
         self.session = session
         self.manifest = manifest
         self.class_names = manifest.class_names
         self.score_threshold = manifest.score_threshold if score_threshold is None else score_threshold
         self.iou_threshold = manifest.iou_threshold if iou_threshold is None else iou_threshold
+        _check_thresholds(manifest, self.score_threshold, self.iou_threshold)
         self.clip_boxes = clip_boxes
         self.times = StageTimes()
         self.row_index = np.zeros(0, np.int64)
@@ -161,6 +163,24 @@ class ImageDetector:
 
     def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:
         return self.session.run({self._input_name: batch})[self._output_name][0]
+
+
+def _check_thresholds(manifest: Manifest, score_threshold: float, iou_threshold: float) -> None:
+    """Raise ModelFileError for thresholds that a file which judges its boxes itself cannot be run with."""
+    layout = manifest.output
+    if not isinstance(layout, LabelledBoxes):
+        return
+    advice = "export it again with that threshold, or with --nms outside"
+    if layout.iou_threshold not in (None, iou_threshold):
+        raise ModelFileError(
+            f"{manifest.name}: suppresses boxes in its graph, above an overlap of {layout.iou_threshold:g}, not "
+            f"{iou_threshold:g}; {advice}"
+        )
+    if score_threshold < layout.score_floor:
+        raise ModelFileError(
+            f"{manifest.name}: its graph gives no box with a score below {layout.score_floor:g}, asked for are those "
+            f"from {score_threshold:g}; {advice}"
+        )
 
 
 def _check_shapes(session: Session, manifest: Manifest) -> tuple[str, str]:

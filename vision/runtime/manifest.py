@@ -60,6 +60,10 @@ class LabelledBoxes(Config):
     """One output (1, N, 6): x1, y1, x2, y2 in pixels of the network input, score, class; judged by the file itself."""
 
     kind: Literal["labelled_boxes"] = "labelled_boxes"
+    score_floor: Fraction = 0.0
+    """The file gives no box with a lower score."""
+    iou_threshold: Fraction | None = None
+    """By which the file suppresses repetitions; null: it does not, or nobody knows."""
 
 
 OutputLayout = Annotated[YoloxRows | QueryRows | LabelledBoxes, Field(discriminator="kind")]

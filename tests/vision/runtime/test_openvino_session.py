@@ -24,7 +24,7 @@ numpy.save(sys.argv[3], values["out"])
 """
 
 
-def quantised_convolution(path: Path, zero_point: np.ndarray) -> Path:
+def quantised_convolution(path: Path, zero_point: np.integer) -> Path:
     """SiLU beside its input, which is signed, through a pair into a 1 x 1 convolution of 8-bit weights."""
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(32, 32, 1, 1)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_signed_activations_are_right_whatever_the_processor(tmp_path: Path, ins
 
 
 @pytest.mark.parametrize(("zero_point", "is_signed"), [(np.int8(0), True), (np.uint8(100), False)])
-def test_only_activations_decide(tmp_path: Path, zero_point: np.ndarray, is_signed: bool):
+def test_only_activations_decide(tmp_path: Path, zero_point: np.integer, is_signed: bool):
     path = quantised_convolution(tmp_path / "m.onnx", zero_point)
     assert _has_signed_activations(shared_core().read_model(str(path))) is is_signed
 
