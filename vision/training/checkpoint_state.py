@@ -46,12 +46,20 @@ class Progress:
 def save_state(path: Path, progress: Progress, parts: dict[str, Any]) -> None:
     """Write progress, the state of every part (objects with `state_dict`) and all random generators.
 
+    Raises OSError as `write_state`.
+    """
+    write_state(path, progress, {name: part.state_dict() for name, part in parts.items()})
+
+
+def write_state(path: Path, progress: Progress, states: Mapping[str, Any]) -> None:
+    """The same for states that have been asked for.
+
     Raises OSError when the disk is full or the file cannot be written; the file before it is whole then.
     """
     content = {
         "format": FORMAT,
         "progress": vars(progress).copy(),
-        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "parts": dict(states),
         "random": _random_states(),
     }
     require_space(path.parent, content)

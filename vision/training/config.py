@@ -106,6 +106,9 @@ class TrainDetectorConfig(Config):
     Best without multi_scale."""
     sync_batch_norm: bool = False
     """Batch norm over the images of all processes, for few images on each GPU; on a single one it changes nothing."""
+    shard_weights: bool = False
+    """Spread weights, gradients, averages and the optimiser's state over the processes (FSDP2), for networks that leave
+    a GPU no memory for images; slower than a copy on each. On a single process it changes nothing."""
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     """End the run when its measurements no longer improve; null trains all epochs."""
@@ -126,6 +129,15 @@ class TrainDetectorConfig(Config):
         if self.start_from is None and (self.pruning is not None or self.quantization_aware is not None):
             key = "pruning" if self.pruning is not None else "quantization_aware"
             raise ValueError(f"{key} judges trained weights: name a checkpoint as start_from")
+        return self
+
+    @model_validator(mode="after")
+    def _sharding_needs_plain_parts(self) -> TrainDetectorConfig:
+        masks = self.pruning is not None and self.pruning.kind == "magnitude"
+        others = {"distillation": self.distillation is not None, "pruning.kind=magnitude": masks}
+        others |= {"compile": self.compile, "precision=fp16": self.precision == "fp16"}
+        if self.shard_weights and (taken := [key for key, is_set in others.items() if is_set]):
+            raise ValueError(f"shard_weights does not go together with {', '.join(taken)}; leave one of them out")
         return self
 
     @model_validator(mode="before")

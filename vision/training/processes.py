@@ -12,8 +12,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from vision.errors import ConfigError
 from vision.losses.counting import mean_over_processes, num_processes
+from vision.training.synchronised_norm import SynchronisedNorm2d
 
 LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
 """Of the errors with which torch tells that another process does not answer; gloo's have no class of their own."""
@@ -53,15 +53,22 @@ def any_of_all(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 - the 
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """Make batch norms take their statistics from the images of all processes; one process has them already.
-
-    Raises ConfigError on a CPU, where torch has no such norm.
-    """
+    """Make batch norms take their statistics from the images of all processes; one process has them already."""
     if num_processes() == 1:
         return
-    if device.type == "cpu":
-        raise ConfigError("sync_batch_norm: torch's synchronised norms need GPUs, this training runs on CPUs")
-    nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if device.type != "cpu":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return
+    for name, part in list(model.named_modules()):
+        if type(part) is nn.BatchNorm2d:
+            model.set_submodule(name, SynchronisedNorm2d.of(part))
+
+
+def agree_on_buffers(model: nn.Module) -> None:
+    """Give all processes the main process's buffers: the statistics of batch norms are otherwise each one's own."""
+    if num_processes() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
 
 
 @contextmanager

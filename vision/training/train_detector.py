@@ -6,6 +6,7 @@ and resumed ends with the same weights, on the CPU bit for bit.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ from vision.evaluation.average_precision import evaluate_boxes
 from vision.losses.build import build_loss, divides_once, grows_with_batch, published_loss
 from vision.losses.counting import PartCounts, average_count, mean_over_processes
 from vision.training.accumulation import add_losses, divide_gradients, split_batch
-from vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
+from vision.training.checkpoint_state import Progress, load_state, require_space, telling_full_disk, write_state
 from vision.training.config import TrainDetectorConfig
 from vision.training.distillation import Distillation
 from vision.training.early_stopping import has_stalled
@@ -43,6 +44,7 @@ from vision.training.progress_display import ProgressDisplay
 from vision.training.run_folder import RunFolder
 from vision.training.run_record import RunRecord
 from vision.training.schedules import RateSetter, build_schedule
+from vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 from vision.training.stop_request import StopRequest
 from vision.training.trackers import tracker_options
 from vision.training.training_data import (
@@ -53,7 +55,7 @@ from vision.training.training_data import (
     training_samples,
     validation_set,
 )
-from vision.training.validate import detect_all
+from vision.training.validate import detect_together
 from vision.training.weight_average import WeightAverage
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -135,31 +137,35 @@ class Training:
         splits = {"train": train_set} | ({} if self.validation is None else {"val": self.validation[0]})
         self.record = RunRecord(config, run, self.accelerator, detector_config.preprocessing, splits)
         device = self.accelerator.device
-        parts = (detector_config, config.start_from, config.pruning, config.quantization_aware)
-        detector, masks = begin_network(*parts, console)
+        changes = (config.pruning, config.quantization_aware)
+        detector, masks = begin_network(detector_config, config.start_from, *changes, console)
         self.masks = None if masks is None else masks.to(device)
-        self.detector = on_device(detector, device, channels_last=config.channels_last)
+        is_sharded = config.shard_weights and self.accelerator.num_processes > 1
+        # Sharded tensors know no memory layouts.
+        self.detector = on_device(detector, device, channels_last=config.channels_last and not is_sharded)
         freeze(self.detector, config.freeze)
         loss_config = config.loss or published_loss(detector_config.head)
         is_plain = config.distillation is None  # a teacher's losses are divided by counts of their own
-        adds_counts = is_plain and config.accumulate_steps > 1 and divides_once(loss_config)
-        self.counts = PartCounts() if adds_counts else None
+        self.counts = PartCounts() if is_plain and config.accumulate_steps > 1 and divides_once(loss_config) else None
         self.parts_are_added = is_plain and grows_with_batch(loss_config)
         self.loss = build_loss(config.loss, detector_config.head, self.counts or average_count)
         self.average = None if config.average is None else WeightAverage(config.average, self.detector)
+        if config.sync_batch_norm:
+            synchronise_norms(self.detector, device)
+        self.whole = self._shard(device) if is_sharded else None
         optimizer = build_optimizer(config.optimizer, self.detector, config.batch_size)
         self.distillation = None
         if config.distillation is not None:
             self.distillation = Distillation(config.distillation, self.detector, device)
             self.distillation.add_to(optimizer)
-        schedule = build_schedule(config.schedule, self.plan.steps_per_epoch, self.plan.num_steps)
-        self.rates = RateSetter.of(optimizer, schedule)
-        if config.sync_batch_norm:
-            synchronise_norms(self.detector, device)
+        steps = (self.plan.steps_per_epoch, self.plan.num_steps)
+        self.rates = RateSetter.of(optimizer, build_schedule(config.schedule, *steps))
         if config.compile:
             self.detector.compile()
         trained = self.detector if self.distillation is None else self.distillation.network
-        self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
+        # "For evaluation" leaves out what copies of a network on each process need.
+        self.model = self.accelerator.prepare_model(trained, evaluation_mode=is_sharded)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
         self.progress = Progress()
 
     def restore(self) -> None:
@@ -203,13 +209,13 @@ class Training:
 
     def save(self) -> None:
         """Write the weights to ship and the whole state; both are whole or as they were."""
+        shipped, states = self._shipped(), {name: part.state_dict() for name, part in self._parts().items()}
         if not self.accelerator.is_main_process:
             return
         try:
-            parts = self._parts().values()
-            require_space(self.run.path, [one.state_dict() for one in (*parts, self._shipped())])
-            ship(self.run.last, self._shipped())
-            save_state(self.run.state, self.progress, self._parts())
+            require_space(self.run.path, [*states.values(), shipped.state_dict()])
+            ship(self.run.last, shipped)
+            write_state(self.run.state, self.progress, states)
         except OSError as error:
             raise TrainingError(
                 f"step {self.progress.step}: the state cannot be written ({error}); the one before it is still whole, "
@@ -224,12 +230,19 @@ class Training:
         if step == 0 or not plan.ends_epoch(step) or not is_due or self.progress.evaluated_epoch == epoch:
             return
         self.progress.evaluated_epoch = epoch
-        if self.accelerator.is_main_process:
-            self._evaluate(epoch, display)
-            self.save()
-            self.record.write_page()
+        self._evaluate(epoch, display)
+        self.save()
+        self.record.write_page()
         self.accelerator.wait_for_everyone()
         display.pause_clock()
+
+    def _shard(self, device: torch.device) -> Detector:
+        """Leave this process its share of the weights and their average; returns a copy on the CPU, to gather into."""
+        copied, names = copy.deepcopy(self.detector).cpu(), learning_parameters(self.detector)
+        shard(self.detector, names, device)
+        if self.average is not None:
+            shard(self.average.model, names, device)
+        return copied
 
     def _learn(self, batch: Batch) -> dict[str, float]:
         """The gradients of a batch, part by part; returns its losses by name, of all processes together."""
@@ -271,27 +284,34 @@ class Training:
         if self.validation is None:
             return
         annotations, images, ground_truth = self.validation
-        detector = self._shipped().eval()
-        detections = detect_all(detector, annotations, images, self.config.evaluation, self.accelerator.device)
+        device = self.accelerator.device
+        detector = self._shipped().to(device).eval()
+        detections = detect_together(detector, annotations, images, self.config.evaluation, device)
+        if not self.accelerator.is_main_process:
+            return
         metrics = evaluate_boxes(ground_truth, detections)
         entry = {"epoch": epoch, "step": self.progress.step, **metrics.summary()}
         self.run.metrics.append({**entry, "AP_of_class": dict(metrics.AP_of_class)})
-        self._keep_best(epoch, metrics.summary()[self.config.evaluation.metric])
+        self._keep_best(epoch, metrics.summary()[self.config.evaluation.metric], detector)
         self.record.after_evaluation(entry, annotations, images, detections)
         best = f"best {self.progress.best_value:.3f} at epoch {self.progress.best_epoch}"
         display.say(f"epoch {epoch}  AP {metrics.AP:.3f}  AP50 {metrics.AP50:.3f}  AP75 {metrics.AP75:.3f}  ({best})")
         if self.after_evaluation is not None:
             self.after_evaluation(epoch, metrics.summary()[self.config.evaluation.metric])
 
-    def _keep_best(self, epoch: int, value: float) -> None:
+    def _keep_best(self, epoch: int, value: float, detector: Detector) -> None:
         if self.progress.best_value is None or value > self.progress.best_value:
             self.progress.best_value, self.progress.best_epoch = value, epoch
             extra = {"epoch": str(epoch), self.config.evaluation.metric: f"{value:.4f}"}
-            ship(self.run.best, self._shipped(), extra)
+            ship(self.run.best, detector, extra)
 
     def _shipped(self) -> Detector:
-        """The weights that are measured and saved: the average, or the weights themselves without one."""
-        return self.detector if self.average is None else self.average.model
+        """The weights that are measured and saved: the average, or the weights themselves without one.
+
+        All processes must ask for them: sharded ones are gathered.
+        """
+        shipped = self.detector if self.average is None else self.average.model
+        return shipped if self.whole is None else gathered_into(self.whole, shipped)
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state of its own."""
@@ -302,7 +322,7 @@ class Training:
             parts["adapters"] = self.distillation.network.adapters
         if self.accelerator.scaler is not None:
             parts["scaler"] = self.accelerator.scaler
-        return parts
+        return parts if self.whole is None else sharded_states(parts)
 
     def _finite_values(self, losses: dict[str, torch.Tensor], batch: Batch) -> dict[str, float]:
         """The losses as numbers; a total that is not finite ends the run before it reaches the weights."""
@@ -317,7 +337,7 @@ class Training:
         """Shorten the gradients to clip_norm and return the norm they had, which without clip_norm they keep."""
         limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
         total = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        norm = math.nan if total is None else float(total)  # None comes from XLA devices only
+        norm = math.nan if total is None else float(whole(total))  # None comes from XLA devices only
         # With fp16 infinite gradients belong to finding the scale; the scaler skips such steps itself.
         if not math.isfinite(norm) and self.accelerator.scaler is None:
             raise self._not_finite(f"the gradients are not finite (norm {norm:g})", batch)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from jaxtyping import Float, Float32
 from torch import Tensor
 
@@ -19,6 +22,7 @@ from vision.images import Placement, at_fixed_size, prepare, read_image
 from vision.runtime.decode import read_rows
 from vision.runtime.detections import Detections
 from vision.training.config import EvaluationConfig
+from vision.training.processes import agree_on_buffers, process_state
 
 READING_THREADS = 2
 MAX_DETECTIONS = 100
@@ -50,6 +54,20 @@ def detect_all(
             if after_batch is not None:
                 after_batch(len(found))
     return found
+
+
+def detect_together(
+    detector: Detector, annotations: AnnotationSet, images: Path, config: EvaluationConfig, device: torch.device
+) -> dict[int, Detections]:
+    """The same by all processes of a training, each with its share of the images; all of them get all detections.
+
+    The detector's weights must be the same on all; its buffers become those of the main process.
+    """
+    agree_on_buffers(detector)
+    process = process_state()
+    share = replace(annotations, images=annotations.images[process.process_index :: process.num_processes])
+    found = detect_all(detector, share, images, config, device)
+    return found if process.num_processes == 1 else dict(ChainMap(*gather_object([found])))
 
 
 def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vision.config import Config
+from vision.training.sharding import own_share
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,8 +50,8 @@ class WeightAverage(Generic[M]):
         own = self.model.state_dict()
         for name, value in model.state_dict().items():
             if value.is_floating_point():
-                averages.append(own[name])
-                values.append(value)
+                averages.append(own_share(own[name]))
+                values.append(own_share(value))
             else:
                 own[name].copy_(value)
         get_ema_multi_avg_fn(self.decay_at(self.num_updates))(averages, values, None)

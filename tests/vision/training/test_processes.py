@@ -1,7 +1,6 @@
 """Training in several processes: the same as in one, and an end to it when one of them is lost.
 
-The norms are frozen here: a batch norm sees the images of its own process only, and torch has synchronised ones for
-GPUs only.
+The norms are frozen or synchronised here: others see the images of their own process only.
 """
 
 from __future__ import annotations
@@ -22,11 +21,15 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from vision.config import dump_config
+from tests.vision.training.conftest import train_to_step
+from tests.vision.training.train_in_double import double_precision
+from vision.config import dump_config, load_config
 from vision.detector import Detector
-from vision.errors import ConfigError
+from vision.training.config import TrainDetectorConfig
+from vision.training.optimizer import SgdConfig
 from vision.training.processes import TrainingError, any_of_all, same_for_all, synchronise_norms, telling_lost_processes
 from vision.training.run_folder import RunFolder
+from vision.training.synchronised_norm import SynchronisedNorm2d
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 STEPS = 20
@@ -38,15 +41,19 @@ def test_one_process_agrees_with_itself(tmp_path):
     assert same_for_all(tmp_path) == tmp_path
 
 
-def test_one_process_needs_no_synchronised_norms_and_cpus_have_none(monkeypatch):
+def test_norms_of_one_process_need_no_others_and_cpus_have_norms_of_their_own(monkeypatch):
     model = nn.Sequential(nn.BatchNorm2d(2))
     synchronise_norms(model, torch.device("cpu"))
     assert type(model[0]) is nn.BatchNorm2d
     monkeypatch.setattr("vision.training.processes.num_processes", lambda: 2)
-    with pytest.raises(ConfigError, match="sync_batch_norm: .* GPUs"):
-        synchronise_norms(model, torch.device("cpu"))
     synchronise_norms(model, torch.device("cuda"))
     assert type(model[0]) is nn.SyncBatchNorm
+    model = nn.Sequential(nn.BatchNorm2d(2)).eval()
+    weight = model[0].weight
+    synchronise_norms(model, torch.device("cpu"))
+    assert type(model[0]) is SynchronisedNorm2d
+    assert model[0].weight is weight
+    assert not model[0].training
 
 
 def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path, monkeypatch):
@@ -64,38 +71,45 @@ def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path,
 
 
 @pytest.fixture(scope="module")
-def config_path(small_config, drawn_set, tmp_path_factory) -> Path:
-    """A nano detector whose norms are frozen, on the drawn set with mosaic; nothing is measured."""
-    config = small_config(
-        max_steps=STEPS,
-        epochs=STEPS,
-        data={"annotations": drawn_set / "annotations.json", "images": drawn_set / "images", "num_workers": 0},
-    )
-    norms = [name for name, part in Detector(config.detector).named_modules() if isinstance(part, nn.BatchNorm2d)]
+def synchronised_config(small_config, drawn_set) -> TrainDetectorConfig:
+    """A nano detector on the drawn set with mosaic; nothing is measured."""
+    data = {"annotations": drawn_set / "annotations.json", "images": drawn_set / "images", "num_workers": 0}
+    return small_config(max_steps=STEPS, epochs=STEPS, sync_batch_norm=True, data=data)
+
+
+@pytest.fixture(scope="module")
+def config_path(synchronised_config, tmp_path_factory) -> Path:
+    """The same with frozen norms, as a file."""
+    detector = Detector(synchronised_config.detector)
+    norms = tuple(name for name, part in detector.named_modules() if isinstance(part, nn.BatchNorm2d))
     path = tmp_path_factory.mktemp("config") / "config.yaml"
-    path.write_text(dump_config(config.model_copy(update={"freeze": tuple(norms)})))
+    path.write_text(dump_config(synchronised_config.model_copy(update={"freeze": norms})))
     return path
 
 
 @pytest.fixture(scope="module")
 def together(config_path, tmp_path_factory) -> RunFolder:
     """Two processes, from beginning to end."""
-    return finished_run(tmp_path_factory.mktemp("together") / "run", config_path, num_processes=2)
+    return finished_run(tmp_path_factory.mktemp("together") / "run", config_path)
 
 
-def finished_run(path: Path, config_path: Path, num_processes: int) -> RunFolder:
-    subprocess.run(
-        command(config_path, "--output", path, num_processes=num_processes), check=True, timeout=500, **OPTIONS
-    )
+@pytest.fixture(scope="module")
+def alone(config_path, tmp_path_factory) -> RunFolder:
+    """The same in one process."""
+    return train_to_step(load_config(TrainDetectorConfig, config_path), tmp_path_factory.mktemp("alone"), STEPS).run
+
+
+def finished_run(path: Path, config_path: Path) -> RunFolder:
+    subprocess.run(command(config_path, "--output", path), check=True, timeout=500, **OPTIONS)
     return RunFolder(path)
 
 
-def command(*words: str | Path, num_processes: int) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}"]
-    program = ["-m", "tools.command_line", "train", *map(str, words)]
-    return [sys.executable, *(launcher if num_processes > 1 else []), *program]
+def command(*words: str | Path) -> list[str]:
+    """`handeye train` in two processes."""
+    return [*TORCHRUN, "-m", "tools.command_line", "train", *map(str, words)]
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 OPTIONS: dict[str, Any] = {
     "cwd": REPOSITORY,
     "env": {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
@@ -103,23 +117,54 @@ OPTIONS: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_two_processes_are_one(config_path, together, tmp_path):
-    alone = finished_run(tmp_path / "alone", config_path, num_processes=1)
-    pairs = list(zip(alone.steps.read(), together.steps.read(), strict=True))
+def test_two_processes_are_one(alone, together):
+    assert_same_training(together, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_with_synchronised_norms_are_one(synchronised_config, tmp_path):
+    """In double precision and with small steps, which do not multiply the rounding of the losses."""
+    optimizer = SgdConfig(rate_per_image=1e-5)
+    config = synchronised_config.model_copy(update={"clip_norm": 1.0, "optimizer": optimizer})
+    with double_precision():
+        alone = train_to_step(config, tmp_path, STEPS).run
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    run = RunFolder(tmp_path / "run")
+    words = [tmp_path / "config.yaml", "--output", run.path]
+    program = [*TORCHRUN, "-m", "tests.vision.training.train_in_double", *map(str, words)]
+    subprocess.run(program, check=True, timeout=500, **OPTIONS)
+    assert_same_training(run, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_that_share_the_weights_go_on_where_one_was_and_are_one(config_path, alone, drawn_set, tmp_path):
+    """From step 14 on, measured at the end; what they save is what one process saves."""
+    measured = {"val_annotations": drawn_set / "annotations.json", "val_images": drawn_set / "images"}
+    config = load_config(TrainDetectorConfig, config_path).model_copy(update={"shard_weights": True})
+    config = config.model_copy(update={"data": config.data.model_copy(update=measured)})
+    run = RunFolder.create(tmp_path / "run", config)
+    train_to_step(config, run.path, 14)
+    subprocess.run(command("--resume", run.path), check=True, timeout=500, **OPTIONS)
+    assert_same_training(run, alone)
+    assert [entry["epoch"] for entry in run.metrics.read()] == [6, 7]
+    ours, theirs = (torch.load(each.state, weights_only=True)["parts"] for each in (run, alone))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def assert_same_training(run: RunFolder, expected: RunFolder) -> None:
+    pairs = list(zip(expected.steps.read(), run.steps.read(), strict=True))
     assert len(pairs) == STEPS
     for one, two in pairs:
         assert two["losses"] == pytest.approx(one["losses"], rel=1e-5, abs=1e-5)
         assert two["gradient_norm"] == pytest.approx(one["gradient_norm"], rel=1e-4)
-    ours, theirs = load_file(alone.last), load_file(together.last)
-    assert max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in ours) < 1e-5
+    ours, theirs = load_file(run.last), load_file(expected.last)
+    assert max(float((ours[name].float() - theirs[name].float()).abs().max()) for name in theirs) < 1e-5
 
 
 @pytest.mark.slow
 def test_a_lost_process_ends_the_run_which_then_goes_on(config_path, together, tmp_path):
     run = RunFolder(tmp_path / "run")
-    process = subprocess.Popen(
-        command(config_path, "--output", run.path, num_processes=2), stderr=subprocess.PIPE, text=True, **OPTIONS
-    )
+    process = subprocess.Popen(command(config_path, "--output", run.path), stderr=subprocess.PIPE, text=True, **OPTIONS)
     assert process.stderr is not None
     wait_for_steps(run, 3, process)
     (second,) = (child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
@@ -129,7 +174,7 @@ def test_a_lost_process_ends_the_run_which_then_goes_on(config_path, together, t
     # torchrun's own report; what the other process says of it races with the signals that torchrun sends it.
     assert "Signal 9 (SIGKILL)" in told
     assert 3 <= len(run.steps.read()) < STEPS
-    subprocess.run(command("--resume", run.path, num_processes=2), check=True, timeout=500, **OPTIONS)
+    subprocess.run(command("--resume", run.path), check=True, timeout=500, **OPTIONS)
     assert run.steps.path.read_text() == together.steps.path.read_text()
     ours, theirs = load_file(run.last), load_file(together.last)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -1,0 +1,150 @@
+"""Weights, gradients, averages and the optimiser's state spread over the processes (FSDP2): each holds a share of all.
+
+Zhao et al. 2023 (arXiv:2304.11277). A part of the network is whole on every process only while it computes. Files stay
+what they are without it: states are gathered before they are written and spread again after they are read. torch's own
+`fully_shard` is called, because accelerate's plugin leaves processes on CPUs, where the tests run, unsharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils import _pytree
+
+from vision.detector import Detector
+from vision.heads.dfine import DfineOutput, EdgePredictions
+from vision.heads.outputs import DenoisingPredictions, GridOutput, QueryOutput, QueryPredictions
+from vision.heads.yolo_grid import YoloGridOutput
+from vision.losses.counting import num_processes
+
+M = TypeVar("M", bound=nn.Module)
+OUTPUTS = (
+    GridOutput,
+    YoloGridOutput,
+    QueryPredictions,
+    EdgePredictions,
+    DenoisingPredictions,
+    QueryOutput,
+    DfineOutput,
+)
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A part of a training with a state of its own."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...  # noqa: D102
+
+
+def learning_parameters(detector: Detector) -> frozenset[str]:
+    """The names of what is to be sharded.
+
+    The rest stays whole: the loss reads some of it (D-FINE's bins) when the head has let go of its parameters.
+    """
+    return frozenset(name for name, parameter in detector.named_parameters() if parameter.requires_grad)
+
+
+def shard(detector: Detector, names: Collection[str], device: torch.device) -> Detector:
+    """Leave each process its share of the parameters of these names, in place; all processes must call it.
+
+    Backbone, neck, head and each stage or layer of the backbone gather their parameters one after the other.
+    """
+    _show_tensors_in_outputs()
+    mesh = init_device_mesh(device.type, (num_processes(),))
+    fixed = {parameter for name, parameter in detector.named_parameters() if name not in names}
+    for part in (*_stages(detector.backbone), detector.backbone, detector.neck, detector.head, detector):
+        fully_shard(part, mesh=mesh, ignored_params=fixed)
+    return detector
+
+
+def whole(state: Any) -> Any:
+    """The same nested state with every sharded tensor gathered, in the CPU's memory; all processes must call it."""
+    if isinstance(state, DTensor):
+        return state.full_tensor().cpu()
+    if isinstance(state, Mapping):
+        return {key: whole(value) for key, value in state.items()}
+    return state
+
+
+def gathered_into(copy: Detector, sharded: Detector) -> Detector:
+    """`copy`, a detector of the same shape that is not sharded, with the weights of the one that is, on the CPU.
+
+    All processes must call it.
+    """
+    copy.cpu().load_state_dict(whole(sharded.state_dict()))
+    return copy
+
+
+def own_share(value: Tensor) -> Tensor:
+    """What this process holds of a tensor; an ordinary one is its own share. Changes of it change the tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def sharded_states(parts: Mapping[str, Stateful]) -> dict[str, Stateful]:
+    """Parts that give whole states and take whole ones, for those that hold shares."""
+    return {
+        name: ShardedOptimizerState(part) if isinstance(part, torch.optim.Optimizer) else ShardedState(part)
+        for name, part in parts.items()
+    }
+
+
+class ShardedState:
+    """A sharded module, or what wraps some: its state is gathered when it is asked for and spread when it is loaded."""
+
+    def __init__(self, part: Stateful) -> None:
+        self._part = part
+
+    def state_dict(self) -> dict[str, Any]:
+        """The whole state; all processes must ask for it."""
+        return whole(self._part.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a share of the whole state; all processes must do so."""
+        self._part.load_state_dict(_spread_like(self._part.state_dict(), state))
+
+
+class ShardedOptimizerState(ShardedState):
+    """The same of an optimiser, whose state has no shares to look at before its first step: its parameters have."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(optimizer)
+        self._optimizer = optimizer
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take a share of the whole state; all processes must do so."""
+        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+        moments = {
+            index: {name: _spread_like(parameters[index], value) for name, value in values.items()}
+            for index, values in state["state"].items()
+        }
+        self._optimizer.load_state_dict({**state, "state": moments})
+
+
+def _spread_like(own: Any, state: Any) -> Any:
+    """`state`, its tensors spread as those of the same place, or the same shape, in `own` are."""
+    if isinstance(state, Mapping):
+        return {key: _spread_like(own[key], value) if key in own else value for key, value in state.items()}
+    if isinstance(state, Tensor) and isinstance(own, DTensor) and own.shape == state.shape:
+        return distribute_tensor(state.to(own.device), own.device_mesh, own.placements)
+    return state
+
+
+def _stages(backbone: nn.Module) -> Iterator[nn.Module]:
+    """The members of the backbone's own lists: what it calls one after the other."""
+    for part in backbone.children():
+        if isinstance(part, nn.ModuleList):
+            yield from part
+
+
+def _show_tensors_in_outputs() -> None:
+    """Let torch see into what heads say, where it learns that the backward pass has come to a part."""
+    for output in OUTPUTS:
+        if output not in _pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(output)
