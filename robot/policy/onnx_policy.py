@@ -21,7 +21,7 @@ from robot.policy.policy_manifest import (
     read_policy_manifest,
 )
 from vision.errors import ModelFileError
-from vision.runtime.session import EngineChoice, Session, open_session
+from vision.runtime.session import EngineChoice, Precision, Session, open_session
 
 OUTPUT_NAME = "action_chunk"
 
@@ -43,13 +43,15 @@ class OnnxPolicy:
             )
 
     @staticmethod
-    def load(path: Path, *, engine: EngineChoice = "auto", num_threads: int | None = None) -> OnnxPolicy:
-        """Read a policy that handeye exported.
+    def load(
+        path: Path, *, engine: EngineChoice = "auto", num_threads: int | None = None, precision: Precision = "fp32"
+    ) -> OnnxPolicy:
+        """Read a policy that handeye exported. bf16 answers several times as fast for images, with three digits.
 
         Raises ModelFileError when the file is none, and MissingPackageError when the engine is not installed.
         """
         manifest = read_policy_manifest(Path(path))
-        return OnnxPolicy(open_session(Path(path), engine, num_threads), manifest)
+        return OnnxPolicy(open_session(Path(path), engine, num_threads, precision), manifest)
 
     @property
     def fps(self) -> int:

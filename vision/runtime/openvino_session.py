@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from vision.errors import ModelFileError
-from vision.runtime.session import Shape
+from vision.runtime.session import Precision, Shape
 
 
 @functools.cache
@@ -36,12 +36,12 @@ class OpenvinoSession:
     pairs, which is as exact as the pairs and no faster than float32.
     """
 
-    def __init__(self, path: Path, num_threads: int) -> None:
-        """Load `path`; raises ModelFileError when OpenVINO refuses it."""
+    def __init__(self, path: Path, num_threads: int, precision: Precision = "fp32") -> None:
+        """Load `path`; raises ModelFileError when OpenVINO refuses it. bf16 is a wish: some processors have none."""
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "ENABLE_CPU_PINNING": False,
         }
         core = shared_core()

@@ -13,10 +13,12 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from typing_extensions import assert_never
 
-from vision.errors import MissingPackageError
+from vision.errors import MissingPackageError, UserError
 
 EngineChoice = Literal["auto", "onnxruntime", "openvino"]
 EngineName = Literal["onnxruntime", "openvino"]
+Precision = Literal["fp32", "bf16"]
+"""Arithmetic of a network in float; bf16 keeps three digits and is fast only where the processor has it."""
 Shape = tuple[int | None, ...]
 
 
@@ -49,13 +51,18 @@ class Session(Protocol):
         ...
 
 
-def open_session(path: Path, engine: EngineChoice = "auto", num_threads: int | None = None) -> Session:
+def open_session(
+    path: Path, engine: EngineChoice = "auto", num_threads: int | None = None, precision: Precision = "fp32"
+) -> Session:
     """Load an ONNX file into an engine; `num_threads` None means one for each processor of this process.
 
-    Raises MissingPackageError when the engine is not installed, ModelFileError when it refuses the file.
+    Raises MissingPackageError when the engine is not installed, ModelFileError when it refuses the file, UserError
+    for bf16 with another engine than OpenVINO.
     """
     num_threads = num_threads or available_processors()
     name = fastest_engine() if engine == "auto" else engine
+    if precision != "fp32" and name != "openvino":
+        raise UserError(f"{precision} is computed by the engine 'openvino' only, not by {name!r}")
     if importlib.util.find_spec(name) is None:
         raise MissingPackageError(f"the engine {name!r} is not installed; add it with: pip install 'handeye[cpu]'")
     if name == "onnxruntime":
@@ -65,7 +72,7 @@ def open_session(path: Path, engine: EngineChoice = "auto", num_threads: int | N
     if name == "openvino":
         from vision.runtime.openvino_session import OpenvinoSession
 
-        return OpenvinoSession(path, num_threads)
+        return OpenvinoSession(path, num_threads, precision)
     assert_never(name)
 
 

@@ -17,7 +17,7 @@ from robot.policy.export_policy import export_policy, measure_policy_parity
 from robot.policy.onnx_policy import OnnxPolicy, resize_image
 from robot.policy.policy_manifest import METADATA_KEY, read_policy_manifest
 from tests.robot.policy.small_policy import CHUNK, small_policy
-from vision.errors import ModelFileError
+from vision.errors import ModelFileError, UserError
 from vision.runtime.session import installed_engines
 
 CAMERAS = ("wrist", "scene")
@@ -58,6 +58,15 @@ def test_a_chunk_is_what_torch_computes(exported: Path, engine: str) -> None:
 
 def test_tensorrt_takes_all_of_its_layers(exported: Path) -> None:
     assert find_unsupported(onnx.load(exported)) == []
+
+
+def test_half_the_digits_are_near_and_only_openvino_has_them(exported: Path) -> None:
+    """Where the processor has no bfloat16 the answers are those of float32."""
+    given = observation()
+    whole, halved = (OnnxPolicy.load(exported, engine="openvino", precision=kind) for kind in ("fp32", "bf16"))
+    np.testing.assert_allclose(halved.predict(*given), whole.predict(*given), rtol=0.03, atol=0.03)
+    with pytest.raises(UserError, match="bf16 is computed by the engine 'openvino' only, not by 'onnxruntime'"):
+        OnnxPolicy.load(exported, engine="onnxruntime", precision="bf16")
 
 
 def test_the_parity_report_is_small_and_would_see_another_network(exported: Path) -> None:
