@@ -45,6 +45,9 @@ SMALL = {
 """For learning and exporting: fewer layers and queries of the head, and nothing random in training. Disturbed objects
 are others at every step, so their loss never falls to that of pictures known by heart."""
 
+NARROW = [f"detector.{part}.{key}" for part in ("neck", "head") for key in ("hidden_dim=64", "feed_forward_dim=128")]
+"""The same: the width of tokens and queries behind backbones whose neck is the hybrid encoder alone."""
+
 
 def some_then_all(few: tuple[str, ...] = FEW) -> list[object]:
     return [pytest.param(name, marks=() if name in few else pytest.mark.slow) for name in ALL]
@@ -85,7 +88,8 @@ def test_it_builds_and_runs_at_any_size(name: str):
 
 def small(name: str, *overrides: str) -> TrainDetectorConfig:
     head = next(head for head in HEADS if name.endswith("_" + head))
-    return load(name, *SMALL.get(head, []), *overrides)
+    narrow = NARROW if head in ("rtdetrv2", "dfine") and not name.startswith("vit") else []
+    return load(name, *SMALL.get(head, []), *narrow, *overrides)
 
 
 @pytest.mark.parametrize("name", some_then_all(("cspdarknet_rtdetrv2",)))
@@ -118,8 +122,8 @@ def four_pictures(side: int = 96) -> tuple[Tensor, list[BoxTargets]]:
     return images, targets
 
 
-def learn(config: TrainDetectorConfig, steps: int, rate: float = 1e-3) -> tuple[float, float]:
-    """The loss on the four pictures at the first step and at the last."""
+def learn(config: TrainDetectorConfig, steps: int, rate: float = 1e-3) -> list[float]:
+    """The loss on the four pictures at every step, up to the first that is a tenth of that at the beginning."""
     torch.manual_seed(0)
     detector = Detector(config.detector).train()
     loss = build_loss(config.loss, config.detector.head)
@@ -134,10 +138,13 @@ def learn(config: TrainDetectorConfig, steps: int, rate: float = 1e-3) -> tuple[
         nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
         optimizer.step()
         totals.append(losses["total"].item())
-    return totals[0], totals[-1]
+        if totals[-1] <= 0.1 * totals[0]:
+            break
+    return totals
 
 
-QUICK_LEARNERS = ("cspdarknet_yolox", "cspdarknet_yolo_v3", "resnet18_rtdetrv2")
+QUICK_LEARNERS = ("resnet18_rtdetrv2",)
+"""Of the other heads one detector each learns by heart in the slow tests of training and losses."""
 
 
 @pytest.mark.parametrize(
@@ -153,5 +160,5 @@ def test_it_learns_four_pictures_by_heart(name: str):
         steps, rate = 400, 3e-4
     elif name.endswith(("_yolox", "_yolo_v3")):
         steps = 200 if name.endswith("_yolox") else 100
-    first, last = learn(small(name, *overrides), steps, rate)
-    assert last <= 0.1 * first
+    totals = learn(small(name, *overrides), steps, rate)
+    assert totals[-1] <= 0.1 * totals[0]

@@ -131,7 +131,8 @@ def describe_origin() -> dict[str, object]:
 
 def describe_packages() -> str:
     """The version of every installed package but this one, as `pip install --constraint` reads it."""
-    found = {str(one.metadata["Name"]).lower(): one.version for one in distributions() if one.metadata["Name"]}
+    described = [one.metadata for one in distributions()]  # read anew at every look
+    found = {str(one["Name"]).lower(): one["Version"] for one in described if one["Name"]}
     return "".join(f"{name}=={found[name]}\n" for name in sorted(found) if name != "handeye")
 
 

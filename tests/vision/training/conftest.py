@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from vision.config import validate_config
@@ -84,6 +85,12 @@ def small_config(drawn_set: Path) -> Callable[..., TrainDetectorConfig]:
         return validate_config(TrainDetectorConfig, {**content, **changes}, origin="test")
 
     return make
+
+
+@pytest.fixture
+def quick_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files in place of drawn curves, for tests that do not look at them: drawing takes longer than training."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b""))
 
 
 def train_to_step(config: TrainDetectorConfig, folder: Path, step: int) -> Training:

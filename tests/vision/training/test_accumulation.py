@@ -80,6 +80,7 @@ def test_parts_add_up_to_the_whole_batch(small_config, tmp_path, detector):
     assert worst * rate < 1e-6
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_run_in_parts_goes_on_as_if_never_stopped(small_config, tmp_path, monkeypatch):
     config = small_config(epochs=1, accumulate_steps=2)
     whole = RunFolder.create(tmp_path / "whole", config)

@@ -96,7 +96,7 @@ def test_a_student_comes_near_to_its_teacher(small_config, teacher, tmp_path):
         optimizer={"kind": "adamw", "rate": 4e-3},
         schedule={"warmup_epochs": 0, "constant_last_epochs": 0},
     )
-    losses = losses_of(train_to_step(config, tmp_path / "run", 40))
+    losses = losses_of(train_to_step(config, tmp_path / "run", 24))
     for name, share in {"imitated_features": 0.95, "imitated_box": 0.5, "imitated_objectness": 0.2}.items():
         first, last = (sum(entry[name] for entry in part) for part in (losses[:5], losses[-5:]))
         assert last < share * first, name

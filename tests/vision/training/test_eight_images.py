@@ -72,10 +72,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "YOLOX" else pytest.mark.long) for name in OVERRIDES],
-)
+@pytest.mark.long  # the slow tests have drawn images learnt by heart: of YOLOX in test_train_detector
+@pytest.mark.parametrize("name", OVERRIDES)
 def test_an_architecture_learns_eight_images_by_heart(name: str, eight: list[str], one_thread, tmp_path: Path):
     output = ["--output", str(tmp_path / "run"), "--json", str(tmp_path / "result.json")]
     assert run_command(["train", str(CONFIG), *OVERRIDES[name], *eight, *output]) == 0

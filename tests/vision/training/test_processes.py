@@ -15,9 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
@@ -30,9 +32,12 @@ from vision.training.optimizer import SgdConfig
 from vision.training.processes import TrainingError, any_of_all, same_for_all, synchronise_norms, telling_lost_processes
 from vision.training.run_folder import RunFolder
 from vision.training.synchronised_norm import SynchronisedNorm2d
+from vision.training.training_data import read_split
+from vision.training.validate import detect_all, detect_together
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 STEPS = 20
+QUIET = Console(quiet=True)
 
 
 def test_one_process_agrees_with_itself(tmp_path):
@@ -68,6 +73,25 @@ def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path,
         fail("[transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1\nmore")
     with pytest.raises(RuntimeError, match="shapes"):
         fail("shapes do not fit")
+
+
+def test_each_process_measures_its_share_of_the_images(small_config, drawn_set, monkeypatch):
+    config = small_config(evaluation={"batch_size": 4, "score_threshold": 0.0})
+    annotations = read_split(config, drawn_set / "annotations.json", drawn_set / "images", "val", QUIET)
+    torch.manual_seed(0)
+    asked = (Detector(config.detector).eval(), annotations, drawn_set / "images", config.evaluation)
+    alone = detect_all(*asked, torch.device("cpu"))
+    shares: list[dict] = []
+    monkeypatch.setattr("vision.training.validate.gather_object", lambda found: shares.extend(found) or shares)
+    for index in (0, 1):
+        process = SimpleNamespace(process_index=index, num_processes=2)
+        monkeypatch.setattr("vision.training.validate.process_state", lambda process=process: process)
+        together = detect_together(*asked, torch.device("cpu"))
+    assert [len(share) for share in shares] == [5, 4]
+    assert together.keys() == alone.keys()
+    for image_id, found in alone.items():
+        assert len(found) > 0
+        np.testing.assert_allclose(together[image_id].scores, found.scores, atol=1e-6)
 
 
 @pytest.fixture(scope="module")

@@ -96,10 +96,10 @@ def test_trials_differ_only_in_what_is_searched_and_the_best_is_written(search, 
 
 
 def test_hopeless_trials_are_given_up(search, pretended):
-    result = run_search(search(num_trials=20), QUIET)
+    result = run_search(search(num_trials=9), QUIET)
     assert result.num_pruned > 0
     assert result.num_finished >= 5
-    unpruned = run_search(search(num_trials=20, prune=False, folder=search().folder / "other"), QUIET)
+    unpruned = run_search(search(num_trials=9, prune=False, folder=search().folder / "other"), QUIET)
     assert unpruned.num_pruned == 0
 
 

@@ -76,6 +76,7 @@ def test_a_run_leaves_what_it_promises(whole):
 
 
 @pytest.mark.parametrize("stop_at", [1, 6, 8])
+@pytest.mark.usefixtures("quick_figures")
 def test_stopping_and_going_on_changes_nothing(small_config, whole, tmp_path, stop_at, monkeypatch):
     """Stopped by a signal: inside an epoch, before a measurement is made, among the weakly augmented epochs."""
     config = small_config()
@@ -109,6 +110,7 @@ QUERY_HEADS = {
 
 
 @pytest.mark.parametrize("head", QUERY_HEADS)
+@pytest.mark.usefixtures("quick_figures")
 def test_heads_of_queries_train_measure_and_go_on_as_if_never_stopped(small_config, tmp_path, head, monkeypatch):
     sizes = {"num_queries": 10, "hidden_dim": 16, "num_heads": 2, "num_decoder_layers": 2, "feed_forward_dim": 16}
     detector = {
@@ -149,6 +151,7 @@ def test_going_on_after_the_end_does_nothing(small_config, whole):
     assert whole.run.last.read_bytes() == before
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_kill_between_measuring_and_saving_leaves_no_double_entry(small_config, whole, tmp_path, monkeypatch):
     """The journal has the measurement, the state does not know of it yet: it is made again, not twice."""
     run = RunFolder.create(tmp_path / "run", small_config())
@@ -169,6 +172,7 @@ def test_a_kill_between_measuring_and_saving_leaves_no_double_entry(small_config
     assert same_weights(run.best, whole.run.best)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_full_disk_is_told_and_costs_no_good_file(small_config, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", small_config())
     write_state = module.write_state
@@ -194,6 +198,7 @@ def test_a_disk_without_room_is_told_before_the_weights_are_touched(small_config
     assert (training.run.last.read_bytes(), training.run.state.read_bytes()) == (weights, state)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_disk_that_fills_up_between_two_saves_is_told(small_config, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", small_config())
     append = Journal.append
@@ -323,6 +328,7 @@ def test_the_classes_come_from_the_annotations_or_must_agree(small_config, tmp_p
         Training(wrong, RunFolder(tmp_path), QUIET)
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_without_validation_images_it_trains_and_measures_nothing(small_config, drawn_set, tmp_path):
     data = {"annotations": drawn_set / "annotations.json", "images": drawn_set / "images", "num_workers": 0}
     result = train(small_config(data=data, epochs=1), tmp_path / "run")

@@ -45,6 +45,7 @@ def test_what_is_frozen_stays_as_it_was(small_config, tmp_path):
     assert learning == sum(not name.startswith("backbone.") for name, _ in training.detector.named_parameters())
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_path, monkeypatch):
     """From scratch AP stays 0 in the first epochs: the second measurement is no better than the first."""
     config = small_config(
@@ -68,6 +69,7 @@ def test_early_stopping_without_measurements_is_refused(small_config, drawn_set)
         small_config(data=data, early_stopping={})
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_someone_may_watch_the_measurements(small_config, tmp_path):
     seen: list[tuple[int, float]] = []
     config = small_config(batch_size=9, evaluation={"every_epochs": 1, "batch_size": 9})
