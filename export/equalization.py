@@ -107,7 +107,7 @@ def _depthwise_scales(bounds: Float32[np.ndarray, " C"]) -> Float32[np.ndarray, 
 
 
 def _shared_scales(
-    bounds: Float32[np.ndarray, " C"], weights: Sequence[Float32[np.ndarray, "O C k k"]]
+    bounds: Float32[np.ndarray, " C"], weights: Sequence[Float32[np.ndarray, "_ C _ _"]]
 ) -> Float32[np.ndarray, " C"]:
     """The difficulty is shared out evenly between a tensor and the weights that read it (SmoothQuant's alpha = 0.5)."""
     loudest = np.max([np.abs(weight).max(axis=(0, 2, 3)) for weight in weights], axis=0)

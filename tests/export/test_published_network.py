@@ -6,15 +6,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from export.graph_suppression import suppress_in_graph
+from export.onnx_export import export_onnx, write_onnx
 from tests.export.published_network import published_yolox_nano
 from tools.command_line import run_command
 from vision.checkpoints.native import save_detector
 from vision.evaluation.torch_session import TorchSession
 from vision.images import prepare, read_image
 from vision.runtime.decode import decode_boxes, grid_cells
-from vision.runtime.session import open_session
+from vision.runtime.image_detector import ImageDetector
+from vision.runtime.session import EngineName, open_session
 
 MODEL = "data/yolox_nano_coco/yolox_nano.onnx"
 
@@ -48,3 +52,22 @@ def test_its_export_has_the_published_ap_in_every_engine(shared, tmp_path: Path)
         words = ["evaluate", str(tmp_path / f"yolox_nano.{model}"), "--engine", engine, *data, "--json", str(result)]
         assert run_command(words) == 0
         assert json.loads(result.read_text())["AP"] == pytest.approx(0.339, abs=0.001)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_suppression_in_the_graph_finds_the_same_in_photographs(shared, tmp_path: Path, engine: EngineName):
+    manifest = export_onnx(published_yolox_nano(shared(MODEL)), tmp_path / "outside.onnx", score_threshold=0.05)
+    write_onnx(tmp_path / "inside.onnx", *suppress_in_graph(onnx.load(tmp_path / "outside.onnx"), manifest))
+    paths = sorted(shared("data/coco_mini/val2017").iterdir())
+    outside, inside = (
+        ImageDetector.load(tmp_path / f"{name}.onnx", engine=engine, num_threads=1) for name in ("outside", "inside")
+    )
+    total = 0
+    for image in map(read_image, paths):
+        expected, got = outside(image), inside(image)
+        np.testing.assert_array_equal(got.class_ids, expected.class_ids)
+        np.testing.assert_allclose(got.scores, expected.scores, atol=1e-5)
+        np.testing.assert_allclose(got.boxes_xyxy, expected.boxes_xyxy, atol=0.01)
+        total += len(got.scores)
+    assert total > 20 * len(paths)
