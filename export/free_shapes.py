@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
-from export.parity import EngineParity, compare_rows
+from export.parity import EngineParity, compare_rows, synthetic_images
 from vision.backbones.swin import Swin
 from vision.backbones.vit import ViT
 from vision.detector import Detector
@@ -20,6 +21,7 @@ from vision.errors import UserError
 from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, TorchSession, output_layout
 from vision.heads.query_selection import QuerySelection
 from vision.heads.yolo_grid import YoloGridHead
+from vision.images import Preprocessing, at_fixed_size, prepare
 from vision.necks.hybrid_encoder import HybridEncoder
 from vision.runtime.manifest import read_manifest
 from vision.runtime.session import EngineName, open_session
@@ -88,7 +90,7 @@ def measure_free_shapes(
     for engine in engines:
         session = open_session(path, engine, num_threads)
         for shape in free.shapes(size_hw, max(detector.backbone.strides)):
-            images = np.random.default_rng(0).uniform(0, 255, (shape[0], 3, *shape[1:])).astype(np.float32)
+            images = _noise(manifest.preprocessing, shape)
             expected = reference.run({INPUT_NAME: images})[OUTPUT_NAME]
             got = session.run({INPUT_NAME: images})[OUTPUT_NAME]
             apart = [compare_rows(*rows, layout, shape[1:]) for rows in zip(expected, got, strict=True)]
@@ -97,3 +99,9 @@ def measure_free_shapes(
             worst = max(scores, boxes_px / max(shape[1:]))
             found.append(EngineParity(name, worst, boxes_px, scores, 0.0, 0))
     return found
+
+
+def _noise(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Float32[np.ndarray, "B 3 H W"]:
+    """A batch of different images of that height and width, as the network takes them."""
+    own = at_fixed_size(preprocessing, shape[1:])
+    return np.stack([prepare(synthetic_images(own, seed)[0], own)[0] for seed in range(shape[0])])

@@ -63,10 +63,16 @@ def test_the_run_time_gives_it_one_image_of_the_usual_size(
     np.testing.assert_allclose(got.read_rows(grey), expected.read_rows(grey), atol=1e-4)
 
 
-@pytest.mark.slow
+SLOW = ("cspdarknet_yolo_v3", "resnet18_detr", "cspdarknet_rtdetrv2", "hgnetv2_dfine")
+LONG = ("swin_t_yolox", "vit_b_yolox")
+
+
 @pytest.mark.parametrize(
     "name",
-    ["cspdarknet_yolo_v3", "resnet18_detr", "cspdarknet_rtdetrv2", "hgnetv2_dfine", "swin_t_yolox", "vit_b_yolox"],
+    [
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+        *(pytest.param(name, marks=pytest.mark.long) for name in LONG),
+    ],
 )
 def test_every_part_serves_other_batches(name: str, tmp_path: Path):
     detector = lively(name)
