@@ -17,16 +17,17 @@ from typing_extensions import assert_never
 
 from robot.config import WorkCellConfig
 from robot.control.perception import PerceptionConfig, seen_past_arm
-from robot.kinematics.arm_shape import ArmShape
-from robot.observation import Frame, Track, TrackStatus
+from robot.kinematics.arm_shape import ArmShape, PlacedArm
+from robot.observation import Frame, ObjectPosition, Track, TrackStatus
 from robot.projection.object_positions import locate_objects
+from robot.projection.self_filter import without_arm
 from robot.projection.visibility import build_visibility
 from robot.simulator.depth_noise import DepthNoiseConfig, noisy_depth
 from robot.simulator.labels import label_objects
 from robot.simulator.layout import object_pose
 from robot.simulator.objects import CUBE_CLASSES
 from robot.simulator.rendering import Renderer, RendererKind, build_renderer
-from robot.simulator.tracking_courses import FRAME_S, Course, CourseKind, Moment, draw_course
+from robot.simulator.tracking_courses import FRAME_S, Course, CourseKind, draw_course
 from robot.tracking.evaluation import FramePairs, TrackingScores, score_frames
 from robot.tracking.tracker import ObjectTracker, Visible
 from vision.runtime.detections import Detections
@@ -96,20 +97,13 @@ def track_course(course: Course, renderer: Renderer, seed: int, *, sight: Sight)
     """Follow the cubes of one course through its frames."""
     rng = np.random.default_rng([seed, 1])
     config, shape = PerceptionConfig(), ArmShape(course.cell)
-    tracker = ObjectTracker(config.tracker)
+    tracker, table_m = ObjectTracker(config.tracker), course.cell.table.height_m
     names: dict[int, int] = {}
     frames, errors, seen, num_hidden, num_lost = [], [], [], 0, 0
     for number, moment in enumerate(course.moments):
         course.pose(moment)
         shot = _photograph(course, renderer, FRAME_S * number, rng)
-        positions = locate_objects(
-            shot.detections,
-            shot.frame,
-            shot.T_base_camera,
-            config.projection,
-            table_height_m=course.cell.table.height_m,
-        )
-        visible = _sight(sight, shot, shape, moment, config)
+        positions, visible = _perceive(shot, sight, shape.place(moment.qpos, moment.opening_m), config, table_m)
         tracks = tracker.update(positions, shot.frame.stamp_s, visible=visible)
         centres = np.array([object_pose(course.scene, item)[:3, 3] for item in course.scene.objects])
         pairs, distances = _pair(centres, tracks, names)
@@ -175,15 +169,21 @@ def _photograph(course: Course, renderer: Renderer, stamp_s: float, rng: np.rand
     return _Shot(frame, course.T_base_camera, detections, np.array(is_seen))
 
 
-def _sight(sight: Sight, shot: _Shot, shape: ArmShape, moment: Moment, config: PerceptionConfig) -> Visible | None:
+def _perceive(
+    shot: _Shot, sight: Sight, arm: PlacedArm, config: PerceptionConfig, table_m: float
+) -> tuple[tuple[ObjectPosition, ...], Visible | None]:
+    """Positions, and what the tracker may know of what can be seen."""
+    frame, T_base_camera = shot.frame, shot.T_base_camera
+    if sight is Sight.ARM:
+        frame = without_arm(frame, T_base_camera, arm, shot.detections, config.projection)
+    positions = locate_objects(shot.detections, frame, T_base_camera, config.projection, table_height_m=table_m)
     match sight:
         case Sight.ARM:
-            arm = shape.place(moment.qpos, moment.opening_m)
-            return seen_past_arm(shot.frame, shot.T_base_camera, arm, config.visibility)
+            return positions, seen_past_arm(shot.frame, T_base_camera, arm, config.visibility)
         case Sight.DEPTH:
-            return build_visibility(shot.frame, shot.T_base_camera, config.visibility)
+            return positions, build_visibility(shot.frame, T_base_camera, config.visibility)
         case Sight.NONE:
-            return None
+            return positions, None
         case _:
             assert_never(sight)
 

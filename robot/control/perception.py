@@ -18,6 +18,7 @@ from robot.kinematics.arm_shape import ArmShape, PlacedArm
 from robot.kinematics.chain import forward_kinematics
 from robot.observation import Frame, JointState, ObjectPosition, Track
 from robot.projection.object_positions import locate_objects
+from robot.projection.self_filter import without_arm
 from robot.projection.view import ProjectionConfig
 from robot.projection.visibility import VisibilityConfig, build_visibility
 from robot.tracking.tracker import ObjectTracker, TrackerConfig, Visible
@@ -63,6 +64,7 @@ def seen_past_arm(
     """Whether the camera would see an object at p_base: depth shows nothing before it, and the joints no arm."""
     is_free = build_visibility(frame, T_base_camera, config)
     radius_m = config.object_radius_m
+
     return lambda p_base: is_free(p_base) and not occluded_by_arm(p_base, T_base_camera, arm, radius_m=radius_m)
 
 
@@ -135,11 +137,15 @@ class Perception:
         with self._timer.stage("detect"):
             detections = self._detector(frame.image_rgb)
         with self._timer.stage("project"):
+            arm = self._arm_shape.place(joints.qpos, joints.gripper_opening_m)
             positions = locate_objects(
-                detections, frame, T_base_camera, self._config.projection, table_height_m=self._table_height_m
+                detections,
+                without_arm(frame, T_base_camera, arm, detections, self._config.projection),
+                T_base_camera,
+                self._config.projection,
+                table_height_m=self._table_height_m,
             )
         with self._timer.stage("track"):
-            arm = self._arm_shape.place(joints.qpos, joints.gripper_opening_m)
             visible = seen_past_arm(frame, T_base_camera, arm, self._config.visibility)
             tracks = self._tracker.update(positions, frame.stamp_s, visible=visible)
         return Percept(frame, T_base_camera, detections, positions, tracks)

@@ -247,8 +247,10 @@ def _piece_that_fits(pieces: np.ndarray, box_xyxy: np.ndarray, min_pixels: int) 
 
 
 def _cut_pixels(depth: np.ndarray, mask: np.ndarray, is_other: np.ndarray, config: DepthConfig) -> np.ndarray:
-    """The object's pixels that end at something nearer, or at the window's border."""
+    """The object's pixels that end at something nearer, at the arm (negative depth), or at the window's border."""
     others = np.where(is_other, depth, np.inf).astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        others[depth < 0.0] = 0.0
     # Three pixels far: those beside an edge are mixed or holes.
     nearest_other = cv2.erode(others, np.ones((7, 7), np.uint8))
     is_cut = mask & (nearest_other < depth - config.step_m)

@@ -94,7 +94,7 @@ def _top_outline(
     surface: BoxDepth, face: Bool[np.ndarray, "h w"], height_m: float, view: View
 ) -> tuple[Float[np.ndarray, "N 2"], Bool[np.ndarray, " N"]]:
     """Outline of the top face's pixels seen from above (m), in order, and where something else than an edge ends it."""
-    is_hole = _holes_of_face(face, surface.crop(view.frame.depth_m) > 0.0)
+    is_hole = _holes_of_face(face, np.nan_to_num(surface.crop(view.frame.depth_m)) != 0.0)
     is_hole[is_hole] = ~_is_beside(surface, np.argwhere(is_hole), face, height_m, view)
     contours, _ = cv2.findContours((face | is_hole).view(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline_vu = max(contours, key=len)[:, 0, ::-1].astype(np.int64)

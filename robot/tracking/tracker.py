@@ -45,6 +45,9 @@ class TrackerConfig(Config):
     """Squared Mahalanobis distance that a detection of another class than the track's has to make up for."""
     reacquire_m: float = Field(default=0.15, ge=0)
     """A confirmed track that should be seen but is not takes over a new detection of its class this near."""
+    pushed_m: float = Field(default=0.06, ge=0)
+    """The same for a track that cannot be seen: what hides it may be the arm that moves it. No more than an object's
+    size, so that it takes nothing else."""
     separation_m: float = Field(default=0.02, ge=0)
     """Two objects are never nearer; a detection this near to a matched track is a double of it."""
     confirm_hits: int = Field(default=3, ge=1)
@@ -154,8 +157,8 @@ class ObjectTracker:
         """Indices of matched tracks and detections: through the gate first, then tracks whose object was moved."""
         pairs = self._gated_pairs(positions, measured, noise)
         near = assign_pairs(pairs, len(self._lives), len(positions), self._gate)
-        searching = near.unmatched_tracks[is_visible[near.unmatched_tracks]]
-        moved = self._reacquire(searching, near.unmatched_detections, positions, measured)
+        reach_m = np.where(is_visible, self._config.reacquire_m, self._config.pushed_m)[near.unmatched_tracks]
+        moved = self._reacquire(near.unmatched_tracks, near.unmatched_detections, positions, measured, reach_m)
         for track in moved[0].tolist():
             self._forget_motion(track)
         tracks = np.concatenate([near.track_index, moved[0]])
@@ -178,7 +181,12 @@ class ObjectTracker:
         return Pairs(tracks, detections, costs + self._config.class_penalty * is_foreign)
 
     def _reacquire(
-        self, tracks: np.ndarray, detections: np.ndarray, positions: Sequence[ObjectPosition], measured: np.ndarray
+        self,
+        tracks: np.ndarray,
+        detections: np.ndarray,
+        positions: Sequence[ObjectPosition],
+        measured: np.ndarray,
+        reach_m: Float[np.ndarray, " T"],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Pairs of what is left on both sides, of one class and within reach; a tentative track reaches less far."""
         config = self._config
@@ -188,7 +196,7 @@ class ObjectTracker:
         rows, columns = rows[np.array(is_same, dtype=bool)], columns[np.array(is_same, dtype=bool)]
         distances = np.linalg.norm(self._means[tracks[rows], :3] - measured[detections[columns]], axis=1)
         is_tentative = np.array([self._lives[i].status is TrackStatus.TENTATIVE for i in tracks[rows]], dtype=bool)
-        distances[is_tentative & (distances > config.separation_m)] = np.inf
+        distances[distances > np.where(is_tentative, config.separation_m, reach_m[rows])] = np.inf
         found = assign_pairs(Pairs(rows, columns, distances), len(tracks), len(detections), config.reacquire_m)
         return tracks[found.track_index], detections[found.detection_index]
 

@@ -26,6 +26,45 @@ def occluded_by_arm(
     return bool(lines_cut(eye, _disc(eye, p_base, radius_m), arm).mean() >= _HIDDEN_PART)
 
 
+def points_on_arm(
+    points: Float[np.ndarray, "N 3"], arm: PlacedArm, margin_m: Float[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
+    """Whether each point (base frame, m) lies within the arm, or no farther from it than its margin."""
+    is_on_arm = np.zeros(len(points), dtype=bool)
+    middles, reaches = _balls_around(arm)
+    reaches = reaches + margin_m.max(initial=0.0)
+    # Few solids are near what is looked at, and to those few of the points.
+    low, high = points.min(axis=0, initial=np.inf), points.max(axis=0, initial=-np.inf)
+    for index in np.flatnonzero(np.maximum(low - middles, middles - high).max(axis=1) <= reaches):
+        near = np.flatnonzero((np.abs(points - middles[index]) <= reaches[index]).all(axis=1))
+        is_on_arm[near] |= _on_solid(points[near], arm, int(index), margin_m[near])
+    return is_on_arm
+
+
+def _balls_around(arm: PlacedArm) -> tuple[Float[np.ndarray, "S 3"], Float[np.ndarray, " S"]]:
+    """Middles and radii of balls around all solids, cylinders first."""
+    half_length = 0.5 * np.linalg.norm(arm.ends - arm.starts, axis=1)
+    middles = np.concatenate([0.5 * (arm.starts + arm.ends), arm.T_base_box[:, :3, 3]])
+    return middles, np.concatenate([half_length + arm.radii_m, np.linalg.norm(arm.half_m, axis=1)])
+
+
+def _on_solid(
+    points: Float[np.ndarray, "N 3"], arm: PlacedArm, index: int, margin_m: Float[np.ndarray, " N"]
+) -> Bool[np.ndarray, " N"]:
+    """Whether points lie in one solid widened by their margins; a round end counts as a flat one so much longer."""
+    if index >= len(arm.starts):
+        T = arm.T_base_box[index - len(arm.starts)]
+        from_middle = np.abs((points - T[:3, 3]) @ T[:3, :3])
+        return (from_middle <= arm.half_m[index - len(arm.starts)] + margin_m[:, None]).all(axis=1)
+    start, radius_m = arm.starts[index], arm.radii_m[index]
+    length = float(np.linalg.norm(arm.ends[index] - start))
+    axis = (arm.ends[index] - start) / length
+    along = (points - start) @ axis
+    across = np.linalg.norm(points - start - along[:, None] * axis, axis=1)
+    beyond = margin_m + (radius_m if arm.has_round_ends[index] else 0.0)
+    return (across <= radius_m + margin_m) & (along >= -beyond) & (along <= length + beyond)
+
+
 def lines_cut(eye: Float[np.ndarray, " 3"], points: Float[np.ndarray, "N 3"], arm: PlacedArm) -> Bool[np.ndarray, " N"]:
     """Whether the straight way from eye to each point (base frame, m) leads through the arm."""
     return _cut_by_cylinders(eye, points - eye, arm) | _cut_by_boxes(eye, points, arm)

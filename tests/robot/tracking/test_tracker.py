@@ -187,6 +187,15 @@ def test_beyond_reach_it_is_another_object():
     assert [track.track_id for track in tracks] == [first.track_id, first.track_id + 1]
 
 
+def test_a_hidden_track_that_the_arm_has_pushed_a_little_keeps_its_id():
+    scene = Scene()
+    for _ in range(6):
+        first = only(scene.step(A))
+    pushed = only(scene.step(A + [0.05, 0.0, 0.0], visible=lambda p_base: p_base[0] > A[0] + 0.03))
+    assert pushed.track_id == first.track_id
+    np.testing.assert_allclose(pushed.p_base, A + [0.05, 0.0, 0.0], atol=4 * SIGMA_M)
+
+
 def test_a_hidden_track_does_not_take_over_a_look_alike():
     scene = Scene()
     for _ in range(6):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
+from robot.config import CameraConfig, WorkCellConfig
 from robot.kinematics.arm_shape import ArmShape, PlacedArm
 from robot.kinematics.chain import forward_kinematics
 from robot.kinematics.limits import UR10E_LIMITS
-from robot.tracking.visibility import lines_cut, occluded_by_arm
-from robot.transforms import make_transform, translation
+from robot.projection.rays import pixel_rays
+from robot.tracking.visibility import lines_cut, occluded_by_arm, points_on_arm
+from robot.transforms import apply_transform, make_transform, translation
 
 CELL = WorkCellConfig()
 HOME = np.array(CELL.home_qpos)
@@ -86,6 +87,44 @@ def test_fingers_hide_by_where_they_are() -> None:
 
 def _tool(qpos: np.ndarray) -> np.ndarray:
     return forward_kinematics(qpos)
+
+
+def test_points_lie_on_the_arm_within_their_margin() -> None:
+    points = np.array([[1.0, 0.0, 0.5], [1.12, 0.0, 0.5], [1.0, 0.05, 1.02], [1.0, 0.0, 1.2], [1.0, 0.0, -0.11]])
+    assert points_on_arm(points, arm_of(), np.zeros(5)).tolist() == [True, False, False, False, False]
+    assert points_on_arm(points, arm_of(), np.full(5, 0.03)).tolist() == [True, True, True, False, False]
+    box = arm_of(box=translation(1.0, 0.0, 0.5))
+    assert points_on_arm(points, box, np.array([0.0, 0.01, 0.5, 0.65, 0.0])).tolist() == [
+        True,
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert points_on_arm(np.zeros((0, 3)), arm_of(), np.zeros(0)).shape == (0,)
+
+
+def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() -> None:
+    """Depth of a rendered hand before the outside camera, by the geoms that its pixels show."""
+    pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
+    from robot.simulator.rendering import RendererKind, build_renderer
+    from robot.simulator.tracking_courses import CourseKind, draw_course
+
+    small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
+    course = draw_course(CourseKind.ARM, small, 0)
+    moment = course.moments[24]
+    course.pose(moment)
+    renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
+    renderer.load(course.scene)
+    depth_m, geom_ids = renderer.render(course.scene.data).depth_m, renderer.segment(course.scene.data)
+    rows, columns = np.nonzero(np.isfinite(depth_m))
+    rays = pixel_rays(np.stack([columns, rows], axis=1).astype(np.float64), course.camera.K)
+    points = apply_transform(course.T_base_camera, rays * depth_m[rows, columns, None].astype(np.float64))
+    arm = ArmShape(small).place(moment.qpos, moment.opening_m)
+    found = points_on_arm(points, arm, np.full(len(points), 1e-4))
+    is_arm = course.scene.model.geom_contype[geom_ids[rows, columns]] == 2
+    assert 0.02 < is_arm.mean() < 0.5
+    assert np.mean(found != is_arm) < 0.002
 
 
 def test_on_random_configurations_lines_are_cut_as_the_simulator_casts_them() -> None:
