@@ -108,7 +108,7 @@ class TrainDetectorConfig(Config):
     """Batch norm over the images of all processes, for few images on each GPU; on a single one it changes nothing."""
     shard_weights: bool = False
     """Spread weights, gradients, averages and the optimiser's state over the processes (FSDP2), for networks that leave
-    a GPU no memory for images; slower than a copy on each. On a single process it changes nothing."""
+    a GPU no memory for images; slower than a copy on each. On a single process it changes nothing. Needs torch 2.7."""
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     """End the run when its measurements no longer improve; null trains all epochs."""

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -229,27 +230,38 @@ def wait_for_steps(run: RunFolder, number: int, process: subprocess.Popen) -> No
     pytest.fail("the run made no steps")
 
 
+@pytest.fixture(scope="module")
+def kept_alive(small_config, tmp_path_factory) -> RunFolder:
+    """A run by the command, with a loader worker, that nobody killed; config.yaml beside it is what it was told."""
+    folder = tmp_path_factory.mktemp("alive")
+    (folder / "config.yaml").write_text(dump_config(small_config(epochs=6)))
+    words = command(folder / "config.yaml", "data.num_workers=1", "--output", folder / "run")
+    subprocess.run(words, check=True, timeout=300, **IN_SILENCE)
+    return RunFolder(folder / "run")
+
+
+IN_SILENCE: dict[str, Any] = {
+    "cwd": REPOSITORY,
+    "env": {**os.environ, "OMP_NUM_THREADS": "1"},
+    "stdout": subprocess.DEVNULL,
+    "stderr": subprocess.DEVNULL,
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_after", [1, 4, 9])
-def test_kill_9_and_resume_equal_an_uninterrupted_run(small_config, tmp_path, kill_after):
+def test_kill_9_and_resume_equal_an_uninterrupted_run(kept_alive, tmp_path, kill_after):
     """In processes of their own, with loader workers, as a user's run is killed."""
-    config = small_config(epochs=6)
-    config_path = tmp_path / "config.yaml"
-    config_path.write_text(dump_config(config))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    options = {"cwd": REPOSITORY, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
-    workers = "data.num_workers=1"
-    subprocess.run(command(config_path, workers, "--output", whole.path), check=True, timeout=300, **options)
-    process = subprocess.Popen(command(config_path, workers, "--output", killed.path), **options)
+    killed, config_path = RunFolder(tmp_path / "killed"), kept_alive.path.parent / "config.yaml"
+    process = subprocess.Popen(command(config_path, "data.num_workers=1", "--output", killed.path), **IN_SILENCE)
     wait_for_steps(killed, kill_after, process)
     process.kill()
     process.wait()
     result = tmp_path / "result.json"
-    subprocess.run(command("--resume", killed.path, "--json", result), check=True, timeout=300, **options)
-    assert killed.steps.path.read_text() == whole.steps.path.read_text()
-    assert same_weights(killed.last, whole.last)
-    assert same_weights(killed.best, whole.best)
+    subprocess.run(command("--resume", killed.path, "--json", result), check=True, timeout=300, **IN_SILENCE)
+    assert killed.steps.path.read_text() == kept_alive.steps.path.read_text()
+    assert same_weights(killed.last, kept_alive.last)
+    assert same_weights(killed.best, kept_alive.best)
     assert json.loads(result.read_text())["best"]["metric"] == "AP"
 
 
