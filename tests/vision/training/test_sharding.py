@@ -50,7 +50,7 @@ def learn(detector: Detector) -> float:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("swin", "resnet", "vit"))) for name in FEW]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "cspdarknet_yolox")) for name in FEW]
 )
 def test_any_detector_learns_the_same_when_its_parts_gather_one_after_the_other(name: str):
     detector = small_detector(name).double()
