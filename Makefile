@@ -2,6 +2,8 @@
 # Both build .venv from constraints.txt on their first call; the demo set is small and holds no torch.
 
 PYTHON ?= python3.11
+# Who picks in the demo: `make demo POLICY=act` takes the trained policy.
+POLICY ?= scripted
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
@@ -36,7 +38,7 @@ $(TESTED): $(RUN)
 	@touch $@
 
 demo: setup
-	$(BIN)/handeye pick --episodes 5 --seed 7 --output demo --json demo/report.json
+	$(BIN)/handeye pick --policy $(POLICY) --episodes 5 --seed 7 --output demo --json demo/report.json
 
 check: $(TESTED)
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,16 @@ import pytest
 from robot.control.episode import EpisodeResult
 from robot.control.loop import TickSink
 from robot.control.recorder import read_recording
-from robot.pick import SHIPPED_DETECTOR, Output, PickConfig, PickStation, load_detector, run_episodes
+from robot.pick import (
+    SHIPPED_DETECTOR,
+    SHIPPED_POLICY,
+    Output,
+    PickConfig,
+    PickStation,
+    load_detector,
+    open_station,
+    run_episodes,
+)
 from robot.policy.policy import Outcome
 from robot.simulator.config import SimulatorConfig
 from robot.simulator.depth_noise import DepthNoiseConfig
@@ -122,3 +131,37 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
         return [replace(result, stage_ms={}) for result in results]
 
     assert figures(2) == figures(1)
+
+
+# The shipped policy --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def taught() -> Iterator[PickStation]:
+    """A cell in which the trained policy that comes with the package sees through the shipped detector."""
+    with open_station(PickConfig(), SHIPPED_DETECTOR, SHIPPED_POLICY) as station:
+        yield station
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "faults",
+    [[], [CubeMoved(at_s=0.6, by_xy_m=(-0.06, 0.08))], [GripperStuck(at_s=1.0, until_s=2.2)]],
+    ids=["nothing", "a moved cube", "a gripper that sticks"],
+)
+def test_the_shipped_policy_copes_with(faults: list[Fault], taught: PickStation) -> None:
+    result = taught.run(SEED, faults=faults)
+    assert (result.success, result.reason, result.gate_violations) == (True, None, {})
+
+
+@pytest.mark.slow
+def test_slippery_pads_lose_the_cube_and_the_shipped_policy_picks_it_up_again(taught: PickStation) -> None:
+    result = taught.run(SEED, faults=[FrictionLowered(at_s=1.9, factor=0.01, until_s=3.0)])
+    assert result.success
+    assert result.attempts >= 2
+
+
+@pytest.mark.slow
+def test_an_episode_of_the_shipped_policy_repeats_from_its_seed(taught: PickStation) -> None:
+    first, _, again = (replace(taught.run(seed), stage_ms={}) for seed in (SEED, SEED + 1, SEED))
+    assert first == again
