@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,21 @@ from tests.tensorrt_stand_in import stand_in as stand_in
 
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def torch_threads_stay() -> Iterator[None]:
+    """A test that sets torch's number of threads, which is the process's, sets it for itself alone.
+
+    Left at two in each of two workers on two processors, threads that wait for one another took the tests after it
+    sixty times as long.
+    """
+    torch = sys.modules.get("torch")
+    before = None if torch is None else torch.get_num_threads()
+    yield
+    if torch is not None and torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

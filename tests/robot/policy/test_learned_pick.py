@@ -29,8 +29,7 @@ ON_TABLE = np.array([0.6, 0.1, EDGE_M / 2])
 BLENDINGS = [
     SynchronousConfig(),
     EnsembledConfig(),
-    AsynchronousConfig(simulated_latency_s=0.03),
-    AsynchronousConfig(),
+    AsynchronousConfig(simulated_latency_s=0.03),  # a thread's real latency has no place in a world without real time
 ]
 
 
