@@ -24,6 +24,7 @@ from robot.control.perception import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
 from robot.control.timing import StageTimer
 from robot.kinematics.arm_shape import ArmShape
+from robot.policy.chunk_blending import AsynchronousConfig
 from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
 from robot.policy.pick_config import PickSkillConfig
 from robot.policy.pick_progress import PickStage
@@ -38,7 +39,7 @@ from robot.simulator.tasks import PickTaskJudge
 from robot.viewer.episode_files import EpisodeFiles
 from robot.worker_pool import map_in_workers
 from vision.config import Config
-from vision.errors import ModelFileError
+from vision.errors import ConfigError, ModelFileError
 from vision.runtime.image_detector import ImageDetector
 
 SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
@@ -235,7 +236,17 @@ def open_station(config: PickConfig, detector: Path, policy: Path | None = None)
 
 
 def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
-    """Makes policies out of an ONNX file, which is read once. Raises ModelFileError and MissingPackageError."""
+    """Makes policies out of an ONNX file, which is read once.
+
+    Raises ModelFileError and MissingPackageError; ConfigError for chunks that would come as late as this machine is
+    slow, by which an episode would depend on more than its seed.
+    """
+    blending = config.learned.blending
+    if isinstance(blending, AsynchronousConfig) and blending.simulated_latency_s is None:
+        raise ConfigError(
+            "learned.blending.simulated_latency_s is not given: the simulator's clock does not wait for a network that "
+            "computes ahead; say how long it takes, for example 0.01"
+        )
     network = load_pick_network(path, config.cell, config.learned)
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:

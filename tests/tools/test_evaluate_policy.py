@@ -64,6 +64,8 @@ def test_wrong_use_is_told_in_one_line(checkpoint: Path, tmp_path: Path, capsys:
     assert "absent.onnx" in refusal(capsys, str(tmp_path / "absent.onnx"))
     told = refusal(capsys, str(checkpoint), "learned.blending.kind=averaged")
     assert "synchronous" in told
+    told = refusal(capsys, str(checkpoint), "learned.blending.kind=asynchronous")
+    assert "learned.blending.simulated_latency_s is not given" in told
 
 
 def test_weights_that_are_not_finite_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
