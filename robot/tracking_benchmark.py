@@ -130,9 +130,9 @@ def summarise(results: list[CourseResult]) -> Summary:
         len(frames),
         sum(result.hidden for result in results),
         sum(result.false_lost for result in results),
-        _percentile(errors[is_seen], 50),
-        _percentile(errors[is_seen], 95),
-        _percentile(errors[~is_seen], 50),
+        _percentile(errors[is_seen], 50.0),
+        _percentile(errors[is_seen], 95.0),
+        _percentile(errors[~is_seen], 50.0),
     )
 
 
