@@ -41,3 +41,11 @@ def test_an_unknown_option_is_wrong_use(verb: str, capsys: pytest.CaptureFixture
         code = stop.code
     assert code == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("in the way")
+    assert run_command(["calibrate", "board", str(tmp_path / "notes.txt" / "board.png")]) == 2
+    told = capsys.readouterr().err.strip()
+    assert "notes.txt" in told
+    assert len(told.splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
@@ -23,6 +24,25 @@ class Training(Config):
     """The optimizer."""
     name: str = "run"
     """A name."""
+
+
+class Sgd(Config):
+    kind: Literal["sgd"] = "sgd"
+    rate: float
+    momentum: float = 0.9
+
+
+class Adam(Config):
+    kind: Literal["adam"] = "adam"
+    rate: float = 1e-3
+
+
+class Recipe(Config):
+    optimizer: Annotated[Sgd | Adam, Field(discriminator="kind")] = Sgd(rate=0.1, momentum=0.5)
+
+
+class Study(Config):
+    recipe: Recipe = Recipe(optimizer=Sgd(rate=0.2))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -57,6 +77,28 @@ def test_mistakes_are_named_with_their_path(tmp_path: Path, text: str, words: li
         load_config(Training, write(tmp_path, text))
     for word in [*words, "config.yaml"]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["recipe.optimizer.momentum=0"], Sgd(rate=0.2, momentum=0)),
+        (["recipe.optimizer={kind: sgd, momentum: 0}"], Sgd(rate=0.2, momentum=0)),
+        (["recipe.optimizer.kind=adam"], Adam()),
+        (["recipe.optimizer.kind=adam", "recipe.optimizer.rate=2"], Adam(rate=2)),
+    ],
+)
+def test_a_group_given_in_part_keeps_the_rest_of_its_default(words: list[str], expected: Config) -> None:
+    assert load_config(Study, None, words) == Study(recipe=Recipe.model_construct(optimizer=expected))
+
+
+def test_a_group_begins_with_the_default_where_it_stands() -> None:
+    assert load_config(Recipe, None, ["optimizer.rate=1"]) == Recipe(optimizer=Sgd(rate=1, momentum=0.5))
+
+
+def test_another_kind_does_not_inherit() -> None:
+    with pytest.raises(ConfigError, match="optimizer.momentum: unknown key"):
+        load_config(Recipe, None, ["optimizer={kind: adam, momentum: 0}"])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

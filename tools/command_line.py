@@ -55,6 +55,10 @@ def run_command(words: list[str]) -> int:
         return _fail(str(error))
     except ModuleNotFoundError as error:
         return _fail(_explain_missing(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}")
     except KeyboardInterrupt:
         return _fail("interrupted", code=1)
 

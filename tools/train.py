@@ -6,6 +6,7 @@ On several GPUs: `torchrun --nproc-per-node 4 -m tools.command_line train CONFIG
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,7 +47,8 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         TrainDetectorConfig, arguments.config, arguments.output, arguments.resume, overrides, EXAMPLE
     )
     try:
-        result = train_detector(config, folder, Console(stderr=True, quiet=not is_main_process()))
+        with nullcontext() if arguments.resume else folder.kept_once_begun():
+            result = train_detector(config, folder, Console(stderr=True, quiet=not is_main_process()))
     except TrainingError as error:
         console.print(f"handeye: failed: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1

@@ -5,6 +5,7 @@ Any value of the configuration can be given behind it: `steps=1000`, `--data.roo
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         "configs/policy/pusht_state.yaml",
     )
     try:
-        result = train_policy(config, folder, console)
+        with nullcontext() if arguments.resume else folder.kept_once_begun():
+            result = train_policy(config, folder, console)
     except TrainingError as error:
         console.print(f"handeye: failed: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1

@@ -1,5 +1,7 @@
 """Typed configuration: YAML says what differs from the defaults in code, nothing is guessed, nothing is ignored.
 
+A group of keys that is given in part keeps the rest of its default, its `kind` included; naming another kind starts
+from that kind's own defaults.
 Unknown and duplicate keys are refused with the path of the key. Overrides come from the command line as
 `key.path=value` or `--key.path value`; a dash and an underscore mean the same there.
 """
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from vision.errors import ConfigError
 
@@ -23,6 +25,28 @@ class Config(BaseModel):
     """Root of every configuration: frozen, unknown keys refused, attribute docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_groups(cls, content: Any) -> Any:
+        """Lay what is given of each group over the group's default."""
+        if not isinstance(content, Mapping):
+            return content
+        fields = cls.model_fields
+        return {
+            key: _lay_over(fields[key].default, value) if key in fields else value for key, value in content.items()
+        }
+
+
+def _lay_over(default: Any, given: Any) -> Any:
+    """`given`, completed by a default of the same kind where both are groups."""
+    if not isinstance(default, Config) or not isinstance(given, Mapping):
+        return given
+    kind = getattr(default, "kind", None)
+    if given.get("kind", kind) != kind:
+        return given
+    defaults = {name: getattr(default, name) for name in type(default).model_fields}
+    return defaults | {key: _lay_over(defaults.get(key), value) for key, value in given.items()}
 
 
 def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str] = ()) -> C:

@@ -55,6 +55,9 @@ class EpisodeWriter:
     @classmethod
     def open(cls, folder: Path, fps: int, features: Mapping[str, Feature], robot_type: str) -> EpisodeWriter:
         """Create the data set or go on with it. Raises DatasetError when the folder holds another kind of episodes."""
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise DatasetError(f"{folder}: cannot be made, {nearest} is a file")
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         if not (folder / INFO_PATH).exists():
             if folder.exists() and any(folder.iterdir()):

@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -65,6 +66,23 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{run.path}: the run folder cannot be written: {error.strerror or error}") from error
         return run
+
+    @contextmanager
+    def kept_once_begun(self) -> Iterator[None]:
+        """For a new run: a user's mistake that ends it before its first step leaves nothing, its name is free."""
+        try:
+            yield
+        except UserError:
+            if not (self.state.exists() or self.steps.path.exists()):
+                self._withdraw()
+            raise
+
+    def _withdraw(self) -> None:
+        """Take back what `create` wrote, and the folder where it holds nothing else."""
+        for path in (self.config, self.origin, self.constraints, self.data):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     @staticmethod
     def open(path: Path) -> RunFolder:

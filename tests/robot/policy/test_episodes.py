@@ -249,6 +249,13 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
         open_writer(tmp_path)
 
 
+@pytest.mark.parametrize("below", ["", "set"])
+def test_a_file_in_the_way_is_named_before_anything_is_recorded(tmp_path: Path, below: str) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DatasetError, match="thesis.txt is a file"):
+        open_writer(tmp_path / "thesis.txt" / below)
+
+
 def test_statistics_of_another_data_set_are_refused(tmp_path: Path) -> None:
     write_three(tmp_path / "one")
     open_writer(tmp_path / "two").add(draw_episode(5))

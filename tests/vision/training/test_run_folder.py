@@ -66,6 +66,24 @@ def test_a_run_is_never_begun_over_another(tmp_path):
         RunFolder.create(tmp_path / "run", CONFIG)
 
 
+def test_a_mistake_before_the_first_step_frees_the_name(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work")
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    with pytest.raises(UserError, match="no images"), run.kept_once_begun():
+        raise UserError("no images")
+    assert [path.name for path in run.path.iterdir()] == ["thesis.txt"]
+    RunFolder.create(tmp_path / "run", CONFIG)
+
+
+def test_a_mistake_after_the_first_step_keeps_the_run(tmp_path):
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.steps.append({"step": 0})
+    with pytest.raises(UserError), run.kept_once_begun():
+        raise UserError("an image has vanished")
+    assert run.config.exists()
+
+
 def test_a_folder_without_a_run_cannot_be_resumed(tmp_path):
     with pytest.raises(UserError, match="no run to resume"):
         RunFolder.open(tmp_path)

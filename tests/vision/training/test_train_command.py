@@ -69,6 +69,7 @@ def test_mistakes_are_told_in_one_line(words, message, tmp_path, capsys, monkeyp
     told = capsys.readouterr().err.strip()
     assert message in told
     assert len(told.splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
