@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from robot.policy.act_policy import ActPolicy
+from robot.policy.batches import signature_of
+from robot.policy.episode_reader import EpisodeDataset
 from robot.policy.lerobot_checkpoint import load_lerobot_policy
 from robot.policy.policy_checkpoint import save_policy
 from tools.command_line import Positional
@@ -18,10 +21,13 @@ class Arguments:
 
     folder: Positional[Path]
     """The folder that LeRobot stored: config.json, model.safetensors and the statistics."""
-    fps: int
-    """Actions in a second, the rate of the demonstrations; LeRobot's policies do not tell it."""
     output: Path
     """Where the checkpoint goes; its name ends in .safetensors."""
+    dataset: Path | None = None
+    """Data set it was trained on: LeRobot's policies tell neither the names of their numbers nor their rate. A policy
+    with an environment may have been given the last numbers of the data set's state as that."""
+    fps: int | None = None
+    """Without the data set: actions in a second; the numbers are named state_0, state_1, ..."""
     json: Path | None = None
     """Write a summary as JSON to this file."""
 
@@ -30,9 +36,7 @@ def run(arguments: Arguments) -> int:
     """Read, check, rename, write."""
     if arguments.output.suffix != ".safetensors":
         raise UserError(f"--output {arguments.output}: expected a file name that ends in .safetensors")
-    if arguments.fps < 1:
-        raise UserError(f"--fps {arguments.fps}: expected at least 1")
-    policy = load_lerobot_policy(arguments.folder, fps=arguments.fps)
+    policy = _load(arguments)
     save_policy(arguments.output, policy, {"source": f"LeRobot's {arguments.folder.name}"})
     parameters = sum(weight.numel() for weight in policy.parameters())
     inputs = ", ".join(f"{key} {shape}" for key, shape in policy.signature.input_shapes().items())
@@ -41,3 +45,16 @@ def run(arguments: Arguments) -> int:
         summary = {"output": str(arguments.output), "parameters": parameters}
         write_json(arguments.json, summary | {"signature": policy.signature.model_dump(mode="json")})
     return 0
+
+
+def _load(arguments: Arguments) -> ActPolicy:
+    if (arguments.dataset is None) == (arguments.fps is None):
+        raise UserError("expected either --dataset, the data set it was trained on, or --fps, its actions in a second")
+    if arguments.fps is not None:
+        if arguments.fps < 1:
+            raise UserError(f"--fps {arguments.fps}: expected at least 1")
+        return load_lerobot_policy(arguments.folder, fps=arguments.fps)
+    assert arguments.dataset is not None
+    # Cameras and their size are in the configuration of the policy.
+    named = signature_of(EpisodeDataset.open(arguments.dataset), (), (1, 1))
+    return load_lerobot_policy(arguments.folder, fps=named.fps, named=named)

@@ -26,7 +26,7 @@ Images = Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
 
 @runtime_checkable
 class ChunkPredictor(Protocol):
-    """A trained policy: one state and the pictures it wants in, one chunk of actions in units out."""
+    """A trained policy: one state, pictures and surroundings as it wants them in, one chunk of actions in units out."""
 
     @property
     def fps(self) -> int:
@@ -53,7 +53,9 @@ class ChunkPredictor(Protocol):
         """Pictures that `predict` must be given."""
         ...
 
-    def predict(self, state: Float[np.ndarray, " S"], images: Images) -> Float[np.ndarray, "T A"]:
+    def predict(
+        self, state: Float[np.ndarray, " S"], images: Images, environment: Float[np.ndarray, " E"] | None = None
+    ) -> Float[np.ndarray, "T A"]:
         """The chunk for one observation."""
         ...
 

@@ -100,7 +100,7 @@ class LearnedPick:
 
     def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
         with self._timer.stage("policy"):
-            return self._network.predict(state, {})
+            return ask_network(self._network, state)
 
     def _end_run(self) -> None:
         if self._run is not None:
@@ -176,6 +176,15 @@ class _Run:
             return qpos
 
 
+def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
+    """The chunk for the numbers of STATE_NAMES; those beyond a network's own state are its environment.
+
+    Ours take all as their state. LeRobot's ACT cannot do without an environment, so there the cube is that.
+    """
+    own = len(network.state_names)
+    return network.predict(state[:own], {}, state[own:] if own < len(state) else None)
+
+
 def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
     """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
     network = OnnxPolicy.load(path, num_threads=config.num_threads)
@@ -200,17 +209,18 @@ def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
     at_home[STATE_NAMES.index("gripper_opening_m")] = cell.gripper.opening_max_m
     _require_usual(network, at_home)
     try:
-        network.predict(at_home, {})
+        ask_network(network, at_home)
     except PolicyInputError as error:
         raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
 
 
 def _require_same_numbers(network: OnnxPolicy) -> None:
-    name, others = network.manifest.name, [*network.image_keys, *network.signature.environment_names]
-    if others:
-        raise ModelFileError(f"{name}: wants {', '.join(others)} too, but picking gives it {', '.join(STATE_NAMES)}")
+    name = network.manifest.name
+    if network.image_keys:
+        told = f"wants {', '.join(network.image_keys)} too, but picking gives it {', '.join(STATE_NAMES)}"
+        raise ModelFileError(f"{name}: {told}")
     for what, found, expected in (
-        ("state", network.state_names, STATE_NAMES),
+        ("state", network.state_names + network.signature.environment_names, STATE_NAMES),
         ("action", network.action_names, ACTION_NAMES),
     ):
         if found != expected:
@@ -222,7 +232,8 @@ def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> Non
     statistics = network.manifest.state_statistics
     if statistics is None:
         return
-    for name, value, mean, std in zip(STATE_NAMES, at_home.tolist(), statistics.mean, statistics.std, strict=True):
+    own = at_home[: len(network.state_names)].tolist()
+    for name, value, mean, std in zip(network.state_names, own, statistics.mean, statistics.std, strict=True):
         if not name.startswith("cube") and abs(value - mean) > UNUSUAL * std:
             raise ModelFileError(
                 f"{network.manifest.name}: has the statistics of another data set: {name} is {value:.3g} at this "

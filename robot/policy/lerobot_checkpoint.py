@@ -29,18 +29,20 @@ from vision.checkpoints.official import read_published_file
 from vision.errors import ConfigError, ModelFileError
 
 WEIGHTS_FILE = "model.safetensors"
+WORDS = {STATE_KEY: "state", ENVIRONMENT_KEY: "environment", ACTION_KEY: "action"}
 EPSILON = 1e-8
 """What LeRobot adds to a deviation before it divides."""
 Statistics = Mapping[str, Mapping[str, Tensor]]
 """By the key of the feature, with `_` for `.`, and by the name of the statistic."""
 
 
-def load_lerobot_policy(folder: Path, *, fps: int) -> ActPolicy:
+def load_lerobot_policy(folder: Path, *, fps: int, named: PolicySignature | None = None) -> ActPolicy:
     """The policy in a folder, in eval mode; units in, units out.
 
-    LeRobot stores neither the names of the numbers, which become state_0, state_1, ..., nor the rate of the actions,
-    `fps`. Raises ModelFileError where a file is missing or damaged, where the configuration names a variant of ACT
-    that ours has not, and with the list of keys where the weights do not fit.
+    LeRobot stores neither the rate of the actions, `fps`, nor the names of the numbers: they are those that `named`
+    has, the signature of its demonstrations, of state and environment in a row; without it state_0, state_1, ...
+    Raises ModelFileError where a file is missing or damaged, where the configuration names a variant of ACT that ours
+    has not, where there are more or fewer numbers than names, and with the list of keys where the weights do not fit.
     """
     folder = Path(folder)
     config = read_lerobot_json(LerobotActConfig, folder / CONFIG_FILE)
@@ -48,7 +50,7 @@ def load_lerobot_policy(folder: Path, *, fps: int) -> ActPolicy:
     statistics = _statistics_in(weights) or _read_statistics(folder)
     network = {key: value for key, value in weights.items() if key.startswith("model.")}
     try:
-        policy = ActPolicy(ActPolicyConfig(network=config.network()), _signature_of(config, fps, folder))
+        policy = ActPolicy(ActPolicyConfig(network=config.network()), _signature_of(config, fps, named, folder))
     except ConfigError as error:
         raise ModelFileError(f"{folder}: {error}") from error
     own = policy.act.state_dict()
@@ -58,9 +60,22 @@ def load_lerobot_policy(folder: Path, *, fps: int) -> ActPolicy:
     return policy.eval()
 
 
-def _signature_of(config: LerobotActConfig, fps: int, folder: Path) -> PolicySignature:
-    images = config.images()
-    known = {STATE_KEY, ENVIRONMENT_KEY, *images}
+def _signature_of(config: LerobotActConfig, fps: int, named: PolicySignature | None, folder: Path) -> PolicySignature:
+    _require_features(config, folder)
+    images, num_seen = config.images(), config.input_features[STATE_KEY].shape[0]
+    seen, actions = _names_of(config, named, folder)
+    signature = PolicySignature(
+        state_names=seen[:num_seen],
+        environment_names=seen[num_seen:],
+        cameras=tuple(_camera_name(key) for key in images),
+        action_names=actions,
+        fps=fps,
+    )
+    return signature.model_copy(update={"image_hw": _image_hw(images, folder)}) if images else signature
+
+
+def _require_features(config: LerobotActConfig, folder: Path) -> None:
+    known = {STATE_KEY, ENVIRONMENT_KEY, *config.images()}
     if STATE_KEY not in config.input_features or not config.input_features.keys() <= known:
         told = ", ".join(config.input_features)
         raise ModelFileError(
@@ -68,15 +83,25 @@ def _signature_of(config: LerobotActConfig, fps: int, folder: Path) -> PolicySig
         )
     if ACTION_KEY not in config.output_features:
         raise ModelFileError(f"{folder}: the policy gives {', '.join(config.output_features)}; expected {ACTION_KEY}")
-    environment = config.input_features.get(ENVIRONMENT_KEY)
-    signature = PolicySignature(
-        state_names=_numbered("state", config.input_features[STATE_KEY]),
-        environment_names=() if environment is None else _numbered("environment", environment),
-        cameras=tuple(_camera_name(key) for key in images),
-        action_names=_numbered("action", config.output_features[ACTION_KEY]),
-        fps=fps,
-    )
-    return signature.model_copy(update={"image_hw": _image_hw(images, folder)}) if images else signature
+
+
+def _names_of(
+    config: LerobotActConfig, named: PolicySignature | None, folder: Path
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the numbers seen, those of the environment behind those of the state, and of the actions."""
+    features = config.input_features | config.output_features
+    widths = {key: features[key].shape[0] for key in (STATE_KEY, ENVIRONMENT_KEY, ACTION_KEY) if key in features}
+    if named is None:
+        numbered = {key: tuple(f"{WORDS[key]}_{index}" for index in range(width)) for key, width in widths.items()}
+        return numbered[STATE_KEY] + numbered.get(ENVIRONMENT_KEY, ()), numbered[ACTION_KEY]
+    seen = named.state_names + (named.environment_names if ENVIRONMENT_KEY in widths else ())
+    found, expected = sum(widths.values()) - widths[ACTION_KEY], (len(seen), len(named.action_names))
+    if (found, widths[ACTION_KEY]) != expected:
+        raise ModelFileError(
+            f"{folder}: the policy sees {found} numbers and gives {widths[ACTION_KEY]}; these demonstrations have "
+            f"{expected[0]} ({', '.join(seen)}) and {expected[1]} ({', '.join(named.action_names)})"
+        )
+    return seen, named.action_names
 
 
 def _image_hw(images: Mapping[str, LerobotFeature], folder: Path) -> tuple[int, int]:
@@ -85,10 +110,6 @@ def _image_hw(images: Mapping[str, LerobotFeature], folder: Path) -> tuple[int, 
     if len(sizes) > 1 or len(size) != 3 or size[0] != 3:
         raise ModelFileError(f"{folder}: images of the shapes {sorted(sizes)}; expected one shape (3, height, width)")
     return size[1], size[2]
-
-
-def _numbered(word: str, feature: LerobotFeature) -> tuple[str, ...]:
-    return tuple(f"{word}_{index}" for index in range(feature.shape[0]))
 
 
 def _camera_name(key: str) -> str:

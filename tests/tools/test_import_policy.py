@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from robot.policy.episode_writer import EpisodeWriter
+from robot.policy.episodes import Episode, numbers
 from robot.policy.onnx_policy import OnnxPolicy
+from robot.policy.policy_checkpoint import load_policy
+from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
 from tests.robot.policy.test_lerobot_checkpoint import RECORDED, recorded_of, weights_of
 from tools.command_line import run_command
 
@@ -36,10 +40,25 @@ def test_imported_and_exported_it_gives_the_chunks_of_lerobot(folder: Path, tmp_
     assert content["parameters"] > 10_000
 
 
+def test_the_data_set_names_the_numbers_and_tells_their_rate(folder: Path, tmp_path: Path) -> None:
+    """Its eight numbers of state are what the policy was given as five of state and three of environment."""
+    features = {STATE_KEY: numbers(tuple("abcdefgh")), ACTION_KEY: numbers(("left", "right", "up", "grip"))}
+    columns = {STATE_KEY: np.zeros((3, 8), np.float32), ACTION_KEY: np.zeros((3, 4), np.float32)}
+    EpisodeWriter.open(tmp_path / "set", 30, features, "test arm").add(Episode(columns, "pick"))
+    output = tmp_path / "ours.safetensors"
+    words = ["import-policy", str(folder), "--dataset", str(tmp_path / "set"), "--output", str(output)]
+    assert run_command(words) == 0
+    signature = load_policy(output).signature
+    assert signature.fps == 30
+    assert (signature.state_names, signature.environment_names) == (tuple("abcde"), tuple("fgh"))
+    assert signature.action_names == ("left", "right", "up", "grip")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"--fps": "0"}, "--fps 0: expected at least 1"),
+        ({"--dataset": "demonstrations"}, "either --dataset"),
         ({"--output": "ours.onnx"}, "ends in .safetensors"),
     ],
 )
@@ -51,6 +70,11 @@ def test_wrong_options_are_told(
     assert run_command(["import-policy", str(folder), *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_neither_data_set_nor_rate_is_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["import-policy", str(folder), "--output", str(tmp_path / "ours.safetensors")]) == 2
+    assert "expected either --dataset" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_policy_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,8 +36,11 @@ class ExpertNetwork:
         self._limits = joint_limits_from_config(cell.joint_limits)
         self.calls = 0
 
-    def predict(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict(
+        self, state: np.ndarray, images: Mapping[str, np.ndarray], environment: np.ndarray | None = None
+    ) -> np.ndarray:
         assert not images
+        assert environment is None
         self.calls += 1
         now = self._state(np.asarray(state, np.float64))
         goal = self._expert(now)

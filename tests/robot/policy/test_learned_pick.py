@@ -14,11 +14,17 @@ from robot.control.timing import StageTimer
 from robot.kinematics.chain import forward_kinematics
 from robot.policy.chunk_blending import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
 from robot.policy.export_policy import export_policy
-from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network, require_fit
+from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, ask_network, load_pick_network, require_fit
 from robot.policy.onnx_policy import OUTPUT_NAME, OnnxPolicy
 from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES
 from robot.policy.policy import Outcome, Policy, PolicyStatus
-from robot.policy.policy_manifest import PolicyManifest, PolicySignature, StateStatistics
+from robot.policy.policy_manifest import (
+    ENVIRONMENT_KEY,
+    STATE_KEY,
+    PolicyManifest,
+    PolicySignature,
+    StateStatistics,
+)
 from tests.robot.policy.expert_network import ExpertNetwork
 from tests.robot.policy.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policy.small_policy import untrained_pick_policy
@@ -98,7 +104,9 @@ def test_a_policy_whose_time_runs_out_brakes_within_the_arms_limits() -> None:
 class TiltingNetwork(ExpertNetwork):
     """Turns the hand over and into the table, a little more with each row."""
 
-    def predict(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> np.ndarray:
+    def predict(
+        self, state: np.ndarray, images: Mapping[str, np.ndarray], environment: np.ndarray | None = None
+    ) -> np.ndarray:
         rows = np.tile(np.append(state[:6], 0.085), (self.chunk_size, 1))
         rows[:, 1] += 0.01 * np.arange(1, self.chunk_size + 1)
         rows[:, 3] += 0.004 * np.arange(1, self.chunk_size + 1)
@@ -172,7 +180,7 @@ def test_a_network_for_picking_in_this_cell_is_taken() -> None:
     [
         ({"state_names": STATE_NAMES[1:]}, "its state is qpos_2, .*; picking has qpos_1"),
         ({"action_names": ACTION_NAMES[:6]}, "its action is .*; picking has .* gripper_target_m"),
-        ({"environment_names": ("goal_x",)}, "wants goal_x too"),
+        ({"environment_names": ("goal_x",)}, "its state is .*, goal_x; picking has qpos_1"),
         ({"cameras": ("wrist",), "image_hw": (32, 48)}, "wants observation.images.wrist too"),
         ({"fps": 30}, "has 30 rows a second; .*125 Hz must be a multiple"),
         ({"answer": np.nan}, "not finite: its weights cannot be used"),
@@ -185,6 +193,30 @@ def test_a_network_for_picking_in_this_cell_is_taken() -> None:
 def test_what_was_taught_something_else_is_refused(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ModelFileError, match=f"it: .*{told}"):
         require_fit(network(**changes), WorkCellConfig())
+
+
+class RecordingSession(FakeSession):
+    """Keeps what it was given."""
+
+    seen: Mapping[str, np.ndarray]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self.seen = inputs
+        return super().run(inputs)
+
+
+def test_a_network_may_take_the_cube_as_its_environment() -> None:
+    """As LeRobot's ACT, which cannot do without one, has to."""
+    own = STATE_NAMES.index("cube_is_known")
+    split = network(state_names=STATE_NAMES[:own], environment_names=STATE_NAMES[own:])
+    require_fit(split, WorkCellConfig())
+    session = RecordingSession(split.signature, 0.0)
+    state = np.arange(len(STATE_NAMES), dtype=np.float32)
+    ask_network(OnnxPolicy(session, split.manifest), state)
+    np.testing.assert_array_equal(session.seen[STATE_KEY][0], state[:own])
+    np.testing.assert_array_equal(session.seen[ENVIRONMENT_KEY][0], state[own:])
+    with pytest.raises(ModelFileError, match="statistics of another data set: qpos_1"):
+        require_fit(network(mean=(9.0,), state_names=STATE_NAMES[:own], environment_names=STATE_NAMES[own:]), CELL)
 
 
 def test_an_exported_file_tells_what_its_policy_has_seen(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from robot.policy.act_loss import ActLossConfig, act_loss
 from robot.policy.act_names import LEROBOT_KEYS
 from robot.policy.act_policy import ActPolicy, Observations
 from robot.policy.lerobot_checkpoint import load_lerobot_policy
+from robot.policy.policy_manifest import PolicySignature
 from tests.formula_weights import formula_weight
 from vision.errors import ModelFileError
 
@@ -112,6 +113,45 @@ def test_the_signature_is_what_the_configuration_says(stored: Callable[[str], Pa
     assert len(signature.action_names) == 4
     assert signature.fps == 25
     assert len(load_lerobot_policy(stored("state"), fps=25).signature.environment_names) == 3
+
+
+def demonstrations(state: tuple[str, ...], environment: tuple[str, ...] = ()) -> PolicySignature:
+    return PolicySignature(
+        state_names=state, environment_names=environment, action_names=("left", "right", "up", "grip"), fps=25
+    )
+
+
+@pytest.mark.parametrize("own", [5, 8])
+def test_numbers_are_named_as_in_the_demonstrations(stored: Callable[[str], Path], own: int) -> None:
+    """The state of the demonstrations may be the policy's state and environment in a row."""
+    names = tuple("abcdefgh")
+    named = demonstrations(names[:own], names[own:])
+    signature = load_lerobot_policy(stored("state"), fps=25, named=named).signature
+    assert (signature.state_names, signature.environment_names) == (names[:5], names[5:])
+    assert signature.action_names == named.action_names
+
+
+def test_a_policy_without_the_demonstrations_environment_is_named_too(stored: Callable[[str], Path]) -> None:
+    named = demonstrations(tuple("abcde"), ("x",))
+    assert load_lerobot_policy(stored("images"), fps=25, named=named).signature.state_names == tuple("abcde")
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (
+            demonstrations(tuple("abcdefg")),
+            r"sees 8 numbers and gives 4; these demonstrations have 7 \(a, .*, g\) and 4",
+        ),
+        (demonstrations(tuple("abcde"), ("x", "y", "z", "u")), "sees 8 numbers .* have 9"),
+        (demonstrations(tuple("abcdefgh")).model_copy(update={"action_names": ("left",)}), r"and 1 \(left\)"),
+    ],
+)
+def test_demonstrations_of_other_numbers_are_refused(
+    stored: Callable[[str], Path], named: PolicySignature, message: str
+) -> None:
+    with pytest.raises(ModelFileError, match=message):
+        load_lerobot_policy(stored("state"), fps=25, named=named)
 
 
 def test_statistics_among_the_weights_of_older_files_are_read(stored: Callable[[str], Path], copied: Path) -> None:
