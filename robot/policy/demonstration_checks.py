@@ -107,24 +107,36 @@ def check_statistics(found: Statistics, dataset: EpisodeDataset) -> Iterator[Fin
         # Of matrices LeRobot keeps other shapes.
         is_known = key not in BOOK_KEEPING and (feature.is_picture or len(feature.shape) == 1)
         if stated is not None and is_known and is_whole:
-            yield from islice(_compare(key, measured, stated, feature), 1)
+            longest = max(map(dataset.episode_length, range(dataset.num_episodes)))
+            yield from islice(_compare(key, measured, stated, feature, longest), 1)
 
 
 def _compare(
-    key: str, measured: Mapping[str, np.ndarray], stated: Mapping[str, np.ndarray], feature: Feature
+    key: str, measured: Mapping[str, np.ndarray], stated: Mapping[str, np.ndarray], feature: Feature, longest: int
 ) -> Iterator[Finding]:
     # LeRobot looks at other pictures than we do, so that only their mean can be held against ours.
     for name in ("mean",) if feature.is_picture else ("min", "max", "mean", "std"):
         here, there = (np.asarray(values[name], np.float64).reshape(-1) for values in (measured, stated))
-        for number in np.flatnonzero(~(np.abs(here - there) <= _slack(measured, feature))):
+        slack = _picture_slack(measured, feature) if feature.is_picture else _number_slack(measured, name, longest)
+        for number in np.flatnonzero(~(np.abs(here - there) <= slack)):
             told = f"{name} of number {number} is {there[number]:.5g} in the statistics, {here[number]:.5g} in the data"
             yield Finding(OTHER_STATISTICS, f"{key}: {told}")
 
 
-def _slack(measured: Mapping[str, np.ndarray], feature: Feature) -> Float[np.ndarray, " D"]:
-    low, high = (np.asarray(measured[name], np.float64).reshape(-1) for name in ("min", "max"))
-    if not feature.is_picture:
-        return STATISTICS_SLACK * (high - low) + 1e-5 * np.maximum(np.abs(low), np.abs(high)) + 1e-9
+def _number_slack(measured: Mapping[str, np.ndarray], name: str, longest: int) -> Float[np.ndarray, " D"]:
+    """LeRobot sums up to `longest` rows, of an episode, in float32, and its variance is a difference of such sums."""
+    low, high, std = (np.asarray(measured[key], np.float64).reshape(-1) for key in ("min", "max", "std"))
+    largest, rounding = np.maximum(np.abs(low), np.abs(high)), longest * float(np.finfo(np.float32).eps)
+    slack = STATISTICS_SLACK * (high - low) + 1e-9
+    if name != "std":
+        return slack + np.maximum(rounding, 1e-5) * largest
+    # Of a variance: where the deviation is 0, its root is what is stated.
+    of_variance = rounding * largest**2
+    return slack + of_variance / np.maximum(np.maximum(std, np.sqrt(of_variance)), 1e-12)
+
+
+def _picture_slack(measured: Mapping[str, np.ndarray], feature: Feature) -> Float[np.ndarray, " D"]:
+    high = np.asarray(measured["max"], np.float64).reshape(-1)
     brightest = 1.0 if feature.array_dtype == np.uint8 else high
     return PICTURE_SLACK * brightest + np.zeros_like(high) + 1e-9
 

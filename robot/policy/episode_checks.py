@@ -135,7 +135,7 @@ def check_picture_stream(
     settings: CheckSettings,
 ) -> Iterator[Finding]:
     """A camera that shows one picture while the state changes."""
-    first, length = longest_run(np.array([_differ(a, b) for a, b in zip(pictures, pictures[1:], strict=False)], bool))
+    first, length = longest_run(_new_pictures(pictures))
     state = columns.get(STATE_KEY)
     if length >= max(2, round(settings.frozen_s * fps)) and state is not None and is_moving(state, first, length):
         yield Finding(FROZEN, f"{key}: one picture in {length} frames from frame {first} on")
@@ -177,6 +177,15 @@ def is_moving(values: Num[np.ndarray, "T D"], first: int, length: int) -> bool:
 def _changes(values: Num[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
     rows = values.reshape(len(values), -1)
     return np.any(rows[1:] != rows[:-1], axis=1).reshape(-1)
+
+
+def _new_pictures(pictures: Shaped[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
+    """Which pictures, from the second on, differ from the last one that did: slow changes add up."""
+    shown, steps = pictures[0], []
+    for picture in pictures[1:]:
+        steps.append(_differ(shown, picture))
+        shown = picture if steps[-1] else shown
+    return np.array(steps, bool)
 
 
 def _differ(one: np.ndarray, other: np.ndarray) -> bool:

@@ -153,6 +153,12 @@ def test_a_stream_that_stands_still_while_others_go_on(tmp_path: Path, key: str,
     assert not findings(tmp_path, frozen_s=1.3)
 
 
+def test_a_picture_that_changes_slowly_is_no_frozen_stream(tmp_path: Path) -> None:
+    levels = np.arange(100, 100 + 2 * LENGTH, 2, dtype=np.uint16)
+    write(tmp_path, drawn(0, depth__top=np.broadcast_to(levels[:, None, None], (LENGTH, *SIZE_HW)).copy()))
+    assert not findings(tmp_path)
+
+
 def test_an_arm_that_rests_is_no_frozen_stream(tmp_path: Path) -> None:
     episode = drawn(0)
     resting = {key: held(episode.columns[key], 5, 12) for key in ("observation.state", "action", TOP)}
@@ -220,6 +226,27 @@ def test_statistics_of_other_data(tmp_path: Path, name: str) -> None:
     found = only(tmp_path)
     assert (found.kind, found.episode) == (checks.OTHER_STATISTICS, None)
     assert found.item.startswith(f"action: {name} of number 1 is ")
+
+
+def in_float32(values: np.ndarray) -> dict[str, list[float]]:
+    """Mean and deviation as LeRobot 0.4 has them: the root of a difference of two sums in float32."""
+    mean = values.mean(axis=0)
+    variance = (values**2).mean(axis=0) - mean**2
+    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(variance, 0)).tolist()}
+
+
+@pytest.mark.parametrize("length", [30, 1000])
+def test_the_rounding_of_lerobots_statistics_is_no_fault(tmp_path: Path, length: int) -> None:
+    """A number that stands still has a deviation of thousands of its last digit there."""
+    actions = np.tile(np.array([0.459267, -2.2, 0.04], np.float32), (length, 1))
+    actions[:, 1] += 0.3 * np.sin(np.arange(length) / 20).astype(np.float32)
+    arm_set(tmp_path, actions)
+    stated = in_float32(actions)
+    assert max(stated["std"][0], stated["std"][2]) > 1e-5, "nothing was rounded"
+    edit(tmp_path / "meta/stats.json", lambda stats: stats["action"].update(stated))
+    assert checks.OTHER_STATISTICS not in {found.kind for found in findings(tmp_path)}
+    edit(tmp_path / "meta/stats.json", lambda stats: stats["action"].update(std=[0.05, *stated["std"][1:]]))
+    assert checks.OTHER_STATISTICS in {found.kind for found in findings(tmp_path)}
 
 
 def test_statistics_of_other_pictures(tmp_path: Path) -> None:
