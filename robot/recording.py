@@ -6,9 +6,11 @@ in the order of their seeds, so a recording does not depend on the number of wor
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -23,7 +25,7 @@ from robot.policy.expert_policy import ExpertPolicy, ExpertPolicyConfig
 from robot.policy.policy import Policy
 from robot.simulator.mishaps import MIXED, MishapConfig
 from robot.worker_pool import map_in_workers
-from vision.errors import DatasetError
+from vision.errors import DatasetError, UserError
 
 ROBOT_TYPE = "ur10e"
 
@@ -83,12 +85,26 @@ class Recorder:
         return ExpertPolicy(self._config.cell, self._config.expert, seed=seed)
 
 
-def open_recording(config: RecordConfig, folder: Path, pictures: PictureSize | None) -> EpisodeWriter:
-    """The data set to record into, new or begun. Raises DatasetError when it holds other episodes."""
+def open_recording(config: RecordConfig, folder: Path, detector: Path, pictures: PictureSize | None) -> EpisodeWriter:
+    """The data set to record into, new or begun.
+
+    Raises DatasetError when it holds other episodes or was begun with another configuration or detector, and UserError
+    where there is no such detector.
+    """
     fps = config.expert.policy_hz
     if fps != round(fps):
         raise DatasetError(f"expert.policy_hz {fps:g}: a data set needs a whole number of frames a second")
-    return EpisodeWriter.open(folder, round(fps), demonstration_features(pictures), ROBOT_TYPE)
+    features, origin = demonstration_features(pictures), _origin(config, detector)
+    return EpisodeWriter.open(folder, round(fps), features, ROBOT_TYPE, origin)
+
+
+def _origin(config: RecordConfig, detector: Path) -> dict[str, Any]:
+    """What decides an episode besides its seed; the policies of `handeye pick` have no part in it."""
+    try:
+        digest = hashlib.sha256(detector.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{detector}: the detector cannot be read: {error.strerror}") from error
+    return {"detector_sha256": digest} | config.model_dump(mode="json", exclude={"skill", "learned"})
 
 
 def next_seed(writer: EpisodeWriter, first_seed: int) -> int:

@@ -62,9 +62,10 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         raise UserError(f"--seed {arguments.seed}: expected 0 or more")
     config = _read_config(arguments, overrides)
     pictures = PictureSize(config.picture_height, config.picture_width) if arguments.images else None
-    writer = open_recording(config, arguments.output, pictures)
+    detector = arguments.detector or SHIPPED_DETECTOR
+    writer = open_recording(config, arguments.output, detector, pictures)
     console = Console(highlight=False, soft_wrap=True)
-    dropped = _record(arguments, config, writer, pictures, console)
+    dropped = _record(arguments, config, writer, detector, pictures, console)
     report = _describe(writer, arguments, dropped)
     for reason, count in dropped.items():
         console.print(f"played but not kept, {reason}: {count}")
@@ -87,6 +88,7 @@ def _record(
     arguments: Arguments,
     config: RecordConfig,
     writer: EpisodeWriter,
+    detector: Path,
     pictures: PictureSize | None,
     console: Console,
 ) -> Counter[str]:
@@ -97,7 +99,6 @@ def _record(
         return dropped
     first = next_seed(writer, arguments.seed)
     seeds = range(first, first + SEEDS_FOR_EACH * missing)
-    detector = arguments.detector or SHIPPED_DETECTOR
     with Progress(console=console) as progress:
         bar = progress.add_task("recording", total=arguments.episodes, completed=writer.info.total_episodes)
         for played in play_episodes(config, seeds, detector, pictures, workers=arguments.workers):

@@ -18,6 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from robot.policy.episode_origin import require_same_origin, save_origin
 from robot.policy.episode_reader import EpisodeDataset
 from robot.policy.episode_statistics import Statistics, episode_statistics, merge_statistics
 from robot.policy.episode_video import video_info, write_video
@@ -45,29 +46,49 @@ STAGING = ".staging"
 class EpisodeWriter:
     """Appends episodes to a data set, which is created where the folder holds none."""
 
-    def __init__(self, folder: Path, info: DatasetInfo, statistics: Statistics, tasks: list[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        info: DatasetInfo,
+        statistics: Statistics,
+        tasks: list[str],
+        origin: Mapping[str, Any] | None,
+    ) -> None:
         self.folder = folder
         self.info = info
         self._statistics = statistics
         self._tasks = tasks
+        self._origin = origin
         self._place = (0, 0)
 
     @classmethod
-    def open(cls, folder: Path, fps: int, features: Mapping[str, Feature], robot_type: str) -> EpisodeWriter:
-        """Create the data set or go on with it. Raises DatasetError when the folder holds another kind of episodes."""
+    def open(
+        cls,
+        folder: Path,
+        fps: int,
+        features: Mapping[str, Feature],
+        robot_type: str,
+        origin: Mapping[str, Any] | None = None,
+    ) -> EpisodeWriter:
+        """Create the data set or go on with it; `origin` is what its episodes are recorded with, in JSON's values.
+
+        Raises DatasetError when the folder holds another kind of episodes, or such of another origin.
+        """
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():
             raise DatasetError(f"{folder}: cannot be made, {nearest} is a file")
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         if not (folder / INFO_PATH).exists():
-            if folder.exists() and any(folder.iterdir()):
+            if any(path.is_file() and ".partial" not in path.suffixes for path in folder.rglob("*")):
                 raise DatasetError(f"{folder}: is neither empty nor a data set; name a folder of its own")
             info = DatasetInfo(fps, _with_video_info(features, fps) | BOOK_KEEPING, robot_type)
-            return cls(folder, info, {}, [])
-        return cls._resume(folder, fps, features)
+            return cls(folder, info, {}, [], origin)
+        return cls._resume(folder, fps, features, origin)
 
     @classmethod
-    def _resume(cls, folder: Path, fps: int, features: Mapping[str, Feature]) -> EpisodeWriter:
+    def _resume(
+        cls, folder: Path, fps: int, features: Mapping[str, Feature], origin: Mapping[str, Any] | None
+    ) -> EpisodeWriter:
         info = read_info(folder)
         if info.fps != fps:
             raise DatasetError(f"{folder}: was recorded with {info.fps} frames a second, these have {fps}")
@@ -77,8 +98,10 @@ class EpisodeWriter:
             )
             raise DatasetError(f"{folder}: its episodes differ in {', '.join(differing)}; record into another folder")
         dataset = EpisodeDataset.open(folder)
-        writer = cls(folder, info, dataset.stats, dataset.tasks)
+        writer = cls(folder, info, dataset.stats, dataset.tasks, origin)
         if info.total_episodes:
+            if origin is not None:
+                require_same_origin(folder, origin)
             # Never before the last file of any kind, so that files of several episodes are left alone.
             writer._place = _after(max(dataset.last_places))
         return writer
@@ -87,6 +110,8 @@ class EpisodeWriter:
         """Write one episode and return its index. Raises DatasetError, before anything is written, if it is wrong."""
         check_episode(episode, self.info)
         index, length = self.info.total_episodes, len(episode)
+        if index == 0:
+            self._begin()
         if episode.task not in self._tasks:
             self._tasks.append(episode.task)
         columns = dict(episode.columns) | self._book_keeping(index, length, episode.task)
@@ -99,6 +124,12 @@ class EpisodeWriter:
         self._put(EPISODES_PATH, partial(_write_table, {key: [value] for key, value in row.items()}))
         self._commit(length, statistics)
         return index
+
+    def _begin(self) -> None:
+        """A data set of no episodes, so that what a crash leaves of the first is known for what it is."""
+        write_json(self.folder / INFO_PATH, self.info.to_json())
+        if self._origin is not None:
+            save_origin(self.folder, self._origin)
 
     def _commit(self, length: int, statistics: Statistics) -> None:
         """Tasks and statistics, then the counts that make the episode part of the data set."""

@@ -115,6 +115,35 @@ def test_a_recording_goes_on_behind_its_last_episode_and_ends_when_it_has_enough
     assert digests(tmp_path / "cut") == digests(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["expert.expert.hover_m=0.05"], "expert.expert.hover_m 0.1, now 0.05"),
+        (["mishaps.nudge_chance=0", "expert.disturbance.pulls_per_s=3"], "mishaps.nudge_chance"),
+        (["--renderer", "rays"], "simulator.renderer auto, now rays"),
+    ],
+)
+def test_a_recording_does_not_go_on_with_another_configuration(
+    tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert record(tmp_path / "set", CONFIG, "--episodes", "1") == 0
+    before = digests(tmp_path / "set")
+    assert record(tmp_path / "set", CONFIG, "--episodes", "2", *words) == 2
+    assert message in capsys.readouterr().err
+    assert (digests(tmp_path / "set"), asked) == (before, [0])
+    assert record(tmp_path / "set", CONFIG, "--episodes", "2", "learned.timeout_s=20") == 0
+
+
+def test_a_recording_does_not_go_on_with_another_detector(
+    tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert record(tmp_path / "set", "--episodes", "1") == 0
+    other = tmp_path / "other.onnx"
+    other.write_bytes(b"other weights")
+    assert record(tmp_path / "set", "--episodes", "2", "--detector", str(other)) == 2
+    assert "was recorded with detector_sha256" in capsys.readouterr().err
+
+
 def test_when_too_few_succeed_it_gives_up_and_says_so(
     tmp_path: Path, asked: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,7 +187,7 @@ def test_kill_9_in_the_second_episode_leaves_the_first_and_the_recording_goes_on
     program = f"from tools.command_line import run_command; run_command({words!r})"
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
-        while not (folder / "meta" / "info.json").exists():
+        while not (folder / "meta" / "info.json").exists() or EpisodeDataset.open(folder).num_episodes == 0:
             assert process.poll() is None
             time.sleep(0.02)
     finally:

@@ -145,12 +145,8 @@ class PowerCut(Exception):  # noqa: N818 - what happens, not an error of ours
     pass
 
 
-@pytest.mark.parametrize("survives", range(6))
-def test_a_cut_at_any_file_of_an_episode_leaves_those_before_and_can_be_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int
-) -> None:
-    writer = open_writer(tmp_path)
-    writer.add(draw_episode(0))
+def cut_after(survives: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power fails when one more file than so many is put in its place."""
     renamed = 0
     replace_file = Path.replace
 
@@ -162,6 +158,15 @@ def test_a_cut_at_any_file_of_an_episode_leaves_those_before_and_can_be_resumed(
         return replace_file(self, target)
 
     monkeypatch.setattr(Path, "replace", replace_until_the_cut)
+
+
+@pytest.mark.parametrize("survives", range(6))
+def test_a_cut_at_any_file_of_an_episode_leaves_those_before_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int
+) -> None:
+    writer = open_writer(tmp_path)
+    writer.add(draw_episode(0))
+    cut_after(survives, monkeypatch)
     with pytest.raises(PowerCut):
         writer.add(draw_episode(1))
     monkeypatch.undo()
@@ -173,6 +178,20 @@ def test_a_cut_at_any_file_of_an_episode_leaves_those_before_and_can_be_resumed(
     resumed = EpisodeDataset.open(tmp_path)
     assert_same(resumed, 1, draw_episode(2, 3))
     assert resumed.stats["action"]["count"] == [9]
+
+
+@pytest.mark.parametrize("survives", range(7))
+def test_a_cut_at_any_file_of_the_first_episode_leaves_none_and_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survives: int
+) -> None:
+    cut_after(survives, monkeypatch)
+    with pytest.raises(PowerCut):
+        open_writer(tmp_path).add(draw_episode(1))
+    monkeypatch.undo()
+    if survives > 0:
+        assert EpisodeDataset.open(tmp_path).num_episodes == 0
+    assert open_writer(tmp_path).add(draw_episode(0, 3)) == 0
+    assert_same(EpisodeDataset.open(tmp_path), 0, draw_episode(0, 3))
 
 
 RECORDER = """
@@ -241,6 +260,12 @@ def test_another_rate_or_other_features_are_not_mixed_in(tmp_path: Path) -> None
         EpisodeWriter.open(tmp_path, 30, FEATURES, "test arm")
     with pytest.raises(DatasetError, match="differ in action"):
         EpisodeWriter.open(tmp_path, FPS, FEATURES | {"action": numbers(("x", "y", "z"))}, "test arm")
+
+
+def test_a_half_written_first_file_is_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "meta").mkdir()
+    (tmp_path / "meta/.info.7.partial.json").write_text("{")
+    assert open_writer(tmp_path).add(draw_episode(0)) == 0
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
