@@ -84,13 +84,20 @@ def require_space(folder: Path, content: Any) -> None:
 def load_state(path: Path, parts: dict[str, Any]) -> Progress:
     """Restore every part and all random generators; returns the progress.
 
-    Raises ModelFileError when the file cannot be read or belongs to parts of other names.
+    Raises ModelFileError when the file cannot be read or belongs to parts of other names or shapes.
     """
     content = _read(path)
     if set(content["parts"]) != set(parts):
         raise ModelFileError(f"{path}: holds the state of {sorted(content['parts'])}, expected {sorted(parts)}")
     for name, part in parts.items():
-        part.load_state_dict(content["parts"][name])
+        try:
+            part.load_state_dict(content["parts"][name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = " ".join(str(error).split()[:40])
+            raise ModelFileError(
+                f"{path}: its {name} does not fit what the configuration builds; has a file that the run began with "
+                f"(start_from, distillation.teacher) changed since? ({why})"
+            ) from error
     _restore_random(content["random"])
     return Progress(**content["progress"])
 

@@ -56,6 +56,14 @@ class WeightMasks:
         """The same on another device."""
         return WeightMasks({name: mask.to(device) for name, mask in self._masks.items()})
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Which weights stay, by the name of the kernel: a run that goes on does not judge them again."""
+        return dict(self._masks)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on with what `state_dict` gave. Raises KeyError for a kernel that is not there."""
+        self._masks = {name: state[name].to(mask.device) for name, mask in self._masks.items()}
+
 
 def magnitude_masks(network: nn.Module, config: MagnitudePruningConfig) -> WeightMasks:
     """True where |w| > tau, with tau such that `sparsity` of the kernel weights of `network` are not above it.

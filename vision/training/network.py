@@ -4,7 +4,7 @@ shipped."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from typing_extensions import assert_never
 
 from vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
 from vision.detector import Detector, DetectorConfig
+from vision.errors import ConfigError
 from vision.training.channel_pruning import ChannelPruningConfig, prune_channels
 from vision.training.magnitude_pruning import MagnitudePruningConfig, WeightMasks, magnitude_masks
 from vision.training.quantization_aware import (
@@ -26,6 +27,9 @@ from vision.training.quantization_aware import (
 
 PruningConfig = Annotated[ChannelPruningConfig | MagnitudePruningConfig, Field(discriminator="kind")]
 """Which weights leave before the training begins, told apart by `kind`."""
+ENOUGH_TRAINED = 0.75
+"""Part of a detector's weights that must come from the file it starts from where they are judged: a head for other
+classes may be new."""
 
 
 def begin_network(
@@ -40,7 +44,8 @@ def begin_network(
     A pure function of the configuration and the file it starts from, so a resumed run prunes the same. Raises
     ModelFileError and ConfigError as the parts do.
     """
-    detector, masks = _started(config, start, console), None
+    judging = {"pruning": pruning is not None, "quantization_aware": quantization_aware is not None}
+    detector, masks = _started(config, start, console, [key for key, is_set in judging.items() if is_set]), None
     match pruning:
         case ChannelPruningConfig():
             detector, report = prune_channels(detector, pruning)
@@ -70,8 +75,11 @@ def on_device(detector: Detector, device: torch.device, *, channels_last: bool) 
     return detector.to(device).to(memory_format=layout)
 
 
-def _started(config: DetectorConfig, start: Path | None, console: Console) -> Detector:
-    """Fresh weights, or those of `start` where they fit; a pruned checkpoint brings its widths along."""
+def _started(config: DetectorConfig, start: Path | None, console: Console, judging: Sequence[str]) -> Detector:
+    """Fresh weights, or those of `start` where they fit; a pruned checkpoint brings its widths along.
+
+    judging: the keys of the configuration that judge weights, which fresh ones do not bear.
+    """
     if start is None:
         return Detector(config)
     widths = load_config_of(start).widths
@@ -80,6 +88,13 @@ def _started(config: DetectorConfig, start: Path | None, console: Console) -> De
     detector = Detector(config)
     fresh = start_from(detector, start)
     _say(console, f"{start}: all weights taken but {len(fresh)}")
+    sizes = {name: parameter.numel() for name, parameter in detector.named_parameters()}
+    taken = 1 - sum(sizes[name] for name in fresh if name in sizes) / sum(sizes.values())
+    if judging and taken < ENOUGH_TRAINED:
+        raise ConfigError(
+            f"{judging[0]} judges trained weights, but {start} has only {taken:.0%} of those of this detector; "
+            "detector must describe the network of that file (show-config prints it)"
+        )
     return detector
 
 

@@ -318,6 +318,8 @@ class Training:
         parts: dict[str, Any] = {"detector": self.detector, "optimizer": self.optimizer}
         if self.average is not None:
             parts["average"] = self.average
+        if self.masks is not None:
+            parts["masks"] = self.masks
         if self.distillation is not None:
             parts["adapters"] = self.distillation.network.adapters
         if self.accelerator.scaler is not None:

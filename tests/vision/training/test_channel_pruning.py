@@ -227,3 +227,14 @@ def test_training_prunes_at_its_start_and_goes_on_bit_for_bit(small_config, tmp_
 def test_weights_must_be_trained_before_they_are_judged(small_config):
     with pytest.raises(ConfigError, match="pruning judges trained weights: name a checkpoint as start_from"):
         small_config(pruning={"kind": "channels"})
+
+
+@pytest.mark.parametrize("changes", [{"pruning": {"kind": "channels"}}, {"quantization_aware": {}}])
+def test_a_file_of_another_detector_is_not_judged(small_config, tmp_path, changes):
+    path = tmp_path / "other.safetensors"
+    wider = {"backbone": {**NANO["backbone"], "width": 0.375}, "num_classes": 2}
+    save_detector(path, Detector(DetectorConfig.model_validate({**NANO, **wider})))
+    config = small_config(start_from=path, **changes)
+    key = next(iter(changes))
+    with pytest.raises(ConfigError, match=rf"{key} judges trained weights, but .*other.* has only \d+% of those"):
+        train_to_step(config, tmp_path / "run", 0)

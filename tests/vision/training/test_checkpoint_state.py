@@ -115,6 +115,13 @@ def test_foreign_files_are_refused(tmp_path):
         load_state(path, {})
 
 
+def test_a_state_of_other_shapes_is_refused_with_what_may_have_changed(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, Progress(step=4), {"detector": nn.Linear(3, 2)})
+    with pytest.raises(ModelFileError, match=r"state\.pt: its detector does not fit .*start_from.* changed since"):
+        load_state(path, {"detector": nn.Linear(3, 4)})
+
+
 def test_a_state_that_would_run_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self) -> tuple:
