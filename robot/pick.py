@@ -250,6 +250,6 @@ def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
     network = load_pick_network(path, config.cell, config.learned)
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
-        return LearnedPick(station.config.cell, station.config.learned, network, timer)
+        return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.see_scene)
 
     return build

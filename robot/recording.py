@@ -76,7 +76,7 @@ class Recorder:
             policy_hz=config.expert.policy_hz,
             seed=seed,
             pictures=self._pictures,
-            scene=self._station.cell.film,
+            scene=self._station.cell.see_scene,
         )
         result = self._station.run(seed, sinks=[sink])
         return Played(result, sink.episode())

@@ -8,9 +8,11 @@ a verb is imported only when it is called, so `handeye detect` never loads torch
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -24,6 +26,9 @@ step = tyro.conf.subcommand
 """Names one of several steps of a verb: `Annotated[calibrate_check.Arguments, step("check")]`."""
 Repeated = tyro.conf.UseAppendAction
 """Marks an option that is given once for each value: `search: Repeated[tuple[str, ...]]`."""
+
+OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
+"""How a value for the configuration begins."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,17 @@ def _run_verb(verb: Verb, words: list[str]) -> int:
         arguments, overrides = tyro.cli(
             module.Arguments, args=words, prog=program, description=module.__doc__, return_unknown_args=True
         )
-        return module.run(arguments, overrides)
+        return module.run(*_told_apart(arguments, overrides))
     return module.run(tyro.cli(module.Arguments, args=words, prog=program, description=module.__doc__))
+
+
+def _told_apart(arguments: Any, overrides: list[str]) -> tuple[Any, list[str]]:
+    """A value of the configuration that stands where its file may be left out is one more override."""
+    may_be_absent = any(field.name == "config" and field.default is None for field in fields(arguments))
+    word = str(arguments.config) if may_be_absent else ""
+    if not OVERRIDE.match(word) or Path(word).exists():
+        return arguments, overrides
+    return replace(arguments, config=None), [word, *overrides]
 
 
 def _fail(message: str, code: int = 2) -> int:

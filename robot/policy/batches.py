@@ -130,17 +130,19 @@ class DemonstrationFrames:
         return PolicyBatch(observations, torch.from_numpy(actions), torch.from_numpy(is_pad))
 
 
-def signature_of(source: EpisodeSource, cameras: Sequence[str], image_hw: tuple[int, int]) -> PolicySignature:
-    """What a policy that learns from these demonstrations sees and says.
+def signature_of(
+    source: EpisodeSource, cameras: Sequence[str], image_hw: tuple[int, int], state: Sequence[str] | None = None
+) -> PolicySignature:
+    """What a policy that learns from these demonstrations sees and says; it is told the numbers `state`, or all.
 
-    Raises DatasetError where there is no state or action, or a camera that is asked for is missing.
+    Raises DatasetError where there is no state or action, or a camera or a number that is asked for is missing.
     """
     keys = ", ".join(source.features)
     for key in (STATE_KEY, ACTION_KEY, *(IMAGE_PREFIX + camera for camera in cameras)):
         if key not in source.features:
             raise DatasetError(f"the demonstrations have no {key}; they have {keys}")
     return PolicySignature(
-        state_names=_names(source, STATE_KEY),
+        state_names=_chosen(_names(source, STATE_KEY), state),
         environment_names=_names(source, ENVIRONMENT_KEY) if ENVIRONMENT_KEY in source.features else (),
         cameras=tuple(cameras),
         image_hw=image_hw,
@@ -156,7 +158,7 @@ def read_frames(source: EpisodeSource, episodes: Sequence[int], signature: Polic
     images = (_read_camera(source, episodes, IMAGE_PREFIX + camera, signature) for camera in signature.cameras)
     has_environment = bool(signature.environment_names)
     frames = DemonstrationFrames(
-        state=_joined(recorded, STATE_KEY, len(signature.state_names)),
+        state=_told(recorded, _names(source, STATE_KEY), signature),
         environment=_joined(recorded, ENVIRONMENT_KEY, len(signature.environment_names)) if has_environment else None,
         images=tuple(images),
         actions=_joined(recorded, ACTION_KEY, len(signature.action_names)),
@@ -181,6 +183,21 @@ def _names(source: EpisodeSource, key: str) -> tuple[str, ...]:
     if len(feature.shape) != 1:
         raise DatasetError(f"{key}: expected one row of numbers for each frame, got the shape {tuple(feature.shape)}")
     return tuple(feature.names or (f"{key.rpartition('.')[2]}_{index}" for index in range(feature.shape[0])))
+
+
+def _chosen(names: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    missing = [name for name in wanted or () if name not in names]
+    if missing:
+        raise DatasetError(f"{STATE_KEY} has no {', '.join(missing)}; it has {', '.join(names)}")
+    return names if wanted is None else tuple(wanted)
+
+
+def _told(
+    recorded: Sequence[Mapping[str, np.ndarray]], names: tuple[str, ...], signature: PolicySignature
+) -> Float32[np.ndarray, "N S"]:
+    """The numbers of the recorded states that the policy is told, in its order."""
+    places = [names.index(name) for name in signature.state_names]
+    return np.ascontiguousarray(_joined(recorded, STATE_KEY, len(names))[:, places])
 
 
 def _joined(recorded: Sequence[Mapping[str, np.ndarray]], key: str, width: int) -> Float32[np.ndarray, "N D"]:

@@ -44,6 +44,11 @@ class ChunkPredictor(Protocol):
         ...
 
     @property
+    def environment_names(self) -> tuple[str, ...]:
+        """Of the numbers of its surroundings, where it takes such apart."""
+        ...
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Of the numbers of a row."""
         ...

@@ -1,4 +1,4 @@
-"""A trained network as a policy of the loop: perception's states in, chunks out, blended, and kept within bounds.
+"""A trained network as a policy of the loop: states and pictures in, chunks out, blended, and kept within bounds.
 
 It sees what its demonstrations showed it, by the same reader and at the same rate. Retries after a failed grasp or a
 slip are not programmed here: they are what the network was taught.
@@ -6,7 +6,7 @@ slip are not programmed here: they are what the network was taught.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +21,17 @@ from robot.kinematics.chain import forward_kinematics
 from robot.kinematics.limits import joint_limits_from_config
 from robot.kinematics.ur10e import choose_solution, inverse_kinematics
 from robot.observation import NUM_JOINTS, ActionChunk, Observation
-from robot.policy.chunk_blending import BlendingConfig, ChunkPredictor, EnsembledConfig, build_blending
-from robot.policy.demonstration import ticks_per_row
+from robot.policy.chunk_blending import BlendingConfig, ChunkPredictor, EnsembledConfig, Images, build_blending
+from robot.policy.demonstration import SceneView, ticks_per_row
 from robot.policy.grasp import tool_pose_down
 from robot.policy.onnx_policy import OnnxPolicy
+from robot.policy.pick_eyes import PickEyes, require_cameras
 from robot.policy.pick_progress import NOT_BEGUN, PickProgress
 from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
 from robot.policy.policy import PickTask, PolicyStatus
 from vision.config import Config
 from vision.errors import ModelFileError, UserError
+from vision.runtime.session import Precision
 
 EARLY_S = 1e-6
 UNUSUAL = 10.0
@@ -50,6 +52,8 @@ class LearnedPickConfig(Config):
     """The grasp point stays so far above the table, where the demonstrations' did too."""
     num_threads: int = Field(default=1, ge=1)
     """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
+    precision: Precision = "fp32"
+    """bf16 computes several times as fast where the processor has such arithmetic; worth it for policies that see."""
     timeout_s: float = Field(default=25.0, gt=0)
     """The policy gives up after this time, counted from its first observation."""
 
@@ -58,19 +62,28 @@ class LearnedPick:
     """Picks one object as a network was taught to; fills `robot.policy.policy.Policy`."""
 
     def __init__(
-        self, cell: WorkCellConfig, config: LearnedPickConfig, network: ChunkPredictor, timer: StageTimer
+        self,
+        cell: WorkCellConfig,
+        config: LearnedPickConfig,
+        network: ChunkPredictor,
+        timer: StageTimer,
+        *,
+        scene: SceneView | None = None,
     ) -> None:
+        """`scene` is the camera that looks on. Raises ModelFileError for a network that wants one more."""
         self._cell = cell
         self._config = config
         self._network = network
         self._timer = timer
         self._reader = PickStateReader(cell)
+        self._eyes = PickEyes(network.image_keys, scene)
         self._run: _Run | None = None
         self._progress: PickProgress | None = None
 
     def reset(self, task: PickTask) -> None:
         """Forget everything and begin `task` with the next observation."""
         self._end_run()
+        self._eyes.close()
         self._reader.reset(task)
         self._progress = PickProgress(task, self._config.timeout_s)
 
@@ -83,11 +96,16 @@ class LearnedPick:
         """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an answer of NaN."""
         if self._progress is None:
             raise RuntimeError("the policy has no task yet: call reset first")
+        if observation.frame is not None:
+            with self._timer.stage("look"):
+                self._eyes.see(observation.frame)
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._network, observation)
         run = self._run
         run.see_what_was_sent(observation)
-        if observation.stamp_s >= run.next_look_s - EARLY_S:
+        if not self._eyes.are_open:
+            run.next_look_s = observation.stamp_s + 1.0 / self._cell.control_hz
+        elif observation.stamp_s >= run.next_look_s - EARLY_S:
             state = self._reader.read(observation, run.opening_m)
             self._progress.see(state, observation.stamp_s)
             run.look(lambda: self._predict(state.vector()), observation.stamp_s)
@@ -100,7 +118,7 @@ class LearnedPick:
 
     def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
         with self._timer.stage("policy"):
-            return ask_network(self._network, state)
+            return ask_network(self._network, state, self._eyes.images)
 
     def _end_run(self) -> None:
         if self._run is not None:
@@ -176,18 +194,23 @@ class _Run:
             return qpos
 
 
-def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
-    """The chunk for the numbers of STATE_NAMES; those beyond a network's own state are its environment.
+def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"], images: Images) -> Float[np.ndarray, "T A"]:
+    """The chunk for the numbers of STATE_NAMES, of which a network is told those that it names.
 
-    Ours take all as their state. LeRobot's ACT cannot do without an environment, so there the cube is that.
+    Ours take them as their state. LeRobot's ACT without pictures cannot do without an environment: there the cube is
+    that.
     """
-    own = len(network.state_names)
-    return network.predict(state[:own], {}, state[own:] if own < len(state) else None)
+    around = state[_places(network.environment_names)] if network.environment_names else None
+    return network.predict(state[_places(network.state_names)], images, around)
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    return [STATE_NAMES.index(name) for name in names]
 
 
 def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
     """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
-    network = OnnxPolicy.load(path, num_threads=config.num_threads)
+    network = OnnxPolicy.load(path, num_threads=config.num_threads, precision=config.precision)
     require_fit(network, cell)
     return network
 
@@ -199,32 +222,43 @@ def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
     of other data, or with weights that give no finite answer.
     """
     name = network.manifest.name
-    _require_same_numbers(network)
+    _require_known_numbers(network)
+    try:
+        require_cameras(network.image_keys)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from error
     try:
         ticks_per_row(cell.control_hz, float(network.fps))
     except UserError as error:
         raise ModelFileError(f"{name}: has {network.fps} rows a second; {error}") from error
-    at_home = np.zeros(len(STATE_NAMES))
-    at_home[:NUM_JOINTS] = cell.home_qpos
-    at_home[STATE_NAMES.index("gripper_opening_m")] = cell.gripper.opening_max_m
+    at_home = _state_at_home(cell)
     _require_usual(network, at_home)
+    nothing = np.zeros((*network.signature.image_hw, 3), np.uint8)
     try:
-        ask_network(network, at_home)
+        nothing_seen = dict.fromkeys(network.image_keys, nothing)
+        ask_network(network, at_home, nothing_seen)
     except PolicyInputError as error:
         raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
 
 
-def _require_same_numbers(network: OnnxPolicy) -> None:
-    name = network.manifest.name
-    if network.image_keys:
-        told = f"wants {', '.join(network.image_keys)} too, but picking gives it {', '.join(STATE_NAMES)}"
-        raise ModelFileError(f"{name}: {told}")
+def _state_at_home(cell: WorkCellConfig) -> Float[np.ndarray, " S"]:
+    """The numbers of STATE_NAMES before anything is known of the cube."""
+    known = dict(zip(STATE_NAMES[:NUM_JOINTS], cell.home_qpos, strict=True))
+    known["gripper_opening_m"] = cell.gripper.opening_max_m
+    return np.array([known.get(name, 0.0) for name in STATE_NAMES])
+
+
+def _require_known_numbers(network: OnnxPolicy) -> None:
+    """A policy may leave out what it is not to be told, as the cube's position where it sees it by itself."""
     for what, found, expected in (
-        ("state", network.state_names + network.signature.environment_names, STATE_NAMES),
+        ("state", network.state_names, STATE_NAMES),
+        ("environment", network.environment_names, STATE_NAMES),
         ("action", network.action_names, ACTION_NAMES),
     ):
-        if found != expected:
-            raise ModelFileError(f"{name}: its {what} is {', '.join(found)}; picking has {', '.join(expected)}")
+        unknown = [number for number in found if number not in expected]
+        if unknown or (what == "action" and found != expected):
+            told = f"has {', '.join(unknown)}" if unknown else f"is {', '.join(found)}"
+            raise ModelFileError(f"{network.manifest.name}: its {what} {told}; picking has {', '.join(expected)}")
 
 
 def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> None:
@@ -232,7 +266,7 @@ def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> Non
     statistics = network.manifest.state_statistics
     if statistics is None:
         return
-    own = at_home[: len(network.state_names)].tolist()
+    own = at_home[_places(network.state_names)].tolist()
     for name, value, mean, std in zip(network.state_names, own, statistics.mean, statistics.std, strict=True):
         if not name.startswith("cube") and abs(value - mean) > UNUSUAL * std:
             raise ModelFileError(

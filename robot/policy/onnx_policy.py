@@ -69,6 +69,11 @@ class OnnxPolicy:
         return self.signature.state_names
 
     @property
+    def environment_names(self) -> tuple[str, ...]:
+        """Of the numbers of `environment`."""
+        return self.signature.environment_names
+
+    @property
     def action_names(self) -> tuple[str, ...]:
         """Of the numbers of a row."""
         return self.signature.action_names
@@ -103,7 +108,7 @@ class OnnxPolicy:
         return chunk
 
     def _numbers(self, key: str, values: np.ndarray) -> np.ndarray:
-        names = self.state_names if key == STATE_KEY else self.signature.environment_names
+        names = self.state_names if key == STATE_KEY else self.environment_names
         if values.shape != (len(names),):
             raise PolicyInputError(f"{key} has the shape {values.shape}, expected {len(names)} numbers: {names}")
         bad = [name for name, value in zip(names, values.tolist(), strict=True) if not np.isfinite(value)]

@@ -67,6 +67,8 @@ class TrainPolicyConfig(Config):
 
     policy: ActPolicyConfig = ActPolicyConfig()
     data: DataConfig
+    state: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the numbers of `observation.state` that the policy is told; null for all."""
     images: ImagesConfig = ImagesConfig()
     split: SplitConfig = SplitConfig()
     backbone_weights: Path | None = None
@@ -85,6 +87,6 @@ class TrainPolicyConfig(Config):
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass; bf16 needs a GPU to be fast."""
+    """Arithmetic of the forward pass; bf16 needs a GPU or a processor with AMX to be fast."""
     evaluate_every_steps: PositiveInt = 1000
     save_every_steps: PositiveInt = 1000

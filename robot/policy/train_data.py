@@ -55,7 +55,7 @@ class TrainingFrames:
 def read_training_frames(config: TrainPolicyConfig) -> TrainingFrames:
     """Open the data, split the episodes, read them. Raises DatasetError."""
     source = open_source(config.data)
-    signature = signature_of(source, config.images.cameras, config.images.size_hw)
+    signature = signature_of(source, config.images.cameras, config.images.size_hw, config.state)
     learnt, kept = split_episodes(source.num_episodes, config.split, config.seed)
     validation = read_frames(source, kept, signature) if kept else None
     return TrainingFrames(signature, read_frames(source, learnt, signature), validation)

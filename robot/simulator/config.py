@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -32,5 +32,7 @@ class SimulatorConfig(Config):
     image_effects: bool = True
     """Exposure, white balance, blur and noise of the colour sensor."""
     depth_noise: DepthNoiseConfig = DepthNoiseConfig()
+    scene_camera_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (240, 320)
+    """Height and width of what the camera outside sees, px: the second eye of policies that see pictures."""
     camera_latency_s: float = Field(default=0.0, ge=0)
     """Time from exposure until a frame can be read."""

@@ -169,6 +169,21 @@ def film_camera(camera: CameraConfig) -> CameraConfig:
     return camera.model_copy(update={"fx_px": FILM_FOCAL_PX, "fy_px": FILM_FOCAL_PX})
 
 
+def resized_camera(camera: CameraConfig, size_hw: tuple[int, int]) -> CameraConfig:
+    """The same view in pictures of another size."""
+    down, across = size_hw[0] / camera.height_px, size_hw[1] / camera.width_px
+    return camera.model_copy(
+        update={
+            "height_px": size_hw[0],
+            "width_px": size_hw[1],
+            "fx_px": camera.fx_px * across,
+            "fy_px": camera.fy_px * down,
+            "cx_px": (camera.cx_px + 0.5) * across - 0.5,
+            "cy_px": (camera.cy_px + 0.5) * down - 0.5,
+        }
+    )
+
+
 def aim_film_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
     """Put the outside camera of a scene somewhere else; takes effect with the next mj_forward or step."""
     right, up, back = _film_axes(eye, target)

@@ -41,6 +41,8 @@ FAILING = {1: "timeout", 2: "timeout", 4: None}
         ([CONFIG, "expert.disturbance.pulls=1"], "did you mean pull"),
         ([CONFIG, "expert.policy_hz=12.5"], "whole number of frames"),
         ([CONFIG, "mishaps.nudge_chance=2"], "mishaps.nudge_chance"),
+        (["mishaps.nudge_chance=2"], "mishaps.nudge_chance"),
+        (["--images", "mishaps.nudge_chance=2", "expert.policy_hz=5"], "mishaps.nudge_chance"),
     ],
 )
 def test_mistakes_end_in_one_line_and_code_2(

@@ -41,6 +41,8 @@ class ResNetConfig(Config):
     """So many parts from the image on do not learn: 1 is the stem (RT-DETR), 2 the first stage too (DETR)."""
     blocks_per_stage: tuple[Annotated[int, Field(gt=0)], ...] | None = None
     """One number for each of the four stages, to make a network shallower than its depth says."""
+    width: Annotated[float, Field(ge=0.25, multiple_of=0.25)] = 1.0
+    """Factor on the channels of every layer; published weights have 1."""
     strides: Annotated[tuple[Stride, ...], Field(min_length=1)] = (8, 16, 32)
     """Strides of the features, fine to coarse; stages beyond the coarsest are left out of the network."""
 
@@ -64,11 +66,12 @@ class ResNet(nn.Module):
         depths = config.blocks_per_stage or BLOCKS_PER_STAGE[config.depth]
         norms = [_norm_of(part, config) for part in range(1 + len(STAGE_STRIDES))]
         self.strides = tuple(config.strides)
-        self.stem = build_stem(config.variant, norms[0])
+        widths = [round(width * config.width) for width in STAGE_WIDTHS]
+        self.stem = build_stem(config.variant, widths[0], norms[0])
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
         self.stages = nn.ModuleList()
-        in_channels, channels = 64, []
-        for stride, width, num_blocks, norm in zip(STAGE_STRIDES, STAGE_WIDTHS, depths, norms[1:], strict=True):
+        in_channels, channels = widths[0], []
+        for stride, width, num_blocks, norm in zip(STAGE_STRIDES, widths, depths, norms[1:], strict=True):
             if stride <= self.strides[-1]:
                 self.stages.append(build_stage(config, in_channels, width, num_blocks, norm, first=stride == 4))
                 in_channels = width if config.depth < 50 else 4 * width
@@ -105,9 +108,10 @@ def _norm_of(part: int, config: ResNetConfig) -> BatchNormConstants:
     return FROZEN_NORM if config.batch_norm == "frozen" or part < config.frozen_parts else TORCH_NORM
 
 
-def build_stem(variant: Variant, norm: BatchNormConstants) -> nn.Sequential:
-    """3 -> 64 channels at half the resolution."""
-    plan = ((3, 64, 7, 2),) if variant == "plain" else ((3, 32, 3, 2), (32, 32, 3, 1), (32, 64, 3, 1))
+def build_stem(variant: Variant, width: int, norm: BatchNormConstants) -> nn.Sequential:
+    """3 -> `width` channels at half the resolution."""
+    half = width // 2
+    plan = ((3, width, 7, 2),) if variant == "plain" else ((3, half, 3, 2), (half, half, 3, 1), (half, width, 3, 1))
     return nn.Sequential(
         *(
             ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, activation="relu", norm=norm)

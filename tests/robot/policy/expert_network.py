@@ -27,6 +27,7 @@ class ExpertNetwork:
     fps = 25
     chunk_size = 8
     state_names = STATE_NAMES
+    environment_names = ()
     action_names = ACTION_NAMES
     image_keys = ()
 

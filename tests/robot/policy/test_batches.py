@@ -82,6 +82,16 @@ def test_the_signature_tells_what_is_recorded() -> None:
     }
 
 
+def test_a_policy_may_be_told_less_than_was_recorded() -> None:
+    source = MadeDemonstrations()
+    everything = read_frames(source, [0, 2], signature_of(source, (), (32, 48)))
+    signature = signature_of(source, (), (32, 48), ("grip", "q1"))
+    assert signature.state_names == ("grip", "q1")
+    np.testing.assert_array_equal(read_frames(source, [0, 2], signature).state, everything.state[:, [2, 0]])
+    with pytest.raises(DatasetError, match=r"has no q3, q4; it has q1, q2, grip"):
+        signature_of(source, (), (32, 48), ("q1", "q3", "q4"))
+
+
 def drop_action(source: MadeDemonstrations) -> None:
     del source.features[ACTION_KEY]
 

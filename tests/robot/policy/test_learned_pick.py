@@ -171,17 +171,20 @@ def network(answer: float = 0.0, mean: Sequence[float] = CELL.home_qpos, **signa
     return OnnxPolicy(FakeSession(whole, answer), manifest)
 
 
-def test_a_network_for_picking_in_this_cell_is_taken() -> None:
-    require_fit(network(), WorkCellConfig())
+@pytest.mark.parametrize(
+    "signature", [{}, {"state_names": STATE_NAMES[:7]}, {"cameras": ("scene", "wrist"), "image_hw": (32, 48)}]
+)
+def test_a_network_for_picking_in_this_cell_is_taken(signature: dict[str, Any]) -> None:
+    require_fit(network(**signature), WorkCellConfig())
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"state_names": STATE_NAMES[1:]}, "its state is qpos_2, .*; picking has qpos_1"),
+        ({"state_names": (*STATE_NAMES, "force")}, "its state has force; picking has qpos_1"),
         ({"action_names": ACTION_NAMES[:6]}, "its action is .*; picking has .* gripper_target_m"),
-        ({"environment_names": ("goal_x",)}, "its state is .*, goal_x; picking has qpos_1"),
-        ({"cameras": ("wrist",), "image_hw": (32, 48)}, "wants observation.images.wrist too"),
+        ({"environment_names": ("goal_x",)}, "its environment has goal_x; picking has qpos_1"),
+        ({"cameras": ("wrist", "front")}, "looks through observation.images.front; picking has .*wrist, .*scene"),
         ({"fps": 30}, "has 30 rows a second; .*125 Hz must be a multiple"),
         ({"answer": np.nan}, "not finite: its weights cannot be used"),
         (
@@ -212,7 +215,7 @@ def test_a_network_may_take_the_cube_as_its_environment() -> None:
     require_fit(split, WorkCellConfig())
     session = RecordingSession(split.signature, 0.0)
     state = np.arange(len(STATE_NAMES), dtype=np.float32)
-    ask_network(OnnxPolicy(session, split.manifest), state)
+    ask_network(OnnxPolicy(session, split.manifest), state, {})
     np.testing.assert_array_equal(session.seen[STATE_KEY][0], state[:own])
     np.testing.assert_array_equal(session.seen[ENVIRONMENT_KEY][0], state[own:])
     with pytest.raises(ModelFileError, match="statistics of another data set: qpos_1"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
@@ -230,3 +231,18 @@ def test_film_shows_the_cell_from_outside(simulated: SimulatedCell) -> None:
 def test_an_empty_cell_says_so() -> None:
     with pytest.raises(RuntimeError, match="reset"):
         SimulatedCell(WorkCellConfig(), SimulatorConfig()).scene  # noqa: B018
+
+
+def test_the_scene_camera_has_the_films_view_in_its_own_size(simulated: SimulatedCell) -> None:
+    simulated.reset(4)
+    seen, film = simulated.see_scene(), simulated.film()
+    assert seen.shape == (*simulated.config.scene_camera_hw, 3)
+    small = cv2.resize(film, seen.shape[1::-1], interpolation=cv2.INTER_AREA).astype(float)
+    # Shadows and antialiasing apart they are one picture; shifted by three pixels they no longer are.
+    assert np.median(np.abs(small - seen)) < 3.0
+    error, shifted = (np.abs(small - np.roll(seen, by, axis=1)).mean() for by in (0, 3))
+    assert error < 0.8 * shifted
+    simulated.reset(5)
+    assert (simulated.see_scene() != seen).any()
+    simulated.close()
+    simulated.close()

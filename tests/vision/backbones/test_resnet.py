@@ -50,11 +50,22 @@ def test_only_the_chosen_strides_are_given_and_nothing_is_built_beyond(strides, 
         ({"depth": 152}, "18, 34, 50 or 101"),
         ({"blocks_per_stage": (2, 2)}, "4 numbers, got 2"),
         ({"blocks_per_stage": (2, 2, 0, 2)}, "greater than 0"),
+        ({"width": 0.3}, "multiple of 0.25"),
     ],
 )
 def test_wrong_configurations_are_refused_in_words(content, complaint):
     with pytest.raises(ValidationError, match=complaint):
         ResNetConfig.model_validate(content)
+
+
+@pytest.mark.parametrize("variant", ["plain", "vd"])
+def test_width_scales_every_layer(variant):
+    narrow, whole = (ResNet(ResNetConfig(depth=18, variant=variant, width=width)) for width in (0.5, 1.0))
+    assert narrow.channels == (64, 128, 256)
+    assert [level.shape[1] for level in narrow.eval()(torch.zeros(1, 3, 64, 64))] == [64, 128, 256]
+    for thin, thick in zip(narrow.modules(), whole.modules(), strict=True):
+        if isinstance(thin, nn.Conv2d) and isinstance(thick, nn.Conv2d):
+            assert thick.weight.numel() == (2 if thin.in_channels == 3 else 4) * thin.weight.numel()
 
 
 def test_frozen_parts_do_not_learn_and_their_norms_do_not_follow_the_batch():
@@ -149,6 +160,6 @@ def test_22_10_a_block_without_a_projection_adds_its_input():
 
 
 def test_the_vd_stem_has_three_convolutions_and_halves_once():
-    stem = build_stem("vd", TORCH_NORM)
+    stem = build_stem("vd", 64, TORCH_NORM)
     assert [tuple(layer.conv.weight.shape) for layer in stem] == [(32, 3, 3, 3), (32, 32, 3, 3), (64, 32, 3, 3)]
     assert tuple(stem.eval()(torch.zeros(1, 3, 10, 14)).shape) == (1, 64, 5, 7)
