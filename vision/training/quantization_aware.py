@@ -17,6 +17,7 @@ from vision.config import Config
 from vision.detector import Detector
 from vision.errors import ConfigError
 from vision.layers.rep_block import RepBlock
+from vision.training.channel_graph import channel_graph
 from vision.training.freezing import is_below
 
 LEVELS = 127
@@ -28,8 +29,9 @@ RANGE_KEY = "input_amax"
 class QuantizationAwareConfig(Config):
     """Which convolutions learn to live with int8. Start from trained weights (start_from), at a tenth of their rate."""
 
-    float_parts: tuple[str, ...] = ("backbone.stem", "head")
-    """Names of what stays in floating point, with all below it: the first and last layers lose most."""
+    float_parts: tuple[str, ...] | None = None
+    """Names of what stays in floating point, with all below it. null: the first and last convolutions, which lose most,
+    the same as export keeps in float: those that see the image and those that no other convolution reads."""
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Weight of a batch's largest input in the running average that becomes the range."""
 
@@ -95,10 +97,11 @@ def quantize(detector: Detector, config: QuantizationAwareConfig) -> None:
     The two halves of a RepVGG block stay float: what runs is their sum, which is neither of them rounded. Raises
     ConfigError for a part that does not exist and when nothing is left to quantise.
     """
-    for part in config.float_parts:
+    float_parts = first_and_last(detector) if config.float_parts is None else config.float_parts
+    for part in float_parts:
         if not any(is_below(name, part) for name, _ in detector.named_modules()):
             raise ConfigError(f"quantization_aware.float_parts: the detector has nothing named {part!r}")
-    spared = [*config.float_parts, *(name for name, part in detector.named_modules() if isinstance(part, RepBlock))]
+    spared = [*float_parts, *(name for name, part in detector.named_modules() if isinstance(part, RepBlock))]
     chosen = [
         name
         for name, part in detector.named_modules()
@@ -108,6 +111,19 @@ def quantize(detector: Detector, config: QuantizationAwareConfig) -> None:
         raise ConfigError("quantization_aware: float_parts leave no convolution to quantise")
     for name in chosen:
         replace_module(detector, name, QuantizedConv2d.of(_convolution(detector, name), config.range_momentum))
+
+
+def first_and_last(detector: Detector) -> tuple[str, ...]:
+    """The convolutions that read no other convolution's channels, such as the image, or are read by none."""
+    convolutions = channel_graph(detector).convolutions
+    # A depthwise convolution hands its channels on; who mixes them reads them.
+    readers = (conv for conv in convolutions.values() if not conv.is_depthwise)
+    read = {int(channel) for conv in readers if conv.in_channels is not None for channel in conv.in_channels}
+    return tuple(
+        name
+        for name, conv in convolutions.items()
+        if conv.in_channels is None or read.isdisjoint(conv.out_channels.tolist())
+    )
 
 
 def activation_ranges(detector: Detector) -> dict[str, float]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,12 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from export.folding import fold_for_inference
+from export.graph_index import GraphIndex
+from export.int8_recipe import int8_from_learned, module_name
+from export.onnx_export import DecodedRows, simplify, trace_onnx
+from export.quantize import pinned_layers
+from export.sensitivity import outputs_of
 from tests.vision.training.conftest import NANO, losses_of, train_to_step
 from vision.checkpoints.native import load_activation_ranges, load_detector, save_detector
 from vision.detector import Detector, DetectorConfig
@@ -23,6 +31,7 @@ from vision.training.quantization_aware import (
     QuantizationAwareConfig,
     QuantizedConv2d,
     activation_ranges,
+    first_and_last,
     quantize,
     round_symmetric,
     without_quantization,
@@ -86,7 +95,12 @@ def test_what_is_named_stays_float():
     quantize(network, QuantizationAwareConfig())
     names = activation_ranges(network)
     convolutions = [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)]
-    assert set(names) == {name for name in convolutions if not name.startswith(("backbone.stem.", "head."))}
+    ends = {name for name in convolutions if name.startswith("backbone.stem.") or ".predict_" in name}
+    assert set(names) == set(convolutions) - ends
+    assert len(ends) == 1 + 3 * 3  # class, box and objectness of three levels
+    headless = detector()
+    quantize(headless, QuantizationAwareConfig(float_parts=("backbone.stem", "head")))
+    assert set(activation_ranges(headless)) == {name for name in names if not name.startswith("head.")}
     whole = detector()
     quantize(whole, QuantizationAwareConfig(float_parts=()))
     assert set(activation_ranges(whole)) == set(convolutions)
@@ -94,6 +108,43 @@ def test_what_is_named_stays_float():
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone.stm",)))
     with pytest.raises(ConfigError, match="no convolution to quantise"):
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone", "neck", "head")))
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[Detector, onnx.ModelProto]:
+    """A detector with learned ranges, and its float graph."""
+    network = detector()
+    quantize(network, QuantizationAwareConfig())
+    with torch.no_grad():
+        network.train()(255 * torch.rand(2, 3, 96, 96))
+    plain = without_quantization(network.eval())
+    return network, simplify(trace_onnx(DecodedRows(fold_for_inference(plain), network.config.class_names)))
+
+
+def test_the_float_ends_are_those_that_export_keeps_in_float(exported):
+    network, model = exported
+    ends = {name.replace("stem.conv.conv", "stem.conv") for name in first_and_last(detector())}
+    assert {module_name(name) for name in pinned_layers(GraphIndex(model.graph))} == ends
+
+
+@torch.no_grad()
+def test_the_exported_file_rounds_what_training_rounded(exported):
+    network, model = exported
+    images, names = 255 * torch.rand(1, 3, 96, 96), network.config.class_names
+    from_file = outputs_of(int8_from_learned(model, activation_ranges(network)).model, [images.numpy()])
+    plain = without_quantization(network).eval()
+    rounded, exact = (DecodedRows(one, names)(images).numpy() for one in (network, plain))
+    assert np.abs(from_file - rounded).max() < 0.1 * np.abs(rounded - exact).max()
+
+
+def test_transformers_have_float_ends_too():
+    """Without a part of the name stem; what only attention reads counts as last."""
+    parts = {"backbone": {"kind": "vit", "depth": 1}, "neck": {"kind": "simple_pyramid", "out_dim": 32}}
+    head = {"kind": "yolox", "hidden_dim": 32}
+    network = Detector(DetectorConfig.model_validate({**NANO, **parts, "head": head, "num_classes": 2}))
+    quantize(network, QuantizationAwareConfig())
+    assert any(name.startswith("head.levels.0.class_branch") for name in activation_ranges(network))
+    assert "backbone.embed" not in activation_ranges(network)
 
 
 def test_halves_of_a_repvgg_block_stay_float():
