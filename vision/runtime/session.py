@@ -110,7 +110,8 @@ def require_tensorrt() -> None:
 
 
 def available_processors() -> int:
-    """How many processors this process may use, which in a container is fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """How many processors this process may use: in a container fewer than the machine has, and no more than
+    OMP_NUM_THREADS where that is set. On a busy machine threads that wait for one another cost more than they gain."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(number, int(limit)) if limit.isdecimal() and int(limit) else max(1, number)

@@ -90,6 +90,16 @@ def test_threads_default_to_the_processors_of_this_process(model):
     assert open_session(model[0]).num_threads == available_processors()
 
 
+@pytest.mark.parametrize(
+    ("limit", "most"), [("1", 1), ("1,2", 1), ("1000", None), ("0", None), ("many", None), ("", None)]
+)
+def test_threads_are_no_more_than_openmp_is_told(monkeypatch, limit, most):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    everything = available_processors()
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
+    assert available_processors() == (most or everything)
+
+
 DROPPED_ELSEWHERE = """
 import signal, sys, threading
 from pathlib import Path
