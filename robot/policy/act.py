@@ -132,23 +132,31 @@ class Act(nn.Module):
         if self.embed_environment is not None:
             tokens.append(self.embed_environment(inputs.environment)[:, None])
         positions = [self.token_positions.weight[None]]
-        for index, images in enumerate(inputs.images):
-            cells, places = self._look(images)
-            if self.camera_positions is not None:
-                places = places + self.camera_positions.weight[index]
-            tokens.append(cells)
-            positions.append(places)
+        if inputs.images:
+            cells, places = self._look(inputs.images)
+            tokens += cells
+            positions += places
         memory, placed = torch.cat(tokens, dim=1), torch.cat(positions, dim=1)
         for layer in self.encoder:
             memory = layer(memory, placed)
         return memory, memory + placed
 
-    def _look(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B N dim"], Float[Tensor, "1 N dim"]]:
-        """The cells of one camera's image, row by row, and where they are in it."""
-        features = self.project_image(self.backbone(images)[-1])
+    def _look(
+        self, images: tuple[Float[Tensor, "B 3 H W"], ...]
+    ) -> tuple[list[Float[Tensor, "B N dim"]], list[Float[Tensor, "1 N dim"]]]:
+        """The cells of each camera's image, row by row, and where they are in it.
+
+        All cameras pass the backbone as one batch. One after the other, live norms would see each camera's own
+        statistics in training and a mixture at run time; and weights, which are larger than a processor's cache, would
+        be read once for each.
+        """
+        features = self.project_image(self.backbone(torch.cat(images))[-1])
         is_pad = torch.zeros_like(features[:1, 0], dtype=torch.bool)
-        positions = sine_positions(is_pad, self.config.hidden_dim).to(features.dtype)
-        return features.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
+        positions = sine_positions(is_pad, self.config.hidden_dim).to(features.dtype).flatten(2).transpose(1, 2)
+        cells = features.flatten(2).transpose(1, 2).chunk(len(images))
+        if self.camera_positions is None:
+            return list(cells), [positions] * len(images)
+        return list(cells), [positions + self.camera_positions.weight[camera] for camera in range(len(images))]
 
     def _decode(
         self, memory: Float[Tensor, "B N dim"], placed_memory: Float[Tensor, "B N dim"]

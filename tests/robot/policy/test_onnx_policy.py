@@ -82,6 +82,20 @@ def test_frozen_norms_and_constants_are_folded(exported: Path) -> None:
     assert not kinds & {"RandomNormalLike", "Dropout", "Identity"}
 
 
+def test_products_stand_alone_and_scales_are_in_the_weights(tmp_path: Path) -> None:
+    policy = small_policy(CAMERAS)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    export_policy(policy, tmp_path / "small.onnx")
+    graph = onnx.load(tmp_path / "small.onnx").graph
+    assert not [node.name for node in graph.node if "attention" in node.name and node.op_type in {"Mul", "Div"}]
+    rectified = {node.op_type: node.input[0] for node in graph.node if node.op_type in {"Relu", "Max"}}
+    assert "feed_forward" in rectified["Max"]
+    assert "backbone" in rectified["Relu"]
+    assert not [node.name for node in graph.node if node.op_type == "Relu" and "feed_forward" in node.input[0]]
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, before[name]), f"the export changed {name}"
+
+
 def test_the_manifest_tells_names_rate_and_origin(policy: OnnxPolicy) -> None:
     assert (policy.fps, policy.chunk_size) == (10, CHUNK)
     assert policy.state_names == policy.action_names == ("q1", "q2", "grip")

@@ -111,3 +111,17 @@ def test_the_scale_is_the_width_of_a_head():
     printed, right = 32 / 256**0.5, 32 / 32**0.5
     torch.testing.assert_close((odds[:, 0] / odds[:, 1]).log(), torch.full((8,), right))
     assert printed != right
+
+
+def test_a_folded_scale_changes_nothing_else():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(24, 3)
+    query, key, value = torch.randn(2, 5, 24), torch.randn(2, 7, 24), torch.randn(2, 7, 24)
+    found, weights = attention(query, key, value), attention.weights(query, key)
+    attention.fold_scale()
+    assert attention.scale == 1.0
+    torch.testing.assert_close(attention(query, key, value), found)
+    torch.testing.assert_close(attention.weights(query, key), weights)
+    once = attention.project_query.weight.clone()
+    attention.fold_scale()
+    assert torch.equal(attention.project_query.weight, once)
