@@ -79,8 +79,8 @@ class MultiHeadAttention(nn.Module):
     @torch.no_grad()
     def fold_scale(self) -> None:
         """Put the scale into the query's projection, before an export: there it costs nothing. Not to be undone."""
-        self.project_query.weight *= self.scale
-        self.project_query.bias *= self.scale
+        self.project_query.weight.mul_(self.scale)
+        self.project_query.bias.mul_(self.scale)
         self.scale = 1.0
 
     def _split(self, tokens: Float[Tensor, "B N dim"]) -> Float[Tensor, "B heads N head_dim"]:
