@@ -13,6 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from vision.losses.counting import mean_over_processes, num_processes
+from vision.training.imagewise import ImagewiseConv2d
 from vision.training.synchronised_norm import SynchronisedNorm2d
 
 LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
@@ -53,15 +54,19 @@ def any_of_all(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 - the 
 
 
 def synchronise_norms(model: nn.Module, device: torch.device) -> None:
-    """Make batch norms take their statistics from the images of all processes; one process has them already."""
-    if num_processes() == 1:
-        return
+    """Make batch norms take their statistics from the images of all processes.
+
+    On CPUs convolutions join them, in a single process too, so that the number of processes changes no bit.
+    """
     if device.type != "cpu":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if num_processes() > 1:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
     for name, part in list(model.named_modules()):
         if type(part) is nn.BatchNorm2d:
             model.set_submodule(name, SynchronisedNorm2d.of(part))
+        elif type(part) is nn.Conv2d:
+            model.set_submodule(name, ImagewiseConv2d.of(part))
 
 
 def agree_on_buffers(model: nn.Module) -> None:

@@ -31,6 +31,7 @@ from vision.training.config import TrainDetectorConfig
 from vision.training.distillation import Distillation
 from vision.training.early_stopping import has_stalled
 from vision.training.freezing import freeze, train_mode
+from vision.training.imagewise import with_steady_slopes
 from vision.training.network import begin_network, on_device, ship
 from vision.training.optimizer import build_optimizer
 from vision.training.processes import (
@@ -151,7 +152,7 @@ class Training:
         self.loss = build_loss(config.loss, detector_config.head, self.counts or average_count)
         self.average = None if config.average is None else WeightAverage(config.average, self.detector)
         if config.sync_batch_norm:
-            synchronise_norms(self.detector, device)
+            self._synchronise_norms(device)
         self.whole = self._shard(device) if is_sharded else None
         optimizer = build_optimizer(config.optimizer, self.detector, config.batch_size)
         self.distillation = None
@@ -235,6 +236,11 @@ class Training:
         self.record.write_page()
         self.accelerator.wait_for_everyone()
         display.pause_clock()
+
+    def _synchronise_norms(self, device: torch.device) -> None:
+        synchronise_norms(self.detector, device)
+        if device.type == "cpu":
+            self.loss = with_steady_slopes(self.loss)
 
     def _shard(self, device: torch.device) -> Detector:
         """Leave this process its share of the weights and their average; returns a copy on the CPU, to gather into."""
