@@ -19,7 +19,7 @@ from vision.boxes.targets import BoxTargets
 from vision.config import Config
 from vision.heads.outputs import QueryOutput, QueryPredictions
 from vision.layers.positions import sine_positions
-from vision.layers.transformer import DecoderLayer, EncoderLayer
+from vision.layers.transformer import DecoderLayer, EncoderLayer, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
 BOX_LAYERS = 3
@@ -111,7 +111,7 @@ class DetrHead(nn.Module):
         else:
             is_pad_cell = functional.interpolate(is_pad[:, None].float(), features.shape[-2:], mode="nearest")[:, 0] > 0
             is_pad_token = is_pad_cell.flatten(1)
-        tokens = self.project(features).flatten(2).transpose(1, 2)
+        tokens = map_to_tokens(self.project(features))
         positions = sine_positions(is_pad_cell, self.project.out_channels).flatten(2).transpose(1, 2).to(tokens.dtype)
         for layer in self.encoder:
             tokens = layer(tokens, positions, is_pad=is_pad_token)

@@ -31,6 +31,7 @@ from vision.heads.query_selection import (
 from vision.layers.convolution import TORCH_NORM, ConvNormAct
 from vision.layers.deformable import Sampling, glance_maps
 from vision.layers.distribution import EdgeBins, WeightingFunction
+from vision.layers.transformer import map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
 LARGEST_POSITION = 10.0
@@ -171,7 +172,7 @@ class DfineHead(nn.Module):
     def _memory(self, pyramid: Sequence[Tensor]) -> tuple[Float[Tensor, "B N dim"], list[tuple[int, int]]]:
         """The cells of all levels in one row, each level row by row, and rows and columns of each level."""
         levels = [project(level) for project, level in zip(self.project, pyramid, strict=True)]
-        memory = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1)
+        memory = torch.cat([map_to_tokens(level) for level in levels], dim=1)
         return memory, [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
 
     def _decode(

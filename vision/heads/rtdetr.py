@@ -29,7 +29,7 @@ from vision.heads.query_selection import (
 from vision.layers.attention import MultiHeadAttention
 from vision.layers.convolution import TORCH_NORM, ConvNormAct
 from vision.layers.deformable import DeformableAttention, Glances, Sampling, glance_maps
-from vision.layers.transformer import FeedForward
+from vision.layers.transformer import FeedForward, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
 LARGEST_HALF = 65504.0
@@ -139,7 +139,7 @@ class RtdetrHead(nn.Module):
         """The cells of all levels in one row, and the rows and columns of each level."""
         levels = [project(features) for project, features in zip(self.project, pyramid, strict=True)]
         sizes_hw = [(int(level.shape[-2]), int(level.shape[-1])) for level in levels]
-        return torch.cat([level.flatten(2).transpose(1, 2) for level in levels], dim=1), sizes_hw
+        return torch.cat([map_to_tokens(level) for level in levels], dim=1), sizes_hw
 
     def _start(self, selected: SelectedQueries) -> tuple[Float[Tensor, "B Q dim"], Float[Tensor, "B Q 4"]]:
         """Content and box of the chosen cells, which learn from what they say themselves, not through the decoder."""

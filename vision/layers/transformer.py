@@ -5,11 +5,25 @@ Positions are added to queries and keys in every layer and never to values: what
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vision.layers.attention import MultiHeadAttention
 from vision.layers.convolution import Activation, build_activation
+
+
+def map_to_tokens(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h*w C"]:
+    """The cells of a map in a row, row by row.
+
+    The gradient of a single map goes back as the map itself lies in memory, channel by channel: on CPUs torch (2.15)
+    takes one that lies cell by cell for something else, and a batch norm before gives wrong gradients.
+    """
+    is_traced = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage] - documented
+    is_drawn = is_traced or torch.compiler.is_compiling()  # a graph has no hooks and no such gradients
+    if not is_drawn and features.requires_grad and len(features) == 1 and features.is_contiguous():
+        features.register_hook(torch.Tensor.contiguous)
+    return features.flatten(2).transpose(1, 2)
 
 
 class FeedForward(nn.Module):

@@ -20,7 +20,7 @@ from vision.layers.convolution import TORCH_NORM, ConvNormAct
 from vision.layers.elan import DecoupledShrink, RepElan
 from vision.layers.positions import sin_cos_table
 from vision.layers.rep_block import RepCrossStage
-from vision.layers.transformer import EncoderLayer
+from vision.layers.transformer import EncoderLayer, map_to_tokens
 
 BLOCKS_PER_MERGE = 3
 """RepVGG blocks of each merging block at depth 1."""
@@ -91,7 +91,7 @@ class HybridEncoder(nn.Module):
     def _look_over(self, features: Float[Tensor, "B dim h w"]) -> Float[Tensor, "B dim h w"]:
         """Attention between all cells of a level (AIFI)."""
         dim, height, width = (int(side) for side in features.shape[1:])  # constants of an exported graph
-        tokens = features.flatten(2).transpose(1, 2)
+        tokens = map_to_tokens(features)
         positions = sin_cos_table(height, width, dim, features.device).to(tokens.dtype)[None]
         for layer in self.attention:
             tokens = layer(tokens, positions)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from vision.layers.attention import MultiHeadAttention
-from vision.layers.transformer import DecoderLayer, EncoderLayer, FeedForward
+from vision.layers.transformer import DecoderLayer, EncoderLayer, FeedForward, map_to_tokens
 
 PAD = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 
@@ -95,3 +97,23 @@ def test_memory_weights_are_those_that_the_layer_uses():
     layer(queries, positions, one_place, placed, is_pad=PAD)
     expected = weights[..., 2].transpose(1, 2).repeat_interleave(4, dim=-1)
     torch.testing.assert_close(asked[0], expected)
+
+
+@pytest.mark.parametrize("num_images", [1, 2])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_norm_before_the_tokens_learns_from_a_single_image_too(num_images, layout):
+    """In single precision torch's own gets the gradients of one map wrong; double precision tells."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    nn.init.normal_(norm.weight)
+    maps = torch.randn(num_images, 8, 4, 5).to(memory_format=layout)
+    wanted = torch.randn(num_images, 20, 8)
+
+    def gradients(norm: nn.BatchNorm2d, maps: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        maps = maps.clone().requires_grad_()
+        loss = (map_to_tokens(norm(maps)) * wanted.to(maps.dtype)).sum()
+        return torch.autograd.grad(loss, [maps, *norm.parameters()])
+
+    found, expected = gradients(norm, maps), gradients(copy.deepcopy(norm).double(), maps.double())
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
