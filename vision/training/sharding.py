@@ -15,15 +15,19 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.torch_version import TorchVersion
 from torch.utils import _pytree
 
 from vision.detector import Detector
+from vision.errors import ConfigError
 from vision.heads.dfine import DfineOutput, EdgePredictions
 from vision.heads.outputs import DenoisingPredictions, GridOutput, QueryOutput, QueryPredictions
 from vision.heads.yolo_grid import YoloGridOutput
 from vision.losses.counting import num_processes
 
 M = TypeVar("M", bound=nn.Module)
+OLDEST_TORCH = "2.7"
+"""Of which `fully_shard` can leave parameters whole."""
 OUTPUTS = (
     GridOutput,
     YoloGridOutput,
@@ -54,8 +58,11 @@ def learning_parameters(detector: Detector) -> frozenset[str]:
 def shard(detector: Detector, names: Collection[str], device: torch.device) -> Detector:
     """Leave each process its share of the parameters of these names, in place; all processes must call it.
 
-    Backbone, neck, head and each stage or layer of the backbone gather their parameters one after the other.
+    Backbone, neck, head and each stage or layer of the backbone gather their parameters one after the other. Raises
+    ConfigError where torch is too old to leave parameters whole.
     """
+    if TorchVersion(torch.__version__) < OLDEST_TORCH:
+        raise ConfigError(f"shard_weights needs torch {OLDEST_TORCH} or newer, got {torch.__version__}; leave it out")
     _show_tensors_in_outputs()
     mesh = init_device_mesh(device.type, (num_processes(),))
     fixed = {parameter for name, parameter in detector.named_parameters() if name not in names}

@@ -101,3 +101,11 @@ def test_a_state_is_saved_whole_and_loaded_into_shares(tmp_path: Path):
 def test_what_does_not_go_together_is_refused(small_config, other: dict):
     with pytest.raises(ConfigError, match=f"shard_weights does not go together with {list(other)[-1]}"):
         small_config(shard_weights=True, **other)
+
+
+def test_a_torch_that_cannot_leave_parameters_whole_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.6.0+cu124")
+    with pytest.raises(ConfigError, match=r"shard_weights needs torch 2.7 or newer, got 2.6.0\+cu124"):
+        shard(small_detector("cspdarknet_yolox"), [], CPU)
+    monkeypatch.setattr(torch, "__version__", "2.10.0")
+    shard(small_detector("cspdarknet_yolox"), [], CPU)
