@@ -22,6 +22,7 @@ from export.onnx_export import write_onnx
 from export.operator_support import find_unsupported
 from export.parity import compare, synthetic_images
 from export.qdq_linter import lint_for_tensorrt
+from export.x86_algebra import with_fewer_passes
 from vision.images import read_image
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.manifest import Manifest
@@ -94,7 +95,8 @@ def build_models(
         if precision in precisions:
             # Dividing channels would take layers apart that these engines compute in one.
             own = config.model_copy(update={"form": form, "equalize": False})
-            result = _calibrated(model, manifest, calibration, own)
+            base = with_fewer_passes(model) if form == "onnxruntime" else model
+            result = _calibrated(base, manifest, calibration, own)
             built[precision] = (result.model, result)
     if "int8_plain" in precisions:
         result = _calibrated(model, manifest, calibration, PLAIN)
