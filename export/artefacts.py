@@ -14,6 +14,7 @@ from typing import Literal
 
 import onnx
 
+from export.complexity import count_gflops, count_parameters
 from export.half_precision import to_half
 from export.int8_recipe import PLAIN, Form, Int8Config, Int8Result, int8_from_learned, make_int8
 from export.judge import ImageSet, evaluate_file
@@ -23,9 +24,10 @@ from export.operator_support import find_unsupported
 from export.parity import compare, synthetic_images
 from export.qdq_linter import lint_for_tensorrt
 from export.x86_algebra import with_fewer_passes
+from vision.errors import UserError
 from vision.images import read_image
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest
+from vision.runtime.manifest import Manifest, read_manifest
 from vision.runtime.session import EngineName
 
 Precision = Literal["float32", "float16", "int8", "int8_float16", "int8_x86", "int8_openvino", "int8_plain"]
@@ -70,6 +72,45 @@ class Artefact:
     refused: str = ""
     """Why it does not get its name; empty if it does."""
     remarks: tuple[str, ...] = ()
+    label: str = ""
+    """What it is called in tables; empty: its precision."""
+    parameters: int = 0
+    """In the layers of the float32 network that it computes; 0 where they are not told apart from scales."""
+    gflops: float | None = None
+    """Of that network; None where a size is not fixed."""
+
+    @property
+    def title(self) -> str:
+        """Its name in tables and results."""
+        return self.label or self.precision
+
+
+def count_size(artefact: Artefact, network: onnx.ModelProto) -> None:
+    """Fill in parameters and GFLOPs from the network that the file computes."""
+    artefact.parameters = count_parameters(network)
+    try:
+        artefact.gflops = count_gflops(network)
+    except ValueError:
+        artefact.gflops = None
+
+
+def open_beside(path: Path, reference: Artefact) -> Artefact:
+    """A file that was exported before, to be measured as a row of its own: a pruned network, say. It is never refused.
+
+    Raises UserError for one that takes images of another size or knows other classes than the reference, for then
+    neither time nor AP could be compared; ModelFileError for one without a manifest.
+    """
+    ours, theirs = read_manifest(reference.path), read_manifest(path)
+    for what, here, there in (
+        ("images of", ours.preprocessing.size_hw, theirs.preprocessing.size_hw),
+        ("the classes", ours.class_names, theirs.class_names),
+    ):
+        if here != there:
+            raise UserError(f"--beside {path}: expected a detector for {what} {here}, found {there}")
+    content = path.read_bytes()
+    artefact = Artefact("float32", path, len(content), hashlib.sha256(content).hexdigest(), label=path.stem)
+    count_size(artefact, onnx.load(path))
+    return artefact
 
 
 def build_models(
@@ -135,14 +176,16 @@ def compare_artefacts(
     num_threads: int | None,
     pause_s: float,
 ) -> None:
-    """Fill in latencies, measured in turn, and the difference from the first artefact, the float32 file."""
+    """Fill in latencies, measured in turn, and the difference from the first artefact, the float32 file; a file
+    shown beside computes another network, so that its difference says nothing."""
     reference = artefacts[0]
     size_hw = ImageDetector.load(reference.path, engine=engines[-1]).manifest.preprocessing.size_hw
-    files = {artefact.precision: artefact.path for artefact in artefacts}
+    files = {artefact.title: artefact.path for artefact in artefacts}
     by_engine = {engine: measure_latencies(files, size_hw, engine, num_threads, pause_s) for engine in engines}
     for artefact in artefacts:
-        artefact.latency = {engine: latencies[artefact.precision] for engine, latencies in by_engine.items()}
-        artefact.worst_difference = _difference(reference.path, artefact.path, images, engines[-1])
+        artefact.latency = {engine: latencies[artefact.title] for engine, latencies in by_engine.items()}
+        if not artefact.label:
+            artefact.worst_difference = _difference(reference.path, artefact.path, images, engines[-1])
 
 
 def judge_artefacts(artefacts: Sequence[Artefact], allowed_loss: float) -> None:

@@ -38,37 +38,39 @@ def plot_artefacts(path: Path, artefacts: Sequence[Artefact]) -> None:
             heights = [artefact.AP.get(engine, 0.0) for artefact in shown]
             speed.plot(times, heights, "o", label=engine)
             for artefact, x, y in zip(shown, times, heights, strict=True):
-                speed.annotate(artefact.precision, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+                speed.annotate(artefact.title, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
         is_judged = any(artefact.AP for artefact in artefacts)
         speed.set(xlabel="latency, p50 (ms)", ylabel="AP" if is_judged else "AP not measured")
         if engines:
             speed.legend()
-        size.barh([artefact.precision for artefact in artefacts], [artefact.num_bytes / 1e6 for artefact in artefacts])
+        size.barh([artefact.title for artefact in artefacts], [artefact.num_bytes / 1e6 for artefact in artefacts])
         size.set(xlabel="file (MB)")
 
 
 def as_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
     """The same as a dictionary: keyed by what is measured, then by precision."""
-    judged = {artefact.precision: judging_engine(artefact) for artefact in artefacts}
+    judged = {artefact.title: judging_engine(artefact) for artefact in artefacts}
     content: dict[str, Any] = {
-        "files": {artefact.precision: str(artefact.path) for artefact in artefacts},
-        "bytes": {artefact.precision: artefact.num_bytes for artefact in artefacts},
-        "sha256": {artefact.precision: artefact.sha256 for artefact in artefacts},
-        "difference": {artefact.precision: artefact.worst_difference for artefact in artefacts},
-        "refused": {artefact.precision: artefact.refused for artefact in artefacts if artefact.refused},
-        "remarks": {artefact.precision: list(artefact.remarks) for artefact in artefacts if artefact.remarks},
+        "files": {artefact.title: str(artefact.path) for artefact in artefacts},
+        "bytes": {artefact.title: artefact.num_bytes for artefact in artefacts},
+        "sha256": {artefact.title: artefact.sha256 for artefact in artefacts},
+        "parameters": {artefact.title: artefact.parameters for artefact in artefacts},
+        "gflops": {artefact.title: artefact.gflops for artefact in artefacts},
+        "difference": {artefact.title: artefact.worst_difference for artefact in artefacts if not artefact.label},
+        "refused": {artefact.title: artefact.refused for artefact in artefacts if artefact.refused},
+        "remarks": {artefact.title: list(artefact.remarks) for artefact in artefacts if artefact.remarks},
         "latency": {
-            artefact.precision: {engine: asdict(latency) for engine, latency in artefact.latency.items()}
+            artefact.title: {engine: asdict(latency) for engine, latency in artefact.latency.items()}
             for artefact in artefacts
         },
         "recipes": {
-            artefact.precision: _recipe_facts(artefact.recipe) for artefact in artefacts if artefact.recipe is not None
+            artefact.title: _recipe_facts(artefact.recipe) for artefact in artefacts if artefact.recipe is not None
         },
     }
     if any(artefact.AP for artefact in artefacts):
-        content["AP"] = {one.precision: one.AP[judged[one.precision] or ""] for one in artefacts}
-        content["AP50"] = {one.precision: one.AP50[judged[one.precision] or ""] for one in artefacts}
-        content["AP_by_engine"] = {artefact.precision: dict(artefact.AP) for artefact in artefacts}
+        content["AP"] = {one.title: one.AP[judged[one.title] or ""] for one in artefacts}
+        content["AP50"] = {one.title: one.AP50[judged[one.title] or ""] for one in artefacts}
+        content["AP_by_engine"] = {artefact.title: dict(artefact.AP) for artefact in artefacts}
     return content
 
 
@@ -87,7 +89,7 @@ def _recipe_facts(recipe: Int8Result) -> dict[str, Any]:
 
 def _page(title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
     engines = list(dict.fromkeys(engine for artefact in artefacts for engine in artefact.latency))
-    heads = ["precision", "MB", "worst difference"]
+    heads = ["precision", "parameters (M)", "GFLOPs", "MB", "worst difference"]
     heads += [f"{what}, {engine}" for engine in engines for what in ("AP", "AP50", "p50 ms", "fastest ms")]
     rows = "".join(f"<tr>{_cells(artefact, engines)}</tr>" for artefact in artefacts)
     lines = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in facts.items())
@@ -103,7 +105,8 @@ def _page(title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -
 
 
 def _cells(artefact: Artefact, engines: Sequence[str]) -> str:
-    cells = [artefact.precision, f"{artefact.num_bytes / 1e6:.2f}", f"{artefact.worst_difference:.1e}"]
+    cells = [artefact.title, *_size_cells(artefact), f"{artefact.num_bytes / 1e6:.2f}"]
+    cells.append("" if artefact.label else f"{artefact.worst_difference:.1e}")
     for engine in engines:
         cells += [f"{values[engine]:.4f}" if engine in values else "" for values in (artefact.AP, artefact.AP50)]
         latency = artefact.latency.get(engine)
@@ -111,9 +114,14 @@ def _cells(artefact: Artefact, engines: Sequence[str]) -> str:
     return "".join(f"<td>{escape(cell)}</td>" for cell in cells)
 
 
+def _size_cells(artefact: Artefact) -> tuple[str, str]:
+    parameters = f"{artefact.parameters / 1e6:.3f}" if artefact.parameters else ""
+    return parameters, "" if artefact.gflops is None else f"{artefact.gflops:.3f}"
+
+
 def _details(artefact: Artefact) -> str:
     """File, hash and conditions of one artefact, and how its eight bits were chosen."""
-    text = f"<h2>{artefact.precision}</h2><p><code>{escape(artefact.path.name)}</code>, "
+    text = f"<h2>{escape(artefact.title)}</h2><p><code>{escape(artefact.path.name)}</code>, "
     text += f"sha256 <code>{artefact.sha256}</code></p>"
     if artefact.refused:
         text += f"<p class=refused>Refused: {escape(artefact.refused)}</p>"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from export.artefacts import Artefact, Precision
     from export.free_shapes import FreeShapes
+    from export.int8_recipe import Int8Result
     from export.judge import ImageSet
     from export.parity import EngineParity
     from vision.detector import Detector
@@ -98,6 +99,9 @@ class Arguments:
     """Rest before each turn of the latency measurement, in seconds."""
     report: bool = False
     """Measure latency and write report.html, too."""
+    beside: tuple[Path, ...] = ()
+    """ONNX files that were exported before, of a pruned network, say: each is measured like the others and has a row
+    of its own in the tables and the report, called by the name of the file."""
     engine: BuildOptions = BuildOptions()
     """How a TensorRT engine is built."""
     json: Path | None = None
@@ -109,13 +113,7 @@ def run(arguments: Arguments) -> int:
     asked = _check(arguments)
     if asked == [ENGINE] and _is_onnx(arguments):
         return _export_engine_alone(arguments)
-    from export.artefacts import (
-        build_models,
-        compare_artefacts,
-        evaluate_artefacts,
-        judge_artefacts,
-        write_artefact,
-    )
+    from export.artefacts import build_models, compare_artefacts, evaluate_artefacts, judge_artefacts
     from export.int8_recipe import Int8Config
 
     learned = _learned_ranges(arguments)
@@ -125,10 +123,7 @@ def run(arguments: Arguments) -> int:
     config = Int8Config(allowed_loss=arguments.allowed_loss)
     precisions: list[Precision] = [FORMATS[name] for name in asked if name != ENGINE]
     built = build_models(model, manifest, precisions, calibration, config, learned)
-    artefacts = []
-    for precision, (graph, recipe) in built.items():
-        finished, told = _finished(arguments, graph, manifest)
-        artefacts.append(write_artefact(arguments.output, arguments.model.stem, precision, finished, told, recipe))
+    artefacts = _write(arguments, built, manifest)
     parities = [] if detector is None else _measure(arguments, detector, artefacts[0].path)
     engines = installed_engines()
     if judged is not None:
@@ -137,6 +132,24 @@ def run(arguments: Arguments) -> int:
         compare_artefacts(artefacts, engines, judged, arguments.threads, arguments.pause_s)
         judge_artefacts(artefacts, arguments.allowed_loss)
     return _tell(arguments, artefacts, parities, model)
+
+
+def _write(
+    arguments: Arguments, built: dict[Precision, tuple[onnx.ModelProto, Int8Result | None]], manifest: Manifest
+) -> list[Artefact]:
+    """Write the file of each precision; behind them stand the files that were exported before."""
+    from export.artefacts import count_size, open_beside, write_artefact
+
+    artefacts = []
+    for precision, (graph, recipe) in built.items():
+        finished, told = _finished(arguments, graph, manifest)
+        artefacts.append(write_artefact(arguments.output, arguments.model.stem, precision, finished, told, recipe))
+        count_size(artefacts[-1], built["float32"][0])
+    artefacts += [open_beside(path, artefacts[0]) for path in arguments.beside]
+    titles = [artefact.title for artefact in artefacts]
+    if twice := [title for title in titles if titles.count(title) > 1]:
+        raise UserError(f"--beside: two rows would be called {twice[0]}; rename one file")
+    return artefacts
 
 
 def _check(arguments: Arguments) -> list[str]:

@@ -59,7 +59,7 @@ def print_artefacts(console: Console, artefacts: Sequence[Artefact]) -> None:
     for heading in ("precision", "MB", *(f"{what} {engine}" for engine in engines for what in ("AP", "ms"))):
         table.add_column(heading, justify="left" if heading == "precision" else "right")
     for artefact in artefacts:
-        cells = [artefact.precision, f"{artefact.num_bytes / 1e6:.2f}"]
+        cells = [artefact.title, f"{artefact.num_bytes / 1e6:.2f}"]
         for engine in engines:
             cells.append(f"{artefact.AP[engine]:.4f}" if artefact.AP else "")
             cells.append(f"{artefact.latency[engine].best_ms:.2f}" if artefact.latency else "")
@@ -69,4 +69,4 @@ def print_artefacts(console: Console, artefacts: Sequence[Artefact]) -> None:
         if artefact.refused:
             console.print(f"refused: {artefact.path.name}: {artefact.refused}", highlight=False, soft_wrap=True)
         for remark in artefact.remarks:
-            console.print(f"{artefact.precision}: {remark}", highlight=False, soft_wrap=True)
+            console.print(f"{artefact.title}: {remark}", highlight=False, soft_wrap=True)

@@ -9,12 +9,25 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.artefacts import Artefact, judge_artefacts, judging_engine, write_artefact
+from export.artefacts import (
+    Artefact,
+    compare_artefacts,
+    count_size,
+    judge_artefacts,
+    judging_engine,
+    open_beside,
+    write_artefact,
+)
 from export.complexity import count_gflops, count_parameters
+from export.graph_index import GraphIndex, attribute
 from export.int8_recipe import Int8Result
 from export.latency import Latency, measure_latencies
+from export.onnx_export import write_onnx
 from export.report import as_json, write_report
 from tests.export.graphs import chain, model_of
+from vision.errors import UserError
+from vision.images import Preprocessing
+from vision.runtime.manifest import Manifest
 
 
 def artefact(folder: Path, precision, ap: dict[str, float], ms: dict[str, float]) -> Artefact:
@@ -112,9 +125,73 @@ def test_the_report_holds_what_was_measured(tmp_path: Path):
     assert content["latency"]["int8"]["openvino"]["threads"] == 2
 
 
-def test_latencies_are_those_of_the_file(tmp_path: Path, float_model):
-    from export.onnx_export import write_onnx
+def test_a_file_exported_before_has_a_row_of_its_own(tmp_path: Path, float_model: tuple[onnx.ModelProto, Manifest]):
+    model, manifest = float_model
+    reference = write_artefact(tmp_path, "m", "float32", model, manifest, None)
+    count_size(reference, model)
+    write_onnx(tmp_path / "pruned.onnx", with_half_of_a_layer(model), manifest)
+    beside = open_beside(tmp_path / "pruned.onnx", reference)
+    shown = [reference, beside]
+    compare_artefacts(shown, ["onnxruntime"], None, 1, 0.0)
+    judge_artefacts(shown, allowed_loss=0.0)
+    assert (beside.title, beside.refused, beside.path) == ("pruned", "", tmp_path / "pruned.onnx")
+    assert 0 < beside.parameters < reference.parameters
+    assert beside.gflops is not None
+    assert reference.gflops is not None
+    assert 0 < beside.gflops < reference.gflops
+    content = as_json(shown)
+    assert set(content["latency"]) == set(content["parameters"]) == {"float32", "pruned"}
+    assert set(content["difference"]) == {"float32"}, "another network may compute something else"
+    page = write_report(tmp_path, "m", shown, {}).read_text()
+    for row in shown:
+        assert f"<td>{row.title}</td><td>{row.parameters / 1e6:.3f}</td><td>{row.gflops:.3f}</td>" in page
 
+
+def with_half_of_a_layer(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a pair of layers has half of the channels between them: one that a pruning might leave."""
+    from onnx import numpy_helper
+
+    pruned = onnx.ModelProto()
+    pruned.CopyFrom(model)
+    index = GraphIndex(pruned.graph)
+    first, second = next(
+        (node, then) for node in index.layers() for then in index.layers() if _follows(index, node, then)
+    )
+    half = index.value(first.input[1]).shape[0] // 2
+    for node, place, axis in ((first, 1, 0), (first, 2, 0), (second, 1, 1)):
+        cut = np.take(index.value(node.input[place]), range(half), axis)
+        node.input[place] = index.unused_name(f"{node.input[place]}_half")
+        pruned.graph.initializer.append(numpy_helper.from_array(cut, node.input[place]))
+    read = {name for node in pruned.graph.node for name in node.input}
+    for tensor in [tensor for tensor in pruned.graph.initializer if tensor.name not in read]:
+        pruned.graph.initializer.remove(tensor)
+    return pruned
+
+
+def _follows(index: GraphIndex, node: onnx.NodeProto, then: onnx.NodeProto) -> bool:
+    """Whether `then` alone reads `node`, through an activation, and neither is depthwise."""
+    readers = list(index.met_from(node, lambda reader: reader.op_type not in {"Sigmoid", "Mul"}))
+    others = {reader.name for reader, _ in readers if reader.op_type not in {"Sigmoid", "Mul"}}
+    plain = all(attribute(layer, "group", 1) == 1 and layer.op_type == "Conv" for layer in (node, then))
+    return plain and others == {then.name}
+
+
+def test_a_file_of_other_classes_or_size_cannot_stand_beside(
+    tmp_path: Path, float_model: tuple[onnx.ModelProto, Manifest]
+):
+    model, manifest = float_model
+    reference = write_artefact(tmp_path, "m", "float32", model, manifest, None)
+    other = manifest.model_copy(update={"class_names": tuple(reversed(manifest.class_names))})
+    write_onnx(tmp_path / "other.onnx", model, other)
+    with pytest.raises(UserError, match=r"other\.onnx: expected a detector for the classes"):
+        open_beside(tmp_path / "other.onnx", reference)
+    small = manifest.model_copy(update={"preprocessing": Preprocessing(size_hw=(64, 64))})
+    write_onnx(tmp_path / "small.onnx", model, small)
+    with pytest.raises(UserError, match=r"expected a detector for images of \(96, 128\), found \(64, 64\)"):
+        open_beside(tmp_path / "small.onnx", reference)
+
+
+def test_latencies_are_those_of_the_file(tmp_path: Path, float_model):
     model, manifest = float_model
     write_onnx(tmp_path / "m.onnx", model, manifest)
     found = measure_latencies({"one": tmp_path / "m.onnx"}, manifest.preprocessing.size_hw, "onnxruntime", 1, 0.0)

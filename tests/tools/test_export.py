@@ -89,8 +89,12 @@ def test_int8_and_float16_stand_beside_float32_in_one_report(checkpoint: Path, t
     wanted = ["--format", "fp16,int8-plain,int8-openvino", "--calibrate", str(tmp_path / "annotations.json")]
     quick = ["--allowed-loss", "1", "--pause-s", "0", "--threads", "1", "--report"]
     output = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "r.json")]
-    code = run_command(["export", str(checkpoint), *wanted, *quick, *output, *data])
+    assert run_command(["export", str(checkpoint), "--output", str(tmp_path / "before")]) == 0
+    earlier = (tmp_path / f"before/{checkpoint.stem}.onnx").rename(tmp_path / "earlier.onnx")
+    code = run_command(["export", str(checkpoint), *wanted, *quick, *output, *data, "--beside", str(earlier)])
     result = json.loads((tmp_path / "r.json").read_text())
+    assert result["AP"]["earlier"] == result["AP"]["float32"]
+    assert Path(result["files"].pop("earlier")) == earlier
     assert set(result["files"]) == {"float32", "float16", "int8_openvino", "int8_plain"}
     assert set(result["refused"] if code else {}) <= {"int8_openvino"}, "only its time is judged here"
     for precision, name in result["files"].items():
@@ -103,6 +107,14 @@ def test_int8_and_float16_stand_beside_float32_in_one_report(checkpoint: Path, t
     assert (tmp_path / "out/report.html").is_file()
     assert float(result["facts"]["GFLOPs"]) > 0
     assert "float16: made for tensorrt, which is not here" in capsys.readouterr().out
+
+
+def test_two_rows_of_one_name_are_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    before, output = str(tmp_path / "before"), str(tmp_path / "out")
+    assert run_command(["export", str(checkpoint), "--output", before]) == 0
+    earlier = f"{before}/{checkpoint.stem}.onnx"
+    assert run_command(["export", str(checkpoint), "--output", output, "--beside", earlier, earlier]) == 2
+    assert f"two rows would be called {checkpoint.stem}" in capsys.readouterr().err
 
 
 def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: Path):
