@@ -1,8 +1,9 @@
-"""Runs LeRobot's ACT in the environment of its own that it needs: PYTHON peer_act.py FOLDER ROUNDS.
+"""Runs LeRobot's ACT in the environment of its own that it needs: PYTHON peer_act.py FOLDER.
 
 Makes a policy of the published size for two cameras of 240 x 320 with weights by seed and saves it to FOLDER as LeRobot
-does, with peer.npz beside it: an observation in units, the chunk for it, and the processor's seconds of each forward
-pass with one thread. Tried with LeRobot 0.4.4. Nothing of this project is imported here.
+does, with peer.npz beside it: an observation in units and the chunk for it. Then says so in a line, and answers each
+line that it is sent with the processor's seconds of one forward pass on one thread. Tried with LeRobot 0.4.4. Nothing
+of this project is imported here.
 """
 
 import sys
@@ -20,8 +21,8 @@ CAMERAS = ("observation.images.wrist", "observation.images.scene")
 IMAGE, NUMBERS = (3, 240, 320), 7
 
 
-def main(folder: Path, rounds: int) -> None:
-    """Make, save, run."""
+def main(folder: Path) -> None:
+    """Make, save, run as often as asked."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     images = {key: PolicyFeature(FeatureType.VISUAL, IMAGE) for key in CAMERAS}
@@ -45,15 +46,15 @@ def main(folder: Path, rounds: int) -> None:
     pixels = {key: generator.integers(0, 256, (*IMAGE[1:], 3), dtype=np.uint8) for key in CAMERAS}
     batch = {key: torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 for key, image in pixels.items()}
     seen = before(batch | {"observation.state": torch.from_numpy(state)[None]})
-    forward_s = []
     with torch.inference_mode():
-        for _ in range(rounds):
+        chunk = after(policy.predict_action_chunk(seen))[0].numpy()
+        np.savez(folder / "peer.npz", state=state, chunk=chunk, **pixels)
+        print("ready", flush=True)
+        for _ in sys.stdin:
             started = time.process_time()
-            chunk = policy.predict_action_chunk(seen)
-            forward_s.append(time.process_time() - started)
-        chunk = after(chunk)[0].numpy()
-    np.savez(folder / "peer.npz", state=state, chunk=chunk, forward_s=np.array(forward_s), **pixels)
+            policy.predict_action_chunk(seen)
+            print(time.process_time() - started, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))
