@@ -79,4 +79,4 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, capsys: pytest.Ca
 
 def test_a_policy_for_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_policy(tmp_path / "other.safetensors", small_policy())
-    assert "picking gives it qpos_1" in refusal(capsys, str(tmp_path / "other.safetensors"))
+    assert "its state has q1, q2, grip; picking has qpos_1" in refusal(capsys, str(tmp_path / "other.safetensors"))
