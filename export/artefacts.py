@@ -94,13 +94,13 @@ def count_size(artefact: Artefact, network: onnx.ModelProto) -> None:
         artefact.gflops = None
 
 
-def open_beside(path: Path, reference: Artefact) -> Artefact:
+def open_beside(path: Path, ours: Manifest) -> Artefact:
     """A file that was exported before, to be measured as a row of its own: a pruned network, say. It is never refused.
 
-    Raises UserError for one that takes images of another size or knows other classes than the reference, for then
-    neither time nor AP could be compared; ModelFileError for one without a manifest.
+    Raises UserError for one that takes images of another size or knows other classes than `ours`, for then neither
+    time nor AP could be compared; ModelFileError for one without a manifest.
     """
-    ours, theirs = read_manifest(reference.path), read_manifest(path)
+    theirs = read_manifest(path)
     for what, here, there in (
         ("images of", ours.preprocessing.size_hw, theirs.preprocessing.size_hw),
         ("the classes", ours.class_names, theirs.class_names),

@@ -122,8 +122,9 @@ def run(arguments: Arguments) -> int:
     model, manifest, detector = _float_model(arguments)
     config = Int8Config(allowed_loss=arguments.allowed_loss)
     precisions: list[Precision] = [FORMATS[name] for name in asked if name != ENGINE]
+    beside = _open_beside(arguments.beside, manifest, precisions)
     built = build_models(model, manifest, precisions, calibration, config, learned)
-    artefacts = _write(arguments, built, manifest)
+    artefacts = [*_write(arguments, built, manifest), *beside]
     parities = [] if detector is None else _measure(arguments, detector, artefacts[0].path)
     engines = installed_engines()
     if judged is not None:
@@ -137,19 +138,26 @@ def run(arguments: Arguments) -> int:
 def _write(
     arguments: Arguments, built: dict[Precision, tuple[onnx.ModelProto, Int8Result | None]], manifest: Manifest
 ) -> list[Artefact]:
-    """Write the file of each precision; behind them stand the files that were exported before."""
-    from export.artefacts import count_size, open_beside, write_artefact
+    """Write the file of each precision."""
+    from export.artefacts import count_size, write_artefact
 
     artefacts = []
     for precision, (graph, recipe) in built.items():
         finished, told = _finished(arguments, graph, manifest)
         artefacts.append(write_artefact(arguments.output, arguments.model.stem, precision, finished, told, recipe))
         count_size(artefacts[-1], built["float32"][0])
-    artefacts += [open_beside(path, artefacts[0]) for path in arguments.beside]
-    titles = [artefact.title for artefact in artefacts]
+    return artefacts
+
+
+def _open_beside(paths: Sequence[Path], manifest: Manifest, precisions: Sequence[Precision]) -> list[Artefact]:
+    """The files that were exported before. Raises UserError, before anything is computed, for one that does not fit."""
+    from export.artefacts import open_beside
+
+    found = [open_beside(path, manifest) for path in paths]
+    titles = ["float32", *(one for one in precisions if one != "float32"), *(artefact.title for artefact in found)]
     if twice := [title for title in titles if titles.count(title) > 1]:
         raise UserError(f"--beside: two rows would be called {twice[0]}; rename one file")
-    return artefacts
+    return found
 
 
 def _check(arguments: Arguments) -> list[str]:

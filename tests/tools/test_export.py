@@ -115,6 +115,8 @@ def test_two_rows_of_one_name_are_refused(checkpoint: Path, tmp_path: Path, caps
     earlier = f"{before}/{checkpoint.stem}.onnx"
     assert run_command(["export", str(checkpoint), "--output", output, "--beside", earlier, earlier]) == 2
     assert f"two rows would be called {checkpoint.stem}" in capsys.readouterr().err
+    assert run_command(["export", str(checkpoint), "--output", output, "--beside", "absent.onnx"]) == 2
+    assert "absent.onnx" in capsys.readouterr().err
 
 
 def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: Path):
