@@ -57,7 +57,7 @@ class Finding:
 
 def run(arguments: Arguments) -> int:
     """Print the findings; exit code 1 when this machine cannot even run a detector."""
-    findings = [*find_packages(), *find_engines(), *find_renderers(), find_gpu(), *find_cameras()]
+    findings = [*find_packages(), *find_engines(), *find_renderers(), find_gpu(), find_precision(), *find_cameras()]
     _print_table(findings)
     if arguments.json:
         write_json(arguments.json, {"findings": [asdict(finding) for finding in findings]})
@@ -123,6 +123,21 @@ def find_gpu() -> Finding:
     if answer.returncode != 0 or not lines:
         return Finding("gpu", "NVIDIA", "absent", f"nvidia-smi: {(answer.stderr or answer.stdout).strip()[:80]}")
     return Finding("gpu", "NVIDIA", "ok", "; ".join(lines))
+
+
+def find_precision() -> Finding:
+    """What `precision: auto` of a training chooses here, and why."""
+    name = "precision: auto"
+    if any(importlib.util.find_spec(package) is None for package in ("torch", "accelerate")):
+        return Finding("training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'")
+    try:
+        from vision.training.precision import bf16_of_device
+        from vision.training.processes import training_device
+
+        bf16 = bf16_of_device(training_device())
+    except Exception as error:  # as for the engines
+        return Finding("training", name, "missing", f"torch is installed but does not work: {error}", "reinstall it")
+    return Finding("training", name, "ok", f"{'bf16' if bf16.is_fast else 'fp32'}: {bf16.why}")
 
 
 def find_cameras() -> list[Finding]:

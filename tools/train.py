@@ -18,6 +18,7 @@ from vision.config import Config, dump_config, load_config
 from vision.errors import ConfigError
 from vision.files import write_json
 from vision.training.config import TrainDetectorConfig
+from vision.training.precision import with_settled
 from vision.training.processes import TrainingError, is_main_process, same_for_all
 from vision.training.run_folder import RunFolder
 from vision.training.train_detector import TrainingResult, train_detector
@@ -77,7 +78,8 @@ def open_run(
         folder = RunFolder.open(resume)
         config = load_config(config_type, folder.config)
         if config_path is not None or overrides:
-            _check_unchanged(load_config(config_type, config_path or folder.config, overrides), config)
+            asked = load_config(config_type, config_path or folder.config, overrides)
+            _check_unchanged(with_settled(asked, config), config)
         return config, folder
     if config_path is None:
         raise ConfigError(f"name a configuration, for example {example}, or a run to --resume")

@@ -86,7 +86,8 @@ class TrainPolicyConfig(Config):
     average: WeightAverageConfig | None = WeightAverageConfig(decay=0.999)
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass; bf16 needs a GPU or a processor with AMX to be fast."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass; auto is bf16 where the hardware computes it, else fp32, as it is
+    for a detector."""
     evaluate_every_steps: PositiveInt = 1000
     save_every_steps: PositiveInt = 1000

@@ -25,6 +25,7 @@ from vision.evaluation.curves import plot_losses
 from vision.files import write_json
 from vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
 from vision.training.optimizer import build_optimizer
+from vision.training.precision import settle_precision
 from vision.training.processes import TrainingError
 from vision.training.progress_display import ProgressDisplay
 from vision.training.run_folder import RunFolder
@@ -71,9 +72,10 @@ class PolicyTraining:
     """The parts of a run and what is done with them."""
 
     def __init__(self, config: TrainPolicyConfig, run: RunFolder, console: Console) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        config = settle_precision(config, run, self.device, console)
         self.config, self.run = config, run
         torch.manual_seed(config.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.data: TrainingFrames = read_training_frames(config)
         self.policy = new_policy(config, self.data).to(self.device)
         self.average = None if config.average is None else WeightAverage(config.average, self.policy)

@@ -15,6 +15,7 @@ from vision.training.distillation import DistillationConfig
 from vision.training.early_stopping import EarlyStoppingConfig
 from vision.training.network import PruningConfig
 from vision.training.optimizer import OptimizerConfig, SgdConfig
+from vision.training.precision import Precision
 from vision.training.quantization_aware import QuantizationAwareConfig
 from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
 from vision.training.weight_average import WeightAverageConfig
@@ -97,8 +98,12 @@ class TrainDetectorConfig(Config):
     freeze: tuple[str, ...] = ()
     """Names of what does not learn, with all below it: backbone, backbone.stages.0. Its batch norms keep their
     statistics too."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the forward and backward pass; weights and the loss stay fp32. fp16 needs a GPU."""
+    # Not auto: a bare configuration then computes the same on every machine, and sync_batch_norm and accumulate_steps
+    # keep what they promise, which three digits cannot. Recipes, which are for speed, say auto.
+    precision: Precision = "fp32"
+    """Arithmetic of the forward and backward pass; weights and the loss stay fp32. auto is bf16 where all processes
+    compute it (GPUs from compute capability 8.0, processors with AMX or AVX512-BF16), else fp32; a run keeps what it
+    began with. Without such hardware bf16 takes many times as long as fp32. fp16 needs a GPU."""
     channels_last: bool = True
     """Memory layout of images and weights; faster on recent CPUs and GPUs."""
     compile: bool = False
@@ -106,7 +111,7 @@ class TrainDetectorConfig(Config):
     Best without multi_scale."""
     sync_batch_norm: bool = False
     """Batch norm over the images of all processes, for few images on each GPU; on a single one it changes nothing. On
-    CPUs YOLOX then learns the same to the last bit in 1, 2, 4, ... processes of as many threads each."""
+    CPUs YOLOX then learns the same in fp32 to the last bit in 1, 2, 4, ... processes of as many threads each."""
     shard_weights: bool = False
     """Spread weights, gradients, averages and the optimiser's state over the processes (FSDP2), for networks that leave
     a GPU no memory for images; slower than a copy on each. On a single process it changes nothing. Needs torch 2.7."""

@@ -34,6 +34,13 @@ def process_state() -> PartialState:
     return PartialState(cpu=are_many_on_cpus())
 
 
+def training_device() -> torch.device:
+    """What this process trains on."""
+    device = process_state().device
+    assert device is not None
+    return device
+
+
 def is_main_process() -> bool:
     """Whether this process writes the run down and speaks to the user; the only one always does."""
     return process_state().is_main_process

@@ -61,11 +61,15 @@ class RunFolder:
             with replacing(run.constraints) as beside:
                 beside.write_text(describe_packages(), encoding="utf-8")
             # Last, because its presence is what makes a folder a run.
-            with replacing(run.config) as beside:
-                beside.write_text(dump_config(config), encoding="utf-8")
+            run.keep_config(config)
         except OSError as error:
             raise UserError(f"{run.path}: the run folder cannot be written: {error.strerror or error}") from error
         return run
+
+    def keep_config(self, config: Config) -> None:
+        """Write the resolved configuration in the place of the one that lies there."""
+        with replacing(self.config) as beside:
+            beside.write_text(dump_config(config), encoding="utf-8")
 
     @contextmanager
     def kept_once_begun(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,7 +19,8 @@ from vision.config import dump_config, load_config
 from vision.errors import ConfigError, UserError
 from vision.files import replacing
 from vision.training.config import TrainDetectorConfig
-from vision.training.processes import TrainingError
+from vision.training.precision import settle_precision
+from vision.training.processes import TrainingError, training_device
 from vision.training.run_folder import RunFolder
 from vision.training.train_detector import train_detector
 
@@ -111,6 +112,7 @@ def run_search(search: Search, console: Console) -> SearchResult:
     search.folder.mkdir(parents=True, exist_ok=True)
     study = _open_study(search)
     _try_again_what_was_killed(study)
+    search = _with_one_precision(search, study, console)
     is_stopped = False
     while not is_stopped and len(_done(study)) < search.num_trials:
         is_stopped = not _run_trial(search, study, console)
@@ -184,6 +186,17 @@ def _open_study(search: Search) -> optuna.Study:
     sampler = optuna.samplers.TPESampler if search.sampler == "tpe" else optuna.samplers.RandomSampler
     study.sampler = sampler(seed=seed)
     return study
+
+
+def _with_one_precision(search: Search, study: optuna.Study, console: Console) -> Search:
+    """Trials that are compared compute alike: `auto` is settled once, also for later calls on other machines."""
+    config = _load(search, ())
+    if "precision" in search.spaces or config.precision != "auto":
+        return search
+    config = config.model_copy(update={"precision": study.user_attrs.get("precision", "auto")})
+    settled = settle_precision(config, RunFolder(search.folder), training_device(), console).precision
+    study.set_user_attr("precision", settled)
+    return replace(search, overrides=(*search.overrides, f"precision={settled}"))
 
 
 def _try_again_what_was_killed(study: optuna.Study) -> None:

@@ -34,12 +34,14 @@ from vision.training.freezing import freeze, train_mode
 from vision.training.imagewise import with_steady_slopes
 from vision.training.network import begin_network, on_device, ship
 from vision.training.optimizer import build_optimizer
+from vision.training.precision import settle_precision
 from vision.training.processes import (
     TrainingError,
     any_of_all,
     are_many_on_cpus,
     synchronise_norms,
     telling_lost_processes,
+    training_device,
 )
 from vision.training.progress_display import ProgressDisplay
 from vision.training.run_folder import RunFolder
@@ -126,9 +128,13 @@ class Training:
         console: Console,
         after_evaluation: AfterEvaluation | None = None,
     ) -> None:
-        self.config, self.run, self.after_evaluation = config, run, after_evaluation
-        trackers = tracker_options(config.trackers, run.path)
-        self.accelerator = Accelerator(cpu=are_many_on_cpus(), mixed_precision=PRECISIONS[config.precision], **trackers)
+        self.config = config = settle_precision(config, run, training_device(), console)
+        self.run, self.after_evaluation = run, after_evaluation
+        self.accelerator = Accelerator(
+            cpu=are_many_on_cpus(),
+            mixed_precision=PRECISIONS[config.precision],
+            **tracker_options(config.trackers, run.path),
+        )
         set_seed(config.seed)
         train_set = read_split(config, config.data.annotations, config.data.images, "train", console)
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
