@@ -53,7 +53,8 @@ class LearnedPickConfig(Config):
     num_threads: int = Field(default=1, ge=1)
     """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
     precision: Precision = "fp32"
-    """bf16 computes several times as fast where the processor has such arithmetic; worth it for policies that see."""
+    """bf16 computes several times as fast where the processor has such arithmetic; worth it for policies that see.
+    auto is bf16 there, where OpenVINO computes, and else fp32."""
     timeout_s: float = Field(default=25.0, gt=0)
     """The policy gives up after this time, counted from its first observation."""
 

@@ -38,13 +38,13 @@ class OpenvinoSession:
 
     def __init__(self, path: Path, num_threads: int, precision: Precision = "fp32") -> None:
         """Load `path`; raises ModelFileError when OpenVINO refuses it. bf16 is a wish: some processors have none."""
+        core = shared_core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": num_threads,
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": _hint(core, precision),
             "ENABLE_CPU_PINNING": False,
         }
-        core = shared_core()
         try:
             model = core.read_model(str(path))
             if _has_signed_activations(model):
@@ -62,6 +62,14 @@ class OpenvinoSession:
         """Compute all outputs; they are OpenVINO's own buffers, overwritten by the next call."""
         values = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return {name: values[index] for index, name in enumerate(self.outputs)}
+
+
+def _hint(core: openvino.Core, precision: Precision) -> str:
+    """For auto the engine's own choice if that is bf16, which it makes where the processor has such arithmetic."""
+    if precision == "auto":
+        is_own_choice = core.get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.bf16
+        return "bf16" if is_own_choice else "f32"
+    return "bf16" if precision == "bf16" else "f32"
 
 
 def _has_signed_activations(model: openvino.Model) -> bool:

@@ -17,8 +17,9 @@ from vision.errors import MissingPackageError, UserError
 
 EngineChoice = Literal["auto", "onnxruntime", "openvino"]
 EngineName = Literal["onnxruntime", "openvino"]
-Precision = Literal["fp32", "bf16"]
-"""Arithmetic of a network in float; bf16 keeps three digits and is fast only where the processor has it."""
+Precision = Literal["auto", "fp32", "bf16"]
+"""Arithmetic of a network in float; bf16 keeps three digits and is fast only where the processor has it. auto is bf16
+where OpenVINO computes the network and would choose it itself, else fp32."""
 Shape = tuple[int | None, ...]
 
 
@@ -61,7 +62,7 @@ def open_session(
     """
     num_threads = num_threads or available_processors()
     name = fastest_engine() if engine == "auto" else engine
-    if precision != "fp32" and name != "openvino":
+    if precision == "bf16" and name != "openvino":
         raise UserError(f"{precision} is computed by the engine 'openvino' only, not by {name!r}")
     if importlib.util.find_spec(name) is None:
         raise MissingPackageError(f"the engine {name!r} is not installed; add it with: pip install 'handeye[cpu]'")

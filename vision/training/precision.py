@@ -26,17 +26,8 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 SLOWDOWN = 8
 """How many times as long as in fp32 a step of the nano detector took in bf16 on a processor with no more than AVX2."""
 
-NO_BF16 = (
-    "sse41",
-    "avx",
-    "avx2",
-    "avx2_vnni",
-    "avx2_vnni_2",
-    "avx512_mic",
-    "avx512_mic_4ops",
-    "avx512_core",
-    "avx512_core_vnni",
-)
+BELOW_AVX512 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2")
+NO_BF16 = (*BELOW_AVX512, "avx512_mic", "avx512_mic_4ops", "avx512_core", "avx512_core_vnni")
 NO_AMX = ("avx512_core_bf16", "avx512_core_fp16", "avx10_1_512")
 """Limits that oneDNN takes from ONEDNN_MAX_CPU_ISA and that leave bf16, or AMX at least, unused; it ignores others."""
 

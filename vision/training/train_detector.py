@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
@@ -130,11 +131,7 @@ class Training:
     ) -> None:
         self.config = config = settle_precision(config, run, training_device(), console)
         self.run, self.after_evaluation = run, after_evaluation
-        self.accelerator = Accelerator(
-            cpu=are_many_on_cpus(),
-            mixed_precision=PRECISIONS[config.precision],
-            **tracker_options(config.trackers, run.path),
-        )
+        self.accelerator = _accelerator(config, run)
         set_seed(config.seed)
         train_set = read_split(config, config.data.annotations, config.data.images, "train", console)
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
@@ -366,3 +363,10 @@ class Training:
             f"step {self.progress.step}: {what}; its batch is kept in {kept}, the weights before it in "
             f"{self.run.state}. A lower rate, a longer warm-up, clip_norm or precision: fp32 may help"
         )
+
+
+def _accelerator(config: TrainDetectorConfig, run: RunFolder) -> Accelerator:
+    trackers = tracker_options(config.trackers, run.path)
+    # accelerate remembers the precision of its first training and refuses others; a search may have several.
+    AcceleratorState._reset_state()  # noqa: SLF001 - there is no public way
+    return Accelerator(cpu=are_many_on_cpus(), mixed_precision=PRECISIONS[config.precision], **trackers)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 
@@ -18,6 +20,7 @@ from robot.policy.onnx_policy import OnnxPolicy, resize_image
 from robot.policy.policy_manifest import METADATA_KEY, read_policy_manifest
 from tests.robot.policy.small_policy import CHUNK, small_policy
 from vision.errors import ModelFileError, UserError
+from vision.runtime import openvino_session
 from vision.runtime.session import installed_engines
 
 CAMERAS = ("wrist", "scene")
@@ -67,6 +70,33 @@ def test_half_the_digits_are_near_and_only_openvino_has_them(exported: Path) -> 
     np.testing.assert_allclose(halved.predict(*given), whole.predict(*given), rtol=0.03, atol=0.03)
     with pytest.raises(UserError, match="bf16 is computed by the engine 'openvino' only, not by 'onnxruntime'"):
         OnnxPolicy.load(exported, engine="onnxruntime", precision="bf16")
+
+
+@pytest.mark.parametrize(("choice", "hint"), [(openvino.Type.bf16, "bf16"), (openvino.Type.f32, "f32")])
+def test_auto_computes_what_openvino_would_choose(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, choice: openvino.Type, hint: str
+) -> None:
+    core, asked = openvino_session.shared_core(), []
+
+    def compile_model(model: openvino.Model, device: str, settings: dict[str, object]) -> openvino.CompiledModel:
+        asked.append(settings["INFERENCE_PRECISION_HINT"])
+        return core.compile_model(model, device, settings)
+
+    chooser = SimpleNamespace(
+        get_property=lambda device, name: choice, read_model=core.read_model, compile_model=compile_model
+    )
+    monkeypatch.setattr(openvino_session, "shared_core", lambda: chooser)
+    OnnxPolicy.load(exported, engine="openvino", precision="auto")
+    assert asked == [hint]
+
+
+def test_auto_is_single_precision_where_nothing_else_is_computed(exported: Path) -> None:
+    given = observation()
+    whole, auto = (OnnxPolicy.load(exported, engine="onnxruntime", precision=kind) for kind in ("fp32", "auto"))
+    np.testing.assert_array_equal(auto.predict(*given), whole.predict(*given))
+    if openvino_session.shared_core().get_property("CPU", "INFERENCE_PRECISION_HINT") == openvino.Type.f32:
+        whole, auto = (OnnxPolicy.load(exported, engine="openvino", precision=kind) for kind in ("fp32", "auto"))
+        np.testing.assert_array_equal(auto.predict(*given), whole.predict(*given))
 
 
 def test_the_parity_report_is_small_and_would_see_another_network(exported: Path) -> None:

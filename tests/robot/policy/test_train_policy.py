@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 from pathlib import Path
@@ -22,7 +23,10 @@ from robot.policy.train_data import open_source, split_episodes, wanted_actions
 from robot.policy.train_policy import PolicyTraining, PolicyTrainingResult, train_policy
 from tests.robot.policy.small_policy import MadeDemonstrations, small_network
 from tests.robot.policy.test_batches import numbered_frames
+from vision.config import load_config
 from vision.errors import ConfigError, DatasetError, UserError
+from vision.training import precision
+from vision.training.precision import Bf16
 from vision.training.processes import TrainingError
 from vision.training.run_folder import RunFolder
 
@@ -98,6 +102,31 @@ def test_going_on_is_as_if_it_had_never_stopped(
     assert journal(tmp_path / "whole") == journal(tmp_path / "halved")
     metrics = [(tmp_path / folder / "metrics.jsonl").read_text() for folder in ("whole", "halved")]
     assert metrics[0] == metrics[1]
+
+
+def test_auto_is_said_stored_and_kept_on_another_machine(
+    source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capable, other = Bf16(is_fast=True, why="AMX"), Bf16(is_fast=False, why="none here")
+    autocast = torch.autocast
+    enabled = []
+
+    def listening(*names: Any, **settings: Any) -> torch.autocast:
+        enabled.append(settings["enabled"])
+        return autocast(*names, **settings)
+
+    monkeypatch.setattr(torch, "autocast", listening)
+    for bf16, first in ((capable, "precision bf16 (AMX)"), (other, "precision bf16: slow here")):
+        monkeypatch.setattr(precision, "bf16_of_device", lambda device, bf16=bf16: bf16)
+        run = RunFolder(tmp_path / "run")
+        config = small_config(precision="auto", steps=2)
+        words = io.StringIO()
+        console = Console(file=words, width=200)
+        training = PolicyTraining(config, run if run.config.exists() else RunFolder.create(run.path, config), console)
+        training.learn()
+        assert words.getvalue().startswith(first)
+        assert load_config(TrainPolicyConfig, run.config) == config.model_copy(update={"precision": "bf16"})
+    assert enabled == [True, True]
 
 
 def test_a_signal_ends_it_after_a_whole_step(

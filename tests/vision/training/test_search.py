@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import io
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from rich.console import Console
 from tools.command_line import run_command
 from vision.config import dump_config, load_config
 from vision.errors import ConfigError, UserError
+from vision.training import precision
 from vision.training import search as module
 from vision.training.config import TrainDetectorConfig
+from vision.training.precision import Bf16
 from vision.training.search import Choice, Range, Search, parse_space, run_search
 
 optuna = pytest.importorskip("optuna", reason="the extra tune is not installed")
@@ -124,6 +127,25 @@ def test_a_stopped_search_goes_on_and_loses_no_trial(search, pretended):
     assert (again.value, len(pretended.seen)) == (finished.value, 6)
     with pytest.raises(ConfigError, match="holds a search over optimizer.rate, batch_size"):
         run_search(search(spaces={"batch_size": Range(2.0, 8.0, False, True)}), QUIET)
+
+
+def test_trials_compute_alike_also_when_another_machine_goes_on(search, pretended, monkeypatch):
+    """`auto` is settled once for all of them, unless the precision itself is searched."""
+    shared = {"overrides": ("precision=auto",), "spaces": {"optimizer.rate": Range(1e-4, 1e-2, True, False)}}
+    monkeypatch.setattr(precision, "bf16_of_device", lambda device: Bf16(is_fast=True, why="AMX"))
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    run_search(search(num_trials=1, **shared), console)
+    monkeypatch.setattr(precision, "bf16_of_device", lambda device: Bf16(is_fast=False, why="none here"))
+    result = run_search(search(num_trials=2, **shared), console)
+    assert [config.precision for config in pretended.seen] == ["bf16", "bf16"]
+    assert load_config(TrainDetectorConfig, result.best_config).precision == "bf16"
+    said = [line for line in printed.getvalue().splitlines() if line.startswith("precision")]
+    assert said[0] == "precision bf16 (AMX)"
+    assert said[1].startswith("precision bf16: slow here, none here")
+    spaces = {"precision": Choice(("auto", "fp32"))}
+    run_search(search(num_trials=4, spaces=spaces, overrides=(), folder=search().folder / "other"), QUIET)
+    assert {config.precision for config in pretended.seen[2:]} == {"auto", "fp32"}
 
 
 def test_a_killed_trial_is_tried_again(search, pretended, monkeypatch):
