@@ -73,7 +73,7 @@ class PolicyTraining:
 
     def __init__(self, config: TrainPolicyConfig, run: RunFolder, console: Console) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = settle_precision(config, run, self.device, console)
+        config, words = settle_precision(config, run, self.device)
         self.config, self.run = config, run
         torch.manual_seed(config.seed)
         self.data: TrainingFrames = read_training_frames(config)
@@ -84,7 +84,8 @@ class PolicyTraining:
         self.optimizer = build_optimizer(config.optimizer, self.policy.act, config.batch_size)
         self.rates = RateSetter.of(self.optimizer, build_schedule(config.schedule, self.steps_per_epoch, config.steps))
         self.step = 0
-        console.print(self.data.describe(), markup=False, highlight=False, soft_wrap=True)
+        for line in (self.data.describe(), words):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def restore(self) -> None:
         """Go on from the saved state, if there is one. Raises UserError where the demonstrations are other ones."""

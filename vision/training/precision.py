@@ -13,7 +13,6 @@ from typing import Literal, Protocol, TypeVar, cast
 
 import torch
 from accelerate.utils import gather_object
-from rich.console import Console
 
 from vision.config import Config, read_yaml
 from vision.errors import ConfigError
@@ -99,8 +98,8 @@ def bf16_of_device(device: torch.device) -> Bf16:
     return Bf16(is_fast, name if is_fast else f"{name} does not compute bf16")
 
 
-def settle_precision(config: C, run: RunFolder, device: torch.device, console: Console) -> C:
-    """The configuration with the precision that the run computes in, which is said and kept in the run's folder.
+def settle_precision(config: C, run: RunFolder, device: torch.device) -> tuple[C, str]:
+    """The configuration with the precision that the run computes in, kept in its folder; and the line that says so.
 
     `auto` is what the run began with, or bf16 where all processes compute it: they wait for the slowest of them.
     Raises ConfigError for fp16 without a GPU.
@@ -111,16 +110,11 @@ def settle_precision(config: C, run: RunFolder, device: torch.device, console: C
     found, began_with = _of_all_processes(bf16_of_device(device), _stored(run))
     bf16 = weakest(found)
     settled = asked if asked != "auto" else began_with or ("bf16" if bf16.is_fast else "fp32")
-    console.print(
-        describe(settled, bf16, is_chosen=asked == "auto" and began_with is None),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    words = describe(settled, bf16, is_chosen=asked == "auto" and began_with is None)
     config = config.model_copy(update={"precision": settled})
     if asked == "auto" and run.config.is_file() and is_main_process():
         run.keep_config(config)
-    return config
+    return config, words
 
 
 def with_settled(asked: C, stored: C) -> C:
@@ -143,7 +137,7 @@ def describe(precision: Precision, bf16: Bf16, *, is_chosen: bool) -> str:
     if precision == "bf16" and bf16.is_fast:
         return f"precision bf16 ({bf16.why})"
     if precision == "bf16":
-        return f"precision bf16: slow here, {bf16.why} (with AVX2 a step took {SLOWDOWN} times as long as in fp32)"
+        return f"precision bf16: slow here, {bf16.why}; processors with AVX2 take {SLOWDOWN} times as long as in fp32"
     return f"precision fp32: {bf16.why}" if is_chosen and not bf16.is_fast else f"precision {precision}"
 
 

@@ -194,9 +194,10 @@ def _with_one_precision(search: Search, study: optuna.Study, console: Console) -
     if "precision" in search.spaces or config.precision != "auto":
         return search
     config = config.model_copy(update={"precision": study.user_attrs.get("precision", "auto")})
-    settled = settle_precision(config, RunFolder(search.folder), training_device(), console).precision
-    study.set_user_attr("precision", settled)
-    return replace(search, overrides=(*search.overrides, f"precision={settled}"))
+    config, words = settle_precision(config, RunFolder(search.folder), training_device())
+    _say(console, words)
+    study.set_user_attr("precision", config.precision)
+    return replace(search, overrides=(*search.overrides, f"precision={config.precision}"))
 
 
 def _try_again_what_was_killed(study: optuna.Study) -> None:

@@ -129,15 +129,15 @@ class Training:
         console: Console,
         after_evaluation: AfterEvaluation | None = None,
     ) -> None:
-        self.config = config = settle_precision(config, run, training_device(), console)
-        self.run, self.after_evaluation = run, after_evaluation
+        config, words = settle_precision(config, run, training_device())
+        self.config, self.run, self.after_evaluation = config, run, after_evaluation
         self.accelerator = _accelerator(config, run)
-        set_seed(config.seed)
         train_set = read_split(config, config.data.annotations, config.data.images, "train", console)
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
         self.samples = training_samples(config, train_set, detector_config)
         self.plan = batch_plan(config, len(train_set), detector_config, self.accelerator)
         self.validation = validation_set(config, console)
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
         splits = {"train": train_set} | ({} if self.validation is None else {"val": self.validation[0]})
         self.record = RunRecord(config, run, self.accelerator, detector_config.preprocessing, splits)
         device = self.accelerator.device
@@ -366,7 +366,10 @@ class Training:
 
 
 def _accelerator(config: TrainDetectorConfig, run: RunFolder) -> Accelerator:
+    """What knows the processes and the precision; all random generators begin anew."""
     trackers = tracker_options(config.trackers, run.path)
     # accelerate remembers the precision of its first training and refuses others; a search may have several.
     AcceleratorState._reset_state()  # noqa: SLF001 - there is no public way
-    return Accelerator(cpu=are_many_on_cpus(), mixed_precision=PRECISIONS[config.precision], **trackers)
+    accelerator = Accelerator(cpu=are_many_on_cpus(), mixed_precision=PRECISIONS[config.precision], **trackers)
+    set_seed(config.seed)
+    return accelerator
