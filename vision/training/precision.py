@@ -23,7 +23,8 @@ C = TypeVar("C", bound=Config)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 SLOWDOWN = 8
-"""How many times as long as in fp32 a step of the nano detector took in bf16 on a processor with no more than AVX2."""
+"""How many times as long as in fp32 the nano detector took in bf16 with AVX2 at 320 px: forward and backward 8.5, a
+whole step 7.4."""
 
 BELOW_AVX512 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2")
 NO_BF16 = (*BELOW_AVX512, "avx512_mic", "avx512_mic_4ops", "avx512_core", "avx512_core_vnni")
