@@ -21,7 +21,7 @@ from vision.config import validate_config
 from vision.errors import ConfigError
 from vision.images import read_image
 
-PHOTO = "data/handeye_moveit/test_charuco_board_detection.jpg"
+PHOTO = "calibration/handeye_moveit/test_charuco_board_detection.jpg"
 PHOTO_K = np.array([[590.6972346, 0.0, 322.33104773], [0.0, 592.84676713, 247.40030325], [0.0, 0.0, 1.0]])
 PHOTO_LENS = np.array([0.15405498, -0.24916842, 0.00350791, -0.00110041, 0.0])
 PHOTO_BOARD = BoardConfig(
@@ -40,8 +40,8 @@ def centre(T: np.ndarray, board: BoardConfig, height_sign: float = 1.0) -> np.nd
     return apply_transform(T, np.array([width / 2, height_sign * height / 2, 0.0]))
 
 
-def test_the_real_photos_pose_is_the_published_one(shared: Callable[[str], Path]):
-    view = BoardDetector(PHOTO_BOARD)(read_image(shared(PHOTO)))
+def test_the_real_photos_pose_is_the_published_one(sample: Callable[[str], Path]):
+    view = BoardDetector(PHOTO_BOARD)(read_image(sample(PHOTO)))
     assert view is not None
     assert len(view) >= 20
     pose = board_pose(view, Intrinsics(PHOTO_K, (480, 640), PHOTO_LENS))

@@ -25,6 +25,7 @@ from robot.errors import CalibrationError, TransformError
 from robot.transforms import inverse, make_transform, nearest_transform, rotvec_to_rotation, translation
 from tests.robot.calibration.hand_eye_scene import EXACT, make_samples
 
+RECORDINGS = "calibration/handeye_moveit/pose_samples.json"
 METHODS = {name: getattr(cv2, f"CALIB_HAND_EYE_{name}") for name in ("TSAI", "PARK", "HORAUD", "ANDREFF", "DANIILIDIS")}
 
 
@@ -57,8 +58,8 @@ def opencv_consensus(pairs: PosePairs) -> HandEye:
 
 
 @pytest.mark.parametrize("method", ClosedForm)
-def test_real_recordings_are_solved_as_by_opencv(shared: Callable[[str], Path], method: ClosedForm):
-    pairs = moveit_samples(shared("data/handeye_moveit/pose_samples.json"))
+def test_real_recordings_are_solved_as_by_opencv(sample: Callable[[str], Path], method: ClosedForm):
+    pairs = moveit_samples(sample(RECORDINGS))
     found, expected = solve_hand_eye(pairs, Setting.EYE_TO_HAND, method), opencv_consensus(pairs)
     distance, angle = transform_errors(found.X, expected.X)
     assert distance < 1e-3
@@ -69,8 +70,8 @@ def test_real_recordings_are_solved_as_by_opencv(shared: Callable[[str], Path], 
     assert (spread < 3e-3).all()
 
 
-def test_real_recordings_stay_there_when_refined(shared: Callable[[str], Path]):
-    pairs = moveit_samples(shared("data/handeye_moveit/pose_samples.json"))
+def test_real_recordings_stay_there_when_refined(sample: Callable[[str], Path]):
+    pairs = moveit_samples(sample(RECORDINGS))
     start, expected = solve_hand_eye(pairs, Setting.EYE_TO_HAND, ClosedForm.PARK_MARTIN), opencv_consensus(pairs)
     measurements = tuple(measure_pose(T) for T in pairs.T_camera_board)
     found = refine_hand_eye(start, pairs.T_base_tool, measurements)

@@ -1,4 +1,4 @@
-"""ACT's published weights: what the authors' code computed with weights by formula, recorded in ../shared/reference."""
+"""ACT's published weights: what the authors' code computed with weights by formula, recorded in tests/data."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recorded(shared: Callable[[str], Path]) -> Callable[[str], Recorded]:
+def recorded(sample: Callable[[str], Path]) -> Callable[[str], Recorded]:
     def read(variant: str) -> Recorded:
-        meta = json.loads(shared("reference/act_aloha.json").read_text())
+        meta = json.loads(sample("policy/act_aloha/act_aloha.json").read_text())
         gain = meta["gain_variant"] if variant else None
         shapes = {key: tuple(shape) for key, (shape, _) in meta["state_dict"].items() if key not in meta["kept_keys"]}
         weights = {key: formula_weight(key, shape, gain) for key, shape in shapes.items()}
         content = b"".join(values.numpy().tobytes() for values in weights.values())
         assert hashlib.sha256(content).hexdigest() == meta["weights_sha256"][variant or "plain"]
         qpos, image, actions = (_input(meta["input"][name]) for name in ("qpos", "image", "actions"))
-        outputs = np.load(shared(f"reference/act_aloha{variant}.npz"))
+        outputs = np.load(sample(f"policy/act_aloha/act_aloha{variant}.npz"))
         return Recorded(weights, ActInputs(qpos, images=tuple(image.unbind(1))), actions, outputs)
 
     return read

@@ -15,6 +15,9 @@ from robot.policy.replay_buffer import ColumnConfig, ReplayBuffer, read_zarr_arr
 from vision.errors import DatasetError
 
 PUSHT = "data/pusht_cchi_v7_lowdim/pusht_cchi_v7_replay.zarr"
+FIRST_EPISODES = "policy/pusht/first_episodes.zarr"
+"""The first seven of the demonstrations, cut out of the whole set."""
+PUSHT_COLUMNS = {"observation.state": ColumnConfig(array="state"), "points": ColumnConfig(array="keypoint")}
 
 
 def write_array(folder: Path, values: np.ndarray, chunks: tuple[int, ...], compressor: Mapping | None = None) -> None:
@@ -70,19 +73,33 @@ def test_episodes_are_cut_where_they_end(tmp_path: Path) -> None:
     assert buffer.features["observation.state"].names == ("state_2", "state_0")
 
 
-def test_push_t_is_the_published_set(shared: Callable[[str], Path]) -> None:
-    columns = {"observation.state": ColumnConfig(array="state"), "points": ColumnConfig(array="keypoint")}
-    buffer = ReplayBuffer(shared(PUSHT), columns, fps=10)
+def test_push_t_is_the_published_set(shared: Callable[[str], Path], sample: Callable[[str], Path]) -> None:
+    buffer = ReplayBuffer(shared(PUSHT), PUSHT_COLUMNS, fps=10)
     assert buffer.num_episodes == 206
-    episodes = [buffer.read_episode(number).columns for number in range(206)]
-    assert sum(len(episode["points"]) for episode in episodes) == 25650
-    # The nine points are fixed to the block: their places in its own frame are the same in all frames.
+    assert sum(len(buffer.read_episode(number).columns["points"]) for number in range(206)) == 25650
+    assert spread_of_points(buffer) < 0.05
+    first = ReplayBuffer(sample(FIRST_EPISODES), PUSHT_COLUMNS, fps=10)
+    for number in range(first.num_episodes):
+        for key, values in first.read_episode(number).columns.items():
+            np.testing.assert_array_equal(values, buffer.read_episode(number).columns[key])
+
+
+def test_recorded_points_stay_where_they_are_on_the_block(sample: Callable[[str], Path]) -> None:
+    buffer = ReplayBuffer(sample(FIRST_EPISODES), PUSHT_COLUMNS, fps=10)
+    lengths = [len(buffer.read_episode(number).columns["points"]) for number in range(buffer.num_episodes)]
+    assert lengths == [161, 118, 141, 159, 159, 157, 69]
+    assert spread_of_points(buffer) < 0.05
+
+
+def spread_of_points(buffer: ReplayBuffer) -> float:
+    """The nine points are fixed to the block: their places in its own frame (px) are the same in all frames."""
+    episodes = [buffer.read_episode(number).columns for number in range(buffer.num_episodes)]
     state = np.concatenate([episode["observation.state"] for episode in episodes]).astype(float)
     offset = np.concatenate([episode["points"] for episode in episodes]).reshape(-1, 9, 2) - state[:, None, 2:4]
     cosine, sine = np.cos(state[:, 4, None]), np.sin(state[:, 4, None])
     along = cosine * offset[..., 0] + sine * offset[..., 1]
     across = cosine * offset[..., 1] - sine * offset[..., 0]
-    assert max(along.std(axis=0).max(), across.std(axis=0).max()) < 0.05
+    return float(max(along.std(axis=0).max(), across.std(axis=0).max()))
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:

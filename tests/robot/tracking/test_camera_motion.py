@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robot.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
-from vision.runtime.stream import open_stream
+from vision.images import read_image
 
 NO_BOXES = np.zeros((0, 4))
 
@@ -73,10 +73,9 @@ def test_a_dark_picture_a_cut_or_another_size_is_no_motion(second: np.ndarray):
 
 
 @pytest.mark.parametrize("shift", [30.0, 48.0, 51.0, 54.0, 57.0, 75.0])
-def test_a_jump_too_far_to_be_followed_is_no_motion_and_never_a_wrong_one(shared: Callable[[str], Path], shift: float):
+def test_a_jump_too_far_to_be_followed_is_no_motion_and_never_a_wrong_one(sample: Callable[[str], Path], shift: float):
     """A bare kitchen table with few corners: four of them once agreed on a wrong motion."""
-    with open_stream(str(shared("data/video/bottle-detection.mp4"))) as stream:
-        first = next(iter(stream)).image_rgb
+    first = read_image(sample("tracking/bottles/frame_0.png"))
     bottles = np.array([[508.0, 105.0, 571.0, 318.0], [286.0, 108.0, 345.0, 316.0], [57.0, 109.0, 123.0, 317.0]])
     estimator = CameraMotionEstimator(CameraMotionConfig())
     estimator.estimate(first, bottles)

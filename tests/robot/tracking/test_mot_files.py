@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -84,11 +85,26 @@ def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes | None):
         read_mot_detections(path)
 
 
+def test_a_drawn_sequence_is_read_whole(sample: Callable[[str], Path]):
+    """Its files beside numpy's own reading of them."""
+    folder = sample("tracking/street")
+    truth, found = read_mot_tracks(folder / "gt.txt"), read_mot_detections(folder / "det.txt")
+    assert (len(truth), len(found), truth.last_frame) == (1303, 938, 150)
+    assert len(set(truth.ids.tolist())) == 10
+    for boxes, name in ((truth, "gt.txt"), (found, "det.txt")):
+        table = np.loadtxt(folder / name, delimiter=",")
+        np.testing.assert_array_equal(boxes.frames, table[:, 0])
+        np.testing.assert_allclose(boxes.boxes_xyxy[:, 2:] - boxes.boxes_xyxy[:, :2], table[:, 4:6])
+        np.testing.assert_array_equal(boxes.scores, table[:, 6])
+
+
 @pytest.mark.parametrize(
     ("sequence", "num_truth", "num_detections", "num_frames", "num_persons"),
     [("TUD-Campus", 359, 321, 71, 8), ("TUD-Stadtmitte", 1156, 951, 179, 10)],
 )
-def test_real_files(shared, sequence: str, num_truth: int, num_detections: int, num_frames: int, num_persons: int):
+def test_real_files(
+    shared: Callable[[str], Path], sequence: str, num_truth: int, num_detections: int, num_frames: int, num_persons: int
+):
     folder = shared(f"data/mot15/{sequence}")
     truth, found = read_mot_tracks(folder / "gt/gt.txt"), read_mot_detections(folder / "det/det.txt")
     assert (len(truth), len(found), truth.last_frame) == (num_truth, num_detections, num_frames)
