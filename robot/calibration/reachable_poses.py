@@ -55,7 +55,7 @@ class ReachablePoses:
             return
         turned = nearest_turns(solutions, self._home, self._limits)
         allowed = turned[self._limits.contain(turned, LIMIT_MARGIN_RAD)]
-        yield from allowed[np.argsort(np.linalg.norm(allowed - self._home, axis=1))]
+        yield from allowed[np.argsort(np.linalg.norm(allowed - self._home, axis=1), kind="stable")]
 
     def _clears_table(self, arm: PlacedArm) -> bool:
         """Of the upper arm and all after it; base and shoulder stand on the table anyway."""

@@ -64,7 +64,7 @@ def _neighbours_in_x(
     """Pairs that contain all that overlap: detections that begin left of a track's end and not too far left of it."""
     if not len(track_boxes) or not len(detection_boxes):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    order = detection_boxes[:, 0].argsort()
+    order = detection_boxes[:, 0].argsort(kind="stable")
     left = detection_boxes[order, 0]
     widest = (detection_boxes[:, 2] - detection_boxes[:, 0]).max()
     first = left.searchsorted(track_boxes[:, 0] - widest)

@@ -11,6 +11,7 @@ from torch import nn
 
 from export.folding import fold_for_inference
 from export.onnx_export import export_onnx
+from tests.export.clear_choice import clear_images
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
 from vision.layers.rep_block import RepBlock
@@ -51,9 +52,8 @@ def small_dfine(size_hw: tuple[int, int]) -> Detector:
     return detector.eval()
 
 
-# Images for which the last cell chosen and the first one left out are not near-tied: either would be right then.
-@pytest.mark.parametrize(("size_hw", "seed"), [((320, 320), 3), ((256, 384), 1)])
-def test_the_graph_agrees_with_torch_and_is_plain(tmp_path, size_hw, seed):
+@pytest.mark.parametrize("size_hw", [(320, 320), (256, 384)])
+def test_the_graph_agrees_with_torch_and_is_plain(tmp_path, size_hw):
     detector = small_dfine(size_hw)
     path = tmp_path / "dfine.onnx"
     export_onnx(detector, path)
@@ -61,7 +61,7 @@ def test_the_graph_agrees_with_torch_and_is_plain(tmp_path, size_hw, seed):
     # GridSample is computed wrongly by some engines; powers and signs belong to the bins, which do not change.
     assert not kinds & {"GridSample", "BatchNormalization", "Pow", "Sign", "Range", "ScatterND"}
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    images = torch.rand(1, 3, *size_hw, generator=torch.Generator().manual_seed(seed))
+    images = clear_images(detector, size_hw)
     with torch.no_grad():
         expected = detector(images).rows.numpy()[0]
     rows = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0][0]

@@ -11,7 +11,7 @@ import torch
 
 from export.free_shapes import FIXED, FreeShapes, measure_free_shapes, require_free_size
 from export.onnx_export import export_onnx, write_onnx
-from tests.test_matrix import small
+from tests.test_matrix import for_export, small
 from vision.detector import Detector
 from vision.errors import UserError
 from vision.runtime.image_detector import ImageDetector
@@ -24,8 +24,7 @@ BATCH = FreeShapes(batch=True)
 
 def lively(name: str) -> Detector:
     """One of the matrix, small, whose predictions differ from place to place."""
-    torch.manual_seed(0)
-    detector = Detector(small(name, "detector.preprocessing.size_hw=[64,96]").detector).eval()
+    detector = for_export(name)
     with torch.no_grad():
         for key, weight in detector.head.named_parameters():
             if "predict" in key and weight.ndim > 1:

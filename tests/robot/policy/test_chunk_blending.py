@@ -157,32 +157,33 @@ def test_a_thread_computes_while_the_last_chunk_is_followed() -> None:
     may_answer = threading.Event()
 
     def slow() -> np.ndarray:
-        may_answer.wait(10.0)
+        may_answer.wait()
         return np.ones((ROWS, 1))
 
     answers = ThreadedAnswers()
     blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
     blending.observe(slow, 0.0)
-    assert blending.action_at(0.01) is None
-    assert answers.is_busy
-    blending.observe(lambda: pytest.fail("asked twice at a time"), PERIOD_S)
-    may_answer.set()
-    while blending.action_at(2 * PERIOD_S) is None:
-        pass
+    try:
+        assert blending.action_at(0.01) is None
+        assert answers.is_busy
+        blending.observe(lambda: pytest.fail("asked twice at a time"), PERIOD_S)
+    finally:
+        may_answer.set()
+    answers.close()  # waits for the thread
     assert blending.action_at(2 * PERIOD_S) == pytest.approx([1.0])
-    blending.close()
 
 
 def test_errors_of_the_network_reach_the_loop() -> None:
     def broken() -> np.ndarray:
         raise ValueError("no weights")
 
-    blending = build_blending(AsynchronousConfig(), PERIOD_S)
+    answers = ThreadedAnswers()
+    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
 
-    def ask_until_it_fails() -> None:
-        for _ in range(100_000):
-            blending.observe(broken, 0.0)
+    def ask_twice() -> None:
+        blending.observe(broken, 0.0)  # takes the answer itself where the thread is quick
+        answers.close()  # waits for the thread
+        blending.observe(broken, PERIOD_S)
 
     with pytest.raises(ValueError, match="no weights"):
-        ask_until_it_fails()
-    blending.close()
+        ask_twice()

@@ -33,6 +33,15 @@ def test_the_sweep_finds_every_overlap_and_its_iou(seed: int, num_tracks: int, n
     np.testing.assert_allclose(dense, pairwise_iou(tracks, detections), atol=1e-12)
 
 
+def test_boxes_that_begin_at_the_same_x_are_listed_in_their_order():
+    """numpy's default sort orders equal numbers as the processor's vector instructions happen to leave them."""
+    rng = np.random.default_rng(0)
+    left = rng.integers(0, 5, 300).astype(float)
+    detections = np.column_stack([left, np.zeros(300), left + 50.0, np.full(300, 10.0)])
+    pairs = overlapping_pairs(detections[:1], detections)
+    assert pairs.detections.tolist() == np.lexsort([np.arange(300), left]).tolist()
+
+
 def test_boxes_that_only_touch_do_not_overlap():
     boxes = np.array([[0.0, 0.0, 10.0, 10.0]])
     assert not len(overlapping_pairs(boxes, boxes + [10.0, 0.0, 10.0, 0.0]).ious)
