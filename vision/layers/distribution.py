@@ -73,9 +73,10 @@ class WeightingFunction(nn.Module):
     def forward(self) -> EdgeBins:
         """The bins: 0 in the middle, to both sides W(n) / c = (a / c + 1)^(i / i_max) - 1 and one more at the ends."""
         reach, half = self.bound * self.scale, self.num_bins // 2 - 1
-        steps = torch.arange(-half, half + 1, device=reach.device, dtype=reach.dtype)
-        inner = steps.sign() * ((reach + 1) ** (steps.abs() / half) - 1)
-        return EdgeBins(torch.cat((-2 * reach, inner, 2 * reach)), self.scale.squeeze(0))
+        steps = torch.arange(1, half + 1, device=reach.device, dtype=reach.dtype)
+        # One side and its mirror image: of two sides a power computed in vectors may round each otherwise.
+        outwards = torch.cat(((reach + 1) ** (steps / half) - 1, 2 * reach))
+        return EdgeBins(torch.cat((-outwards.flip(0), torch.zeros_like(reach), outwards)), self.scale.squeeze(0))
 
 
 def split_edges(edge_logits: Float[Tensor, "*N edges_bins"]) -> Float[Tensor, "*N 4 bins"]:

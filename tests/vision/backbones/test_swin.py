@@ -44,18 +44,18 @@ def with_weights_of(theirs: nn.Module, config: SwinConfig) -> Swin:
 
 @pytest.fixture(scope="module")
 def shallow() -> tuple[Swin, SwinTransformer]:
-    """Swin-T with fewer blocks, ours and torchvision's, of the same weights."""
+    """Swin-T with fewer blocks, ours and torchvision's, of the same weights; in double precision."""
     torch.manual_seed(0)
     theirs = SwinTransformer([4, 4], 96, [2, 2, 2, 1], [3, 6, 12, 24], [7, 7])
     lively(theirs)
     theirs.head = nn.Identity()  # type: ignore[assignment]
-    return with_weights_of(theirs, SwinConfig(blocks_per_stage=(2, 2, 2, 1), strides=(32,))), theirs
+    return with_weights_of(theirs, SwinConfig(blocks_per_stage=(2, 2, 2, 1), strides=(32,))).double(), theirs.double()
 
 
 @pytest.mark.parametrize("size_hw", [(112, 112), (64, 96), (100, 172), (28, 260)])
 def test_agrees_with_torchvision_at_every_size(shallow, size_hw):
     ours, theirs = shallow
-    images = torch.rand(2, 3, *size_hw, generator=torch.Generator().manual_seed(1))
+    images = torch.rand(2, 3, *size_hw, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with torch.no_grad():
         expected = theirs(images)
         features = ours.forward_classification_features(images)

@@ -47,9 +47,9 @@ def with_weights_of(theirs: nn.Module, config: ViTConfig) -> ViT:
     ("size", "dim", "num_heads"), [("b", 768, 12), pytest.param("l", 1024, 16, marks=pytest.mark.slow)]
 )
 def test_agrees_with_torchvision(size, dim, num_heads):
-    theirs = lively(VisionTransformer(64, 16, 2, num_heads, dim, 4 * dim))
-    ours = with_weights_of(theirs, ViTConfig(size=size, depth=2, trained_size_px=64))
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    theirs = lively(VisionTransformer(64, 16, 2, num_heads, dim, 4 * dim)).double()
+    ours = with_weights_of(theirs, ViTConfig(size=size, depth=2, trained_size_px=64)).double()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     theirs.heads = nn.Identity()
     tokens = []
     theirs.encoder.register_forward_hook(lambda _module, _inputs, output: tokens.append(output))

@@ -147,10 +147,12 @@ def test_an_absent_file_is_refused_with_the_servers_answer(publisher, tmp_path):
 
 
 def test_a_silent_server_is_given_up_and_what_came_is_kept(publisher, tmp_path):
-    with pytest.raises(DownloadError, match="silent for 1 s; 524,288 bytes are kept"):
+    with pytest.raises(DownloadError, match="silent for 1 s; .* bytes are kept") as refusal:
         download(published(publisher, "stalling"), tmp_path, timeout_s=1.0)
-    part = (tmp_path / "weights.pth.part").read_bytes()
+    part = (tmp_path / "weights.pth.part").read_bytes()  # half of it, where the machine is not so busy as to be silent
+    assert 0 < len(part) <= len(CONTENT) // 2
     assert part == CONTENT[: len(part)]
+    assert f"{len(part):,} bytes are kept" in str(refusal.value)
     publisher.released.set()
     assert download(published(publisher, "good", sha256_start=DIGEST), tmp_path).read_bytes() == CONTENT
 

@@ -219,6 +219,6 @@ for _ in batches.iterate_batches(Samples(), plan, 0, 2):
 def test_an_unforeseen_error_ends_the_program_and_its_workers(divisor, told):
     """The workers ignore SIGTERM, with which the interpreter would end them; it would wait for them for ever."""
     code = BREAKING.format(divisor=divisor)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 1
     assert told in result.stderr

@@ -43,12 +43,14 @@ def test_cells_run_row_by_row_with_x_first():
 
 
 def test_predictions_stay_in_their_cell():
-    head = YoloxHead(YoloxHeadConfig(hidden_dim=8), (6,), (8,), 3).eval()
-    features = torch.zeros(1, 6, 9, 11)
+    torch.manual_seed(0)
+    # In double precision: fast convolutions of single precision let the last bits of neighbours leak into a cell.
+    head = YoloxHead(YoloxHeadConfig(hidden_dim=8), (6,), (8,), 3).double().eval()
+    features = torch.zeros(1, 6, 9, 11, dtype=torch.float64)
     quiet = head([features]).class_logits
     features[0, :, 4, 7] = 100.0
     moved = (head([features]).class_logits - quiet).abs().sum(dim=-1)[0].view(9, 11)
-    rows, columns = moved.nonzero().unbind(dim=1)
+    rows, columns = moved.gt(1e-12).nonzero().unbind(dim=1)
     # Two 3 x 3 convolutions reach two cells to each side.
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 6, 5, 9)
 

@@ -23,9 +23,9 @@ def with_experience(module: nn.Module, channels: int) -> nn.Module:
 @pytest.mark.parametrize("activation", ["silu", "relu", "none"])
 def test_one_convolution_computes_what_the_two_compute(activation):
     torch.manual_seed(0)
-    block = with_experience(RepBlock(6, 10, activation=activation), 6)
+    block = with_experience(RepBlock(6, 10, activation=activation), 6).double()
     assert isinstance(block, RepBlock)
-    features = torch.randn(2, 6, 7, 5)
+    features = torch.randn(2, 6, 7, 5, dtype=torch.float64)
     both = block.activation(block.spatial(features) + block.mix(features))
     kernel, bias = block.fused_kernel()
     fused = block.activation(functional.conv2d(features, kernel, bias, padding=1))

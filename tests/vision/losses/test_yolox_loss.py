@@ -181,7 +181,7 @@ def test_descending_the_loss_learns_two_images():
     images[0, 0, 26:60, 30:62] += 180
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-3)
     loss, history = YoloxLoss(), []
-    for _ in range(80):
+    for _ in range(120):
         losses = loss(detector(images), [BOXES, NOTHING])
         optimizer.zero_grad()
         losses["total"].backward()

@@ -18,18 +18,21 @@ CHANNELS, STRIDES = (8, 16, 32), (8, 16, 32)
 
 
 def features_of(height: int, width: int) -> list[torch.Tensor]:
-    """Features of three levels, each side half of the one before, rounded up."""
+    """Features of three levels, each side half of the one before, rounded up; in double precision.
+
+    In single precision two ways to the same sum are apart by as much as the tolerance of the tests.
+    """
     torch.manual_seed(0)
     return [
-        torch.randn(2, channels, -(-height // 2**level), -(-width // 2**level))
+        torch.randn(2, channels, -(-height // 2**level), -(-width // 2**level), dtype=torch.float64)
         for level, channels in enumerate(CHANNELS)
     ]
 
 
 @pytest.mark.parametrize("size_hw", [(16, 24), (13, 9)])
 def test_it_is_torchvisions_pyramid(size_hw):
-    ours = FeaturePyramid(FeaturePyramidConfig(hidden_dim=12), CHANNELS, STRIDES)
-    theirs = FeaturePyramidNetwork(list(CHANNELS), 12, LastLevelMaxPool())
+    ours = FeaturePyramid(FeaturePyramidConfig(hidden_dim=12), CHANNELS, STRIDES).double()
+    theirs = FeaturePyramidNetwork(list(CHANNELS), 12, LastLevelMaxPool()).double()
     weights = {}
     for level in range(len(CHANNELS)):
         for part in ("weight", "bias"):
@@ -43,7 +46,7 @@ def test_it_is_torchvisions_pyramid(size_hw):
 
 
 def test_22_21_each_level_is_the_coarser_one_upsampled_plus_its_lateral():
-    neck = FeaturePyramid(FeaturePyramidConfig(hidden_dim=4, num_extra_levels=0), CHANNELS, STRIDES)
+    neck = FeaturePyramid(FeaturePyramidConfig(hidden_dim=4, num_extra_levels=0), CHANNELS, STRIDES).double()
     features = features_of(8, 8)
     merged = [lateral(level) for lateral, level in zip(neck.laterals, features, strict=True)]
     merged[1] = merged[1] + merged[2].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
@@ -74,10 +77,10 @@ def test_any_backbone_strides_and_extra_levels_will_do(strides, extra_by):
 
 def test_extra_levels_keep_every_second_cell_or_convolve():
     features = features_of(8, 8)
-    kept = FeaturePyramid(FeaturePyramidConfig(hidden_dim=4), CHANNELS, STRIDES)(features)
+    kept = FeaturePyramid(FeaturePyramidConfig(hidden_dim=4), CHANNELS, STRIDES).double()(features)
     torch.testing.assert_close(kept[-1], kept[-2][..., ::2, ::2], rtol=0, atol=0)
     config = FeaturePyramidConfig(hidden_dim=4, num_extra_levels=2, extra_by="convolution")
-    neck = FeaturePyramid(config, CHANNELS, STRIDES)
+    neck = FeaturePyramid(config, CHANNELS, STRIDES).double()
     pyramid = neck(features)
     first, second = neck.extra[0], neck.extra[1][1]
     halved = functional.conv2d(pyramid[2], first.weight, first.bias, stride=2, padding=1)

@@ -21,8 +21,10 @@ def test_a_level_for_each_stride(strides):
 
 
 def test_a_cell_reaches_the_cells_at_its_place():
-    neck = SimplePyramid(SimplePyramidConfig(out_dim=8, strides=(4, 8, 16, 32)), (16,), (16,)).eval()
-    features = torch.randn(1, 16, 8, 8)
+    torch.manual_seed(0)
+    # In double precision: fast convolutions of single precision let the last bits of neighbours leak into a cell.
+    neck = SimplePyramid(SimplePyramidConfig(out_dim=8, strides=(4, 8, 16, 32)), (16,), (16,)).double().eval()
+    features = torch.randn(1, 16, 8, 8, dtype=torch.float64)
     moved = features.clone()
     moved[0, :, 4, 6] += 1
     for before, after, stride in zip(neck([features]), neck([moved]), neck.strides, strict=True):

@@ -66,10 +66,22 @@ def test_decoded_rows_give_the_same_as_raw_rows():
     rows = random_rows(size)
     decoded = rows.copy()
     decoded[:, :4] = decode_boxes(rows[:, :4], *grid_cells(size, (8, 16, 32)))
-    for from_raw, from_decoded in zip(
-        parts(read_yolox_rows(rows, size, RAW, 0.3)), parts(read_yolox_rows(decoded, size, DECODED, 0.3)), strict=True
-    ):
-        np.testing.assert_array_equal(from_raw, from_decoded)
+    from_raw, from_decoded = (
+        read_yolox_rows(rows, size, RAW, 0.3),
+        read_yolox_rows(decoded, size, DECODED, 0.3),
+    )
+    assert_same_boxes(from_raw.boxes_xyxy, from_decoded.boxes_xyxy)
+    for name in ("scores", "class_ids", "row_index"):
+        np.testing.assert_array_equal(getattr(from_raw, name), getattr(from_decoded, name))
+
+
+def assert_same_boxes(boxes: np.ndarray, expected: np.ndarray) -> None:
+    """To the rounding of numpy's exponential, 4 units in the last place, which how the numbers lie in memory decides.
+
+    Two such sides differ by 8 units; half of that moves a corner, whose own rounding is at most one more.
+    """
+    one_unit = np.finfo(np.float32).eps * np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(boxes, expected, rtol=0, atol=5 * one_unit)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 0.9, 1.0])
@@ -79,7 +91,7 @@ def test_filtering_first_changes_nothing(threshold: float):
     everything, all_scores, _ = parts(read_yolox_rows(rows, size, RAW, 0.0))
     boxes, scores, _ = parts(read_yolox_rows(rows, size, RAW, threshold))
     np.testing.assert_array_equal(scores, all_scores[all_scores > threshold])
-    np.testing.assert_array_equal(boxes, everything[all_scores > threshold])
+    assert_same_boxes(boxes, everything[all_scores > threshold])
     if threshold == 1.0:
         assert boxes.shape == (0, 4)
 

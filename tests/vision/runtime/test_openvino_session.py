@@ -69,7 +69,19 @@ def test_signed_activations_are_right_whatever_the_processor(tmp_path: Path, ins
     # OpenVINO's kernels leave out what this says that the processor has not.
     subprocess.run(words, check=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions})
     expected = OnnxRuntimeSession(path, 1).run({"images": images})["out"]
-    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-3)
+    clear = rounds_alike_everywhere(images)
+    assert clear.mean() > 0.8
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy")[:, :, clear], expected[:, :, clear], atol=1e-3)
+
+
+def rounds_alike_everywhere(images: np.ndarray) -> np.ndarray:
+    """The places whose every channel is further than a thousandth of a step from where rounding goes the other way.
+
+    Before rounding two engines are apart by some units in the last place of at most 127 steps, each 1.5e-5 of a step.
+    """
+    left, right = np.split(images.astype(np.float64), 2, axis=1)
+    steps = np.concatenate((left / (1 + np.exp(-left)), right), axis=1) / 0.05
+    return (np.abs(steps - np.floor(steps) - 0.5) > 1e-3).all(axis=(0, 1))
 
 
 @pytest.mark.parametrize(("zero_point", "is_signed"), [(np.int8(0), True), (np.uint8(100), False)])

@@ -40,7 +40,8 @@ def test_it_is_the_published_threshold(seed, sparsity):
     threshold = np.partition(np.abs(before), number - 1)[number - 1] if number else -1.0
     expected = np.where(np.abs(before) > threshold, before, 0)
     np.testing.assert_array_equal(kernels(layers).numpy(), expected)
-    assert np.count_nonzero(expected == 0) == number
+    # As many as asked for; of several weights equal to the threshold all go.
+    assert np.count_nonzero(np.abs(before) < threshold) <= number <= np.count_nonzero(expected == 0)
 
 
 def test_layers_of_small_weights_lose_more_and_norms_and_biases_nothing():

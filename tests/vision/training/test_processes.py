@@ -76,7 +76,8 @@ def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path,
 
 
 def test_each_process_measures_its_share_of_the_images(small_config, drawn_set, monkeypatch):
-    config = small_config(evaluation={"batch_size": 4, "score_threshold": 0.0})
+    # Nothing is suppressed: of near ties another batch could suppress the other.
+    config = small_config(evaluation={"batch_size": 4, "score_threshold": 0.0, "iou_threshold": 1.0})
     annotations = read_split(config, drawn_set / "annotations.json", drawn_set / "images", "val", QUIET)
     torch.manual_seed(0)
     asked = (Detector(config.detector).eval(), annotations, drawn_set / "images", config.evaluation)
@@ -124,7 +125,7 @@ def alone(config_path, tmp_path_factory) -> RunFolder:
 
 
 def finished_run(path: Path, config_path: Path) -> RunFolder:
-    subprocess.run(command(config_path, "--output", path), check=True, timeout=500, **OPTIONS)
+    subprocess.run(command(config_path, "--output", path), check=True, timeout=1800, **OPTIONS)
     return RunFolder(path)
 
 
@@ -165,7 +166,7 @@ def test_two_processes_that_share_the_weights_go_on_where_one_was_and_are_one(co
     config = config.model_copy(update={"data": config.data.model_copy(update=measured)})
     run = RunFolder.create(tmp_path / "run", config)
     train_to_step(config, run.path, 14)
-    subprocess.run(command("--resume", run.path), check=True, timeout=500, **OPTIONS)
+    subprocess.run(command("--resume", run.path), check=True, timeout=1800, **OPTIONS)
     assert_same_training(run, alone)
     assert [entry["epoch"] for entry in run.metrics.read()] == [6, 7]
     ours, theirs = (torch.load(each.state, weights_only=True)["parts"] for each in (run, alone))
@@ -190,19 +191,19 @@ def test_a_lost_process_ends_the_run_which_then_goes_on(config_path, together, t
     wait_for_steps(run, 3, process)
     (second,) = (child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
     second.send_signal(signal.SIGKILL)
-    _, told = process.communicate(timeout=60)
+    _, told = process.communicate(timeout=600)
     assert process.returncode != 0
     # torchrun's own report; what the other process says of it races with the signals that torchrun sends it.
     assert "Signal 9 (SIGKILL)" in told
     assert 3 <= len(run.steps.read()) < STEPS
-    subprocess.run(command("--resume", run.path), check=True, timeout=500, **OPTIONS)
+    subprocess.run(command("--resume", run.path), check=True, timeout=1800, **OPTIONS)
     assert run.steps.path.read_text() == together.steps.path.read_text()
     ours, theirs = load_file(run.last), load_file(together.last)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def wait_for_steps(run: RunFolder, number: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before a process could be lost"
         if len(run.steps.read()) >= number:

@@ -47,8 +47,14 @@ def detector() -> Detector:
 def test_rounding_is_to_the_nearest_of_255_values(seed, amax):
     values = 1.5 * amax * torch.randn(50, generator=torch.Generator().manual_seed(seed))
     rounded = round_symmetric(values, torch.tensor(amax))
-    torch.testing.assert_close(rounded, torch.fake_quantize_per_tensor_affine(values, amax / 127, 0, -127, 127))
-    assert torch.equal(round_symmetric(rounded, torch.tensor(amax)).round(decimals=3), rounded.round(decimals=3))
+    expected = torch.fake_quantize_per_tensor_affine(values, amax / 127, 0, -127, 127)
+    # Halfway between two values either is the nearest. torch multiplies by the inverse of the step, ours divides by
+    # it: the two quotients, of at most 200 steps, are apart by 3 units in the last place, below 1e-4 of a step.
+    steps = values.double() / amax * 127
+    is_halfway = (steps - steps.floor() - 0.5).abs() < 1e-4
+    assert is_halfway.sum() < 5
+    torch.testing.assert_close(rounded[~is_halfway], expected[~is_halfway])
+    assert torch.equal(round_symmetric(rounded, torch.tensor(amax)), rounded)
     inside = values.abs() <= amax
     assert ((rounded - values).abs()[inside] <= amax / 254 * 1.001).all()
     assert torch.equal(round_symmetric(-values, torch.tensor(amax)), -rounded)
@@ -77,7 +83,12 @@ def test_a_kernel_rounds_to_the_same_integers_before_and_after_its_norm_is_folde
         return (round_symmetric(kernel, scale) / scale * 127).round()
 
     signs = norm.weight.sign()[:, None, None, None]
-    assert torch.equal(integers(folded.weight), integers(conv.weight) * signs)
+    # Folding moves a weight of at most 127 steps by some units in the last place, together below 1e-4 of a step.
+    steps = conv.weight.detach().double()
+    steps = steps / steps.abs().amax(dim=(1, 2, 3), keepdim=True) * 127
+    is_halfway = (steps - steps.floor() - 0.5).abs() < 1e-4
+    assert is_halfway.sum() < 5
+    assert torch.equal(integers(folded.weight)[~is_halfway], (integers(conv.weight) * signs)[~is_halfway])
 
 
 def test_ranges_follow_the_inputs_in_train_mode_only():

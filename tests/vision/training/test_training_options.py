@@ -49,7 +49,10 @@ def test_what_is_frozen_stays_as_it_was(small_config, tmp_path):
 def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_path, monkeypatch):
     """From scratch AP stays 0 in the first epochs: the second measurement is no better than the first."""
     config = small_config(
-        epochs=50, batch_size=9, evaluation={"every_epochs": 1, "batch_size": 9}, early_stopping={"patience": 1}
+        epochs=50,
+        batch_size=9,
+        evaluation={"every_epochs": 1, "batch_size": 9, "score_threshold": 1.0},  # nothing is found: no AP ever rises
+        early_stopping={"patience": 1},
     )
     run = RunFolder.create(tmp_path / "run", config)
     told: list[str] = []
