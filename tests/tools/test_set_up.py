@@ -10,11 +10,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SetUp = Callable[..., subprocess.CompletedProcess[str]]
 NEEDED = "handeye needs Python 3.11, 3.12 or 3.13 with venv and pip."
 STAND_IN = """#!/bin/bash
 case "$*" in
@@ -66,7 +68,7 @@ def path(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def set_up(checkout: Path, path: str):
+def set_up(checkout: Path, path: str) -> SetUp:
     """Runs `make setup` or another target, with the stand-ins before the system's tools."""
 
     def run(*words: str, target: str = "setup") -> subprocess.CompletedProcess[str]:
@@ -93,7 +95,7 @@ def made_by(checkout: Path) -> str:
 
 @pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
 @pytest.mark.parametrize("name", ["python3", "numbered"])
-def test_each_version_is_found_under_either_name(set_up, checkout: Path, version: str, name: str):
+def test_each_version_is_found_under_either_name(set_up: SetUp, checkout: Path, version: str, name: str):
     name = f"python{version}" if name == "numbered" else name
     stand_in(checkout, name, version)
     run = set_up()
@@ -103,7 +105,7 @@ def test_each_version_is_found_under_either_name(set_up, checkout: Path, version
     assert pip_calls(checkout) == [".[cpu,sim,robot]"]
 
 
-def test_the_newest_is_taken_that_starts_and_makes_environments(set_up, checkout: Path):
+def test_the_newest_is_taken_that_starts_and_makes_environments(set_up: SetUp, checkout: Path):
     stand_in(checkout, "python3", "3.10")
     stand_in(checkout, "python3.13", "3.13", without_pip=True)
     stand_in(checkout, "python3.12", "3.12").write_text("#!/bin/bash\necho 'command not found' >&2\nexit 127\n")
@@ -112,13 +114,13 @@ def test_the_newest_is_taken_that_starts_and_makes_environments(set_up, checkout
     assert "version = 3.11.1" in made_by(checkout)
 
 
-def test_a_python_behind_one_that_does_not_start_is_found(set_up, checkout: Path, path: str):
+def test_a_python_behind_one_that_does_not_start_is_found(set_up: SetUp, checkout: Path, path: str):
     shutil.move(stand_in(checkout, "python3.12", "3.12"), path)
     stand_in(checkout, "python3.12", "3.12").write_text("#!/bin/bash\nexit 127\n")
     assert f"building .venv with {path}/python3.12" in set_up().stdout
 
 
-def test_where_none_will_do_each_is_named_with_its_reason(set_up, checkout: Path):
+def test_where_none_will_do_each_is_named_with_its_reason(set_up: SetUp, checkout: Path):
     run = set_up()
     assert (run.returncode, run.stdout) == (2, "")
     assert NEEDED in run.stderr
@@ -137,7 +139,7 @@ def test_where_none_will_do_each_is_named_with_its_reason(set_up, checkout: Path
     assert not (checkout / ".venv").exists()
 
 
-def test_one_that_is_named_is_taken_or_refused(set_up, checkout: Path):
+def test_one_that_is_named_is_taken_or_refused(set_up: SetUp, checkout: Path):
     stand_in(checkout, "python3", "3.11")
     stand_in(checkout, "other", "3.13")
     stand_in(checkout, "old", "3.10")
@@ -156,7 +158,7 @@ def test_one_that_is_named_is_taken_or_refused(set_up, checkout: Path):
     assert "version = 3.13.1" in made_by(checkout)
 
 
-def test_a_second_call_installs_nothing_and_an_edit_does(set_up, checkout: Path):
+def test_a_second_call_installs_nothing_and_an_edit_does(set_up: SetUp, checkout: Path):
     stand_in(checkout, "python3", "3.12")
     assert set_up().returncode == 0
     (checkout / "pyproject.toml").touch()
@@ -170,7 +172,7 @@ def test_a_second_call_installs_nothing_and_an_edit_does(set_up, checkout: Path)
     assert pip_calls(checkout) == [".[cpu,sim,robot]"] * 2
 
 
-def test_the_tests_need_one_installation_and_the_demo_none_after_it(set_up, checkout: Path):
+def test_the_tests_need_one_installation_and_the_demo_none_after_it(set_up: SetUp, checkout: Path):
     stand_in(checkout, "python3", "3.12")
     run = set_up(target="setup-test")
     assert run.returncode == 0
@@ -181,7 +183,7 @@ def test_the_tests_need_one_installation_and_the_demo_none_after_it(set_up, chec
     assert pip_calls(checkout) == [".[test]"]
 
 
-def test_an_installation_that_failed_says_why_and_is_repeated(set_up, checkout: Path):
+def test_an_installation_that_failed_says_why_and_is_repeated(set_up: SetUp, checkout: Path):
     stand_in(checkout, "python3", "3.12")
     (checkout / "offline").touch()
     run = set_up()
@@ -230,7 +232,9 @@ def test_an_environment_that_is_interrupted_while_it_is_made_leaves_nothing(chec
     ],
     ids=["gone", "upgraded", "moved"],
 )
-def test_an_environment_that_no_longer_works_is_named_and_made_anew(set_up, checkout: Path, harm, reason: str):
+def test_an_environment_that_no_longer_works_is_named_and_made_anew(
+    set_up: SetUp, checkout: Path, harm: Callable[[Path], object], reason: str
+):
     stand_in(checkout, "python3", "3.12")
     assert set_up().returncode == 0
     harm(checkout / ".venv")
@@ -241,7 +245,7 @@ def test_an_environment_that_no_longer_works_is_named_and_made_anew(set_up, chec
     assert len(pip_calls(checkout)) == 2
 
 
-def test_an_environment_of_another_version_is_kept_and_refused(set_up, checkout: Path):
+def test_an_environment_of_another_version_is_kept_and_refused(set_up: SetUp, checkout: Path):
     old = stand_in(checkout, "python3", "3.10")
     subprocess.run([old, "-m", "venv", "--clear", ".venv"], cwd=checkout, check=True)
     stand_in(checkout, "python3", "3.12")
