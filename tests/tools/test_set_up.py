@@ -166,10 +166,18 @@ def test_a_second_call_installs_nothing_and_an_edit_does(set_up: SetUp, checkout
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
     assert len(pip_calls(checkout)) == 1
 
-    with (checkout / "constraints.txt").open("a") as file:
-        file.write("another==1\n")
-    assert set_up().returncode == 0
+    before = (checkout / "constraints.txt").read_text()
+    (checkout / "constraints.txt").write_text(before + "another==1\n")
+    assert "constraints.txt has changed: bringing .venv up to date" in set_up().stdout
     assert pip_calls(checkout) == [".[cpu,sim,robot]"] * 2
+
+    (checkout / "constraints.txt").write_text(before + "another==2\n")
+    (checkout / "offline").touch()
+    assert set_up().returncode == 2
+    (checkout / "offline").unlink()
+    (checkout / "constraints.txt").write_text(before + "another==1\n")
+    assert set_up().returncode == 0
+    assert len(pip_calls(checkout)) == 3, "what failed half-way is not taken for what was there before"
 
 
 def test_the_tests_need_one_installation_and_the_demo_none_after_it(set_up: SetUp, checkout: Path):
