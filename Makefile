@@ -1,19 +1,21 @@
 # Everything a newcomer needs: `make demo` to see it work, `make test` to know that it does.
 # Both build .venv from constraints.txt on their first call; the demo set is small and holds no torch.
 
-PYTHON ?= python3.11
+# The Python of .venv, 3.11 to 3.13: the first of python3, python3.13, 3.12 and 3.11 that will do, or the one named here.
+PYTHON ?=
+export PYTHON
 # Who picks in the demo: `make demo POLICY=act` takes the trained policy.
 POLICY ?= scripted
-VENV   := .venv
-BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
-RUN    := $(VENV)/.ready-to-run
-TESTED := $(VENV)/.ready-to-test
+BIN    := .venv/bin
 
 # One thread a worker: two workers on two cores are faster than one with two threads.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --jaxtyping-packages=vision,robot,export,beartype.beartype
+WORKERS ?= $(shell .ci/workers)
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=vision,robot,export,beartype.beartype
+# Says how long: name and minutes of one core. Workers share them.
+FORECAST = @echo "$(1): about $$(( $(2) / $(WORKERS) + 1 )) minutes with $(WORKERS) workers"
 
-.PHONY: help setup demo test test-slow test-long check format benchmark clean
+.PHONY: help setup setup-test demo test test-slow test-long check format benchmark clean
+.NOTPARALLEL:
 help:
 	@echo "make demo       set up, pick red cubes in the simulator, leave video and report in demo/"
 	@echo "make test       set up, then format, lint, types and the default tests"
@@ -23,43 +25,41 @@ help:
 	@echo "make benchmark  speed against peers, as ratios measured in one run"
 	@echo "make setup      only build .venv (run time and simulator, no torch)"
 	@echo "make clean      remove .venv, demo/ and caches"
+	@echo "Python is found, or named: make PYTHON=python3.12 ...; so is the number of workers: make WORKERS=4 ..."
 
-setup: $(RUN)
+setup:
+	@.ci/set-up run
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(RUN): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) --editable '.[cpu,sim,robot]'
-	@touch $@
-
-$(TESTED): $(RUN)
-	$(PIP) --editable '.[test]'
-	@touch $@
+setup-test:
+	@.ci/set-up test
 
 demo: setup
+	@echo "five picks, each filmed: about a minute"
 	$(BIN)/handeye pick --policy $(POLICY) --episodes 5 --seed 7 --output demo --json demo/report.json
 
-check: $(TESTED)
+check: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: setup $(TESTED) check
+test: check
+	$(call FORECAST,default tests,12)
 	$(PYTEST) -m "not slow and not long and not gpu and not hardware"
 
-test-slow: setup $(TESTED)
+test-slow: setup-test
+	$(call FORECAST,slow tests,60)
 	$(PYTEST) -m "slow and not long and not gpu and not hardware"
 
-test-long: setup $(TESTED)
+test-long: setup-test
+	@echo "long tests: hours"
 	$(PYTEST) -m "long and not gpu and not hardware"
 
-benchmark: setup $(TESTED)
+benchmark: setup-test
 	$(BIN)/python -m pytest tests/benchmarks --benchmarks -s
 
-format: $(TESTED)
+format: setup-test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv demo build dist .pytest_cache .ruff_cache .hypothesis

@@ -1,8 +1,10 @@
-"""The wheel in an environment of its own, without torch and without the checkout: it proves the tabletop detector."""
+"""Environments from nothing: the wheel without torch and without the checkout, and what `make setup` builds."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -62,3 +64,23 @@ def test_a_bundle_is_proven_where_there_is_no_torch(fresh_python: Path, tmp_path
     run = subprocess.run([handeye, "verify", bundle], cwd=scratch, capture_output=True, text=True)
     assert (run.returncode, run.stdout) == (2, "")
     assert "damaged" in run.stderr
+
+
+@pytest.mark.slow
+def test_make_sets_a_fresh_checkout_up_and_asks_no_index_again(package_index: None, tmp_path: Path):
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    for name in (".ci", "vision", "robot", "export", "tools"):
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    words = ["make", "--silent", "setup", f"PYTHON={sys.executable}"]
+    first = subprocess.run(words, cwd=checkout, capture_output=True, text=True)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "installing run time and simulator" in first.stdout
+    help_shown = run_checked(checkout / ".venv/bin/handeye", "--help", folder=tmp_path)
+    assert "pick" in help_shown
+
+    unreachable = os.environ | {"PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0"}
+    second = subprocess.run(words, cwd=checkout, capture_output=True, text=True, env=unreachable)
+    assert (second.returncode, second.stdout, second.stderr) == (0, "", "")
