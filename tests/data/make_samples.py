@@ -1,6 +1,7 @@
 """Makes the vision samples in this folder out of the published data beside the checkout; README.md says what each is.
 
-python tests/data/make_samples.py ../shared [cells|clips|cubes|coco|reference|raw MODEL.safetensors ...]
+python tests/data/make_samples.py ../shared [cells|clips|cubes|coco|reference]...
+python tests/data/make_samples.py raw blood_cells.safetensors
 """
 
 from __future__ import annotations
@@ -9,13 +10,20 @@ import gzip
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxslim
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
+from export.folding import fold_for_inference
 from robot.config import WorkCellConfig
 from robot.simulator.labels import MIN_SIDE_PX
 from robot.simulator.objects import SceneObject
@@ -23,6 +31,8 @@ from robot.simulator.rendering import RendererKind, build_renderer
 from robot.simulator.sensor import develop
 from robot.simulator.tracking_courses import Course, CourseKind, draw_course
 from robot.tracking.mot_files import MotBoxes, write_mot
+from vision.checkpoints.native import load_detector
+from vision.detector import Detector
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.stream import open_stream
 
@@ -196,8 +206,64 @@ def thin(source: Path, target: Path) -> None:
     np.savez_compressed(target, **kept)
 
 
+class RawRows(nn.Module):
+    """images -> (1, cells, 5 + classes) as YOLOX's own exporter leaves them: boxes undecoded, scores between 0 and 1."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Four raw box numbers, objectness and class scores of each cell."""
+        return self.detector(images).undecoded
+
+
+def make_raw(checkpoint: Path) -> None:
+    """A checkpoint as a YOLOX file without manifest; its weights are stored in float16 and computed in float32."""
+    detector = load_detector(checkpoint)
+    target = HERE / "yolox"
+    target.mkdir(exist_ok=True)
+    image = torch.zeros(1, 3, *detector.config.preprocessing.size_hw)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            RawRows(fold_for_inference(detector)).eval(),
+            (image,),
+            str(target / "blood_cells_raw.onnx"),
+            opset_version=17,
+            input_names=["images"],
+            output_names=["output"],
+            dynamo=False,
+        )
+    model = onnxslim.slim(onnx.load(target / "blood_cells_raw.onnx"))
+    assert isinstance(model, onnx.ModelProto)
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    store_in_half(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, target / "blood_cells_raw.onnx")
+    (target / "coco_classes.txt").write_text("".join(f"{name}\n" for name in detector.config.class_names))
+
+
+def store_in_half(graph: onnx.GraphProto) -> None:
+    """Kernels become float16 with a Cast behind them."""
+    casts = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.ndim == 4:
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], f"{name}_cast", to=TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
 def main() -> None:
     shared, *parts = sys.argv[1:]
+    if shared == "raw":
+        make_raw(Path(parts[0]))
+        return
     makers = {"cells": make_cells, "clips": make_clips, "cubes": make_cubes, "coco": make_coco}
     makers |= {"reference": make_reference}
     for part in parts or makers:

@@ -58,7 +58,7 @@ def test_images_that_cannot_be_used_are_found(tmp_path):
 
 
 def test_a_copy_is_told_whatever_its_size_and_compression(sample):
-    """Blood smears, which resemble one another more than holiday pictures do; one of the scene shown twice is left out."""
+    """Blood smears resemble one another more than photographs do; of the scene shown twice one is left out."""
     paths = sorted(sample("bccd/JPEGImages").glob("*.jpg"))
     paths = [path for path in paths if path.stem != "BloodImage_00038"]
     assert len(paths) == 12
