@@ -1,7 +1,8 @@
-"""For all tests: where the shared real data lie, and property tests that repeat and no busy machine can fail."""
+"""For all tests: where real data lie, and property tests that repeat and no busy machine can fail."""
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ def torch_threads_stay() -> Iterator[None]:
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+SAMPLES = Path(__file__).resolve().parent / "data"
 
 
 @pytest.fixture(scope="session")
@@ -47,6 +49,42 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[[str], Path]:
+    """`sample("bccd")`: a path below tests/data, which every clone has; fails where there is none."""
+
+    def find(relative: str) -> Path:
+        path = SAMPLES / relative
+        if not path.exists():
+            pytest.fail(f"tests/data holds no {relative}")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def reference(shared: Callable[[str], Path]) -> Callable[[str], Path]:
+    """`reference("yolox_nano.npz")`: a recording, whole where ../shared has it, else as tests/data ships it.
+
+    What is shipped is thinned (NAME.step says that one row in so many is kept); what is not there at all skips.
+    """
+
+    def find(name: str) -> Path:
+        whole, shipped = SHARED / "reference" / name, SAMPLES / "reference" / name
+        return shipped if shipped.exists() and not whole.exists() else shared(f"reference/{name}")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def coco_val2014(sample: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the annotations of 100 images of COCO and with detections on them, unpacked; no images."""
+    folder = tmp_path_factory.mktemp("coco")
+    for packed in sample("coco_val2014_100").glob("*.gz"):
+        (folder / packed.stem).write_bytes(gzip.decompress(packed.read_bytes()))
+    return folder
 
 
 @pytest.fixture(scope="session")

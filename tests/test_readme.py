@@ -1,7 +1,7 @@
 """Every command in the README runs as written.
 
-Fenced blocks marked `sh` run line by line in one scratch folder that holds the checkout's configs; a block whose
-info string adds `slow` runs with the slow tests, one that adds `hardware` is only parsed, because it needs a device
+Fenced blocks marked `sh` run line by line in one scratch folder that holds what a clone does, and nothing lies beside
+it; a block whose info string adds `slow` runs with the slow tests, one that adds `hardware` is only parsed, because it needs a device
 or data that are not here.
 """
 
@@ -27,14 +27,11 @@ def commands(kind: str) -> list[list[str]]:
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Path:
-    """A folder that looks like a fresh checkout to a command, with ../shared beside it."""
+    """A folder that looks like a fresh clone to a command."""
     checkout = tmp_path / "handeye"
-    checkout.mkdir()
-    (checkout / "configs").symlink_to(ROOT / "configs")
-    shared = ROOT.parent / "shared"
-    if not shared.is_dir():
-        pytest.skip("the README's commands read ../shared, which is not beside this checkout")
-    (tmp_path / "shared").symlink_to(shared)
+    for folder in ("configs", "tests/data", "vision/weights"):
+        (checkout / folder).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / folder).symlink_to(ROOT / folder)
     return checkout
 
 

@@ -11,8 +11,8 @@ from tools.command_line import run_command
 
 
 @pytest.fixture
-def model(shared) -> list[str]:
-    return [str(shared("data/yolox_nano_coco/yolox_nano.onnx")), "--model-format", "yolox", "--threads", "1"]
+def model(sample) -> list[str]:
+    return [str(sample("yolox/blood_cells_raw.onnx")), "--model-format", "yolox", "--threads", "1"]
 
 
 def test_every_installed_engine_is_measured_and_the_fastest_leads(model: list[str], tmp_path: Path, capsys):
@@ -23,14 +23,14 @@ def test_every_installed_engine_is_measured_and_the_fastest_leads(model: list[st
     assert result["fps"] == max(entry["fps"] for entry in result["engines"])
     assert result["images"] == 5
     assert result["threads"] == 1
-    assert result["input_hw"] == [416, 416]
+    assert result["input_hw"] == [224, 224]
     assert list(result["stages"]) == ["read", "preprocess", "infer", "postprocess", "total"]
     assert all(times["p50_ms"] > 0 for times in result["stages"].values())
     assert "openvino" in capsys.readouterr().out
 
 
-def test_one_engine_on_real_images(model: list[str], shared, tmp_path: Path):
-    images = ["--images", str(shared("data/coco_mini/val2017")), "--repeats", "3", "--engine", "onnxruntime"]
+def test_one_engine_on_real_images(model: list[str], sample, tmp_path: Path):
+    images = ["--images", str(sample("bccd/JPEGImages")), "--repeats", "3", "--engine", "onnxruntime"]
     assert run_command(["benchmark", *model, *images, "--json", str(tmp_path / "r.json")]) == 0
     engines = json.loads((tmp_path / "r.json").read_text())["engines"]
     assert [entry["engine"].split()[0] for entry in engines] == ["onnxruntime"]

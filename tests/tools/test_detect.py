@@ -19,15 +19,16 @@ from vision.detector import Detector, DetectorConfig
 from vision.runtime.stream import open_stream
 from vision.runtime.video_writer import VideoWriter
 
+CUBES = Path(__file__).resolve().parents[2] / "vision/weights/tabletop_nano.onnx"
 STAGES = ["read", "preprocess", "infer", "postprocess", "total"]
 
 
 @pytest.fixture
-def detect(shared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`detect(source, *options)` with the published nano network, into tmp_path/out and tmp_path/r.json."""
+def detect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`detect(source, *options)` with the cube detector that handeye ships, into tmp_path/out and tmp_path/r.json."""
     monkeypatch.chdir(tmp_path)
-    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
-    fixed = ["--model-format", "yolox", "--threads", "1", "--output", "out", "--json", "r.json"]
+    model = str(CUBES)
+    fixed = ["--threads", "1", "--output", "out", "--json", "r.json"]
 
     def run(source: object, *options: str) -> int:
         return run_command(["detect", model, str(source), *fixed, *options])
@@ -39,15 +40,31 @@ def read_lines(tmp_path: Path) -> list[dict]:
     return [json.loads(line) for line in (tmp_path / "out/detections.jsonl").read_text().splitlines()]
 
 
+def test_a_video_becomes_an_annotated_video_json_lines_and_times(sample, tmp_path: Path, detect):
+    source = sample("video/cubes.mp4")
+    assert detect(source, "--frames", "12") == 0
+    lines = read_lines(tmp_path)
+    assert all(found["class_name"].endswith("_cube") for line in lines for found in line["detections"])
+    assert sum(len(line["detections"]) for line in lines) >= 12 * 5
+    assert_annotated(tmp_path, source)
+
+
 @pytest.mark.parametrize(
     ("name", "seen"), [("bottle-detection", "bottle"), ("one-by-one-person-detection", "tvmonitor")]
 )
-def test_a_real_video_becomes_an_annotated_video_json_lines_and_times(shared, tmp_path: Path, detect, name, seen):
-    source = shared(f"data/video/{name}.mp4")
-    assert detect(source, "--frames", "12") == 0
+def test_a_real_video_is_annotated_by_the_published_network(shared, tmp_path: Path, monkeypatch, name, seen):
+    monkeypatch.chdir(tmp_path)
+    source, model = shared(f"data/video/{name}.mp4"), shared("data/yolox_nano_coco/yolox_nano.onnx")
+    words = ["detect", str(model), str(source), "--model-format", "yolox", "--threads", "1", "--frames", "12"]
+    assert run_command([*words, "--output", "out", "--json", "r.json"]) == 0
+    assert any(found["class_name"] == seen for line in read_lines(tmp_path) for found in line["detections"])
+    assert_annotated(tmp_path, source)
+
+
+def assert_annotated(tmp_path: Path, source: Path) -> None:
+    """Twelve frames of `source`: boxes inside, times, the drawn film and the summary."""
     lines = read_lines(tmp_path)
     assert len(lines) == 12
-    assert any(found["class_name"] == seen for line in lines for found in line["detections"])
     assert [line["stamp_s"] for line in lines] == sorted({line["stamp_s"] for line in lines})
     for line in lines:
         for found in line["detections"]:
@@ -55,7 +72,7 @@ def test_a_real_video_becomes_an_annotated_video_json_lines_and_times(shared, tm
             assert 0 <= x1 < x2 <= line["width"]
             assert 0 <= y1 < y2 <= line["height"]
             assert 0.3 <= found["score"] <= 1
-    with open_stream(str(tmp_path / f"out/{name}.mp4")) as annotated, open_stream(str(source)) as original:
+    with open_stream(str(tmp_path / "out" / source.name)) as annotated, open_stream(str(source)) as original:
         assert annotated.num_images == 12
         assert annotated.fps == pytest.approx(original.fps, rel=1e-3)
         difference = np.abs(next(iter(annotated)).image_rgb.astype(int) - next(iter(original)).image_rgb)
@@ -77,10 +94,10 @@ def test_a_whole_video(shared, tmp_path: Path, detect, name: str, num_frames: in
     assert len(read_lines(tmp_path)) == num_frames
 
 
-def test_images_keep_their_names_and_are_never_overwritten(shared, tmp_path: Path, detect, capsys):
+def test_images_keep_their_names_and_are_never_overwritten(sample, tmp_path: Path, detect, capsys):
     folder = tmp_path / "images"
     (folder / "deeper").mkdir(parents=True)
-    original = shared("data/coco_mini/val2017/000000000802.jpg").read_bytes()
+    original = sample("bccd/JPEGImages/BloodImage_00065.jpg").read_bytes()
     for name in ("kitchen.jpg", "deeper/kitchen.jpg"):
         (folder / name).write_bytes(original)
     assert cv2.imwrite(str(folder / "kitchen.bmp"), np.zeros((40, 60, 3), np.uint8))
@@ -95,8 +112,8 @@ def test_images_keep_their_names_and_are_never_overwritten(shared, tmp_path: Pat
     assert (folder / "kitchen.jpg").read_bytes() == original
 
 
-def test_without_drawing_only_the_lines_are_written(shared, tmp_path: Path, detect):
-    assert detect(shared("data/video/bottle-detection.mp4"), "--frames", "2", "--no-draw") == 0
+def test_without_drawing_only_the_lines_are_written(sample, tmp_path: Path, detect):
+    assert detect(sample("video/bottles.mp4"), "--frames", "2", "--no-draw") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
 
 
@@ -114,8 +131,8 @@ def tiny_checkpoint(path: Path, head: dict[str, object]) -> Path:
     return path
 
 
-def test_attention_is_drawn_for_heads_of_queries_and_refused_for_others(shared, tmp_path: Path, capfd):
-    image = shared("data/coco_mini/val2017/000000000802.jpg")
+def test_attention_is_drawn_for_heads_of_queries_and_refused_for_others(sample, tmp_path: Path, capfd):
+    image = sample("bccd/JPEGImages/BloodImage_00065.jpg")
     sizes = {"hidden_dim": 16, "num_heads": 2, "feed_forward_dim": 16, "num_queries": 5}
     detr = tiny_checkpoint(tmp_path / "detr.safetensors", {"kind": "detr", "num_decoder_layers": 2, **sizes})
     words = [str(image), "--show", "attention", "--score-threshold", "0", "--output", str(tmp_path / "out")]
@@ -146,8 +163,8 @@ def bad_sources(tmp_path: Path, video: Path) -> dict[str, bytes | None]:
 @pytest.mark.parametrize(
     "name", ["absent.mp4", "empty.mp4", "half.mp4", "last_bytes_missing.mp4", "text.mp4", "photo.jpg"]
 )
-def test_a_bad_source_is_one_line_and_exit_code_2(shared, tmp_path: Path, detect, capfd, name: str):
-    content = bad_sources(tmp_path, shared("data/video/bottle-detection.mp4"))[name]
+def test_a_bad_source_is_one_line_and_exit_code_2(sample, tmp_path: Path, detect, capfd, name: str):
+    content = bad_sources(tmp_path, sample("video/bottles.mp4"))[name]
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert detect(tmp_path / name) == 2
@@ -179,19 +196,19 @@ def test_a_video_that_breaks_off_keeps_what_was_done_and_fails(tmp_path: Path, d
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no model"])
-def test_a_bad_model_is_one_line_and_exit_code_2(shared, tmp_path: Path, capfd, content):
+def test_a_bad_model_is_one_line_and_exit_code_2(sample, tmp_path: Path, capfd, content):
     model = tmp_path / "net.onnx"
     if content is not None:
         model.write_bytes(content)
-    image = str(shared("data/coco_mini/val2017/000000000802.jpg"))
+    image = str(sample("bccd/JPEGImages/BloodImage_00065.jpg"))
     assert run_command(["detect", str(model), image, "--output", str(tmp_path / "out")]) == 2
     errors = capfd.readouterr().err
     assert "net.onnx" in errors
     assert len(errors.strip().splitlines()) == 1
 
 
-def test_a_foreign_model_without_its_format_is_told_what_to_add(shared, tmp_path: Path, capfd):
-    words = [str(shared("data/yolox_nano_coco/yolox_nano.onnx")), str(shared("data/coco_mini/val2017"))]
+def test_a_foreign_model_without_its_format_is_told_what_to_add(sample, tmp_path: Path, capfd):
+    words = [str(sample("yolox/blood_cells_raw.onnx")), str(sample("bccd/JPEGImages"))]
     assert run_command(["detect", *words, "--output", str(tmp_path)]) == 2
     assert "--model-format yolox" in capfd.readouterr().err
 

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robot.tracking.mot_files import read_mot_tracks
 from tools.command_line import run_command
+from vision.boxes.overlap import pairwise_iou
 
-Shared = Callable[[str], Path]
+Find = Callable[[str], Path]
 KEYS = ["frames", "tracks", "boxes", "update_ms_p50"]
 
 
@@ -26,7 +28,7 @@ def call(tmp_path: Path, *words: object) -> dict:
     [("sort", 62.7, 60.6, 45.3, 6), ("bytetrack", 62.4, 69.5, 50.1, 3), ("ocsort", 58.8, 69.2, 49.9, 3)],
 )
 def test_tud_campus(
-    shared: Shared,
+    shared: Find,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     tracker: str,
@@ -47,14 +49,38 @@ def test_tud_campus(
     assert f"MOTA {result['MOTA']}" in capsys.readouterr().out
 
 
-def test_without_ground_truth_there_are_no_figures_and_bytetrack_is_taken(shared: Shared, tmp_path: Path) -> None:
-    result = call(tmp_path, shared("data/mot15/TUD-Campus/det/det.txt"))
+@pytest.mark.parametrize("tracker", ["sort", "bytetrack", "ocsort"])
+def test_figures_of_cubes_on_the_table_are_those_of_motmetrics(sample: Find, tmp_path: Path, tracker: str) -> None:
+    truth = sample("mot/gt.txt")
+    result = call(tmp_path, sample("mot/det.txt"), "--tracker", tracker, "--ground-truth", truth)
+    expected = figures_by_motmetrics(truth, tmp_path / "tracks.txt")
+    assert (result["frames"], result["id_switches"], result["misses"]) == (39, expected[2], expected[3])
+    assert (result["MOTA"], result["IDF1"]) == pytest.approx(expected[:2], abs=0.051), "rounded to a tenth of a percent"
+    assert result["MOTA"] > 90
+
+
+def figures_by_motmetrics(truth: Path, tracks: Path) -> tuple[float, float, int, int]:
+    """MOTA and IDF1 in percent, switches and misses: the second opinion."""
+    motmetrics = pytest.importorskip("motmetrics", reason="the second opinion, motmetrics, is not installed")
+    accumulator = motmetrics.MOTAccumulator(auto_id=True)
+    true, found = read_mot_tracks(truth), read_mot_tracks(tracks)
+    frames = max(true.last_frame, found.last_frame)
+    for here, there in zip(true.by_frame(frames), found.by_frame(frames), strict=True):
+        distances = 1 - pairwise_iou(here.boxes_xyxy, there.boxes_xyxy)
+        accumulator.update(here.ids, there.ids, np.where(distances > 0.5, np.nan, distances))
+    names = ["mota", "idf1", "num_switches", "num_misses"]
+    row = motmetrics.metrics.create().compute(accumulator, metrics=names).iloc[0]
+    return 100 * row["mota"], 100 * row["idf1"], int(row["num_switches"]), int(row["num_misses"])
+
+
+def test_without_ground_truth_there_are_no_figures_and_bytetrack_is_taken(sample: Find, tmp_path: Path) -> None:
+    result = call(tmp_path, sample("mot/det.txt"))
     assert list(result) == [*KEYS, "tracker", "output"]
     assert result["tracker"] == "bytetrack"
 
 
-def test_settings_from_a_file_and_from_the_command_line(shared: Shared, tmp_path: Path) -> None:
-    found = shared("data/mot15/TUD-Stadtmitte/det/det.txt")
+def test_settings_from_a_file_and_from_the_command_line(sample: Find, tmp_path: Path) -> None:
+    found = sample("mot/det.txt")
     plain = call(tmp_path, found, "--tracker", "ocsort")
     config = Path(__file__).resolve().parents[2] / "configs/robot/tracking_ocsort.yaml"
     from_file = call(tmp_path, found, "--config", config)

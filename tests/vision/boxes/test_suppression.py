@@ -90,8 +90,8 @@ def test_run_time_and_training_keep_the_same_boxes(seed, num_classes):
         np.testing.assert_array_equal(ours, theirs.numpy())
 
 
-def test_the_official_post_processing_of_yolox_is_reproduced(shared):
-    recorded = np.load(shared("reference/prepost.npz"))
+def test_the_official_post_processing_of_yolox_is_reproduced(reference):
+    recorded = np.load(reference("prepost.npz"))
     rows = recorded["yolox_nms.pred"][0].astype(np.float32)
     centres, sizes = rows[:, :2], rows[:, 2:4]
     boxes = np.concatenate((centres - sizes / 2, centres + sizes / 2), axis=1)

@@ -1,4 +1,4 @@
-"""Recorded networks: the weights that ../shared/reference describes by formula, and a small detector."""
+"""Recorded networks: weights by formula and what the authors' code computed with them, and a small detector."""
 
 from __future__ import annotations
 
@@ -33,15 +33,20 @@ class Recording:
     outputs: Mapping[str, np.ndarray]
 
 
+def rows_kept(values: Any, place: str, outputs: Mapping[str, np.ndarray]) -> Any:
+    """Of our values the rows that a thinned recording has: one in so many along the last axis but one."""
+    return values[..., :: int(outputs.get(f"{place}.step", 1)), :]
+
+
 @pytest.fixture(scope="session")
-def recording(shared: Callable[[str], Path]) -> Callable[[str, str], Recording]:
+def recording(reference: Callable[[str], Path]) -> Callable[[str, str], Recording]:
     """`recording("yolox_nano", "_g")`: a network with the plain ("") or the louder ("_g") weights.
 
     Some have shorter recordings of other sizes besides, as `recording("rtdetr_r18vd", "_640_g")`.
     """
 
     def read(name: str, variant: str) -> Recording:
-        meta = json.loads(shared(f"reference/{name}.json").read_text())
+        meta = json.loads(reference(f"{name}.json").read_text())
         other = meta.get("variants", {}).get(variant.removeprefix("_"))
         gain = other["gain"] if other else meta["gain_variant"] if variant else None
         sha256 = other["weights_sha256"]["_g"] if other else meta["weights_sha256"][variant or "plain"]
@@ -55,7 +60,7 @@ def recording(shared: Callable[[str], Path]) -> Callable[[str, str], Recording]:
         generator = np.random.Generator(np.random.PCG64(meta["input"]["seed"]))
         shape = other["input_shape"] if other else meta["input"]["shape"]
         images = torch.from_numpy(generator.random(shape, dtype=np.float32))
-        return Recording(meta, weights, images, np.load(shared(f"reference/{name}{variant}.npz")))
+        return Recording(meta, weights, images, np.load(reference(f"{name}{variant}.npz")))
 
     return read
 

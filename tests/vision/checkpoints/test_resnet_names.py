@@ -33,9 +33,9 @@ class InADetector(nn.Module):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_keys_and_shapes_are_the_published_ones(shared, name):
+def test_the_keys_and_shapes_are_the_published_ones(reference, name):
     key_map, config = CONFIGS[name]
-    meta = json.loads(shared(f"reference/{name}.json").read_text())
+    meta = json.loads(reference(f"{name}.json").read_text())
     published = {key: tuple(shape) for key, (shape, _) in meta["state_dict"].items() if key.startswith("backbone.")}
     ours = key_map.to_published(InADetector(config).state_dict())
     assert {key: tuple(value.shape) for key, value in ours.items()} == published

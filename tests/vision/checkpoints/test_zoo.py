@@ -105,7 +105,7 @@ def test_every_model_says_what_may_be_done_with_its_weights():
         assert model.config.class_names == expected
 
 
-def test_the_names_are_cocos_in_the_order_of_their_category_ids(shared):
-    content = json.loads(shared("data/coco_mini/annotations/instances_val2017.json").read_text())
+def test_the_names_are_cocos_in_the_order_of_their_category_ids(coco_val2014):
+    content = json.loads((coco_val2014 / "instances_val2014_100.json").read_text())
     categories = sorted(content["categories"], key=lambda category: category["id"])
     assert tuple(category["name"] for category in categories) == COCO_NAMES

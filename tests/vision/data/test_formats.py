@@ -46,24 +46,34 @@ def travel(annotations: AnnotationSet, images: Path, folder: Path) -> list[Annot
 @pytest.mark.parametrize(
     ("file", "images"),
     [
-        ("data/bccd/coco_json/instances_test.json", "data/bccd/JPEGImages"),
+        ("bccd/coco_json/instances_test.json", "bccd/JPEGImages"),
         ("data/coco_mini/annotations/instances_val2017.json", "data/coco_mini/val2017"),
     ],
     ids=["bccd", "coco_mini"],
 )
-def test_real_sets_come_back_from_a_round_trip(shared, tmp_path, file, images):
-    annotations = read_coco(shared(file))
-    voc, yolo, coco = travel(annotations, shared(images), tmp_path)
+def test_real_sets_come_back_from_a_round_trip(request, tmp_path, file, images):
+    find = request.getfixturevalue("sample" if file.startswith("bccd") else "shared")
+    annotations = read_coco(find(file))
+    voc, yolo, coco = travel(annotations, find(images), tmp_path)
     assert_same(annotations, voc, VOC_PX)
     assert_same(voc, yolo, YOLO_PX, crowds=False)
     assert_same(annotations, coco, VOC_PX + 2 * YOLO_PX, crowds=False)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_the_xml_of_bccd_says_what_its_json_says(shared, split):
+def test_the_xml_of_bccd_says_what_its_json_says(sample, split):
+    assert_xml_says_what_json_says(sample("bccd"), split)
+
+
+def test_so_it_does_in_the_whole_of_bccd(shared):
+    for split in ("train", "val", "test"):
+        assert_xml_says_what_json_says(shared("data/bccd"), split)
+
+
+def assert_xml_says_what_json_says(folder: Path, split: str) -> None:
     """The JSON was made from the XML by others; its zero-area boxes are left out either way."""
-    xml = read_annotations(shared(f"data/bccd/ImageSets/Main/{split}.txt"))
-    content = read_coco(shared(f"data/bccd/coco_json/instances_{split}.json"))
+    xml = read_annotations(folder / f"ImageSets/Main/{split}.txt")
+    content = read_coco(folder / f"coco_json/instances_{split}.json")
     assert xml.dropped == content.dropped
     assert set(xml.categories.names) == set(content.categories.names)
     others = {image.file_name: image for image in content.images}
@@ -74,6 +84,13 @@ def test_the_xml_of_bccd_says_what_its_json_says(shared, split):
             for categories, found in ((xml.categories, image), (content.categories, others[image.file_name]))
         ]
         assert names[0] == names[1]
+
+
+def test_the_yolo_text_of_bccd_says_what_its_json_says(sample):
+    """The text was written without our converter."""
+    parts = [read_coco(sample(f"bccd/coco_json/instances_{split}.json")) for split in ("train", "val", "test")]
+    images = tuple(image for part in parts for image in part.images)
+    assert_same(AnnotationSet(images, parts[0].categories), read_annotations(sample("bccd/yolo")), YOLO_PX)
 
 
 def test_every_list_of_a_voc_folder_has_the_same_classes(tmp_path):
@@ -117,8 +134,8 @@ def test_every_door_to_a_yolo_set_leads_to_the_same(tmp_path):
     assert_same(annotations, read_annotations(folder), YOLO_PX)
 
 
-def test_masks_survive_within_coco_and_on_request_only(shared, tmp_path):
-    path = shared("data/coco_mini/annotations/instances_val2017.json")
+def test_masks_survive_within_coco_and_on_request_only(coco_val2014, tmp_path):
+    path = coco_val2014 / "instances_val2014_100.json"
     annotations = read_coco(path, keep_masks=True)
     write_coco(tmp_path / "again.json", annotations)
     stated = json.loads(path.read_text())["annotations"]

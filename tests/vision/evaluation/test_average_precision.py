@@ -53,10 +53,9 @@ def pycocotools_summary(content: dict, results: np.ndarray) -> list[float]:
     return [float(figure) for figure in evaluation.stats]
 
 
-def test_published_figures_of_cocoapi_are_reproduced(shared):
-    folder = shared("data/coco_eval_val2014_100")
-    content = json.loads((folder / "instances_val2014_100.json").read_text())
-    results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
+def test_published_figures_of_cocoapi_are_reproduced(coco_val2014: Path):
+    content = json.loads((coco_val2014 / "instances_val2014_100.json").read_text())
+    results = json.loads((coco_val2014 / "instances_val2014_fakebbox100_results.json").read_text())
     rows = [[row["image_id"], *row["bbox"], row["score"], row["category_id"]] for row in results]
     metrics = evaluate_rows(GroundTruth(content), np.array(rows, np.float64))
     expected = [

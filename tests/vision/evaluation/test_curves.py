@@ -97,9 +97,9 @@ def test_limits():
     assert precision_recall(one_image([]), {1: found([FAR], [0.9])}) == []
 
 
-def test_areas_agree_with_faster_coco_eval_on_real_annotations(shared):
+def test_areas_agree_with_faster_coco_eval_on_real_annotations(coco_val2014):
     """Noisy copies of COCO's boxes, some missing, some of a wrong class, with crowds in the images."""
-    path = shared("data/coco_mini/annotations/instances_val2017.json")
+    path = coco_val2014 / "instances_val2014_100.json"
     annotations, rng = read_coco(path), np.random.default_rng(0)
     num_classes = len(annotations.categories)
     detections = {}

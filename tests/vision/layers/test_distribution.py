@@ -44,8 +44,8 @@ def test_bins_are_the_papers_formula():
     torch.testing.assert_close(WeightingFunction(33, a, 1 / c)().values, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_bins_are_the_recorded_ones(shared, bins):
-    recorded = np.load(shared("reference/dfine_n_g.npz"))["project"]
+def test_bins_are_the_recorded_ones(reference, bins):
+    recorded = np.load(reference("dfine_n_g.npz"))["project"]
     np.testing.assert_allclose(bins.values, recorded.reshape(-1), rtol=0, atol=1e-6)
 
 

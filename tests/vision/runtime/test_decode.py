@@ -112,8 +112,8 @@ def test_rows_of_another_input_size_are_refused():
 
 
 @pytest.mark.parametrize("kind", ["eval", "demo", "strict"])
-def test_official_postprocessing_is_reproduced(shared, kind: str):
-    recorded = np.load(shared("reference/prepost.npz"))
+def test_official_postprocessing_is_reproduced(reference, kind: str):
+    recorded = np.load(reference("prepost.npz"))
     confidence, iou_threshold, class_agnostic = recorded[f"yolox_nms.{kind}.args"]
     expected = recorded[f"yolox_nms.{kind}"]
     rows = recorded["yolox_nms.pred"][0]
@@ -186,8 +186,8 @@ def softmax_without_last(logits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("variant", ["", "_g"])
 @pytest.mark.parametrize("network", ["rtdetr_r18vd", "rtdetr_r50vd", "rtdetrv2_r18vd", "dfine_n", "detr_resnet50"])
-def test_official_postprocessing_of_queries_is_reproduced(shared, network: str, variant: str):
-    recorded = np.load(shared(f"reference/{network}{variant}.npz"))
+def test_official_postprocessing_of_queries_is_reproduced(reference, network: str, variant: str):
+    recorded = np.load(reference(f"{network}{variant}.npz"))
     is_detr = network.startswith("detr")
     scores_of = softmax_without_last if is_detr else sigmoid
     rows = np.concatenate([recorded["pred_boxes"][0], scores_of(recorded["pred_logits"][0])], axis=1)

@@ -10,6 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
+from vision.boxes.overlap import pairwise_iou
+from vision.data.coco import read_coco
 from vision.errors import ModelFileError
 from vision.images import Preprocessing, read_image
 from vision.runtime.image_detector import ImageDetector
@@ -69,14 +71,15 @@ def test_at_most_300_detections(tmp_path: Path):
     assert len(ImageDetector.load(path, num_threads=1)(IMAGE)) == 300
 
 
-def test_results_of_one_call_survive_the_next(tmp_path: Path, shared):
+def test_results_of_one_call_survive_the_next(sample):
     detector = ImageDetector.load(
-        shared("data/yolox_nano_coco/yolox_nano.onnx"), model_format="yolox", num_threads=1, engine="openvino"
+        sample("yolox/blood_cells_raw.onnx"), model_format="yolox", num_threads=1, engine="openvino"
     )
-    folder = shared("data/coco_mini/val2017")
-    first, second = (read_image(folder / f"{name}.jpg") for name in ("000000000139", "000000000802"))
+    folder = sample("bccd/JPEGImages")
+    first, second = (read_image(folder / f"BloodImage_{name}.jpg") for name in ("00031", "00065"))
     found = detector(first)
     before = found.boxes_xyxy.copy(), found.scores.copy()
+    assert len(found) > 5
     detector(second)
     np.testing.assert_array_equal(found.boxes_xyxy, before[0])
     np.testing.assert_array_equal(found.scores, before[1])
@@ -133,15 +136,35 @@ def test_files_that_are_no_model_are_one_line(tmp_path: Path, content, model_for
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_off_model_is_refused(tmp_path: Path, shared):
-    whole = shared("data/yolox_nano_coco/yolox_nano.onnx").read_bytes()
+def test_a_cut_off_model_is_refused(tmp_path: Path, sample):
+    whole = sample("yolox/blood_cells_raw.onnx").read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelFileError, match=r"cut\.onnx.*cut off"):
         ImageDetector.load(path, model_format="yolox")
 
 
-def test_a_real_network_sees_what_is_on_a_real_image(shared):
+@pytest.mark.parametrize(("name", "model_format"), [("blood_cells", None), ("blood_cells_raw", "yolox")])
+def test_a_trained_network_sees_what_is_on_a_real_image(sample, name: str, model_format):
+    """Two white cells, as annotated, with and without a manifest; red ones around them."""
+    detector = ImageDetector.load(
+        sample(f"yolox/{name}.onnx"), model_format=model_format, num_threads=1, score_threshold=0.5
+    )
+    found = detector(read_image(sample("bccd/JPEGImages/BloodImage_00065.jpg")))
+    (image,) = (
+        image
+        for image in read_coco(sample("bccd/coco_json/instances_test.json")).images
+        if image.file_name == "BloodImage_00065.jpg"
+    )
+    white = found.boxes_xyxy[[cell == "WBC" for cell in found.names]]
+    annotated = image.boxes_xyxy[image.class_ids == 1]
+    assert len(white) == len(annotated) == 2
+    assert pairwise_iou(white, annotated).max(axis=1).min() > 0.7
+    assert found.names.count("RBC") >= 3
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_the_published_network_sees_what_is_on_a_photograph(shared):
     detector = ImageDetector.load(
         shared("data/yolox_nano_coco/yolox_nano.onnx"), model_format="yolox", num_threads=1, score_threshold=0.5
     )

@@ -32,8 +32,8 @@ def test_metadata_and_graph_hash_are_what_the_onnx_package_says():
     assert parse_onnx(model_bytes({}), "model").graph_sha256 == file.graph_sha256
 
 
-def test_a_published_file_is_read(shared):
-    path = shared("data/yolox_nano_coco/yolox_nano.onnx")
+def test_a_file_without_manifest_is_read(sample):
+    path = sample("yolox/blood_cells_raw.onnx")
     file = read_onnx_file(path)
     graph = onnx.load(path).graph
     assert file.metadata == {}

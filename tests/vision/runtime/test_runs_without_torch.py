@@ -30,9 +30,9 @@ def run_without_training(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_detect_runs_and_a_checkpoint_is_told_what_it_lacks(shared, tmp_path: Path):
-    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
-    image = str(shared("data/coco_mini/val2017/000000000802.jpg"))
+def test_detect_runs_and_a_checkpoint_is_told_what_it_lacks(sample, tmp_path: Path):
+    model = str(sample("yolox/blood_cells_raw.onnx"))
+    image = str(sample("bccd/JPEGImages/BloodImage_00065.jpg"))
     options = [
         "--model-format",
         "yolox",
@@ -52,9 +52,9 @@ def test_detect_runs_and_a_checkpoint_is_told_what_it_lacks(shared, tmp_path: Pa
     assert len(lacking.stderr.strip().splitlines()) == 1
 
 
-def test_track_runs(shared, tmp_path: Path):
-    model = str(shared("data/yolox_nano_coco/yolox_nano.onnx"))
-    video = str(shared("data/video/bottle-detection.mp4"))
+def test_track_runs(sample, tmp_path: Path):
+    model = str(sample("yolox/blood_cells_raw.onnx"))
+    video = str(sample("video/bottles.mp4"))
     options = ["--model-format", "yolox", "--output", str(tmp_path), "--threads", "1", "--frames", "2"]
     done = run_without_training("track", model, video, *options)
     assert done.returncode == 0, done.stderr

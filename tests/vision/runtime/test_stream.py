@@ -55,20 +55,27 @@ def test_colours_of_a_video_are_rgb(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_frames", "fps"), [("bottle-detection", 1189, 29.83), ("one-by-one-person-detection", 1394, 10.0)]
+    ("name", "num_frames", "fps"),
+    [
+        ("video/bottles.mp4", 60, 29.97),
+        ("video/cubes.mp4", 39, 10.0),
+        ("data/video/bottle-detection.mp4", 1189, 29.83),
+        ("data/video/one-by-one-person-detection.mp4", 1394, 10.0),
+    ],
 )
-def test_real_videos_open_with_their_length_and_rate(shared, name: str, num_frames: int, fps: float):
-    with open_stream(str(shared(f"data/video/{name}.mp4"))) as stream:
+def test_real_videos_open_with_their_length_and_rate(request, name: str, num_frames: int, fps: float):
+    find = request.getfixturevalue("shared" if name.startswith("data") else "sample")
+    with open_stream(str(find(name))) as stream:
         assert stream.num_images == num_frames
         assert stream.fps == pytest.approx(fps, abs=0.01)
         first = next(iter(stream))
     assert first.image_rgb.std() > 10
 
 
-@pytest.mark.parametrize("name", ["bottle-detection", "one-by-one-person-detection"])
+@pytest.mark.parametrize("name", ["bottles", "cubes"])
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.9, 0.999])
-def test_a_cut_off_video_is_refused_when_it_is_opened(shared, tmp_path: Path, name: str, share: float):
-    content = shared(f"data/video/{name}.mp4").read_bytes()
+def test_a_cut_off_video_is_refused_when_it_is_opened(sample, tmp_path: Path, name: str, share: float):
+    content = sample(f"video/{name}.mp4").read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(SourceError, match=r"cut\.mp4.*cut off") as caught:
