@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.config import Config
 from vision.runtime.detections import Detections
 

@@ -6,7 +6,7 @@ import math
 
 import onnx
 
-from export.graph_index import GraphIndex, attribute
+from export.graph.graph_index import GraphIndex, attribute
 
 FLOAT_KINDS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
 

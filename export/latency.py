@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.evaluation.speed import percentiles_ms
-from vision.runtime.session import EngineName, Session, open_session
+from vision.runtime.engines import EngineName, Session, open_session
 
 ROUNDS = 5
 CALLS = 20

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from export.artefacts import Artefact, judging_engine
-from export.int8_recipe import Int8Result
+from export.quantization.int8_recipe import Int8Result
 from vision.evaluation.figures import figure
 from vision.files import replacing
 

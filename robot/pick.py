@@ -20,23 +20,23 @@ import vision
 from robot.config import WorkCellConfig
 from robot.control.episode import EpisodeResult, run_episode
 from robot.control.loop import ControlLoop, TickSink
-from robot.control.perception import Detector, Perception, PerceptionConfig
+from robot.perception.pipeline import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
-from robot.control.timing import StageTimer
-from robot.kinematics.arm_shape import ArmShape
-from robot.policy.chunk_blending import AsynchronousConfig
-from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
-from robot.policy.pick_config import PickSkillConfig
+from robot.timing import StageTimer
+from robot.kinematics.collision_geometry import ArmShape
+from robot.policies.chunk_execution import AsynchronousConfig
+from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
+from robot.policies.pick_config import PickSkillConfig
 from robot.policy.pick_progress import PickStage
-from robot.policy.pick_script import Stage
-from robot.policy.pick_skill import PickSkill
-from robot.policy.policy import PickTask, Policy
+from robot.policies.scripted_pick import Stage
+from robot.policies.scripted_policy import PickSkill
+from robot.interfaces import PickTask, Policy
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
 from robot.simulator.faults import Fault
 from robot.simulator.mishaps import MishapConfig, draw_mishaps
-from robot.simulator.tasks import PickTaskJudge
-from robot.viewer.episode_files import EpisodeFiles
+from robot.simulator.success import PickTaskJudge
+from robot.viewer.episode_view import EpisodeFiles
 from robot.worker_pool import map_in_workers
 from vision.config import Config
 from vision.errors import ConfigError, ModelFileError

@@ -17,18 +17,18 @@ import numpy as np
 from jaxtyping import Float
 
 from robot.control.episode import Judgement
-from robot.control.interpolation import Interpolation, interpolate_chunk
-from robot.kinematics.chain import forward_kinematics
-from robot.observation import NUM_JOINTS, ActionChunk
-from robot.policy.demonstration import ticks_per_row
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.pick_state import ACTION_NAMES, STATE_NAMES
+from robot.motion.set_points import Interpolation, interpolate_chunk
+from robot.kinematics.forward import forward_kinematics
+from robot.types import NUM_JOINTS, ActionChunk
+from robot.demonstration_sink import ticks_per_row
+from robot.datasets.reader import EpisodeDataset
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
-from robot.recording import RecordConfig
+from robot.demonstrations import RecordConfig
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.mishaps import draw_mishaps
 from robot.simulator.scene import arm_addresses
-from robot.simulator.tasks import PickTaskJudge
+from robot.simulator.success import PickTaskJudge
 from vision.errors import DatasetError
 from vision.runtime.video_writer import VideoWriter
 

@@ -20,7 +20,7 @@ BOUND = (
     "vision.runtime.cuda_driver",
     "vision.runtime.tensorrt_log",
     "vision.runtime.tensorrt_session",
-    "export.tensorrt_engine",
+    "export.tensorrt.engine",
 )
 """Modules that import TensorRT or CUDA when they are imported themselves."""
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.calibration.calibration_files import (
+from robot.calibration.files import (
     HandEyeFile,
     LensFile,
     Provenance,
@@ -19,8 +19,8 @@ from robot.calibration.calibration_files import (
     save_config,
 )
 from robot.calibration.hand_eye import Setting, transform_errors
-from robot.calibration.hand_eye_refinement import NoiseLevels
-from robot.calibration.pose_suggestions import ViewSpread, random_views
+from robot.calibration.refinement import NoiseLevels
+from robot.calibration.poses import ViewSpread, random_views
 from robot.calibration.recorded_samples import PosesFile
 from robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from robot.transforms import translation

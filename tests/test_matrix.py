@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.onnx_export import export_onnx
-from export.operator_support import find_unsupported
+from export.graph.onnx_export import export_onnx
+from export.graph.operator_support import find_unsupported
 from export.parity import measure_parity
 from vision.boxes.targets import BoxTargets
 from vision.config import load_config

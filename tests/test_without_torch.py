@@ -13,7 +13,7 @@ FORBIDDEN = ("torch", "onnx", "torchvision", "accelerate", "safetensors", "faste
 RUN_TIME = ("vision/boxes", "vision/runtime", "robot", "tools")
 # These train or judge; they name torch openly.
 TRAINING = {
-    "vision.boxes.suppression_torch",
+    "vision.boxes.nms_torch",
     "vision.boxes.targets",
     "tools.train",
     "tools.find_rate",
@@ -25,21 +25,21 @@ TRAINING = {
     "tools.train_policy",
     "tools.export_policy",
     "tools.import_policy",
-    "robot.policy.act",
+    "robot.learning.act",
     "robot.policy.act_latent",
     "robot.policy.act_loss",
     "robot.policy.act_names",
-    "robot.policy.act_policy",
-    "robot.policy.batches",
-    "robot.policy.export_policy",
-    "robot.policy.lerobot_checkpoint",
+    "robot.learning.act_policy",
+    "robot.learning.data",
+    "robot.learning.export",
+    "robot.learning.import_lerobot",
     "robot.policy.lerobot_config",
     "robot.policy.normalizer",
     "robot.policy.official_policy",
-    "robot.policy.policy_checkpoint",
-    "robot.policy.train_config",
+    "robot.learning.checkpoint",
+    "robot.learning.config",
     "robot.policy.train_data",
-    "robot.policy.train_policy",
+    "robot.learning.train",
 }
 # These need an NVIDIA GPU's packages, which are imported when an engine is opened.
 TENSORRT = {"vision.runtime.cuda_driver", "vision.runtime.tensorrt_log", "vision.runtime.tensorrt_session"}

@@ -24,8 +24,8 @@ from vision.files import write_json
 from vision.images import decode_image
 from vision.runtime.engine_file import ENGINE_SUFFIX
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.session import installed_engines
-from vision.runtime.stream import IMAGE_SUFFIXES
+from vision.runtime.engines import installed_engines
+from vision.runtime.sources import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ from vision.files import write_json
 from vision.images import read_image
 from vision.runtime.engine_file import sha256_of
 from vision.runtime.manifest import read_manifest
-from vision.runtime.stream import IMAGE_SUFFIXES
+from vision.runtime.sources import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from export.bundle_index import BundleIndex, Precision
+    from export.bundle.bundle_index import BundleIndex, Precision
 
 DEFAULT_IMAGES = 8
 
@@ -56,7 +56,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Pack and say what is inside."""
-    from export.bundle import make_bundle
+    from export.bundle.pack import make_bundle
 
     console = Console()
     if arguments.count < 1:
@@ -81,7 +81,7 @@ def _models(arguments: Arguments, folder: Path) -> dict[Precision, Path]:
 def _float32_model(model: Path, folder: Path) -> Path:
     if model.suffix.lower() != CHECKPOINT_SUFFIX:
         return model
-    from export.onnx_export import export_onnx
+    from export.graph.onnx_export import export_onnx
     from vision.checkpoints.native import load_detector
 
     path = folder / f"{model.stem}.onnx"
@@ -110,7 +110,7 @@ def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.
             "give a folder of golden images: --images"
         )
     from robot.config import WorkCellConfig
-    from robot.simulator.examples import Studio
+    from robot.simulator.samples import Studio
     from robot.simulator.rendering import RendererKind
 
     studio = Studio(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from robot.calibration.calibration_files import HandEyeFile
+from robot.calibration.files import HandEyeFile
 from robot.calibration.hand_eye import transform_errors
 from tools.calibrate_hand_eye import load_samples
 from tools.command_line import Positional

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from robot.calibration.ax_xb import ClosedForm
 from robot.calibration.board import BoardConfig
-from robot.calibration.calibration_files import HandEyeFile, Provenance, load_intrinsics, pose_config, save_config
+from robot.calibration.files import HandEyeFile, Provenance, load_intrinsics, pose_config, save_config
 from robot.calibration.hand_eye import Setting, solve_hand_eye, transform_errors
-from robot.calibration.hand_eye_refinement import Refinement, leave_one_out, refine_hand_eye
+from robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
 from robot.calibration.recorded_samples import Samples, load_pose_pairs, load_session
 from tools.command_line import Positional
 from vision.config import load_config

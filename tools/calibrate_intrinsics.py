@@ -12,17 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from robot.calibration.board import BoardConfig
-from robot.calibration.calibration_files import Provenance, lens_file, save_config
+from robot.calibration.files import Provenance, lens_file, save_config
 from robot.calibration.charuco import BoardDetector, BoardView
 from robot.calibration.coverage import Coverage, measure_coverage
-from robot.calibration.lens_calibration import LensCalibration, calibrate_lens, rough_intrinsics
+from robot.calibration.lens import LensCalibration, calibrate_lens, rough_intrinsics
 from robot.calibration.residual_picture import draw_residuals
 from robot.camera.distortion import Lens
 from robot.errors import CalibrationError
 from tools.command_line import Positional
 from vision.config import load_config
 from vision.files import replacing, write_json
-from vision.runtime.stream import open_stream
+from vision.runtime.sources import open_stream
 
 SUSPICIOUS_FACTOR = 3.0
 console = Console(highlight=False, soft_wrap=True)

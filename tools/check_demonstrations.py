@@ -17,10 +17,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from robot.config import WorkCellConfig
-from robot.policy.demonstration_checks import DemonstrationReport, check_demonstrations
-from robot.policy.episode_checks import CheckSettings, number_names
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.episodes import BOOK_KEEPING
+from robot.datasets.dataset_checks import DemonstrationReport, check_demonstrations
+from robot.datasets.episode_checks import CheckSettings, number_names
+from robot.datasets.reader import EpisodeDataset
+from robot.datasets.format import BOOK_KEEPING
 from tools.command_line import Positional
 from vision.errors import DatasetError, UserError
 from vision.files import write_json

@@ -21,7 +21,7 @@ from vision.runtime.camera_stream import StreamImage
 from vision.runtime.detections import Detections
 from vision.runtime.draw import draw_attention, draw_detections
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.stream import open_stream
+from vision.runtime.sources import open_stream
 
 LINES_NAME = "detections.jsonl"
 

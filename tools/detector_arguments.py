@@ -12,7 +12,7 @@ from rich.table import Table
 from tools.command_line import Positional
 from vision.evaluation.torch_session import open_detector
 from vision.runtime.image_detector import ImageDetector, ModelFormat
-from vision.runtime.session import EngineChoice
+from vision.runtime.engines import EngineChoice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from vision.errors import MissingPackageError, UserError
 from vision.files import write_json
-from vision.runtime.session import require_tensorrt
+from vision.runtime.engines import require_tensorrt
 
 State = Literal["ok", "missing", "absent"]
 
@@ -132,7 +132,7 @@ def find_precision() -> Finding:
         return Finding("training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'")
     try:
         from vision.training.precision import bf16_of_device
-        from vision.training.processes import training_device
+        from vision.training.distributed import training_device
 
         bf16 = bf16_of_device(training_device())
     except Exception as error:  # as for the engines

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from tools.command_line import Positional
 from vision.checkpoints.download import PublishedFile, cache_folder, download, mirrored
-from vision.checkpoints.published_backbones import published_backbones
+from vision.checkpoints.torchvision_backbones import published_backbones
 from vision.checkpoints.zoo import published_models
 from vision.errors import UserError
 from vision.files import write_json

@@ -13,7 +13,7 @@ from rich.table import Table
 from robot.control.episode import EpisodeResult
 from robot.pick import SHIPPED_DETECTOR, PickConfig
 from robot.simulator.rendering import RendererKind
-from robot.viewer.episode_files import describe_result
+from robot.viewer.episode_view import describe_result
 from robot.viewer.report import summarise_episodes
 from vision.config import dump_config, load_config
 from vision.errors import UserError

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from robot.policy.chunk_blending import BlendingConfig, EnsembledConfig, SynchronousConfig
-from robot.policy.onnx_policy import OnnxPolicy
-from robot.policy.pusht import open_pusht, require_pusht_policy, run_pusht_episode, summarise_pusht
+from robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
+from robot.policies.onnx_policy import OnnxPolicy
+from robot.pusht import open_pusht, require_pusht_policy, run_pusht_episode, summarise_pusht
 from tools.command_line import Positional
 from vision.errors import UserError
 from vision.files import write_json

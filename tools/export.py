@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from export.tensorrt_command import BuildOptions
+from export.tensorrt.build_options import BuildOptions
 from tools.command_line import Positional
 from tools.engine_step import build_and_report
 from tools.export_summary import count_facts, origin_of, print_artefacts, print_parity
@@ -24,15 +24,15 @@ from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from vision.files import write_json
 from vision.runtime.engine_file import ENGINE_SUFFIX
 from vision.runtime.image_detector import ModelFormat
-from vision.runtime.session import installed_engines
+from vision.runtime.engines import installed_engines
 
 if TYPE_CHECKING:
     import onnx
 
     from export.artefacts import Artefact, Precision
-    from export.free_shapes import FreeShapes
-    from export.int8_recipe import Int8Result
-    from export.judge import ImageSet
+    from export.graph.free_shapes import FreeShapes
+    from export.quantization.int8_recipe import Int8Result
+    from export.acceptance import ImageSet
     from export.parity import EngineParity
     from vision.detector import Detector
     from vision.runtime.manifest import Manifest
@@ -114,7 +114,7 @@ def run(arguments: Arguments) -> int:
     if asked == [ENGINE] and _is_onnx(arguments):
         return _export_engine_alone(arguments)
     from export.artefacts import build_models, compare_artefacts, evaluate_artefacts, judge_artefacts
-    from export.int8_recipe import Int8Config
+    from export.quantization.int8_recipe import Int8Config
 
     learned = _learned_ranges(arguments)
     _check_calibration(arguments, asked, learned)
@@ -218,7 +218,7 @@ def _check_calibration(arguments: Arguments, asked: Sequence[str], learned: dict
 
 def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]:
     """The images to calibrate on and those to judge on. Raises UserError where one of them is not there."""
-    from export.judge import ImageSet
+    from export.acceptance import ImageSet
 
     calibration = judged = None
     if arguments.calibrate is not None:
@@ -236,7 +236,7 @@ def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]
 def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detector | None]:
     """The float32 graph and its manifest, and the detector that a checkpoint holds."""
     if _is_onnx(arguments):
-        from export.foreign import open_onnx
+        from export.graph.third_party_onnx import open_onnx
 
         model, manifest = open_onnx(arguments.model, arguments.model_format)
         wanted = {"score_threshold": arguments.score_threshold, "iou_threshold": arguments.iou_threshold}
@@ -244,7 +244,7 @@ def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detec
         return model, manifest.model_copy(update=changes | {"made_by": origin_of(arguments.model)}), None
     import onnx
 
-    from export.onnx_export import export_onnx
+    from export.graph.onnx_export import export_onnx
     from vision.checkpoints.native import load_detector
 
     detector = load_detector(arguments.model)
@@ -263,7 +263,7 @@ def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detec
 
 
 def _free_shapes(arguments: Arguments) -> FreeShapes:
-    from export.free_shapes import FreeShapes
+    from export.graph.free_shapes import FreeShapes
 
     return FreeShapes(batch=arguments.dynamic_batch, size=arguments.dynamic_size)
 
@@ -272,14 +272,14 @@ def _finished(arguments: Arguments, model: onnx.ModelProto, manifest: Manifest) 
     """With suppression behind it where that is asked for."""
     if arguments.nms == "outside":
         return model, manifest
-    from export.graph_suppression import suppress_in_graph
+    from export.graph.nms_in_graph import suppress_in_graph
 
     return suppress_in_graph(model, manifest)
 
 
 def _measure(arguments: Arguments, detector: Detector, path: Path) -> list[EngineParity]:
     """How far the file is from torch, in all shapes that it takes."""
-    from export.free_shapes import FIXED, measure_free_shapes
+    from export.graph.free_shapes import FIXED, measure_free_shapes
     from export.parity import measure_parity
 
     parities, free = measure_parity(detector, path), _free_shapes(arguments)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from robot.policy.act_policy import ActPolicy
-from robot.policy.batches import signature_of
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.lerobot_checkpoint import load_lerobot_policy
-from robot.policy.policy_checkpoint import save_policy
+from robot.learning.act_policy import ActPolicy
+from robot.learning.data import signature_of
+from robot.datasets.reader import EpisodeDataset
+from robot.learning.import_lerobot import load_lerobot_policy
+from robot.learning.checkpoint import save_policy
 from tools.command_line import Positional
 from vision.errors import UserError
 from vision.files import write_json

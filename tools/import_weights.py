@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tools.command_line import Positional
 from vision.checkpoints.native import save_detector
-from vision.checkpoints.official import load_official, read_published_file
+from vision.checkpoints.published import load_official, read_published_file
 from vision.errors import UserError
 from vision.files import write_json
 

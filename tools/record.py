@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from robot.pick import SHIPPED_DETECTOR
-from robot.policy.demonstration import PictureSize
-from robot.policy.episode_writer import EpisodeWriter
-from robot.recording import RecordConfig, next_seed, open_recording, play_episodes
+from robot.demonstration_sink import PictureSize
+from robot.datasets.writer import EpisodeWriter
+from robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
 from robot.simulator.rendering import RendererKind
 from tools.command_line import Positional
 from vision.config import load_config

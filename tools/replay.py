@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.policy.episode_reader import EpisodeDataset
-from robot.recording import RecordConfig
+from robot.datasets.reader import EpisodeDataset
+from robot.demonstrations import RecordConfig
 from robot.replay import Replay, read_recorded, replay
 from tools.command_line import Positional
 from vision.config import load_config

@@ -64,7 +64,7 @@ def _training_config() -> type[Config]:
 
 def _policy_config() -> type[Config]:
     """Imported only for such a file: it needs torch."""
-    from robot.policy.train_config import TrainPolicyConfig
+    from robot.learning.config import TrainPolicyConfig
 
     return TrainPolicyConfig
 

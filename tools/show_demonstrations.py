@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.policy.episode_reader import EpisodeDataset
+from robot.datasets.reader import EpisodeDataset
 from robot.viewer.demonstration_page import spread, write_demonstration_page
 from tools.command_line import Positional
 from vision.errors import DatasetError, UserError

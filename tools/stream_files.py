@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from robot.tracking.box_tracker import BoxTracks
+from vision.tracking.box_tracker import BoxTracks
 from vision.errors import UserError
 from vision.files import replacing
 from vision.runtime.camera_stream import StreamImage

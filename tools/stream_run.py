@@ -19,7 +19,7 @@ from vision.evaluation.speed import stage_percentiles
 from vision.files import write_json
 from vision.runtime.camera_stream import StreamImage
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.stream import Stream
+from vision.runtime.sources import Stream
 
 Step: TypeAlias = Callable[[StreamImage, float], Mapping[str, float]]
 """Does all that is to be done with one image, which took so many seconds to come; returns its seconds by stage."""

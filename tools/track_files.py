@@ -14,9 +14,9 @@ from rich.console import Console
 from robot.errors import RobotError
 from robot.tracking.box_build import build_box_tracker
 from robot.tracking.box_sequence import TrackedSequence, track_sequence
-from robot.tracking.box_tracker import NOMINAL_RATE
-from robot.tracking.evaluation import TrackingScores, evaluate_tracks
-from robot.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
+from vision.tracking.box_tracker import NOMINAL_RATE
+from vision.tracking.metrics import TrackingScores, evaluate_tracks
+from vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
 from tools.command_line import Positional
 from tools.tracker_arguments import TrackerArguments
 from vision.errors import UserError

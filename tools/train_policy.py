@@ -11,13 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.policy.train_config import TrainPolicyConfig
-from robot.policy.train_policy import PolicyTrainingResult, train_policy
+from robot.learning.config import TrainPolicyConfig
+from robot.learning.train import PolicyTrainingResult, train_policy
 from tools.command_line import Positional
 from tools.export_policy import EXPORTED, PolicyExport, export_checkpoint
 from tools.train import open_run
 from vision.files import write_json
-from vision.training.processes import TrainingError
+from vision.training.distributed import TrainingError
 
 
 @dataclass(frozen=True)

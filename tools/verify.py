@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from export.bundle_file import Bundle, open_bundle
-from export.bundle_index import BundleModel, VerifyEngine
-from export.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
+from export.bundle.bundle_file import Bundle, open_bundle
+from export.bundle.bundle_index import BundleModel, VerifyEngine
+from export.bundle.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
 from tools.benchmark import measure
 from tools.command_line import Positional
 from vision.errors import UserError

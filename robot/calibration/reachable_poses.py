@@ -14,9 +14,9 @@ from robot.calibration.board import BoardConfig
 from robot.calibration.hand_eye import HandEye, Setting
 from robot.config import WorkCellConfig
 from robot.errors import UnreachableError
-from robot.kinematics.arm_shape import UR10E_PARTS, ArmShape, PlacedArm
+from robot.kinematics.collision_geometry import UR10E_PARTS, ArmShape, PlacedArm
 from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e import inverse_kinematics, nearest_turns
+from robot.kinematics.ur10e_ik import inverse_kinematics, nearest_turns
 from robot.tracking.visibility import lines_cut
 from robot.transforms import apply_transform
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from robot.calibration.lens_calibration import LensCalibration
+from robot.calibration.lens import LensCalibration
 
 MAGNIFICATION = 50.0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
-from robot.observation import Frame
+from robot.types import Frame
 
 
 @runtime_checkable

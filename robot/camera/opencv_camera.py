@@ -11,9 +11,9 @@ from types import TracebackType
 import numpy as np
 
 from robot.camera.intrinsics import Intrinsics
-from robot.camera.undistortion import Undistortion
+from robot.camera.rectification import Undistortion
 from robot.errors import CameraError
-from robot.observation import Frame
+from robot.types import Frame
 from vision.errors import SourceError
 from vision.runtime.camera_stream import CameraStream, StreamImage
 

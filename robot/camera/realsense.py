@@ -20,7 +20,7 @@ from robot.camera.realsense_frames import (
     transform_from_sdk,
 )
 from robot.errors import CameraError
-from robot.observation import Frame
+from robot.types import Frame
 from vision.errors import MissingPackageError
 
 

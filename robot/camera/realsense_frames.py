@@ -16,9 +16,9 @@ from robot.camera.alignment import DepthAlignment
 from robot.camera.depth_images import depth_to_metres
 from robot.camera.distortion import Lens
 from robot.camera.intrinsics import Intrinsics
-from robot.camera.undistortion import Undistortion
+from robot.camera.rectification import Undistortion
 from robot.errors import CameraError
-from robot.observation import Frame
+from robot.types import Frame
 from robot.transforms import make_transform, nearest_transform
 
 

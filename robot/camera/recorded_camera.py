@@ -18,7 +18,7 @@ from jaxtyping import Float, Float32, UInt8
 from robot.camera.depth_images import depth_to_metres
 from robot.camera.intrinsics import Intrinsics
 from robot.errors import CameraError, TransformError
-from robot.observation import Frame
+from robot.types import Frame
 from robot.transforms import nearest_transform
 
 # Recorded poses are printed with few digits; a rotation is accepted up to this and then made exact.

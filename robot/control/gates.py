@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from robot.kinematics.jacobian import SingularityMargins, singularity_measures
 from robot.kinematics.limits import JointLimits
-from robot.observation import NUM_JOINTS
+from robot.types import NUM_JOINTS
 
 _ROUNDING = 1e-6  # relative; a motion planned exactly at a limit passes
 JOINT_NAMES = tuple(f"joint {i + 1}" for i in range(NUM_JOINTS))

@@ -16,13 +16,13 @@ from jaxtyping import Float
 from robot.camera.camera import Camera
 from robot.clock import Clock
 from robot.control.gates import GateViolation
-from robot.control.interpolation import ChunkFollower, Interpolation, SetPoint
-from robot.control.perception import JointHistory, Percept, Perception
+from robot.motion.set_points import ChunkFollower, Interpolation, SetPoint
+from robot.perception.pipeline import JointHistory, Percept, Perception
 from robot.control.safety import GateDecision, SafetyGates
-from robot.control.timing import StageTimer
+from robot.timing import StageTimer
 from robot.drivers.arm import Arm
-from robot.observation import ActionChunk, JointState, Observation, Track
-from robot.policy.policy import PickTask, Policy, PolicyStatus
+from robot.types import ActionChunk, JointState, Observation, Track
+from robot.interfaces import PickTask, Policy, PolicyStatus
 
 EARLY_S = 1e-6
 """Stamps that differ by less than this are the same time: they are sums of rounded steps."""

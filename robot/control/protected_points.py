@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from robot.config import WorkCellConfig
-from robot.observation import NUM_JOINTS
+from robot.types import NUM_JOINTS
 
 # Balls around the UR10e's joint housings, measured generously on its drawing.
 _ELBOW_RADIUS_M = 0.08

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from robot.control.loop import Tick
-from robot.observation import Track
+from robot.types import Track
 from vision.errors import SourceError
 
 DECIMALS = 7

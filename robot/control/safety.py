@@ -33,10 +33,10 @@ from robot.control.gates import (
 )
 from robot.control.protected_points import points_of_cell
 from robot.errors import SafetyError
-from robot.kinematics.chain import link_frames
+from robot.kinematics.forward import link_frames
 from robot.kinematics.jacobian import SingularityMargins
 from robot.kinematics.limits import joint_limits_from_config
-from robot.observation import NUM_JOINTS
+from robot.types import NUM_JOINTS
 from robot.transforms import apply_transform
 from vision.config import Config
 from vision.errors import ConfigError

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from robot.observation import JointState
+from robot.types import JointState
 
 
 @runtime_checkable

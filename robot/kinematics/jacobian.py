@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from robot.kinematics.chain import UR10E, DHParameters, link_frames
-from robot.observation import NUM_JOINTS
+from robot.kinematics.forward import UR10E, DHParameters, link_frames
+from robot.types import NUM_JOINTS
 from vision.errors import ConfigError
 
 

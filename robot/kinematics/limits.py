@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from robot.config import JointLimitsConfig
-from robot.observation import NUM_JOINTS
+from robot.types import NUM_JOINTS
 from vision.errors import ConfigError
 
 

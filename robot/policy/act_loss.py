@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from robot.policy.act import ActOutput
+from robot.learning.act import ActOutput
 from robot.policy.act_latent import Demonstration, Posterior
 from vision.config import Config
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robot.policy.episodes import Feature
+from robot.datasets.format import Feature
 
 Statistics = dict[str, dict[str, np.ndarray]]
 """{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""

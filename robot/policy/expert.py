@@ -14,9 +14,9 @@ from jaxtyping import Float
 from pydantic import Field
 
 from robot.config import WorkCellConfig
-from robot.kinematics.chain import forward_kinematics
-from robot.policy.pick_state import HELD_OPENING_M, STILL_M_S, PickState
-from robot.policy.policy import PickTask
+from robot.kinematics.forward import forward_kinematics
+from robot.policies.pick_state import HELD_OPENING_M, STILL_M_S, PickState
+from robot.interfaces import PickTask
 from vision.config import Config
 
 

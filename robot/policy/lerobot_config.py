@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
-from robot.policy.act import ActConfig
+from robot.learning.act import ActConfig
 from vision.config import Config, validate_config
 from vision.errors import ConfigError, ModelFileError
 

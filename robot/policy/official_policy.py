@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from robot.policy.act import Act, ActConfig
+from robot.learning.act import Act, ActConfig
 from robot.policy.act_names import ACT_KEYS
 from robot.policy.policy_manifest import PolicySignature
 from vision.errors import ModelFileError, UserError

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from robot.observation import Frame
-from robot.policy.chunk_blending import Images
-from robot.policy.demonstration import SCENE, WRIST, SceneView
+from robot.types import Frame
+from robot.policies.chunk_execution import Images
+from robot.demonstration_sink import SCENE, WRIST, SceneView
 from vision.errors import ModelFileError
 
 CAMERAS = (WRIST, SCENE)

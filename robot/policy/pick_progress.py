@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from robot.policy.pick_state import PickState
-from robot.policy.policy import Outcome, PickTask, PolicyStatus
+from robot.policies.pick_state import PickState
+from robot.interfaces import Outcome, PickTask, PolicyStatus
 
 CLOSING_M_S = -0.05
 CLEAR_M = 0.045

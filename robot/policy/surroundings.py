@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from robot.observation import Frame
-from robot.policy.pick_config import GraspConfig
+from robot.types import Frame
+from robot.policies.pick_config import GraspConfig
 from robot.transforms import apply_transform
 
 PIXEL_STEP = 2

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.policy.act_policy import ActPolicy
-from robot.policy.batches import DemonstrationFrames, EpisodeSource, read_frames, signature_of
-from robot.policy.episode_reader import EpisodeDataset
+from robot.learning.act_policy import ActPolicy
+from robot.learning.data import DemonstrationFrames, EpisodeSource, read_frames, signature_of
+from robot.datasets.reader import EpisodeDataset
 from robot.policy.normalizer import Statistics
 from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY, PolicySignature
-from robot.policy.replay_buffer import ReplayBuffer
-from robot.policy.train_config import LeRobotDataConfig, ReplayBufferDataConfig, SplitConfig, TrainPolicyConfig
-from vision.checkpoints.official import load_official_backbone, read_published_file
+from robot.datasets.replay_buffer import ReplayBuffer
+from robot.learning.config import LeRobotDataConfig, ReplayBufferDataConfig, SplitConfig, TrainPolicyConfig
+from vision.checkpoints.published import load_official_backbone, read_published_file
 from vision.errors import ConfigError, DatasetError, UserError
 
 

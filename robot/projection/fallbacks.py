@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from robot.projection.depth import BoxDepth
+from robot.perception.box_depth import BoxDepth
 from robot.projection.rays import pixel_rays, pixels_on_plane, plane_jacobians
 from robot.projection.uncertainty import averaged_depth_sigma
-from robot.projection.view import Located, View
+from robot.perception.camera_view import Located, View
 from robot.transforms import apply_transform, rotate_vectors
 
 

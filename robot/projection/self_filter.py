@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float
 
-from robot.kinematics.arm_shape import PlacedArm
-from robot.observation import Frame
+from robot.kinematics.collision_geometry import PlacedArm
+from robot.types import Frame
 from robot.projection.rays import pixel_rays
-from robot.projection.view import ProjectionConfig
+from robot.perception.camera_view import ProjectionConfig
 from robot.tracking.visibility import points_on_arm
 from robot.transforms import apply_transform
 from vision.runtime.detections import Detections

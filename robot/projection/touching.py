@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
 
-from robot.projection.depth import BoxDepth
+from robot.perception.box_depth import BoxDepth
 from robot.projection.rays import pixels_on_plane
-from robot.projection.view import View
+from robot.perception.camera_view import View
 from robot.transforms import apply_transform, inverse
 
 _START_YAWS_RAD = np.radians([-37.5, -22.5, -7.5, 7.5, 22.5, 37.5])

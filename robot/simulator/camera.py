@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from robot.config import WorkCellConfig
 from robot.errors import CameraError
-from robot.observation import Frame
+from robot.types import Frame
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.depth_noise import noisy_depth
+from robot.simulator.sensor_noise import noisy_depth
 from robot.simulator.physics import Physics
 from robot.simulator.rendering import Renderer, build_renderer
 from robot.simulator.sensor import develop

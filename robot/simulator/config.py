@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robot.simulator.depth_noise import DepthNoiseConfig
+from robot.simulator.sensor_noise import DepthNoiseConfig
 from robot.simulator.objects import Profile
 from robot.simulator.rendering import RendererKind
 from vision.config import Config

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from robot.config import WorkCellConfig
-from robot.kinematics.arm_shape import (
+from robot.kinematics.collision_geometry import (
     BRACKET_HALF_X_M,
     BRACKET_HALF_Z_M,
     BRACKET_Z_M,
@@ -28,8 +28,8 @@ from robot.kinematics.arm_shape import (
     PALM_HALF_XY_M,
     PALM_START_M,
 )
-from robot.kinematics.chain import UR10E
-from robot.simulator.arm import ARM_COLLISION
+from robot.kinematics.forward import UR10E
+from robot.simulator.robot_model import ARM_COLLISION
 from robot.simulator.lens import camera_lens
 from robot.simulator.mjcf import Numbers, add
 

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 
 from robot.config import BinConfig, CameraConfig, WorkCellConfig
 from robot.simulator.appearance import Appearance, Light
-from robot.simulator.arm import JOINT_NAMES, add_arm
+from robot.simulator.robot_model import JOINT_NAMES, add_arm
 from robot.simulator.gripper import FINGER_NAMES, add_gripper
 from robot.simulator.lens import camera_lens
 from robot.simulator.mjcf import add, to_xml

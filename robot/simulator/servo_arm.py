@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from robot.config import WorkCellConfig
 from robot.errors import ArmError
-from robot.observation import NUM_JOINTS, JointState
+from robot.types import NUM_JOINTS, JointState
 from robot.simulator.physics import Physics
 from robot.simulator.scene import PHYSICS_DT_S, arm_addresses
 

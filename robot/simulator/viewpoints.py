@@ -8,7 +8,7 @@ from jaxtyping import Float
 from robot.config import WorkCellConfig
 from robot.errors import KinematicsError
 from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e import choose_solution, inverse_kinematics
+from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
 from robot.transforms import inverse
 
 # Tool pointing straight down, fingers opening along base y.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from robot.observation import ObjectPosition
+from robot.types import ObjectPosition
 
 _VOTE_MEMORY = 0.95
 _SCORE_GAIN = 0.3

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import assert_never
 
-from robot.tracking.box_tracker import NOMINAL_RATE, BoxTracker
-from robot.tracking.bytetrack import ByteTrackConfig, ByteTracker
-from robot.tracking.camera_motion import CameraMotionConfig
-from robot.tracking.oc_sort import OcSortConfig, OcSortTracker
-from robot.tracking.sort import SortConfig, SortTracker
+from vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker
+from vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
+from vision.tracking.camera_motion import CameraMotionConfig
+from vision.tracking.oc_sort import OcSortConfig, OcSortTracker
+from vision.tracking.sort import SortConfig, SortTracker
 from vision.config import Config
 
 BoxTrackerConfig = Annotated[SortConfig | ByteTrackConfig | OcSortConfig, Field(discriminator="kind")]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from robot.tracking.box_tracker import NOMINAL_RATE, BoxTracker
-from robot.tracking.mot_files import MotBoxes
+from vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker
+from vision.tracking.mot_files import MotBoxes
 from vision.runtime.detections import Detections
 
 CLASS_NAMES = ("object",)

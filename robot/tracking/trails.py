@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
-from robot.tracking.box_tracker import BoxTracks
-from robot.tracking.camera_motion import SimilarityMotion
+from vision.tracking.box_tracker import BoxTracks
+from vision.tracking.camera_motion import SimilarityMotion
 from vision.runtime.draw import class_colour, draw_box, draw_line, line_width
 
 TRAIL_S = 2.0

@@ -1,7 +1,7 @@
 """What the arm hides: whether an object lies behind the arm, known from the joints alone.
 
 Lines of sight run from the camera to a disc as large as the object; the arm's solids cut them. Depth images show what
-is in front as well (`robot.projection.visibility`), but not where they have holes, which is where the arm is near, nor
+is in front as well (`robot.perception.occlusion`), but not where they have holes, which is where the arm is near, nor
 for cameras without depth. What the hand holds is no part of the arm's shape.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robot.kinematics.arm_shape import PlacedArm
+from robot.kinematics.collision_geometry import PlacedArm
 
 _HIDDEN_PART = 0.5
 """An object counts as hidden when at least this part of its lines of sight is cut."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from robot.control.loop import Tick
-from robot.control.perception import Percept
+from robot.perception.pipeline import Percept
 from robot.viewer.panels import GROUND, draw_depth, draw_wrist, fit, write_lines
 from vision.errors import UserError
 from vision.files import replacing

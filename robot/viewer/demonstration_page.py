@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from robot.policy.episode_checks import number_names
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.episodes import BOOK_KEEPING, Episode, Feature
+from robot.datasets.episode_checks import number_names
+from robot.datasets.reader import EpisodeDataset
+from robot.datasets.format import BOOK_KEEPING, Episode, Feature
 from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
 from robot.viewer.line_chart import BLUE, ORANGE, Line, draw_chart
 from robot.viewer.panels import draw_depth

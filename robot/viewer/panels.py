@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from robot.control.loop import Tick
-from robot.control.perception import Percept
+from robot.perception.pipeline import Percept
 from vision.runtime.draw import draw_detections
 
 INK = (235, 235, 235)

@@ -10,7 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from robot.control.episode import EpisodeResult
-from robot.control.timing import StageTimer
+from robot.timing import StageTimer
 
 Z_95 = 1.959964
 """The standard normal quantile of a two-sided 95 % interval."""

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from robot.control.loop import Tick
-from robot.control.perception import Percept
+from robot.perception.pipeline import Percept
 from robot.viewer.panels import GROUND, describe, draw_depth, draw_wrist, fit, write_lines
 from vision.runtime.video_writer import VideoWriter
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.tracking.box_tracker import NOMINAL_RATE
-from robot.tracking.bytetrack import ByteTrackConfig, ByteTracker
+from vision.tracking.box_tracker import NOMINAL_RATE
+from vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
 from tests.benchmarks.moving_boxes import moving_boxes
 from vision.evaluation.figures import figure
 from vision.runtime.detections import Detections

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from vision.checkpoints.detr_names import DETR_TRANSFORMERS_KEYS
-from vision.checkpoints.published_detr import detr_config
+from vision.checkpoints.detr import detr_config
 from vision.detector import Detector
 
 INPUT_HW = (640, 640)

@@ -10,12 +10,12 @@ import time
 
 import numpy as np
 
-from robot.control.timing import StageTimer
-from robot.observation import ActionChunk, Observation
+from robot.timing import StageTimer
+from robot.types import ActionChunk, Observation
 from robot.pick import SHIPPED_POLICY
-from robot.policy.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
-from tests.robot.policy.paper_world import CELL, EDGE_M, PaperWorld
-from tests.robot.policy.test_pick_skill import TASK
+from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
+from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
+from tests.robot.policies.test_scripted_policy import TASK
 
 PICKS = 20
 

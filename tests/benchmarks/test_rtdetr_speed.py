@@ -15,8 +15,8 @@ from torch import nn
 
 from vision.boxes.formats import pixels_to_norm, xyxy_to_cxcywh
 from vision.boxes.targets import BoxTargets
-from vision.checkpoints.official import key_maps_of
-from vision.checkpoints.published_rtdetr import rtdetr_config
+from vision.checkpoints.published import key_maps_of
+from vision.checkpoints.rtdetr import rtdetr_config
 from vision.detector import Detector
 from vision.losses.set_loss import SetLoss
 

@@ -23,18 +23,18 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.folding import fold_for_inference
+from export.graph.folding import fold_for_inference
 from robot.config import WorkCellConfig
 from robot.simulator.labels import MIN_SIDE_PX
 from robot.simulator.objects import SceneObject
 from robot.simulator.rendering import RendererKind, build_renderer
 from robot.simulator.sensor import develop
-from robot.simulator.tracking_courses import Course, CourseKind, draw_course
-from robot.tracking.mot_files import MotBoxes, write_mot
+from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from vision.tracking.mot_files import MotBoxes, write_mot
 from vision.checkpoints.native import load_detector
 from vision.detector import Detector
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.stream import open_stream
+from vision.runtime.sources import open_stream
 
 HERE = Path(__file__).resolve().parent
 DETECTOR = HERE.parents[1] / "vision/weights/tabletop_nano.onnx"

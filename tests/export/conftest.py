@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.onnx_export import export_onnx
-from vision.checkpoints.published_yolox import yolox_config
+from export.graph.onnx_export import export_onnx
+from vision.checkpoints.yolox import yolox_config
 from vision.detector import Detector, DetectorConfig
 from vision.images import Preprocessing
 from vision.runtime.manifest import Manifest

@@ -2,7 +2,7 @@
 
 Its answers are those that the real one gives: None for a plan, engine or context that could not be made, with the
 reason in the log; False for a call refused; TypeError where no object can be made; errors of the parser by layer.
-tests/export/test_tensorrt_stub.py holds its signatures to the stub that is compared with the real bindings.
+tests/export/tensorrt/test_tensorrt_stub.py holds its signatures to the stub that is compared with the real bindings.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.yolox import yolox_config
 from vision.detector import Detector
 from vision.layers.convolution import ConvNormAct
 

@@ -19,13 +19,13 @@ from export.artefacts import (
     write_artefact,
 )
 from export.complexity import count_gflops, count_parameters
-from export.graph_index import GraphIndex, attribute
-from export.int8_recipe import Int8Result
+from export.graph.graph_index import GraphIndex, attribute
+from export.quantization.int8_recipe import Int8Result
 from export.latency import Latency, measure_latencies
-from export.onnx_export import export_onnx, write_onnx
+from export.graph.onnx_export import export_onnx, write_onnx
 from export.report import as_json, write_report
 from tests.export.graphs import chain, model_of
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.yolox import yolox_config
 from vision.detector import Detector
 from vision.errors import UserError
 from vision.images import Preprocessing
@@ -82,8 +82,8 @@ def test_an_engine_that_computes_a_file_wrongly_is_named(tmp_path: Path):
 
 
 def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_model):
-    from export.calibration import Range
-    from export.quantize_x86 import quantize_for_openvino
+    from export.quantization.calibration import Range
+    from export.quantization.quantize_x86 import quantize_for_openvino
 
     model, manifest = float_model
     names = {name for node in model.graph.node for name in node.input}

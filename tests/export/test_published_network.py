@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from export.graph_suppression import suppress_in_graph
-from export.onnx_export import export_onnx, write_onnx
+from export.graph.nms_in_graph import suppress_in_graph
+from export.graph.onnx_export import export_onnx, write_onnx
 from tests.export.published_network import published_yolox_nano
 from tools.command_line import run_command
 from vision.checkpoints.native import save_detector
@@ -18,7 +18,7 @@ from vision.evaluation.torch_session import TorchSession
 from vision.images import prepare, read_image
 from vision.runtime.decode import decode_boxes, grid_cells
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.session import EngineName, open_session
+from vision.runtime.engines import EngineName, open_session
 
 MODEL = "data/yolox_nano_coco/yolox_nano.onnx"
 

@@ -22,9 +22,9 @@ from robot.pick import (
     open_station,
     run_episodes,
 )
-from robot.policy.policy import Outcome
+from robot.interfaces import Outcome
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.depth_noise import DepthNoiseConfig
+from robot.simulator.sensor_noise import DepthNoiseConfig
 from robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
 from robot.simulator.rendering import RendererKind
 from tests.robot.control.fake_devices import BlindDetector, KeptTicks

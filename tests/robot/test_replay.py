@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.kinematics.chain import forward_kinematics
+from robot.kinematics.forward import forward_kinematics
 from robot.pick import SHIPPED_DETECTOR
-from robot.policy.demonstration import demonstration_features
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.episode_writer import EpisodeWriter
-from robot.policy.episodes import Episode, Feature, numbers
-from robot.policy.pick_state import STATE_NAMES
-from robot.recording import ROBOT_TYPE, RecordConfig, Recorder
+from robot.demonstration_sink import demonstration_features
+from robot.datasets.reader import EpisodeDataset
+from robot.datasets.writer import EpisodeWriter
+from robot.datasets.format import Episode, Feature, numbers
+from robot.policies.pick_state import STATE_NAMES
+from robot.demonstrations import ROBOT_TYPE, RecordConfig, Recorder
 from robot.replay import Recorded, read_recorded, replay
 from tools.command_line import run_command
 from vision.errors import DatasetError, UserError

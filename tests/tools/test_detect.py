@@ -16,7 +16,7 @@ from tools.command_line import run_command
 from vision.checkpoints.native import save_detector
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
-from vision.runtime.stream import open_stream
+from vision.runtime.sources import open_stream
 from vision.runtime.video_writer import VideoWriter
 
 CUBES = Path(__file__).resolve().parents[2] / "vision/weights/tabletop_nano.onnx"

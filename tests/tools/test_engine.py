@@ -64,7 +64,7 @@ def test_without_tensorrt_the_command_of_trtexec_is_still_told(model: Path, tmp_
 def test_an_engine_is_built_from_the_smallest_file_that_is_not_refused(stand_in: StandIn, tmp_path: Path):
     from tests.tools.test_export import NAMES, dataset
     from vision.checkpoints.native import save_detector
-    from vision.checkpoints.published_yolox import yolox_config
+    from vision.checkpoints.yolox import yolox_config
     from vision.detector import Detector, DetectorConfig
     from vision.images import Preprocessing
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from robot.policy.policy_checkpoint import save_policy
-from tests.robot.policy.small_policy import small_policy, untrained_pick_policy
+from robot.learning.checkpoint import save_policy
+from tests.robot.learning.small_policy import small_policy, untrained_pick_policy
 from tools.command_line import run_command
 
 PICK_KEYS = {"episodes", "successes", "success_rate", "wilson_low", "wilson_high", "gate_violations", "failures"}

@@ -11,7 +11,7 @@ import torch
 
 from tools.command_line import run_command
 from vision.checkpoints.native import save_detector
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.yolox import yolox_config
 from vision.detector import Detector, DetectorConfig
 from vision.images import Preprocessing
 from vision.runtime.image_detector import ImageDetector
@@ -124,9 +124,9 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    from export.graph_index import GraphIndex
-    from export.int8_recipe import module_name
-    from export.onnx_export import export_onnx
+    from export.graph.graph_index import GraphIndex
+    from export.quantization.int8_recipe import module_name
+    from export.graph.onnx_export import export_onnx
     from vision.checkpoints.native import RANGES_KEY, load_detector
 
     export_onnx(load_detector(checkpoint), tmp_path / "float.onnx")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from export.operator_support import SUPPORTED
-from robot.policy.act_policy import Observations
-from robot.policy.onnx_policy import OnnxPolicy
-from robot.policy.policy_checkpoint import save_policy
+from export.graph.operator_support import SUPPORTED
+from robot.learning.act_policy import Observations
+from robot.policies.onnx_policy import OnnxPolicy
+from robot.learning.checkpoint import save_policy
 from robot.policy.policy_manifest import read_policy_manifest
-from tests.robot.policy.small_policy import small_policy
+from tests.robot.learning.small_policy import small_policy
 from tools import export_policy
 from tools.command_line import run_command
 

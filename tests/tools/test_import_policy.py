@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from robot.policy.episode_writer import EpisodeWriter
-from robot.policy.episodes import Episode, numbers
-from robot.policy.onnx_policy import OnnxPolicy
-from robot.policy.policy_checkpoint import load_policy
+from robot.datasets.writer import EpisodeWriter
+from robot.datasets.format import Episode, numbers
+from robot.policies.onnx_policy import OnnxPolicy
+from robot.learning.checkpoint import load_policy
 from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
-from tests.robot.policy.test_lerobot_checkpoint import RECORDED, recorded_of, weights_of
+from tests.robot.learning.test_import_lerobot import RECORDED, recorded_of, weights_of
 from tools.command_line import run_command
 
 

@@ -9,9 +9,9 @@ import torch
 
 from tools.command_line import run_command
 from vision.checkpoints.native import load_detector, load_metadata
-from vision.checkpoints.official import official_names, official_state_dict
-from vision.checkpoints.published_backbones import published_backbones
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.published import official_names, official_state_dict
+from vision.checkpoints.torchvision_backbones import published_backbones
+from vision.checkpoints.yolox import yolox_config
 from vision.checkpoints.zoo import ModelCost
 from vision.detector import Detector
 

@@ -16,11 +16,11 @@ import pytest
 
 import tools.record
 from robot.control.episode import EpisodeResult
-from robot.policy.demonstration import demonstration_features
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.episodes import Episode
-from robot.policy.policy import Outcome
-from robot.recording import Played, RecordConfig
+from robot.demonstration_sink import demonstration_features
+from robot.datasets.reader import EpisodeDataset
+from robot.datasets.format import Episode
+from robot.interfaces import Outcome
+from robot.demonstrations import Played, RecordConfig
 from tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +183,7 @@ def test_the_data_set_does_not_depend_on_the_number_of_workers(whole: Path, tmp_
 
 DIES_IN_THE_SECOND = """
 import os, signal, sys
-from robot.policy.demonstration import DemonstrationSink
+from robot.demonstration_sink import DemonstrationSink
 from tools.command_line import run_command
 write, episodes = DemonstrationSink.write, []
 def write_or_die(sink, tick):

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import tools.track
-from robot.tracking.mot_files import read_mot_tracks
+from vision.tracking.mot_files import read_mot_tracks
 from tools.command_line import run_command
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.runtime.camera_stream import StreamImage
-from vision.runtime.stream import open_stream
+from vision.runtime.sources import open_stream
 from vision.runtime.video_writer import VideoWriter
 
 Find = Callable[[str], Path]

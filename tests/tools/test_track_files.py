@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.tracking.mot_files import read_mot_tracks
+from vision.tracking.mot_files import read_mot_tracks
 from tools.command_line import run_command
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 
 Find = Callable[[str], Path]
 KEYS = ["frames", "tracks", "boxes", "update_ms_p50"]

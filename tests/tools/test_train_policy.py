@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from robot.errors import PolicyInputError
-from robot.policy.act_policy import ActPolicyConfig, Observations
-from robot.policy.episode_reader import EpisodeDataset
-from robot.policy.episode_writer import EpisodeWriter
-from robot.policy.episodes import Episode, colour_video, numbers
-from robot.policy.onnx_policy import OnnxPolicy
-from robot.policy.policy_checkpoint import load_policy
-from robot.policy.train_config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
-from robot.policy.train_policy import PolicyTraining
-from tests.robot.policy.small_policy import CHUNK, small_network
+from robot.learning.act_policy import ActPolicyConfig, Observations
+from robot.datasets.reader import EpisodeDataset
+from robot.datasets.writer import EpisodeWriter
+from robot.datasets.format import Episode, colour_video, numbers
+from robot.policies.onnx_policy import OnnxPolicy
+from robot.learning.checkpoint import load_policy
+from robot.learning.config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
+from robot.learning.train import PolicyTraining
+from tests.robot.learning.small_policy import CHUNK, small_network
 from tools.command_line import run_command
 from vision.config import dump_config
 

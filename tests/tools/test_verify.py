@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.bundle_file import open_bundle, write_bundle
+from export.bundle.bundle_file import open_bundle, write_bundle
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model

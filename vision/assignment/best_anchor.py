@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vision.boxes.anchors import shape_iou, within_ratio
 from vision.boxes.formats import xyxy_to_cxcywh
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 
 
 @dataclass(frozen=True, slots=True, eq=False)

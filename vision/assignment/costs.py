@@ -18,7 +18,7 @@ from torch.nn import functional
 from typing_extensions import assert_never
 
 from vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
-from vision.boxes.overlap import aligned_giou
+from vision.boxes.iou import aligned_giou
 from vision.boxes.targets import BoxTargets
 from vision.config import Config
 

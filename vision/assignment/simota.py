@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.boxes.targets import BoxTargets
 from vision.config import Config
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vision.config import Config
 from vision.layers.convolution import spatial_convolution
-from vision.layers.cross_stage import CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
+from vision.layers.csp_blocks import CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
 
 BLOCKS_PER_STAGE = (3, 9, 9, 3)
 """Bottlenecks of the stages at depth 1."""

@@ -9,10 +9,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from vision.checkpoints.download import PublishedFile
-from vision.checkpoints.published_detr import detr_config
-from vision.checkpoints.published_dfine import DFINE_PLANS, DfineVariant, dfine_config
-from vision.checkpoints.published_rtdetr import RTDETR_RELEASES, RtdetrVariant, RtdetrVersion, rtdetr_config
-from vision.checkpoints.published_yolox import YOLOX_SIZES, YoloxVariant, yolox_config
+from vision.checkpoints.detr import detr_config
+from vision.checkpoints.dfine import DFINE_PLANS, DfineVariant, dfine_config
+from vision.checkpoints.rtdetr import RTDETR_RELEASES, RtdetrVariant, RtdetrVersion, rtdetr_config
+from vision.checkpoints.yolox import YOLOX_SIZES, YoloxVariant, yolox_config
 from vision.detector import Detector, DetectorConfig
 
 

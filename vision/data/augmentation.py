@@ -17,7 +17,7 @@ from pydantic import Field
 from vision.config import Config
 from vision.data.copy_paste import CopyPasteConfig, copy_paste
 from vision.data.crop import CropConfig, random_crop
-from vision.data.geometric import (
+from vision.data.transforms import (
     AffineConfig,
     Fraction,
     LabelledImage,

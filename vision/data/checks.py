@@ -14,7 +14,7 @@ from vision.boxes.anchors import AnchorFit, kmeans_anchors
 from vision.data.annotations import AnnotationSet, ImageAnnotations
 from vision.data.entries import BROKEN
 from vision.data.image_files import read_stated_image
-from vision.data.likeness import Likeness, LikePair, like_pairs, likeness_of
+from vision.data.near_duplicates import Likeness, LikePair, like_pairs, likeness_of
 from vision.errors import DatasetError, SourceError
 from vision.images import Preprocessing, place
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from vision.config import Config
-from vision.data.geometric import (
+from vision.data.transforms import (
     Fraction,
     LabelledImage,
     Matrix,

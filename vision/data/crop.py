@@ -7,9 +7,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.config import Config
-from vision.data.geometric import Fraction, LabelledImage, Positive, clip_boxes
+from vision.data.transforms import Fraction, LabelledImage, Positive, clip_boxes
 
 
 class CropConfig(Config):

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from vision.config import Config
-from vision.data.geometric import (
+from vision.data.transforms import (
     AffineConfig,
     Fraction,
     LabelledImage,

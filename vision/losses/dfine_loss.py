@@ -20,7 +20,7 @@ from torch import Tensor
 from vision.assignment.costs import BatchTargets
 from vision.assignment.hungarian import Matches
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import aligned_iou
+from vision.boxes.iou import aligned_iou
 from vision.config import Config
 from vision.heads.dfine import DfineOutput, EdgePredictions
 from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from vision.assignment.hungarian import match_hungarian
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import aligned_iou, pairwise_giou
+from vision.boxes.iou import aligned_iou, pairwise_giou
 from vision.heads.outputs import GridOutput, QueryOutput
 from vision.losses.counting import mean_over_processes
 

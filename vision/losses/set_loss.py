@@ -21,7 +21,7 @@ from typing_extensions import assert_never
 from vision.assignment.costs import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
 from vision.assignment.hungarian import Matches, match_hungarian
 from vision.boxes.formats import box_area, cxcywh_to_xyxy, pixels_to_norm, positive_part
-from vision.boxes.overlap import aligned_iou
+from vision.boxes.iou import aligned_iou
 from vision.boxes.targets import BoxTargets
 from vision.config import Config
 from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions

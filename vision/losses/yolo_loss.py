@@ -26,7 +26,7 @@ from vision.assignment.best_anchor import (
     overlaps_an_object,
 )
 from vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
-from vision.boxes.overlap import aligned_ciou, aligned_iou
+from vision.boxes.iou import aligned_ciou, aligned_iou
 from vision.boxes.targets import BoxTargets
 from vision.config import Config
 from vision.errors import ConfigError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vision.config import Config
 from vision.layers.convolution import ConvNormAct, spatial_convolution
-from vision.layers.cross_stage import CrossStagePartial, scaled_depth
+from vision.layers.csp_blocks import CrossStagePartial, scaled_depth
 
 BLOCKS_PER_MERGE = 3
 """Bottlenecks of each merging block at depth 1."""

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float32, Int64
 from typing_extensions import assert_never
 
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.suppression import suppress
+from vision.boxes.nms import suppress
 from vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows
 
 

@@ -28,7 +28,7 @@ from vision.runtime.manifest import (
 )
 from vision.runtime.onnx_file import read_onnx_file
 from vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
-from vision.runtime.session import EngineChoice, Session, open_session, require_tensorrt
+from vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
 
 ModelFormat = Literal["yolox", "rtdetr"]
 MAX_DETECTIONS = 300

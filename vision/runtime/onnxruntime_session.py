@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from vision.errors import ModelFileError
-from vision.runtime.session import Shape
+from vision.runtime.engines import Shape
 
 ERRORS_ONLY = 3
 

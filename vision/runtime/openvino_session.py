@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from vision.errors import ModelFileError
-from vision.runtime.session import Precision, Shape
+from vision.runtime.engines import Precision, Shape
 
 
 @functools.cache

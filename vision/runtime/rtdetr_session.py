@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.errors import ModelFileError
-from vision.runtime.session import Session, Shape
+from vision.runtime.engines import Session, Shape
 
 IMAGE, SIZE = "images", "orig_target_sizes"
 OUTPUTS = ("boxes", "scores", "labels")

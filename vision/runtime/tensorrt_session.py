@@ -15,7 +15,7 @@ import tensorrt as trt
 from vision.errors import ModelFileError
 from vision.runtime.cuda_driver import CudaDevice, CudaError, MirroredBuffer, RecordedWork
 from vision.runtime.engine_file import EngineFile, check_engine_fits
-from vision.runtime.session import Shape
+from vision.runtime.engines import Shape
 from vision.runtime.tensorrt_log import MessageLog
 
 DTYPES = {

@@ -22,7 +22,7 @@ import torch
 
 from vision.errors import ModelFileError
 from vision.files import replacing
-from vision.training.processes import TrainingError
+from vision.training.distributed import TrainingError
 
 FORMAT = "handeye-training-1"
 SPARE_BYTES = 16 * 2**20

@@ -22,7 +22,7 @@ from vision.errors import UserError
 from vision.evaluation.figures import figure
 from vision.training.config import TrainDetectorConfig
 from vision.training.optimizer import SgdConfig
-from vision.training.processes import TrainingError
+from vision.training.distributed import TrainingError
 from vision.training.run_folder import RunFolder
 from vision.training.schedules import RateSetter
 from vision.training.train_detector import Training

@@ -16,7 +16,7 @@ from typing_extensions import assert_never
 from vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError
-from vision.training.channel_pruning import ChannelPruningConfig, prune_channels
+from vision.training.pruning import ChannelPruningConfig, prune_channels
 from vision.training.magnitude_pruning import MagnitudePruningConfig, WeightMasks, magnitude_masks
 from vision.training.quantization_aware import (
     QuantizationAwareConfig,

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 
 from vision.config import Config, read_yaml
 from vision.errors import ConfigError
-from vision.training.processes import is_main_process, process_state
+from vision.training.distributed import is_main_process, process_state
 from vision.training.run_folder import RunFolder
 
 C = TypeVar("C", bound=Config)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from vision.data.annotations import AnnotationSet
 from vision.data.batches import Batch
 from vision.evaluation.confusion import ConfusionMatrix, confusion_matrix, plot_confusion
-from vision.evaluation.curves import (
+from vision.evaluation.plots import (
     PrecisionRecall,
     best_common_threshold,
     plot_f1,

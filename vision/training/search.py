@@ -20,7 +20,7 @@ from vision.errors import ConfigError, UserError
 from vision.files import replacing
 from vision.training.config import TrainDetectorConfig
 from vision.training.precision import settle_precision
-from vision.training.processes import TrainingError, training_device
+from vision.training.distributed import TrainingError, training_device
 from vision.training.run_folder import RunFolder
 from vision.training.train_detector import train_detector
 

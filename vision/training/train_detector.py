@@ -36,7 +36,7 @@ from vision.training.imagewise import with_steady_slopes
 from vision.training.network import begin_network, on_device, ship
 from vision.training.optimizer import build_optimizer
 from vision.training.precision import settle_precision
-from vision.training.processes import (
+from vision.training.distributed import (
     TrainingError,
     any_of_all,
     are_many_on_cpus,
@@ -44,7 +44,7 @@ from vision.training.processes import (
     telling_lost_processes,
     training_device,
 )
-from vision.training.progress_display import ProgressDisplay
+from vision.training.console import ProgressDisplay
 from vision.training.run_folder import RunFolder
 from vision.training.run_record import RunRecord
 from vision.training.schedules import RateSetter, build_schedule

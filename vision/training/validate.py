@@ -22,7 +22,7 @@ from vision.images import Placement, at_fixed_size, prepare, read_image
 from vision.runtime.decode import read_rows
 from vision.runtime.detections import Detections
 from vision.training.config import EvaluationConfig
-from vision.training.processes import agree_on_buffers, process_state
+from vision.training.distributed import agree_on_buffers, process_state
 
 READING_THREADS = 2
 MAX_DETECTIONS = 100

@@ -19,7 +19,7 @@ from robot.calibration.hand_eye import (
     solve_hand_eye,
     transform_errors,
 )
-from robot.calibration.hand_eye_refinement import refine_hand_eye
+from robot.calibration.refinement import refine_hand_eye
 from robot.calibration.reprojection import measure_pose
 from robot.errors import CalibrationError, TransformError
 from robot.transforms import inverse, make_transform, nearest_transform, rotvec_to_rotation, translation

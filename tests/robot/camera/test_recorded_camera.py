@@ -13,9 +13,9 @@ from robot.camera.camera import Camera
 from robot.camera.intrinsics import Intrinsics
 from robot.camera.recorded_camera import RecordedCamera, load_recording
 from robot.errors import CameraError
-from robot.observation import Frame
+from robot.types import Frame
 from robot.transforms import apply_transform, inverse
-from tests.robot.projection.ray_scene import SIZE_HW, K, cast, cube, look_at
+from tests.robot.perception.ray_scene import SIZE_HW, K, cast, cube, look_at
 
 OPEN3D = "rgbd/open3d"
 """Frames 0, 2 and 4 of the five of the data set."""

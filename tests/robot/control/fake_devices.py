@@ -10,12 +10,12 @@ import numpy as np
 from robot.clock import ManualClock
 from robot.config import WorkCellConfig
 from robot.control.loop import ControlLoop, Tick
-from robot.control.perception import Perception, PerceptionConfig
+from robot.perception.pipeline import Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
-from robot.control.timing import StageTimer
-from robot.kinematics.arm_shape import ArmShape
-from robot.observation import ActionChunk, Frame, JointState, Observation
-from robot.policy.policy import Outcome, PickTask, PolicyStatus
+from robot.timing import StageTimer
+from robot.kinematics.collision_geometry import ArmShape
+from robot.types import ActionChunk, Frame, JointState, Observation
+from robot.interfaces import Outcome, PickTask, PolicyStatus
 from vision.runtime.detections import Detections
 
 CELL = WorkCellConfig()

@@ -7,8 +7,8 @@ import pytest
 
 from robot.control.gates import GateReason
 from robot.errors import SafetyError
-from robot.kinematics.chain import forward_kinematics
-from robot.observation import Frame
+from robot.kinematics.forward import forward_kinematics
+from robot.types import Frame
 from tests.robot.control.fake_devices import CELL, HOME, TASK, Bench, ListedPolicy, slow_turn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.kinematics.chain import UR10E, forward_kinematics
+from robot.kinematics.forward import UR10E, forward_kinematics
 from robot.kinematics.jacobian import (
     SingularityMargins,
     condition_number,

@@ -13,7 +13,7 @@ from robot.simulator.config import SimulatorConfig
 from robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from robot.simulator.layout import move_object, object_pose
 from robot.simulator.objects import UPRIGHT
-from robot.simulator.tasks import PickTaskJudge
+from robot.simulator.success import PickTaskJudge
 
 
 def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers(simulated: SimulatedCell) -> None:

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from robot.config import WorkCellConfig
 from robot.simulator import dataset
 from robot.simulator.dataset import DatasetSettings, render_dataset
-from robot.simulator.examples import Studio, View, pose_scene
+from robot.simulator.samples import Studio, View, pose_scene
 from robot.simulator.labels import label_objects
 from robot.simulator.objects import CUBE_CLASSES, Profile
 from robot.simulator.ray_renderer import RayRenderer

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.policy.episode_reader import EpisodeDataset
+from robot.datasets.reader import EpisodeDataset
 from robot.viewer.demonstration_page import STRIP_PICTURES, charts, spread
 from robot.viewer.line_chart import BOTTOM_PX, HEIGHT_PX, LEFT_PX, MOST_POINTS, TOP_PX, WIDTH_PX, Line, draw_chart, thin
-from tests.robot.policy.drawn_episodes import FPS, draw_episode, open_writer
+from tests.robot.datasets.drawn_episodes import FPS, draw_episode, open_writer
 from tools.command_line import run_command
 
 LENGTH = 12

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.policy.policy import Outcome, PolicyStatus
+from robot.interfaces import Outcome, PolicyStatus
 from robot.viewer.panels import DEPTH_FAR_M, DEPTH_NEAR_M, GROUND, describe, draw_depth, draw_wrist, fit, write_lines
 from tests.robot.control.fake_devices import HOME, Bench, ListedPolicy
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from robot.control.episode import EpisodeResult
-from robot.policy.policy import Outcome
+from robot.interfaces import Outcome
 from robot.viewer.report import summarise_episodes, wilson_interval
 
 

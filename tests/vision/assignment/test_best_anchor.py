@@ -15,7 +15,7 @@ from vision.assignment.best_anchor import (
     overlaps_an_object,
 )
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 
 SIZE_HW = (64, 96)
 ANCHORS = {8: ((8, 8), (12, 20)), 16: ((24, 16), (20, 40)), 32: ((40, 60), (70, 50))}

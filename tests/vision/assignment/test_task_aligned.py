@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.boxes.targets import BoxTargets
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.cluster.vq import kmeans2
 
 from vision.boxes.anchors import grid_anchors, kmeans_anchors, shape_iou, within_ratio
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 
 SIDES = st.floats(0.5, 500)
 

@@ -8,8 +8,8 @@ import torch
 import torchvision
 from torch import nn
 
-from vision.checkpoints.official import load_official_backbone
-from vision.checkpoints.published_backbones import published_backbones
+from vision.checkpoints.published import load_official_backbone
+from vision.checkpoints.torchvision_backbones import published_backbones
 from vision.classifier import build_classifier
 from vision.errors import ModelFileError, UserError
 

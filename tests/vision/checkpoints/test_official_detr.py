@@ -15,8 +15,8 @@ from vision.boxes.targets import BoxTargets
 from vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
 from vision.checkpoints.detr_names import DETR_KEY_MAPS, DETR_KEYS, DETR_TIMM_KEYS, DETR_TRANSFORMERS_KEYS
 from vision.checkpoints.key_map import best_key_map
-from vision.checkpoints.official import load_official, official_state_dict
-from vision.checkpoints.published_detr import detr_config
+from vision.checkpoints.published import load_official, official_state_dict
+from vision.checkpoints.detr import detr_config
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector
 from vision.errors import ModelFileError

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.vision.checkpoints.conftest import rows_kept
-from vision.checkpoints.official import key_maps_of, load_official, official_state_dict
-from vision.checkpoints.published_rtdetr import rtdetr_config
+from vision.checkpoints.published import key_maps_of, load_official, official_state_dict
+from vision.checkpoints.rtdetr import rtdetr_config
 from vision.checkpoints.rtdetr_names import RTDETRV2_KEYS
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector

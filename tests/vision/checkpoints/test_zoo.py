@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.yolox import yolox_config
 from vision.checkpoints.zoo import count_cost, published_models
 from vision.detector import Detector
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, limit_boxes, neighbours
-from vision.data.geometric import AffineConfig, LabelledImage
+from vision.data.transforms import AffineConfig, LabelledImage
 from vision.data.mosaic import MixupConfig, MosaicConfig
 from vision.data.photometric import HsvConfig
 from vision.images import Preprocessing, prepare

@@ -22,7 +22,7 @@ from vision.data.checks import (
     sizes_by_part,
 )
 from vision.data.coco import read_coco
-from vision.data.likeness import like_pairs, likeness_of
+from vision.data.near_duplicates import like_pairs, likeness_of
 from vision.images import Preprocessing, read_image
 
 

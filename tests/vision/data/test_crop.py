@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vision.data.crop import CropConfig, crop, random_crop
-from vision.data.geometric import LabelledImage
+from vision.data.transforms import LabelledImage
 
 
 def noise_sample(seed: int) -> LabelledImage:

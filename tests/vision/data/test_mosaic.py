@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.geometric import AffineConfig, LabelledImage
+from vision.data.transforms import AffineConfig, LabelledImage
 from vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
 from vision.images import Preprocessing
 

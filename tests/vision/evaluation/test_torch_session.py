@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vision.checkpoints.native import save_detector
-from vision.checkpoints.published_yolox import yolox_config
+from vision.checkpoints.yolox import yolox_config
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError, UserError
 from vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector, row_columns

@@ -10,7 +10,7 @@ from vision.backbones.build import BackboneConfig
 from vision.backbones.cspdarknet import CSPDarknetConfig
 from vision.backbones.resnet import ResNetConfig
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import aligned_iou
+from vision.boxes.iou import aligned_iou
 from vision.boxes.targets import BoxTargets
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vision.boxes.targets import BoxTargets
-from vision.checkpoints.official import key_maps_of
+from vision.checkpoints.published import key_maps_of
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError

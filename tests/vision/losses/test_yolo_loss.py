@@ -10,7 +10,7 @@ import torch
 
 from vision.assignment.best_anchor import assign_best_anchor, assign_by_ratio, assign_responsible
 from vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
-from vision.boxes.overlap import aligned_ciou, aligned_iou, pairwise_iou
+from vision.boxes.iou import aligned_ciou, aligned_iou, pairwise_iou
 from vision.boxes.targets import BoxTargets
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError

@@ -10,7 +10,7 @@ from vision.assignment.simota import assign_simota
 from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
 from vision.backbones.cspdarknet import CSPDarknetConfig
 from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.overlap import aligned_iou
+from vision.boxes.iou import aligned_iou
 from vision.boxes.targets import BoxTargets
 from vision.detector import Detector, DetectorConfig
 from vision.heads.outputs import GridOutput

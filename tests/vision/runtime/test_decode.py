@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from vision.boxes.suppression import suppress
+from vision.boxes.nms import suppress
 from vision.runtime.decode import Found, decode_boxes, grid_cells, read_query_rows, read_rows, read_yolox_rows
 from vision.runtime.manifest import LabelledBoxes, QueryRows, YoloxRows
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
-from vision.boxes.overlap import pairwise_iou
+from vision.boxes.iou import pairwise_iou
 from vision.data.coco import read_coco
 from vision.errors import ModelFileError
 from vision.images import Preprocessing, read_image

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from export.tensorrt_command import BuildOptions
+from export.tensorrt.build_options import BuildOptions
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 from vision.errors import ModelFileError, UserError
 from vision.runtime.engine_file import read_engine_file
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.session import Session, open_session
+from vision.runtime.engines import Session, open_session
 
 SIZE = (64, 96)
 
@@ -34,7 +34,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def resealed(path: Path, model: onnx.ModelProto) -> Path:
-    from export.onnx_export import write_onnx
+    from export.graph.onnx_export import write_onnx
     from vision.runtime.manifest import read_manifest
 
     manifest = read_manifest(path)
@@ -43,7 +43,7 @@ def resealed(path: Path, model: onnx.ModelProto) -> Path:
 
 
 def engine_of(path: Path, options: BuildOptions | None = None) -> Path:
-    from export.tensorrt_engine import build_engine
+    from export.tensorrt.engine import build_engine
 
     return build_engine(path, path.with_suffix(".engine"), options).path
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from vision.config import dump_config
 from vision.errors import ConfigError
 from vision.training import train_detector as module
-from vision.training.processes import TrainingError
+from vision.training.distributed import TrainingError
 from vision.training.run_folder import Journal, RunFolder
 from vision.training.train_detector import Training, train_detector
 

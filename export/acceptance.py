@@ -1,0 +1,102 @@
+"""What a file is worth: its average precision on annotated images, and how far its outputs are from another's."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from jaxtyping import Float32
+
+from export.graph.onnx_export import write_onnx
+from vision.errors import DatasetError, SourceError
+from vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
+from vision.images import Preprocessing, prepare, read_image
+from vision.runtime.image_detector import ImageDetector
+from vision.runtime.manifest import LabelledBoxes, Manifest, read_manifest
+from vision.runtime.engines import EngineName
+from vision.runtime.sources import IMAGE_SUFFIXES
+
+SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
+"""Of the protocol by which detectors publish their figures."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Image files, and what is on them where that is known."""
+
+    files: Mapping[int, Path]
+    """By image id of the annotations, or numbered."""
+    ground_truth: GroundTruth | None
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> ImageSet:
+        """All images of a folder, in the order of their names. Raises SourceError when there is none."""
+        paths = (
+            sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+            if folder.is_dir()
+            else []
+        )
+        if not paths:
+            raise SourceError(f"{folder}: expected a folder with images")
+        return cls(dict(enumerate(paths)), None)
+
+    @classmethod
+    def from_coco(cls, annotations: Path, folder: Path | None = None) -> ImageSet:
+        """The images that a COCO file names, below `folder`.
+
+        Without one they are looked for beside the file, in COCO's own place for a file called instances_NAME.json
+        (../NAME), and in ../images. Raises DatasetError when they are in none of these.
+        """
+        ground_truth = GroundTruth(annotations)
+        names = ground_truth.file_names()
+        above = annotations.parent.parent
+        places = [annotations.parent, above / annotations.stem.removeprefix("instances_"), above / "images", above]
+        places = [folder] if folder is not None else places
+        first = next(iter(names.values()), "")
+        found = next((place for place in places if first and (place / first).is_file()), None)
+        if found is None:
+            raise DatasetError(
+                f"{annotations}: its images ({first or 'none'}) are not in {places[0]}; name their folder"
+            )
+        return cls({image_id: found / name for image_id, name in names.items()}, ground_truth)
+
+    def inputs(self, preprocessing: Preprocessing, most: int | None = None) -> Iterator[Float32[np.ndarray, "1 3 H W"]]:
+        """The images as a network takes them; `most` of them, spread over the whole set."""
+        paths = list(self.files.values())
+        chosen = range(len(paths)) if most is None else np.unique(np.linspace(0, len(paths) - 1, most).astype(int))
+        for place in chosen:
+            yield prepare(read_image(paths[place]), preprocessing)[0][None]
+
+
+def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads: int | None = None) -> CocoMetrics:
+    """COCO's figures of a deployed file in one engine, by its own suppression if that is in the graph.
+
+    Raises ValueError for images without annotations.
+    """
+    if images.ground_truth is None:
+        raise ValueError("these images have no annotations")
+    suppresses = isinstance(read_manifest(path).output, LabelledBoxes)
+    detector = ImageDetector.load(
+        path,
+        engine=engine,
+        score_threshold=SCORE_THRESHOLD,
+        iou_threshold=None if suppresses else IOU_THRESHOLD,
+        num_threads=num_threads,
+        clip_boxes=False,
+    )
+    found = {image_id: detector(read_image(file)) for image_id, file in images.files.items()}
+    return evaluate_boxes(images.ground_truth, found)
+
+
+def evaluate_model(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, engine: EngineName) -> float:
+    """AP of a graph that is not written yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "candidate.onnx"
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        write_onnx(path, copy, manifest)
+        return evaluate_file(path, images, engine).AP

@@ -1,0 +1,1 @@
+"""Bundles for a device: packing, the index, and verification there."""

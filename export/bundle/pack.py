@@ -1,0 +1,151 @@
+"""Packs what an edge device needs to prove a detector again: models, golden images and what they must give.
+
+Everything is computed here and now by ONNX Runtime, one thread, from the very files that go into the bundle.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from export.bundle.bundle_file import write_bundle
+from export.bundle.bundle_index import (
+    ENGINES,
+    TOLERANCES,
+    BundleIndex,
+    BundleModel,
+    GoldenDetections,
+    Precision,
+)
+from export.tensorrt.build_options import BuildOptions, trtexec_command
+from vision.errors import ModelFileError, UserError
+from vision.runtime.image_detector import ImageDetector
+from vision.runtime.manifest import Manifest, read_manifest
+
+REQUIREMENTS = Path(__file__).parent / "requirements"
+Image = UInt8[np.ndarray, "h w 3"]
+
+
+def make_bundle(
+    path: Path,
+    models: Mapping[Precision, Path],
+    images_rgb: Sequence[Image],
+    *,
+    wheel: Path | None = None,
+) -> BundleIndex:
+    """Write a bundle of these ONNX files and images and return its index.
+
+    The models must be of one detector: same classes, same preprocessing. `wheel` is handeye itself, for a device that
+    cannot fetch it. Raises ModelFileError for a file without a manifest or of another detector, UserError when there
+    are no images or nothing is detected in any of them, which would prove nothing.
+    """
+    if not images_rgb:
+        raise UserError("a bundle needs golden images, got none")
+    manifests: dict[Precision, Manifest] = {precision: read_manifest(file) for precision, file in models.items()}
+    _check_same_detector(models, manifests)
+    pictures = {f"golden/{number:04d}.png": _png(image) for number, image in enumerate(images_rgb, start=1)}
+    packed = [_pack_model(precision, file, images_rgb, list(pictures)) for precision, file in models.items()]
+    contents = {model.file: models[model.precision].read_bytes() for model in packed} | pictures
+    contents |= {f"requirements/{file.name}": file.read_bytes() for file in sorted(REQUIREMENTS.glob("*.txt"))}
+    if wheel is not None:
+        contents[f"wheels/{wheel.name}"] = _read_wheel(wheel)
+    name = next(iter(manifests.values())).name
+    contents["build_engines.sh"] = _build_script(packed).encode()
+    contents["README.txt"] = _read_me(name, wheel).encode()
+    index = BundleIndex(
+        name=name,
+        made_by=_maker(),
+        class_names=next(iter(manifests.values())).class_names,
+        models=tuple(packed),
+        images=tuple(pictures),
+        engines=ENGINES,
+        files=(),
+    )
+    write_bundle(path, index, contents)
+    return index
+
+
+def _check_same_detector(models: Mapping[Precision, Path], manifests: Mapping[Precision, Manifest]) -> None:
+    first = next(iter(manifests))
+    kept = ("class_names", "preprocessing", "output", "score_threshold", "iou_threshold")
+    for precision, manifest in manifests.items():
+        for field in kept:
+            ours, theirs = getattr(manifests[first], field), getattr(manifest, field)
+            if ours != theirs:
+                raise ModelFileError(
+                    f"{models[precision]}: is not the detector of {models[first]}: {field} is {theirs}, there {ours}"
+                )
+
+
+def _pack_model(precision: Precision, file: Path, images: Sequence[Image], names: Sequence[str]) -> BundleModel:
+    """What ONNX Runtime finds with this file; UserError when that is nothing at all."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Under the name in the bundle, so that errors of the engine name what the user will see.
+        copy = Path(folder) / f"{precision}.onnx"
+        copy.write_bytes(file.read_bytes())
+        detector = ImageDetector.load(copy, engine="onnxruntime", num_threads=1)
+        found = [detector(image) for image in images]
+    if not any(len(detections) for detections in found):
+        raise UserError(f"{file}: detects nothing in any of the {len(images)} golden images; choose others: --images")
+    golden = {name: GoldenDetections.of(detections) for name, detections in zip(names, found, strict=True)}
+    return BundleModel(
+        precision=precision, file=f"models/{precision}.onnx", golden=golden, tolerances=TOLERANCES[precision]
+    )
+
+
+def _maker() -> str:
+    """Program, engine and processor that the golden detections come from."""
+    try:
+        program = f"handeye {version('handeye')}"
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        program = "handeye"
+    return f"{program}, onnxruntime {version('onnxruntime')} with 1 thread on {platform.machine()}"
+
+
+def _png(image_rgb: Image) -> bytes:
+    """Lossless, so that every decoder gives the same pixels."""
+    done, content = cv2.imencode(".png", image_rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    assert done
+    return content.tobytes()
+
+
+def _read_wheel(wheel: Path) -> bytes:
+    if not wheel.name.startswith("handeye-") or wheel.suffix != ".whl" or not wheel.is_file():
+        raise UserError(f"{wheel}: expected handeye's own wheel, made by: pip wheel --no-deps --wheel-dir dist .")
+    return wheel.read_bytes()
+
+
+def _build_script(models: Sequence[BundleModel]) -> str:
+    """The engines by trtexec, for programs in other languages; `handeye verify` builds its own."""
+    lines = ["#!/bin/sh", "# Builds a TensorRT plan of each model on this device.", "set -eu", 'cd "$(dirname "$0")"']
+    lines += ['PATH="$PATH:/usr/src/tensorrt/bin"  # where JetPack keeps trtexec', "mkdir -p plans"]
+    for model in models:
+        options = BuildOptions(timing_cache=Path("plans/timing.cache"))
+        lines.append(trtexec_command(Path(model.file), Path(f"plans/{model.precision}.plan"), options, {}))
+    return "\n".join(lines) + "\n"
+
+
+def _read_me(name: str, wheel: Path | None) -> str:
+    """What to do on the device, step by step."""
+    package = f"wheels/{wheel.name}" if wheel is not None else "handeye"
+    return f"""{name}: models, golden images, and what they must give.
+
+On a Jetson with JetPack 6 (for JetPack 7: python3.12 and requirements/jetpack7-cp312.txt):
+
+  python3.10 -m venv --system-site-packages .venv      # so that JetPack's TensorRT is seen
+  .venv/bin/pip install -r requirements/jetpack6-cp310.txt
+  .venv/bin/pip install --no-deps {package}
+  .venv/bin/handeye verify BUNDLE.zip --engines engines --json verified.json
+
+It builds the engines, compares them with the golden detections, measures them and prints pass or fail. The engines
+stay in the folder engines/ and run with: handeye detect engines/float32.engine CAMERA
+
+Where there is no TensorRT it does the same with ONNX Runtime or OpenVINO. build_engines.sh makes bare plans by trtexec.
+"""

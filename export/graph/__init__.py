@@ -1,0 +1,1 @@
+"""ONNX graphs: export from torch, NMS in the graph, float16, operators that TensorRT takes."""

@@ -1,0 +1,246 @@
+"""Static INT8 in explicit form: QuantizeLinear and DequantizeLinear stand in the graph and every engine obeys them.
+
+For TensorRT (10 and 11): symmetric signed numbers, on the inputs of layers only, weights by output channel, biases
+float; of a residual sum the skipping input. See NVIDIA's guide "Working with quantized types". The form that x86 likes
+is in `quantize_x86.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx
+from jaxtyping import Float32, Int8
+from onnx import helper, numpy_helper
+
+from export.quantization.calibration import Range
+from export.graph.graph_index import GraphIndex, replace_inputs
+
+LARGEST = 127
+"""-128 is not used: with it the range would not be symmetric."""
+SMALLEST_SCALE = 1e-8
+"""Of a tensor that is zero everywhere."""
+FRAGILE = frozenset({"Softmax", "GridSample", "TopK", "Floor", "GatherElements", "GatherND", "ScatterND"})
+"""Who reads a layer's output directly through one of these asks for more than eight bits: attention weights, sampling
+locations, the choice of queries."""
+
+
+def pinned_layers(index: GraphIndex) -> dict[str, str]:
+    """Layers that stay in float, by node name, each with the reason.
+
+    The first layers see the image, whose eight bits are used up; the last ones say boxes and scores; what goes into
+    softmax, sampling locations or top-k decides by small differences. (NVIDIA's ModelOpt and Ultralytics leave the
+    same ones out.)
+    """
+    layers = index.layers()
+    is_layer = {id(node) for node in layers}
+    pinned = {}
+    for node in layers:
+        if not _comes_from_a_layer(index, node, is_layer):
+            pinned[node.name] = "stem"
+            continue
+        met = list(index.met_from(node, lambda reader: id(reader) in is_layer))
+        kinds = {reader.op_type for reader, _ in met}
+        if kinds & FRAGILE or any(_multiplies_computed(index, reader) for reader, _ in met):
+            pinned[node.name] = "attention"
+        elif not any(id(reader) in is_layer for reader, _ in met):
+            pinned[node.name] = "prediction"
+    return pinned
+
+
+def quantize_for_tensorrt(
+    model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str] = ()
+) -> onnx.ModelProto:
+    """A copy of `model` in which all layers but those named in `keep_float` compute with signed 8-bit numbers.
+
+    ranges: of the tensors that `quantized_inputs` names; a sum whose skipping input has none stays in float. Raises
+    KeyError when that of a layer is missing.
+    """
+    quantized = onnx.ModelProto()
+    quantized.CopyFrom(model)
+    index = GraphIndex(quantized.graph)
+    writer = PairWriter(index)
+    for name, readers in quantized_inputs(index, keep_float).items():
+        if name not in ranges and all(reader.op_type == "Add" for reader in readers):
+            continue
+        pair = writer.symmetric_pair(name, ranges[name])
+        replace_inputs(readers, name, pair)
+    for node in index.layers():
+        if node.name not in keep_float:
+            writer.quantize_weight(node)
+    writer.finish()
+    return quantized
+
+
+def quantized_inputs(index: GraphIndex, keep_float: Collection[str] = ()) -> dict[str, list[onnx.NodeProto]]:
+    """The tensors that get a pair, and who reads each of them through it: layers, and sums whose branch is a layer."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    chosen = {id(node) for node in index.layers() if node.name not in keep_float}
+    depths = _depths(index)
+    for node in index.nodes:
+        if id(node) in chosen:
+            found.setdefault(node.input[0], []).append(node)
+        elif (skip := _skip_input(index, node, chosen, depths)) is not None:
+            found.setdefault(skip, []).append(node)
+    return found
+
+
+def weight_axis(node: onnx.NodeProto) -> int | None:
+    """Along which axis of its weights a layer's output channels lie; None: one scale for the whole tensor.
+
+    TensorRT takes scales by channel for convolutions; the weights of a product get one, as NVIDIA's ModelOpt sets it.
+    """
+    match node.op_type:
+        case "Conv":
+            return 0
+        case "ConvTranspose":
+            return 1
+        case _:
+            return None
+
+
+def weight_scales(node: onnx.NodeProto, weight: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
+    """Steps of the 8-bit weights of a layer: the largest of each channel becomes 127."""
+    axis = weight_axis(node)
+    others = None if axis is None else tuple(other for other in range(weight.ndim) if other != axis)
+    return np.asarray(np.maximum(np.abs(weight).max(axis=others) / LARGEST, SMALLEST_SCALE), np.float32)
+
+
+def quantized_weight(
+    weight: Float32[np.ndarray, "..."], scales: Float32[np.ndarray, "..."], axis: int | None
+) -> Int8[np.ndarray, "..."]:
+    """The weights in 8 bits, rounded to the nearest step."""
+    shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
+    steps = scales if axis is None else scales.reshape(shape)
+    return np.clip(np.rint(weight / steps), -LARGEST, LARGEST).astype(np.int8)
+
+
+class PairWriter:
+    """Writes Q/DQ pairs into the graph of an index, each directly before its first reader."""
+
+    def __init__(self, index: GraphIndex) -> None:
+        self.index = index
+        self._new: dict[int, list[onnx.NodeProto]] = {}
+        self._place = {id(node): place for place, node in enumerate(index.nodes)}
+        self._constants: list[onnx.TensorProto] = []
+
+    def symmetric_pair(self, name: str, held: Range) -> str:
+        """Quantise and dequantise a tensor with zero-point 0; the name of what comes out."""
+        scale = np.float32(max(held.bound / LARGEST, SMALLEST_SCALE))
+        return self.pair(name, scale, np.int8(0))
+
+    def pair(self, name: str, scale: np.ndarray | np.floating, zero_point: np.ndarray | np.integer) -> str:
+        """Quantise and dequantise a tensor by one scale; the name of what comes out."""
+        scale_name = self.constant(f"{name}_scale", np.asarray(scale))
+        zero_name = self.constant(f"{name}_zero_point", np.asarray(zero_point))
+        quantized, out = self.index.unused_name(f"{name}_quantized"), self.index.unused_name(f"{name}_dequantized")
+        nodes = [
+            helper.make_node("QuantizeLinear", [name, scale_name, zero_name], [quantized], name=f"{quantized}_node"),
+            helper.make_node("DequantizeLinear", [quantized, scale_name, zero_name], [out], name=f"{out}_node"),
+        ]
+        self._new.setdefault(self._after(name), []).extend(nodes)
+        return out
+
+    def quantize_weight(self, node: onnx.NodeProto) -> None:
+        """Float weights of a layer through Q and DQ: every version of TensorRT folds this; not all take a bare DQ."""
+        name = node.input[1]
+        axis, scales = weight_axis(node), weight_scales(node, self.index.value(name))
+        scale_name = self.constant(f"{name}_scale", scales)
+        zero_name = self.constant(f"{name}_zero_point", np.zeros(scales.shape, np.int8))
+        quantized, out = self.index.unused_name(f"{name}_quantized"), self.index.unused_name(f"{name}_dequantized")
+        parameters = [scale_name, zero_name]
+        self.before(
+            node,
+            helper.make_node("QuantizeLinear", [name, *parameters], [quantized], f"{quantized}_node", axis=axis),
+            helper.make_node("DequantizeLinear", [quantized, *parameters], [out], f"{out}_node", axis=axis),
+        )
+        node.input[1] = out
+
+    def before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
+        """Let `new` nodes run directly before a node of the graph."""
+        self._new.setdefault(self._place[id(node)] - 1, []).extend(new)
+
+    def constant(self, wish: str, value: np.ndarray) -> str:
+        """Add a constant; its name."""
+        name = self.index.unused_name(wish)
+        self._constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def finish(self) -> None:
+        """Put everything into the graph, in the order in which it runs; constants that nobody reads are left out."""
+        graph = self.index.graph
+        ordered = list(self._new.get(-1, []))
+        for place, node in enumerate(self.index.nodes):
+            ordered += [node, *self._new.get(place, [])]
+        used = {name for node in ordered for name in node.input}
+        ordered_copies = [_copy(node) for node in ordered]
+        del graph.node[:]
+        graph.node.extend(ordered_copies)
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        kept = [_copy_tensor(tensor) for tensor in kept] + self._constants
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+
+    def _after(self, name: str) -> int:
+        producer = self.index.producer.get(name)
+        return -1 if producer is None else self._place[id(producer)]
+
+
+def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
+    copied = onnx.NodeProto()
+    copied.CopyFrom(node)
+    return copied
+
+
+def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copied = onnx.TensorProto()
+    copied.CopyFrom(tensor)
+    return copied
+
+
+def _comes_from_a_layer(index: GraphIndex, node: onnx.NodeProto, is_layer: Collection[int]) -> bool:
+    """Whether any other layer stands before this one."""
+    waiting, seen = [node.input[0]], set[str]()
+    while waiting:
+        name = waiting.pop()
+        producer = index.producer.get(name)
+        if producer is None or name in seen:
+            continue
+        seen.add(name)
+        if id(producer) in is_layer:
+            return True
+        waiting.extend(producer.input)
+    return False
+
+
+def _multiplies_computed(index: GraphIndex, node: onnx.NodeProto) -> bool:
+    """Attention: the product of two computed tensors."""
+    return node.op_type == "MatMul" and not set(node.input) & set(index.constants)
+
+
+def _depths(index: GraphIndex) -> dict[str, int]:
+    """The length of the longest way from the input to each tensor, in nodes."""
+    depths: dict[str, int] = {}
+    for node in index.nodes:
+        depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
+        depths.update(dict.fromkeys(node.output, depth))
+    return depths
+
+
+def _skip_input(
+    index: GraphIndex, node: onnx.NodeProto, chosen: Collection[int], depths: Mapping[str, int]
+) -> str | None:
+    """The input by which a residual sum skips its branch, where the branch ends in a quantised convolution.
+
+    The branch itself stays float, so that convolution, sum and the next pair become one kernel.
+    """
+    if node.op_type != "Add" or set(node.input) & set(index.constants) or len(set(node.input)) != 2:
+        return None
+    skip, branch = sorted(node.input, key=lambda name: depths.get(name, 0))
+    maker = index.producer.get(branch)
+    while maker is not None and maker.op_type in {"Relu", "Sigmoid", "Mul", "LeakyRelu", "Clip", "HardSwish"}:
+        maker = index.producer.get(maker.input[0])
+    if maker is None or id(maker) not in chosen or maker.op_type not in {"Conv", "ConvTranspose"}:
+        return None
+    return skip

@@ -1,0 +1,1 @@
+"""TensorRT engines: build options, known faults, the build itself."""

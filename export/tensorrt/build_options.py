@@ -1,0 +1,63 @@
+"""How an engine is to be built, and the same as a command of trtexec for those who prefer it. Needs no TensorRT."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from vision.errors import UserError
+from vision.runtime.engines import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How an engine is built; the ONNX file decides the precision. Raises UserError for bounds in the wrong order."""
+
+    batch: tuple[int, int, int] | None = None
+    """Smallest, usual and largest batch, for a file whose batch size is free."""
+    workspace_mib: int | None = None
+    """Most memory for one layer's scratch; by default all of the GPU."""
+    timing_cache: Path | None = None
+    """File of layer timings that makes the next build on this device short."""
+    dla_core: int | None = None
+    """Deep learning accelerator of a Jetson to use; what it cannot compute runs on the GPU."""
+    version_compatible: bool = False
+    """Loads in later TensorRTs of the same major version, too, at some cost in speed."""
+    hardware_compatible: bool = False
+    """Runs on every GPU from Ampere on, at some cost in speed; not on a Jetson."""
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
+            raise UserError(f"expected batch sizes from smallest to largest, at least 1, got {self.batch}")
+
+
+def trtexec_command(onnx_path: Path, plan_path: Path, options: BuildOptions, inputs: dict[str, Shape]) -> str:
+    """The command that builds the same engine as a bare plan, which trtexec and C++ programs load.
+
+    `inputs` are the file's inputs with None for a free dimension. Options are those of trtexec 10.3, which 11.x still
+    takes.
+    """
+    words = ["trtexec", f"--onnx={onnx_path}", f"--saveEngine={plan_path}", "--stronglyTyped", "--skipInference"]
+    if options.workspace_mib is not None:
+        words.append(f"--memPoolSize=workspace:{options.workspace_mib}")
+    if options.timing_cache is not None:
+        words.append(f"--timingCacheFile={options.timing_cache}")
+    if options.dla_core is not None:
+        words += [f"--useDLACore={options.dla_core}", "--allowGPUFallback"]
+    if options.version_compatible:
+        words.append("--versionCompatible")
+    if options.hardware_compatible:
+        words.append("--hardwareCompatibilityLevel=ampere+")
+    if options.batch is not None:
+        words += [
+            f"--{kind}Shapes={_shapes(inputs, size)}"
+            for kind, size in zip(("min", "opt", "max"), options.batch, strict=True)
+        ]
+    return shlex.join(words)
+
+
+def _shapes(inputs: dict[str, Shape], batch: int) -> str:
+    """The inputs whose batch is free, as trtexec writes them: "images:4x3x640x640"."""
+    free = {name: (batch, *shape[1:]) for name, shape in inputs.items() if shape and shape[0] is None}
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in free.items())

@@ -1,0 +1,1 @@
+"""LeRobot data sets on disk: format, reader, writer, video, checks."""

@@ -1,0 +1,93 @@
+"""The configuration of a policy's training; `handeye show-config` prints it with every default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from robot.policy.act_loss import ActLossConfig
+from robot.learning.act_policy import ActPolicyConfig
+from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
+from robot.datasets.replay_buffer import ColumnConfig
+from vision.config import Config
+from vision.training.optimizer import AdamWConfig, OptimizerConfig
+from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
+from vision.training.weight_average import WeightAverageConfig
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class LeRobotDataConfig(Config):
+    """A data set v3.0 of LeRobot's, as `handeye record` writes it."""
+
+    kind: Literal["lerobot"] = "lerobot"
+    root: Path
+
+
+class ReplayBufferDataConfig(Config):
+    """A replay buffer of Diffusion Policy, a zarr folder; it does not tell which array is what, nor its rate."""
+
+    kind: Literal["replay_buffer"] = "replay_buffer"
+    root: Path
+    fps: PositiveInt
+    state: ColumnConfig
+    environment: ColumnConfig | None = None
+    action: ColumnConfig = ColumnConfig(array="action")
+
+    def columns(self) -> dict[str, ColumnConfig]:
+        """By LeRobot's keys."""
+        columns = {STATE_KEY: self.state, ACTION_KEY: self.action}
+        return columns if self.environment is None else columns | {ENVIRONMENT_KEY: self.environment}
+
+
+DataConfig = Annotated[LeRobotDataConfig | ReplayBufferDataConfig, Field(discriminator="kind")]
+
+
+class ImagesConfig(Config):
+    """Which cameras the policy looks through, and at what size."""
+
+    cameras: tuple[str, ...] = ()
+    """Names behind `observation.images.`; none for a policy that sees numbers only."""
+    size_hw: tuple[PositiveInt, PositiveInt] = (120, 160)
+
+
+class SplitConfig(Config):
+    """Which demonstrations are learnt from and which are measured on."""
+
+    max_episodes: PositiveInt | None = None
+    """Use only so many, drawn by the seed."""
+    validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Part of the episodes that nothing is learnt from; at least one, but for 0."""
+
+
+class TrainPolicyConfig(Config):
+    """Everything that decides a training run. Loss and optimiser are the published ones; the rest is ours."""
+
+    policy: ActPolicyConfig = ActPolicyConfig()
+    data: DataConfig
+    state: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the numbers of `observation.state` that the policy is told; null for all."""
+    images: ImagesConfig = ImagesConfig()
+    split: SplitConfig = SplitConfig()
+    backbone_weights: Path | None = None
+    """Weights of torchvision's ResNet of the configured depth, which the published recipe starts from."""
+    steps: PositiveInt = 20_000
+    """Optimiser steps."""
+    batch_size: PositiveInt = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+    loss: ActLossConfig = ActLossConfig()
+    input_noise: Annotated[float, Field(ge=0)] = 0.0
+    """Deviation of the noise added to state and environment in training, in units of their own deviation: what a
+    policy sees at run time is never quite what was recorded."""
+    optimizer: OptimizerConfig = AdamWConfig(rate=1e-5, weight_decay=1e-4)
+    schedule: ScheduleConfig = CosineScheduleConfig(warmup_epochs=1, constant_last_epochs=0, final_fraction=0.01)
+    average: WeightAverageConfig | None = WeightAverageConfig(decay=0.999)
+    """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward and backward pass; auto is bf16 where the hardware computes it, else fp32, as it is
+    for a detector."""
+    evaluate_every_steps: PositiveInt = 1000
+    save_every_steps: PositiveInt = 1000

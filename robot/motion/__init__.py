@@ -1,0 +1,1 @@
+"""Trajectories and set-points: jerk-limited motion, interpolation of action chunks."""

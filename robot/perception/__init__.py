@@ -1,0 +1,1 @@
+"""From detections and depth to tracked objects in the base frame."""

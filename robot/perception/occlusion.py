@@ -1,0 +1,59 @@
+"""Whether the camera would see an object at a place: inside the image, and nothing nearer in front of it.
+
+The depth image itself shows what occludes, be it the arm, the gripper or another object, so no model of them is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from robot.types import Frame
+from robot.transforms import apply_transform, inverse
+from vision.config import Config
+
+
+class VisibilityConfig(Config):
+    """What counts as visible."""
+
+    object_radius_m: float = Field(default=0.03, gt=0)
+    """How far the object reaches around its centre; all of that must be inside the image."""
+    patch_px: int = Field(default=5, ge=1)
+    """Side of the patch of depth around the object's centre that is looked at."""
+
+
+def build_visibility(
+    frame: Frame, T_base_camera: Float[np.ndarray, "4 4"], config: VisibilityConfig
+) -> Callable[[Float[np.ndarray, " 3"]], bool]:
+    """A function that says of a place p_base (m) whether an object there would be seen in this frame.
+
+    It is hidden when its centre projects too near to the border or behind the camera, or when the median depth there
+    is nearer than the object's own front could be. Of a patch without readings nobody knows, so the answer is no: a
+    track that waits for nothing costs less than one that is given up because the sensor was blind there.
+    """
+    T_camera_base = inverse(T_base_camera)
+
+    def is_visible(p_base: Float[np.ndarray, " 3"]) -> bool:
+        x, y, z = frame.K @ apply_transform(T_camera_base, p_base)
+        if z <= config.object_radius_m:
+            return False
+        u, v = x / z, y / z
+        margin_px = config.object_radius_m * frame.K[0, 0] / z
+        height, width = frame.depth_m.shape
+        if not (margin_px <= u <= width - 1 - margin_px and margin_px <= v <= height - 1 - margin_px):
+            return False
+        return bool(_median_depth(frame, round(u), round(v), config.patch_px) >= z - 2.0 * config.object_radius_m)
+
+    return is_visible
+
+
+def _median_depth(frame: Frame, u: int, v: int, patch_px: int) -> float:
+    """Median of the readings around a pixel in m; 0 where there are none."""
+    half = patch_px // 2
+    patch = frame.depth_m[max(v - half, 0) : v + half + 1, max(u - half, 0) : u + half + 1]
+    with np.errstate(invalid="ignore"):
+        readings = patch[(patch > 0.0) & np.isfinite(patch)]
+    return float(np.median(readings)) if readings.size else 0.0

@@ -1,0 +1,1 @@
+"""Policies: the scripted pick, its expert, and learned policies at run time."""

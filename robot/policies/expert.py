@@ -1,0 +1,181 @@
+"""The expert as a policy of the loop, and the disturbances that make its demonstrations teach recovery.
+
+A disturbance pulls the goal aside for a part of a second, or opens or closes the fingers out of turn; then the expert
+goes on from wherever that has led. Pulls point anywhere with equal chance, so that what a learner takes for the usual
+action in a state is still the undisturbed one, and the states that it will drift into are among those it has seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from robot.config import WorkCellConfig
+from robot.types import ActionChunk, Observation
+from robot.policy.expert import ExpertConfig, HandGoal, PickExpert
+from robot.policies.hand_motion import HandMotion, HandMotionConfig
+from robot.policy.pick_progress import NOT_BEGUN, PickProgress
+from robot.policies.pick_state import PickState, PickStateReader
+from robot.interfaces import PickTask, PolicyStatus
+from vision.config import Config
+
+MOVED_RAD = 1e-4
+"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
+EARLY_S = 1e-6
+LOW_M = 0.06
+"""Below this height over the table pulls are small and never downwards."""
+
+
+class DisturbanceConfig(Config):
+    """What goes wrong on purpose; rates are chances per second."""
+
+    pulls_per_s: float = Field(default=0.5, ge=0)
+    pull_m: float = Field(default=0.04, ge=0)
+    """Standard deviation of a pull along each axis."""
+    low_pull_m: float = Field(default=0.006, ge=0)
+    """The same close to the table."""
+    turn_rad: float = Field(default=0.25, ge=0)
+    pull_s: tuple[float, float] = (0.15, 0.45)
+    """Shortest and longest pull."""
+    slips_per_s: float = Field(default=0.05, ge=0)
+    """Fingers told the contrary of what the expert wants."""
+    slip_s: tuple[float, float] = (0.15, 0.5)
+
+
+class ExpertPolicyConfig(Config):
+    """The expert with its speeds and disturbances."""
+
+    expert: ExpertConfig = ExpertConfig()
+    motion: HandMotionConfig = HandMotionConfig()
+    disturbance: DisturbanceConfig = DisturbanceConfig()
+    policy_hz: float = Field(default=25.0, gt=0)
+    """How often the expert looks at the state; the control rate must be a multiple of it."""
+    timeout_s: float = Field(default=25.0, gt=0)
+
+
+class ExpertPolicy:
+    """Fills `robot.interfaces.Policy` with the expert; without a seed nothing is disturbed."""
+
+    def __init__(self, cell: WorkCellConfig, config: ExpertPolicyConfig, *, seed: int | None) -> None:
+        self._cell = cell
+        self._config = config
+        self._seed = seed
+        self._reader = PickStateReader(cell)
+        self._run: _Run | None = None
+        self._task: PickTask | None = None
+        self._progress: PickProgress | None = None
+
+    def reset(self, task: PickTask) -> None:
+        """Forget everything and begin `task` with the next observation."""
+        self._task = task
+        self._run = None
+        self._reader.reset(task)
+        self._progress = PickProgress(task, self._config.timeout_s)
+
+    @property
+    def status(self) -> PolicyStatus:
+        """The status after the latest `act`."""
+        return NOT_BEGUN if self._progress is None else self._progress.status
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """The next set-point of the hand. Raises RuntimeError before the first `reset`."""
+        if self._task is None or self._progress is None:
+            raise RuntimeError("the expert has no task yet: call reset first")
+        if self._run is None:
+            self._run = _Run(self._cell, self._config, self._task, observation, self._seed)
+        run = self._run
+        run.see_what_was_sent(observation)
+        if observation.stamp_s >= run.next_look_s - EARLY_S:
+            run.next_look_s += 1.0 / self._config.policy_hz
+            state = self._reader.read(observation, run.opening_m)
+            self._progress.see(state, observation.stamp_s)
+            run.decide(state, observation.stamp_s)
+        row = np.append(run.move_on(), run.opening_m)
+        return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
+
+
+class _Run:
+    """One task from its first observation on."""
+
+    def __init__(
+        self,
+        cell: WorkCellConfig,
+        config: ExpertPolicyConfig,
+        task: PickTask,
+        observation: Observation,
+        seed: int | None,
+    ) -> None:
+        self._expert = PickExpert(cell, config.expert, task)
+        self._motion = HandMotion(cell, config.motion, observation.joints.qpos)
+        self._disturbance = None if seed is None else Disturbance(config.disturbance, config.policy_hz, seed)
+        self._open_m = cell.gripper.opening_max_m
+        self._goal = self._motion.p_tcp_base.copy()
+        self._yaw_goal = self._motion.yaw_rad
+        self.opening_m = observation.joints.gripper_opening_m
+        self.next_look_s = observation.stamp_s
+
+    def see_what_was_sent(self, observation: Observation) -> None:
+        """Begin anew from a set-point that a gate has held."""
+        sent = observation.qpos_sent
+        if sent is not None and np.abs(sent - self._motion.qpos).max() > MOVED_RAD:
+            self._motion.restart(sent)
+
+    def decide(self, state: PickState, stamp_s: float) -> None:
+        """Take the expert's goal for the state, disturbed or not."""
+        goal = self._expert(state)
+        if self._disturbance is not None:
+            goal = self._disturbance.disturb(goal, state, stamp_s, self._open_m)
+        self._goal = goal.p_tcp_base
+        self._yaw_goal = state.hand_yaw_rad + goal.turn_rad
+        self._yaw_goal += 2 * np.pi * round((self._motion.yaw_rad - self._yaw_goal) / (2 * np.pi))
+        self.opening_m = goal.opening_m
+
+    def move_on(self) -> Float[np.ndarray, " 6"]:
+        return self._motion.steer(self._goal, self._yaw_goal)
+
+
+@dataclass(slots=True)
+class _Pull:
+    offset_m: Float[np.ndarray, " 3"]
+    turn_rad: float
+    until_s: float
+
+
+class Disturbance:
+    """Draws pulls and slips for one episode from its seed."""
+
+    def __init__(self, config: DisturbanceConfig, policy_hz: float, seed: int) -> None:
+        self._config = config
+        self._policy_hz = policy_hz
+        self._rng = np.random.default_rng([seed, 0xD15])
+        self._pull = _Pull(np.zeros(3), 0.0, -np.inf)
+        self._slips_until_s = -np.inf
+
+    def disturb(self, goal: HandGoal, state: PickState, stamp_s: float, open_m: float) -> HandGoal:
+        """The goal as it is carried out."""
+        config, is_low = self._config, state.p_tcp_base[2] < LOW_M
+        if stamp_s > self._pull.until_s and self._happens(config.pulls_per_s):
+            self._pull = self._draw_pull(stamp_s)
+        if stamp_s > self._slips_until_s and self._happens(config.slips_per_s):
+            self._slips_until_s = stamp_s + self._rng.uniform(*config.slip_s)
+        p_goal, turn_rad, opening_m = goal.p_tcp_base, goal.turn_rad, goal.opening_m
+        if stamp_s <= self._pull.until_s:
+            scale = config.low_pull_m / config.pull_m if is_low and config.pull_m > 0 else 1.0
+            offset = scale * self._pull.offset_m
+            offset[2] = max(offset[2], 0.0) if state.p_tcp_base[2] < 2 * LOW_M else offset[2]
+            p_goal, turn_rad = p_goal + offset, turn_rad + scale * self._pull.turn_rad
+        if stamp_s <= self._slips_until_s and not state.is_placed:
+            opening_m = open_m if goal.opening_m < open_m / 2 else 0.0
+        return HandGoal(p_goal, turn_rad, opening_m)
+
+    def _happens(self, rate_per_s: float) -> bool:
+        return bool(self._rng.random() < rate_per_s / self._policy_hz)
+
+    def _draw_pull(self, stamp_s: float) -> _Pull:
+        config = self._config
+        offset = self._rng.normal(0.0, config.pull_m, 3)
+        turn = float(self._rng.normal(0.0, config.turn_rad))
+        return _Pull(offset, turn, stamp_s + float(self._rng.uniform(*config.pull_s)))

@@ -1,0 +1,276 @@
+"""A trained network as a policy of the loop: states and pictures in, chunks out, blended, and kept within bounds.
+
+It sees what its demonstrations showed it, by the same reader and at the same rate. Retries after a failed grasp or a
+slip are not programmed here: they are what the network was taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Float32
+from pydantic import Field
+
+from robot.config import WorkCellConfig
+from robot.control.set_point_limiter import SetPointLimiter
+from robot.timing import StageTimer
+from robot.errors import KinematicsError, PolicyInputError
+from robot.kinematics.forward import forward_kinematics
+from robot.kinematics.limits import joint_limits_from_config
+from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from robot.types import NUM_JOINTS, ActionChunk, Observation
+from robot.policies.chunk_execution import BlendingConfig, ChunkPredictor, EnsembledConfig, Images, build_blending
+from robot.demonstration_sink import SceneView, ticks_per_row
+from robot.policies.grasp import tool_pose_down
+from robot.policies.onnx_policy import OnnxPolicy
+from robot.policy.pick_eyes import PickEyes, require_cameras
+from robot.policy.pick_progress import NOT_BEGUN, PickProgress
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
+from robot.interfaces import PickTask, PolicyStatus
+from vision.config import Config
+from vision.errors import ModelFileError, UserError
+from vision.runtime.engines import Precision
+
+EARLY_S = 1e-6
+UNUSUAL = 10.0
+"""A policy whose demonstrations the cell's home lies so many deviations away from was taught elsewhere."""
+MOVED_RAD = 1e-4
+"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
+
+
+class LearnedPickConfig(Config):
+    """How the chunks of a network are acted out."""
+
+    blending: BlendingConfig = EnsembledConfig()
+    velocity_fraction: float = Field(default=0.98, gt=0, le=1)
+    """Set-points keep to this part of the cell's joint speeds ..."""
+    acceleration_fraction: float = Field(default=1.4, gt=0)
+    """... and accelerations; both below what the gates let pass."""
+    lowest_m: float = Field(default=0.02, gt=0)
+    """The grasp point stays so far above the table, where the demonstrations' did too."""
+    num_threads: int = Field(default=1, ge=1)
+    """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
+    precision: Precision = "fp32"
+    """bf16 computes several times as fast where the processor has such arithmetic; worth it for policies that see.
+    auto is bf16 there, where OpenVINO computes, and else fp32."""
+    timeout_s: float = Field(default=25.0, gt=0)
+    """The policy gives up after this time, counted from its first observation."""
+
+
+class LearnedPick:
+    """Picks one object as a network was taught to; fills `robot.interfaces.Policy`."""
+
+    def __init__(
+        self,
+        cell: WorkCellConfig,
+        config: LearnedPickConfig,
+        network: ChunkPredictor,
+        timer: StageTimer,
+        *,
+        scene: SceneView | None = None,
+    ) -> None:
+        """`scene` is the camera that looks on. Raises ModelFileError for a network that wants one more."""
+        self._cell = cell
+        self._config = config
+        self._network = network
+        self._timer = timer
+        self._reader = PickStateReader(cell)
+        self._eyes = PickEyes(network.image_keys, scene)
+        self._run: _Run | None = None
+        self._progress: PickProgress | None = None
+
+    def reset(self, task: PickTask) -> None:
+        """Forget everything and begin `task` with the next observation."""
+        self._end_run()
+        self._eyes.close()
+        self._reader.reset(task)
+        self._progress = PickProgress(task, self._config.timeout_s)
+
+    @property
+    def status(self) -> PolicyStatus:
+        """The status after the latest `act`."""
+        return NOT_BEGUN if self._progress is None else self._progress.status
+
+    def act(self, observation: Observation) -> ActionChunk:
+        """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an answer of NaN."""
+        if self._progress is None:
+            raise RuntimeError("the policy has no task yet: call reset first")
+        if observation.frame is not None:
+            with self._timer.stage("look"):
+                self._eyes.see(observation.frame)
+        if self._run is None:
+            self._run = _Run(self._cell, self._config, self._network, observation)
+        run = self._run
+        run.see_what_was_sent(observation)
+        if not self._eyes.are_open:
+            run.next_look_s = observation.stamp_s + 1.0 / self._cell.control_hz
+        elif observation.stamp_s >= run.next_look_s - EARLY_S:
+            state = self._reader.read(observation, run.opening_m)
+            self._progress.see(state, observation.stamp_s)
+            run.look(lambda: self._predict(state.vector()), observation.stamp_s)
+        if self._progress.status.is_over:
+            run.come_to_rest()
+        else:
+            run.move_on(observation.stamp_s)
+        row = np.append(run.qpos, run.opening_m)
+        return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
+
+    def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
+        with self._timer.stage("policy"):
+            return ask_network(self._network, state, self._eyes.images)
+
+    def _end_run(self) -> None:
+        if self._run is not None:
+            self._run.blending.close()
+        self._run = None
+
+
+class _Run:
+    """One task from its first observation on."""
+
+    def __init__(
+        self, cell: WorkCellConfig, config: LearnedPickConfig, network: ChunkPredictor, observation: Observation
+    ) -> None:
+        self._cell = cell
+        self._lowest_z = cell.table.height_m + config.lowest_m
+        self._period_s = 1.0 / network.fps
+        self._closed_m, self._open_m = cell.gripper.opening_min_m, cell.gripper.opening_max_m
+        self._limits = joint_limits_from_config(cell.joint_limits)
+        self._limiter = SetPointLimiter(
+            config.velocity_fraction * self._limits.qvel_max,
+            config.acceleration_fraction * self._limits.qacc_max,
+            1.0 / cell.control_hz,
+        )
+        self._wished = observation.joints.qpos
+        self._limiter.restart(self._wished)
+        self.blending = build_blending(config.blending, self._period_s)
+        self.opening_m = observation.joints.gripper_opening_m
+        self.next_look_s = observation.stamp_s
+
+    @property
+    def qpos(self) -> Float[np.ndarray, " 6"]:
+        """The set-point, rad."""
+        return self._limiter.qpos
+
+    def see_what_was_sent(self, observation: Observation) -> None:
+        """Begin anew from a set-point that a gate has held."""
+        sent = observation.qpos_sent
+        if sent is not None and np.abs(sent - self.qpos).max() > MOVED_RAD:
+            self._wished = sent
+            self._limiter.restart(sent)
+
+    def look(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
+        """Let the blending ask the network; once a period of the network."""
+        self.next_look_s += self._period_s
+        self.blending.observe(ask, stamp_s)
+
+    def move_on(self, stamp_s: float) -> None:
+        """Follow what the chunks want now. Fingers are told to open or to close, as in the demonstrations."""
+        wanted = self.blending.action_at(stamp_s)
+        if wanted is None:
+            return
+        self._wished = self._hand_down(wanted[:NUM_JOINTS])
+        self._limiter.follow(self._wished)
+        is_open = wanted[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
+        self.opening_m = self._open_m if is_open else self._closed_m
+
+    def come_to_rest(self) -> None:
+        """Where the last wish was."""
+        self._limiter.follow(self._wished)
+
+    def _hand_down(self, qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
+        """The nearest joints with the hand pointing straight down, as in every demonstration, and off the table.
+
+        Nothing in a state tells of a tilt, so that a network cannot correct one: its small errors would add up.
+        """
+        T_base_tcp = forward_kinematics(qpos) @ self._cell.T_tool_tcp
+        p_tcp = T_base_tcp[:3, 3].copy()
+        p_tcp[2] = max(p_tcp[2], self._lowest_z)
+        pose = tool_pose_down(p_tcp, float(np.arctan2(T_base_tcp[1, 0], T_base_tcp[0, 0])), self._cell)
+        try:
+            return choose_solution(inverse_kinematics(pose, q6_hint=float(qpos[5])), qpos, self._limits)
+        except KinematicsError:
+            return qpos
+
+
+def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"], images: Images) -> Float[np.ndarray, "T A"]:
+    """The chunk for the numbers of STATE_NAMES, of which a network is told those that it names.
+
+    Ours take them as their state. LeRobot's ACT without pictures cannot do without an environment: there the cube is
+    that.
+    """
+    around = state[_places(network.environment_names)] if network.environment_names else None
+    return network.predict(state[_places(network.state_names)], images, around)
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    return [STATE_NAMES.index(name) for name in names]
+
+
+def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
+    """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
+    network = OnnxPolicy.load(path, num_threads=config.num_threads, precision=config.precision)
+    require_fit(network, cell)
+    return network
+
+
+def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
+    """Try the network once. Raises ModelFileError, with the reason, for one that cannot pick in this cell.
+
+    That is one with other inputs or outputs, with a rate that the control rate is no multiple of, with the statistics
+    of other data, or with weights that give no finite answer.
+    """
+    name = network.manifest.name
+    _require_known_numbers(network)
+    try:
+        require_cameras(network.image_keys)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+    try:
+        ticks_per_row(cell.control_hz, float(network.fps))
+    except UserError as error:
+        raise ModelFileError(f"{name}: has {network.fps} rows a second; {error}") from error
+    at_home = _state_at_home(cell)
+    _require_usual(network, at_home)
+    nothing = np.zeros((*network.signature.image_hw, 3), np.uint8)
+    try:
+        nothing_seen = dict.fromkeys(network.image_keys, nothing)
+        ask_network(network, at_home, nothing_seen)
+    except PolicyInputError as error:
+        raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
+
+
+def _state_at_home(cell: WorkCellConfig) -> Float[np.ndarray, " S"]:
+    """The numbers of STATE_NAMES before anything is known of the cube."""
+    known = dict(zip(STATE_NAMES[:NUM_JOINTS], cell.home_qpos, strict=True))
+    known["gripper_opening_m"] = cell.gripper.opening_max_m
+    return np.array([known.get(name, 0.0) for name in STATE_NAMES])
+
+
+def _require_known_numbers(network: OnnxPolicy) -> None:
+    """A policy may leave out what it is not to be told, as the cube's position where it sees it by itself."""
+    for what, found, expected in (
+        ("state", network.state_names, STATE_NAMES),
+        ("environment", network.environment_names, STATE_NAMES),
+        ("action", network.action_names, ACTION_NAMES),
+    ):
+        unknown = [number for number in found if number not in expected]
+        if unknown or (what == "action" and found != expected):
+            told = f"has {', '.join(unknown)}" if unknown else f"is {', '.join(found)}"
+            raise ModelFileError(f"{network.manifest.name}: its {what} {told}; picking has {', '.join(expected)}")
+
+
+def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> None:
+    """Every demonstration begins at home, so its joints and fingers lie among the states that were learnt."""
+    statistics = network.manifest.state_statistics
+    if statistics is None:
+        return
+    own = at_home[_places(network.state_names)].tolist()
+    for name, value, mean, std in zip(network.state_names, own, statistics.mean, statistics.std, strict=True):
+        if not name.startswith("cube") and abs(value - mean) > UNUSUAL * std:
+            raise ModelFileError(
+                f"{network.manifest.name}: has the statistics of another data set: {name} is {value:.3g} at this "
+                f"cell's home, its demonstrations had {mean:.3g} +- {std:.2g}"
+            )

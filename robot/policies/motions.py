@@ -1,0 +1,172 @@
+"""What every stage of a skill is made of: moving, waiting and closing the fingers, each as a script.
+
+A script is a generator that yields the chunk for this tick and goes on when the next observation has arrived. So a
+skill reads from top to bottom like a recipe, although it is asked anew 125 times a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from robot.config import WorkCellConfig
+from robot.motion.set_points import Interpolation, interpolate_chunk
+from robot.motion.trajectory import JointTrajectory, ToolLimits, plan_brake, plan_joint_motion, plan_linear_motion
+from robot.kinematics.forward import forward_kinematics
+from robot.kinematics.limits import joint_limits_from_config
+from robot.types import ActionChunk, Frame, JointState, Observation
+from robot.policies.pick_config import MotionConfig
+
+R = TypeVar("R")
+Script = Generator[ActionChunk, None, R]
+"""Yields one chunk a tick; its return value is what the script found out."""
+
+Stop = Callable[[Observation], bool]
+"""Looks at the newest observation and says whether to break off."""
+
+STILL_RAD_S = 1e-6
+FINGERS_STILL_M = 0.0005
+HELD_RAD = 1e-4
+"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
+
+
+class Motions:
+    """The arm as a skill sees it: the set-point it has asked for so far, and scripts that lead it elsewhere.
+
+    `see` must be given every observation before the script goes on. Motions join without a jump: each starts from
+    the set-point and its velocity, not from the measurement, which lags behind. When the set-point that was really
+    sent is another one (a gate held the arm), a motion is planned anew from there.
+    """
+
+    def __init__(self, cell: WorkCellConfig, config: MotionConfig, observation: Observation) -> None:
+        self._config = config
+        self._dt_s = 1.0 / cell.control_hz
+        self._tool_limits = _tool_limits(config)
+        self._limits = joint_limits_from_config(cell.joint_limits).slowed(config.speed_fraction)
+        self._qvel_target = np.zeros(6)
+        self._was_held = False
+        self._latest_view: tuple[Frame, JointState] | None = None
+        self.observation = observation
+        self.qpos_target = observation.joints.qpos.copy()
+        self.opening_target_m = observation.joints.gripper_opening_m
+
+    def see(self, observation: Observation) -> None:
+        """Take note of the newest observation."""
+        self.observation = observation
+        if observation.frame is not None:
+            self._latest_view = (observation.frame, observation.joints)
+        sent = observation.qpos_sent
+        if sent is not None and np.abs(sent - self.qpos_target).max() > HELD_RAD:
+            self.qpos_target, self._qvel_target = sent.copy(), np.zeros(6)
+            self._was_held = True
+
+    @property
+    def joints(self) -> JointState:
+        """The newest measured joint state."""
+        return self.observation.joints
+
+    @property
+    def latest_view(self) -> tuple[Frame, JointState] | None:
+        """The newest frame and the joints that came with it; None before the first frame."""
+        return self._latest_view
+
+    @property
+    def now_s(self) -> float:
+        """Stamp of the newest observation."""
+        return self.observation.stamp_s
+
+    def hold_chunk(self) -> ActionChunk:
+        """Stay at the set-point."""
+        row = np.append(self.qpos_target, self.opening_target_m)
+        return ActionChunk(row[None, :], self._dt_s, self.now_s)
+
+    def move(self, qpos_goal: Float[np.ndarray, " 6"], opening_m: float, stop: Stop | None = None) -> Script[None]:
+        """All joints together to `qpos_goal`, and the fingers to `opening_m` meanwhile.
+
+        At `stop` it breaks off while still moving. Raises MotionPlanningError.
+        """
+        self.opening_target_m = opening_m
+
+        def plan() -> JointTrajectory:
+            return plan_joint_motion(self.qpos_target, self._qvel_target, qpos_goal, self._limits, self._dt_s)
+
+        yield from self._carry_out(plan, stop)
+
+    def move_straight(self, T_base_tool: Float[np.ndarray, "4 4"]) -> Script[None]:
+        """The flange in a straight line to `T_base_tool`; the fingers stay. Raises MotionPlanningError."""
+        yield from self._come_to_rest()
+
+        def plan() -> JointTrajectory:
+            return plan_linear_motion(
+                forward_kinematics(self.qpos_target),
+                T_base_tool,
+                start_qpos=self.qpos_target,
+                limits=self._limits,
+                tool_limits=self._tool_limits,
+                dt_s=self._dt_s,
+            )
+
+        yield from self._carry_out(plan, None)
+
+    def move_fingers(self, opening_m: float) -> Script[None]:
+        """Set the fingers' distance and wait until they stand still: there, or held up by something between them."""
+        yield from self._come_to_rest()
+        self.opening_target_m = opening_m
+        until_s = self.now_s + self._config.gripper_wait_s
+        resting_m, resting_since_s = self.joints.gripper_opening_m, self.now_s
+        while self.now_s < until_s and self.now_s - resting_since_s < self._config.gripper_settle_s:
+            yield self.hold_chunk()
+            if abs(self.joints.gripper_opening_m - resting_m) > FINGERS_STILL_M:
+                resting_m, resting_since_s = self.joints.gripper_opening_m, self.now_s
+
+    def wait(self, duration_s: float, stop: Stop) -> Script[None]:
+        """Hold still until `stop`, at most for `duration_s`."""
+        yield from self._come_to_rest()
+        until_s = self.now_s + duration_s
+        while self.now_s < until_s and not stop(self.observation):
+            yield self.hold_chunk()
+
+    def _carry_out(self, plan: Callable[[], JointTrajectory], stop: Stop | None) -> Script[None]:
+        """Plan and follow, and plan again from where the arm was held as long as it is held on the way."""
+        self._was_held = True
+        while self._was_held:
+            self._was_held = False
+            yield from self._follow(plan(), stop)
+
+    def _follow(self, trajectory: JointTrajectory, stop: Stop | None) -> Script[None]:
+        """Yield the whole motion each tick until it is done and the arm has settled, it was held, or `stop`."""
+        chunk = trajectory.action_chunk(self.opening_target_m, self.now_s)
+        until_s = self.now_s + trajectory.duration_s + self._config.settle_s
+        while self.now_s < until_s:
+            yield chunk
+            if self._was_held:
+                return
+            asked = interpolate_chunk(chunk, self.now_s, Interpolation.CUBIC)
+            self.qpos_target, self._qvel_target = asked.qpos, asked.qvel
+            if stop is not None and stop(self.observation):
+                return
+            if self.now_s - chunk.stamp_s >= trajectory.duration_s and self._has_settled():
+                return
+
+    def _has_settled(self) -> bool:
+        near = np.abs(self.joints.qpos - self.qpos_target).max() < self._config.settle_rad
+        return bool(near and np.abs(self.joints.qvel).max() < self._config.settle_rad_s)
+
+    def _come_to_rest(self) -> Script[None]:
+        """Brake a motion that was broken off."""
+        if np.abs(self._qvel_target).max() > STILL_RAD_S:
+            yield from self._follow(plan_brake(self.qpos_target, self._qvel_target, self._limits, self._dt_s), None)
+
+
+def _tool_limits(config: MotionConfig) -> ToolLimits:
+    return ToolLimits(
+        speed_m_s=config.straight_speed_m_s,
+        acceleration_m_s2=config.straight_acceleration_m_s2,
+        jerk_m_s3=config.straight_jerk_m_s3,
+        turn_speed_rad_s=config.turn_speed_rad_s,
+        turn_acceleration_rad_s2=config.turn_acceleration_rad_s2,
+        turn_jerk_rad_s3=config.turn_jerk_rad_s3,
+    )

@@ -1,0 +1,212 @@
+"""What a learned policy is told of a pick: joints, gripper and the cube as perception believes in it, as one vector.
+
+Nothing here is simulator truth. The same reader makes the states of demonstrations and those of execution, so that a
+policy meets what it was taught with. Sight of the cube is lost near the grasp: the belief then stays where the tracker
+had it, and moves with the hand while the fingers hold something.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from robot.config import WorkCellConfig
+from robot.kinematics.forward import forward_kinematics
+from robot.types import NUM_JOINTS, JointState, Observation, Track, TrackStatus
+from robot.interfaces import PickTask
+from robot.policies.target_selection import Look, is_in_place
+
+STATE_NAMES = (
+    *(f"qpos_{joint}" for joint in range(1, NUM_JOINTS + 1)),
+    "gripper_opening_m",
+    "gripper_rate_m_s",
+    "is_holding",
+    "cube_is_known",
+    "cube_x_base_m",
+    "cube_y_base_m",
+    "cube_z_base_m",
+    "cube_dx_m",
+    "cube_dy_m",
+    "cube_dz_m",
+    "cube_yaw_error_rad",
+    "cube_near_x",
+    "cube_near_y",
+    "cube_near_z",
+)
+"""The numbers of a state vector, in their order; cube_d*_m is cube minus grasp point along the base axes, and
+cube_near_* is tanh(cube_d* / NEAR_M): on the scale of the table the last millimetres before a grasp do not show."""
+ACTION_NAMES = (*(f"qpos_target_{joint}" for joint in range(1, NUM_JOINTS + 1)), "gripper_target_m")
+"""The numbers of an action, in their order."""
+
+NEAR_M = 0.015
+MIN_HITS = 2
+"""Detections that an object needs before it is believed."""
+SIZE_TOLERANCE_M = 0.012
+HEIGHT_TOLERANCE_M = 0.008
+HELD_OPENING_M = (0.015, 0.070)
+"""Fingers that close and come to rest between these openings have something between them."""
+STILL_M_S = 0.01
+KEEP_S = 2.0
+"""A belief outlives its last sighting by this: the hand hides the cube while it goes down on it."""
+IN_VAIN_M = 0.05
+QUARTER_TURN_RAD = np.pi / 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PickState:
+    """One moment of a pick. p_cube_base is where perception believes the cube, None while it knows of none.
+
+    yaw_error_rad turns the hand until its fingers are parallel to two faces of the cube, by less than an eighth turn.
+    cube_age_s is the time since the cube was last detected or held. is_verified: since the fingers let go of it the
+    cube has been seen in its place.
+    """
+
+    qpos: Float[np.ndarray, " 6"]
+    p_tcp_base: Float[np.ndarray, " 3"]
+    hand_yaw_rad: float
+    gripper_opening_m: float
+    gripper_rate_m_s: float
+    is_holding: bool
+    p_cube_base: Float[np.ndarray, " 3"] | None
+    yaw_error_rad: float
+    cube_age_s: float
+    is_placed: bool
+    is_verified: bool
+
+    def vector(self) -> Float32[np.ndarray, " S"]:
+        """The numbers of STATE_NAMES; those of an unknown cube are 0."""
+        known = self.p_cube_base is not None
+        cube = np.zeros(3) if self.p_cube_base is None else self.p_cube_base
+        offset = np.zeros(3) if self.p_cube_base is None else self.p_cube_base - self.p_tcp_base
+        flags = [self.gripper_opening_m, self.gripper_rate_m_s, float(self.is_holding), float(known)]
+        near = np.tanh(offset / NEAR_M)
+        return np.concatenate([self.qpos, flags, cube, offset, [self.yaw_error_rad], near]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Belief:
+    """The cube as it was last believed. track_id is None once it no longer rests on a track."""
+
+    p_base: Float[np.ndarray, " 3"]
+    yaw_rad: float | None
+    seen_s: float
+    track_id: int | None
+
+
+class PickStateReader:
+    """Turns observations into states; remembers what the fingers held and which sightings are newer than that."""
+
+    def __init__(self, cell: WorkCellConfig) -> None:
+        self._cell = cell
+        self._p_tool_tcp = np.append(np.array(cell.tool_tcp.translation_m), 1.0)
+        self._task: PickTask | None = None
+
+    def reset(self, task: PickTask) -> None:
+        """Forget everything and begin `task`."""
+        self._task = task
+        self._look = Look([])
+        self._belief: _Belief | None = None
+        self._held = False
+        self._last: JointState | None = None
+        self._doubtful_ids: set[int] = set()
+
+    def read(self, observation: Observation, opening_asked_m: float) -> PickState:
+        """The state now; call at the policy's rate. opening_asked_m is the opening that was last commanded.
+
+        Raises RuntimeError before the first `reset`.
+        """
+        if self._task is None:
+            raise RuntimeError("the state reader has no task yet: call reset first")
+        joints = observation.joints
+        T_base_tool = forward_kinematics(joints.qpos)
+        p_tcp = (T_base_tool @ self._p_tool_tcp)[:3]
+        rate = self._opening_rate(joints)
+        holding = self._holds(joints.gripper_opening_m, rate, opening_asked_m)
+        if joints.gripper_opening_m < HELD_OPENING_M[0] and abs(rate) < STILL_M_S:
+            self._doubt(p_tcp)
+        self._update_belief(observation, p_tcp, holding=holding)
+        belief = self._belief
+        yaw_hand = float(np.arctan2(T_base_tool[1, 0], T_base_tool[0, 0]))
+        placed = belief is not None and not holding and is_in_place(self._task, belief.p_base)
+        return PickState(
+            qpos=joints.qpos,
+            p_tcp_base=p_tcp,
+            hand_yaw_rad=yaw_hand,
+            gripper_opening_m=joints.gripper_opening_m,
+            gripper_rate_m_s=rate,
+            is_holding=holding,
+            p_cube_base=None if belief is None else belief.p_base,
+            yaw_error_rad=_yaw_error(belief, yaw_hand, holding=holding),
+            cube_age_s=np.inf if belief is None else observation.stamp_s - belief.seen_s,
+            is_placed=placed,
+            is_verified=placed and belief is not None and belief.track_id is not None,
+        )
+
+    def _opening_rate(self, joints: JointState) -> float:
+        last, self._last = self._last, joints
+        if last is None or joints.stamp_s <= last.stamp_s:
+            return 0.0
+        return (joints.gripper_opening_m - last.gripper_opening_m) / (joints.stamp_s - last.stamp_s)
+
+    def _holds(self, opening_m: float, rate_m_s: float, asked_m: float) -> bool:
+        """Fingers told to close that rest apart hold something, and do so until they move."""
+        low, high = HELD_OPENING_M
+        rest_apart = low < opening_m < high and abs(rate_m_s) < STILL_M_S
+        return rest_apart and (self._held or asked_m < opening_m - low / 2)
+
+    def _doubt(self, p_tcp: Float[np.ndarray, " 3"]) -> None:
+        """The fingers have closed in vain where the cube was believed: other likely objects come first from now on."""
+        belief = self._belief
+        if belief is not None and belief.track_id is not None and np.linalg.norm(belief.p_base - p_tcp) < IN_VAIN_M:
+            self._doubtful_ids.add(belief.track_id)
+
+    def _update_belief(self, observation: Observation, p_tcp: Float[np.ndarray, " 3"], *, holding: bool) -> None:
+        """Held: the cube is between the fingers. Just let go: it lies below, until something newer is seen."""
+        tracks, now_s = observation.tracks, observation.stamp_s
+        if holding:
+            self._held = True
+            self._belief = _Belief(p_tcp, None, now_s, None)
+            return
+        if self._held:
+            self._held = False
+            self._look = Look(tracks)
+            self._belief = self._where_it_fell(p_tcp, now_s)
+        seen = self._look.best(tracks, self._is_likely, MIN_HITS, self._likeness)
+        if seen is not None:
+            self._belief = _Belief(seen.p_base, seen.yaw_rad, seen.last_seen_s, seen.track_id)
+        elif self._belief is not None and now_s - self._belief.seen_s > KEEP_S:
+            self._belief = None
+
+    def _where_it_fell(self, p_tcp: Float[np.ndarray, " 3"], now_s: float) -> _Belief | None:
+        """A cube let go over its place is in it; one that slipped out elsewhere may lie anywhere."""
+        assert self._task is not None
+        floor = np.array([p_tcp[0], p_tcp[1], self._task.place_p_base[2] + self._cell.cube_edge_m[0] / 2])
+        return _Belief(floor, None, now_s, None) if is_in_place(self._task, floor) else None
+
+    def _is_likely(self, track: Track) -> bool:
+        """Of the right class, where the grasp point may go, and as high and as long as a cube can be."""
+        assert self._task is not None
+        if track.class_name != self._task.class_name or track.status is not TrackStatus.CONFIRMED:
+            return False
+        smallest, largest = self._cell.cube_edge_m
+        height_m = float(track.p_base[2]) - self._cell.table.height_m
+        if not smallest / 2 - HEIGHT_TOLERANCE_M < height_m < 2 * largest:
+            return False
+        lengths = [] if track.size_m is None else track.size_m[:2]
+        fits = all(abs(length - np.clip(length, smallest, largest)) < SIZE_TOLERANCE_M for length in lengths)
+        return fits and self._cell.workspace.contains(track.p_base)
+
+    def _likeness(self, track: Track) -> float:
+        """What was believed before stays believed, unless the fingers have closed there in vain."""
+        believed = self._belief is not None and self._belief.track_id == track.track_id
+        return 4.0 * (track.track_id not in self._doubtful_ids) + 2.0 * believed + (track.size_m is not None)
+
+
+def _yaw_error(belief: _Belief | None, yaw_hand: float, *, holding: bool) -> float:
+    """From the hand's yaw to the nearest direction of the cube's faces; 0 where that is not known."""
+    if belief is None or belief.yaw_rad is None or holding:
+        return 0.0
+    error = belief.yaw_rad - yaw_hand
+    return float((error + QUARTER_TURN_RAD / 2) % QUARTER_TURN_RAD - QUARTER_TURN_RAD / 2)

@@ -1,0 +1,314 @@
+"""The pick skill's script: look, approach, look again, grasp, check, lift, carry, place, verify, and retry.
+
+`PickScript._attempt` is the whole skill on one screen; the stages follow below it in their order. A stage that cannot
+go on returns its `Trouble`, and the next attempt begins with a new look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Float
+
+from robot.config import WorkCellConfig
+from robot.kinematics.forward import forward_kinematics
+from robot.types import Observation, Track
+from robot.policies.grasp import Grasp, GraspPlanner, camera_pose_down, tool_pose_down
+from robot.policies.motions import Motions, Script
+from robot.policies.pick_config import PickSkillConfig
+from robot.interfaces import PickTask
+from robot.policies.target_selection import Look, is_in_place
+from robot.policy.surroundings import points_around
+from robot.transforms import translation
+
+Condition = Callable[[Track], bool]
+
+NEIGHBOUR_RADIUS_M = 0.12
+"""Nothing farther from the object's middle than this can touch the fingers."""
+PLACE_YAWS_RAD = np.linspace(-np.pi, np.pi, 24, endpoint=False)
+"""Directions of the hand to choose from above the place."""
+SEARCH_PARTS = (0.25, 0.75)
+"""The closer views look down at these parts of the table's length and width."""
+
+
+class Stage(Enum):
+    """What the skill does now."""
+
+    LOOK = "look"
+    SEARCH = "search"
+    APPROACH = "approach"
+    RELOOK = "relook"
+    GRASP = "grasp"
+    LIFT = "lift"
+    CARRY = "carry"
+    PLACE = "place"
+    VERIFY = "verify"
+    DONE = "done"
+
+
+class Trouble(Enum):
+    """Why an attempt, or in the end the whole task, failed."""
+
+    NOT_FOUND = "not_found"
+    """No view of the table shows the object."""
+    UNREACHABLE = "unreachable"
+    """It was seen where the arm cannot grasp."""
+    GRASP_FAILED = "grasp_failed"
+    """The fingers closed on nothing."""
+    LOST = "lost"
+    """It was seen and then not again, or it slipped out of the fingers on the way."""
+    VERIFY_FAILED = "verify_failed"
+    """It was let go over its place, but was seen neither there nor on the table."""
+    MOTION_FAILED = "motion_failed"
+    """No trajectory led to where the skill wanted to go."""
+    TIMEOUT = "timeout"
+    """The skill's time was over."""
+
+
+class GaveUp(Exception):  # noqa: N818 - a decision, not an error
+    """Ends the script when nothing is left to try."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(trouble.value)
+        self.trouble = trouble
+
+
+class PickScript:
+    """One task. `stage` and `attempts` (grasps begun) tell how far `run` has come."""
+
+    def __init__(self, cell: WorkCellConfig, config: PickSkillConfig, task: PickTask, motions: Motions) -> None:
+        self.stage = Stage.LOOK
+        self.attempts = 0
+        self._was_seen = False
+        self._failed_ids: set[int] = set()
+        self._cell = cell
+        self._config = config
+        self._task = task
+        self._arm = motions
+        self._planner = GraspPlanner(cell, config.grasp)
+
+    def run(self) -> Script[None]:
+        """Do the task; returns when the object was seen in its place, raises GaveUp when nothing is left to try."""
+        trouble: Trouble | None = Trouble.NOT_FOUND
+        for _ in range(self._config.grasp.max_attempts):
+            trouble = yield from self._attempt()
+            if trouble is None:
+                return
+        raise GaveUp(trouble or Trouble.NOT_FOUND)
+
+    def _attempt(self) -> Script[Trouble | None]:
+        """Once through all stages. Returns what went wrong, None if nothing did."""
+        target = yield from self._look()
+        if target is None:
+            return (yield from self._explain_absence())
+        self._was_seen = True
+        grasp = yield from self._approach(target)
+        if grasp is None:
+            return Trouble.LOST
+        if not (yield from self._grasp(grasp)):
+            self._failed_ids.add(grasp.track_id)
+            yield from self._let_go()
+            return Trouble.GRASP_FAILED
+        if not (yield from self._lift(grasp)):
+            return Trouble.LOST
+        if not (yield from self._carry(grasp)):
+            return Trouble.LOST
+        yield from self._place()
+        return (yield from self._verify())
+
+    # Look -----------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> Script[Track | None]:
+        """The object, seen from home or from one of the closer views; None when none shows it.
+
+        One within the workspace is preferred; one outside of it is returned only when there is no other.
+        """
+        for stage, qpos in self._views():
+            self.stage = stage
+            yield from self._arm.move(qpos, self._cell.gripper.opening_max_m)
+            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s, self._likeness)
+            if target is not None:
+                return target
+        return Look([]).best(self._arm.observation.tracks, self._is_target, self._config.look.min_hits)
+
+    def _explain_absence(self) -> Script[Trouble | None]:
+        """Not on the table: never seen, or lost on the way, perhaps right into its place."""
+        if not self._was_seen:
+            raise GaveUp(Trouble.NOT_FOUND)
+        if self.attempts > 0:
+            self.stage = Stage.VERIFY
+            height_m = self._task.place_wall_m + self._config.carry.wall_clearance_m
+            yield from self._arm.move(self._reach_over_place(height_m), self._cell.gripper.opening_max_m)
+            if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
+                return None
+        raise GaveUp(Trouble.LOST)
+
+    def _views(self) -> Iterator[tuple[Stage, Float[np.ndarray, " 6"]]]:
+        """Home sees the whole table; the views after it see a quarter each, from nearer by."""
+        home_qpos = np.array(self._cell.home_qpos)
+        yield Stage.LOOK, home_qpos
+        low, high = np.array(self._cell.table.cubes_low_xy_m), np.array(self._cell.table.cubes_high_xy_m)
+        height = self._cell.table.height_m + self._config.look.search_height_m
+        for part_x in SEARCH_PARTS:
+            for part_y in SEARCH_PARTS:
+                xy = low + np.array([part_x, part_y]) * (high - low)
+                qpos = self._planner.reach(camera_pose_down(np.append(xy, height), np.pi / 2, self._cell), home_qpos)
+                if qpos is not None:
+                    yield Stage.SEARCH, qpos
+
+    def _watch(
+        self, wanted: Condition, wait_s: float, prefer: Callable[[Track], float] = lambda track: 0.0
+    ) -> Script[Track | None]:
+        """Hold still until a wanted track has been seen often enough to act upon, at most `wait_s`."""
+        look, min_hits = Look(self._arm.observation.tracks), self._config.look.min_hits
+
+        def sighting() -> Track | None:
+            return look.best(self._arm.observation.tracks, wanted, min_hits, prefer)
+
+        yield from self._arm.wait(wait_s, stop=lambda _: sighting() is not None)
+        return sighting()
+
+    def _is_target(self, track: Track) -> bool:
+        """Of the right class, not in its place already, and as high and as long as a cube on the table can be."""
+        if track.class_name != self._task.class_name or is_in_place(self._task, track.p_base):
+            return False
+        smallest, largest = self._cell.cube_edge_m
+        look = self._config.look
+        height_m = float(track.p_base[2]) - self._cell.table.height_m
+        if not smallest / 2 - look.height_tolerance_m < height_m < 2 * largest:
+            return False
+        lengths = [] if track.size_m is None else track.size_m[:2]
+        return all(abs(length - np.clip(length, smallest, largest)) < look.size_tolerance_m for length in lengths)
+
+    def _is_target_inside(self, track: Track) -> bool:
+        return self._is_target(track) and self._cell.workspace.contains(track.p_base)
+
+    def _likeness(self, track: Track) -> float:
+        """Whatever the fingers closed on in vain comes last, then what shows no clear shape."""
+        return 2.0 * (track.track_id not in self._failed_ids) + (track.size_m is not None)
+
+    # Approach and look again ----------------------------------------------------------------------------------------
+
+    def _approach(self, target: Track) -> Script[Grasp | None]:
+        """Go above the object, look again from there and correct; follows an object that has moved. None: lost."""
+        for _ in range(self._config.grasp.max_approaches):
+            grasp = self._choose_grasp(target)
+            self.stage = Stage.APPROACH
+            yield from self._arm.move(grasp.qpos_above, grasp.opening_m, stop=self._has_left(grasp, target.track_id))
+            self.stage = Stage.RELOOK
+            is_here = self._is_at(grasp)
+            seen = yield from self._watch(self._is_target_inside, self._config.look.wait_s, is_here)
+            if seen is None:
+                return None
+            if is_here(seen):
+                return (yield from self._correct(seen, grasp))
+            target = seen
+        return None
+
+    def _choose_grasp(self, target: Track) -> Grasp:
+        grasp = self._planner.choose(target, self._arm.qpos_target, self._seen_surfaces(target))
+        if grasp is None:
+            raise GaveUp(Trouble.UNREACHABLE)
+        return grasp
+
+    def _seen_surfaces(self, target: Track) -> Float[np.ndarray, "N 3"]:
+        """What the newest frame shows around the object; nothing when no frame has come yet."""
+        if self._arm.latest_view is None:
+            return np.zeros((0, 3))
+        frame, joints = self._arm.latest_view
+        T_base_camera = forward_kinematics(joints.qpos) @ self._cell.T_tool_camera
+        return points_around(frame, T_base_camera, target.p_base, NEIGHBOUR_RADIUS_M)
+
+    def _has_left(self, grasp: Grasp, track_id: int) -> Callable[[Observation], bool]:
+        """Whether the track that `grasp` is for is believed to be somewhere else by now."""
+        is_here = self._is_at(grasp)
+        return lambda seen: any(track.track_id == track_id and not is_here(track) for track in seen.tracks)
+
+    def _is_at(self, grasp: Grasp) -> Condition:
+        """Whether a track is where `grasp` expects its object."""
+        moved_m = self._config.grasp.moved_m
+        return lambda track: bool(np.linalg.norm(track.p_base[:2] - grasp.p_base[:2]) <= moved_m)
+
+    def _correct(self, seen: Track, grasp: Grasp) -> Script[Grasp]:
+        """Shift and turn by what the closer look has found."""
+        better = self._choose_grasp(seen)
+        turn_rad = abs(float(np.angle(np.exp(1j * (better.yaw_rad - grasp.yaw_rad)))))
+        shift_m = float(np.linalg.norm(better.p_base[:2] - grasp.p_base[:2]))
+        if shift_m > self._config.grasp.correct_m or turn_rad > self._config.grasp.correct_rad:
+            yield from self._arm.move(better.qpos_above, better.opening_m)
+            return better
+        return grasp
+
+    # Grasp, lift, carry, place --------------------------------------------------------------------------------------
+
+    def _grasp(self, grasp: Grasp) -> Script[bool]:
+        """Straight down, close, and feel whether something is between the fingers."""
+        self.stage = Stage.GRASP
+        self.attempts += 1
+        yield from self._arm.move_straight(grasp.T_base_tool)
+        yield from self._arm.move_fingers(0.0)
+        return self._holds(grasp)
+
+    def _holds(self, grasp: Grasp) -> bool:
+        """Whether the fingers are as far apart as the object is wide: neither closed nor stuck open."""
+        opening_m = self._arm.joints.gripper_opening_m
+        return self._config.grasp.held_opening_min_m < opening_m < grasp.width_m + self._config.grasp.finger_gap_m
+
+    def _let_go(self) -> Script[None]:
+        """Open and back off upwards, so that the next look sees the table and not the hand."""
+        yield from self._arm.move_fingers(self._cell.gripper.opening_max_m)
+        yield from self._rise(self._config.grasp.clearance_m)
+
+    def _rise(self, height_m: float) -> Script[None]:
+        T_base_tool = forward_kinematics(self._arm.qpos_target)
+        yield from self._arm.move_straight(translation(0.0, 0.0, height_m) @ T_base_tool)
+
+    def _lift(self, grasp: Grasp) -> Script[bool]:
+        """Straight up; whether the object came along."""
+        self.stage = Stage.LIFT
+        yield from self._rise(self._config.carry.lift_m)
+        return self._holds(grasp)
+
+    def _carry(self, grasp: Grasp) -> Script[bool]:
+        """Over the place, as high as the walls ask for; breaks off when the fingers have lost the object."""
+        self.stage = Stage.CARRY
+        hangs_m = grasp.p_base[2] - self._cell.table.height_m
+        height_m = self._task.place_wall_m + self._config.carry.wall_clearance_m + hangs_m
+        qpos = self._reach_over_place(height_m)
+        yield from self._arm.move(qpos, 0.0, stop=lambda _: not self._holds(grasp))
+        return self._holds(grasp)
+
+    def _reach_over_place(self, height_m: float) -> Float[np.ndarray, " 6"]:
+        """Joints with the grasp point over the middle of the place, the hand turned the quickest way."""
+        p_tcp = self._task.place_p_base + np.array([0.0, 0.0, height_m])
+        poses = (tool_pose_down(p_tcp, float(yaw), self._cell) for yaw in PLACE_YAWS_RAD)
+        reached = (self._planner.reach(pose, self._arm.qpos_target) for pose in poses)
+        possible = [qpos for qpos in reached if qpos is not None]
+        if not possible:
+            raise GaveUp(Trouble.UNREACHABLE)
+        return min(possible, key=lambda qpos: float(np.abs(qpos - self._arm.qpos_target).max()))
+
+    def _place(self) -> Script[None]:
+        """Down between the walls, open, and up again."""
+        self.stage = Stage.PLACE
+        depth_m = self._task.place_wall_m + self._config.carry.wall_clearance_m - self._config.carry.drop_m
+        yield from self._rise(-depth_m)
+        yield from self._arm.move_fingers(self._cell.gripper.opening_max_m)
+        yield from self._rise(depth_m)
+
+    # Verify ---------------------------------------------------------------------------------------------------------
+
+    def _verify(self) -> Script[Trouble | None]:
+        """Look into the place; if the object is not seen there, look whether it still is on the table."""
+        self.stage = Stage.VERIFY
+        if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
+            return None
+        yield from self._arm.move(np.array(self._cell.home_qpos), self._cell.gripper.opening_max_m)
+        if (yield from self._watch(self._is_target, self._config.look.wait_s)) is not None:
+            return Trouble.LOST
+        raise GaveUp(Trouble.VERIFY_FAILED)
+
+    def _is_in_place(self, track: Track) -> bool:
+        return track.class_name == self._task.class_name and is_in_place(self._task, track.p_base)

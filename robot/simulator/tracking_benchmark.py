@@ -1,0 +1,210 @@
+"""Trackers judged on the simulated tabletop: rendered courses, noisy depth, exact identities.
+
+Boxes come from the simulator's segmentation, jittered and sometimes missing, so the figures are those of projection,
+visibility and tracking and of no detector. Every cube counts in every frame, hidden ones too: the tracker is to know
+where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+from jaxtyping import Bool, Float
+from typing_extensions import assert_never
+
+from robot.config import WorkCellConfig
+from robot.perception.pipeline import PerceptionConfig, seen_past_arm
+from robot.kinematics.collision_geometry import ArmShape, PlacedArm
+from robot.types import Frame, ObjectPosition, Track, TrackStatus
+from robot.perception.localize import locate_objects
+from robot.projection.self_filter import without_arm
+from robot.perception.occlusion import build_visibility
+from robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
+from robot.simulator.labels import label_objects
+from robot.simulator.layout import object_pose
+from robot.simulator.objects import CUBE_CLASSES
+from robot.simulator.rendering import Renderer, RendererKind, build_renderer
+from robot.simulator.tracking_scenarios import FRAME_S, Course, CourseKind, draw_course
+from vision.tracking.metrics import FramePairs, TrackingScores, score_frames
+from robot.perception.object_tracker import ObjectTracker, Visible
+from vision.runtime.detections import Detections
+
+MATCH_M = 0.03
+"""A track farther from a cube than this is not its track."""
+_JITTER_PX = 1.5
+_MISSED = 0.03
+_LEAST_VISIBLE = 0.35
+
+
+class Sight(Enum):
+    """What the tracker is told about what can be seen."""
+
+    ARM = "arm"
+    """What depth shows in front, and the arm where its joints put it."""
+    DEPTH = "depth"
+    """What depth shows in front."""
+    NONE = "none"
+    """Nothing: all is taken to be in view."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CourseResult:
+    """One course tracked: errors (m) of cubes with a track, and whether the cube was seen then.
+
+    Counted over cubes and frames: cubes out of sight, and those of them whose track was called lost.
+    """
+
+    kind: CourseKind
+    frames: tuple[FramePairs, ...]
+    errors_m: Float[np.ndarray, " E"]
+    is_seen: Bool[np.ndarray, " E"]
+    hidden: int
+    false_lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of courses together: scores in percent, errors in mm."""
+
+    scores: TrackingScores
+    frames: int
+    hidden: int
+    false_lost: int
+    error_mm_median: float
+    error_mm_p95: float
+    hidden_error_mm_median: float
+
+
+def run_courses(
+    kinds: tuple[CourseKind, ...], seeds: range, *, sight: Sight, renderer: RendererKind, cell: WorkCellConfig
+) -> Iterator[CourseResult]:
+    """Every kind with every seed, one result after another; each depends on kind, seed and renderer alone."""
+    for kind in kinds:
+        for seed in seeds:
+            course = draw_course(kind, cell, seed)
+            drawn = build_renderer(renderer, course.camera, camera_name=course.camera_name)
+            try:
+                drawn.load(course.scene)
+                yield track_course(course, drawn, seed, sight=sight)
+            finally:
+                drawn.close()
+
+
+def track_course(course: Course, renderer: Renderer, seed: int, *, sight: Sight) -> CourseResult:
+    """Follow the cubes of one course through its frames."""
+    rng = np.random.default_rng([seed, 1])
+    config, shape = PerceptionConfig(), ArmShape(course.cell)
+    tracker, table_m = ObjectTracker(config.tracker), course.cell.table.height_m
+    names: dict[int, int] = {}
+    frames, errors, seen, num_hidden, num_lost = [], [], [], 0, 0
+    for number, moment in enumerate(course.moments):
+        course.pose(moment)
+        shot = _photograph(course, renderer, FRAME_S * number, rng)
+        positions, visible = _perceive(shot, sight, shape.place(moment.qpos, moment.opening_m), config, table_m)
+        tracks = tracker.update(positions, shot.frame.stamp_s, visible=visible)
+        centres = np.array([object_pose(course.scene, item)[:3, 3] for item in course.scene.objects])
+        pairs, distances = _pair(centres, tracks, names)
+        frames.append(pairs)
+        nearest = distances.min(axis=1, initial=np.inf)
+        errors.append(nearest[nearest <= MATCH_M])
+        seen.append(shot.is_seen[nearest <= MATCH_M])
+        num_hidden += int(np.count_nonzero(~shot.is_seen))
+        num_lost += _count_lost(centres[~shot.is_seen], tracks)
+    return CourseResult(course.kind, tuple(frames), np.concatenate(errors), np.concatenate(seen), num_hidden, num_lost)
+
+
+def summarise(results: list[CourseResult]) -> Summary:
+    """The figures of several courses, scored as one sequence in which no identity goes on from one to the next."""
+    frames, truths, tracks = [], 0, 0
+    for result in results:
+        frames += [FramePairs(pair.truth_ids + truths, pair.track_ids + tracks, pair.ious) for pair in result.frames]
+        truths = 1 + max(int(pair.truth_ids.max(initial=-1)) for pair in frames)
+        tracks = 1 + max(int(pair.track_ids.max(initial=-1)) for pair in frames)
+    errors = 1e3 * np.concatenate([result.errors_m for result in results])
+    is_seen = np.concatenate([result.is_seen for result in results])
+    return Summary(
+        score_frames(frames),
+        len(frames),
+        sum(result.hidden for result in results),
+        sum(result.false_lost for result in results),
+        _percentile(errors[is_seen], 50.0),
+        _percentile(errors[is_seen], 95.0),
+        _percentile(errors[~is_seen], 50.0),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Shot:
+    """One frame as the tracker gets it, and of each cube whether enough of it is seen to be detected."""
+
+    frame: Frame
+    T_base_camera: Float[np.ndarray, "4 4"]
+    detections: Detections
+    is_seen: Bool[np.ndarray, " N"]
+
+
+def _photograph(course: Course, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
+    picture, geom_ids = renderer.render(course.scene.data), renderer.segment(course.scene.data)
+    boxes, classes, is_seen = [], [], []
+    for item in course.scene.objects:
+        alone = replace(course.scene, objects=(item,))
+        labels = label_objects(alone, geom_ids, course.camera, clutter=False, camera_name=course.camera_name)
+        is_seen.append(bool(labels) and labels[0].visible_fraction >= _LEAST_VISIBLE)
+        jitter, is_missed = rng.normal(0.0, _JITTER_PX, 4), rng.random() < _MISSED
+        if is_seen[-1] and not is_missed:
+            left, top, width, height = labels[0].box_xywh
+            boxes.append(np.array([left, top, left + width, top + height]) + jitter)
+            classes.append(item.class_id)
+    depth_m = noisy_depth(picture.depth_m, course.camera.fx_px, DepthNoiseConfig(), rng)
+    detections = Detections(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.full(len(boxes), 0.9, np.float32),
+        np.array(classes, np.int64),
+        CUBE_CLASSES,
+    )
+    frame = Frame(picture.image_rgb, depth_m, course.camera.K, stamp_s)
+    return _Shot(frame, course.T_base_camera, detections, np.array(is_seen))
+
+
+def _perceive(
+    shot: _Shot, sight: Sight, arm: PlacedArm, config: PerceptionConfig, table_m: float
+) -> tuple[tuple[ObjectPosition, ...], Visible | None]:
+    """Positions, and what the tracker may know of what can be seen."""
+    frame, T_base_camera = shot.frame, shot.T_base_camera
+    if sight is Sight.ARM:
+        frame = without_arm(frame, T_base_camera, arm, shot.detections, config.projection)
+    positions = locate_objects(shot.detections, frame, T_base_camera, config.projection, table_height_m=table_m)
+    match sight:
+        case Sight.ARM:
+            return positions, seen_past_arm(shot.frame, T_base_camera, arm, config.visibility)
+        case Sight.DEPTH:
+            return positions, build_visibility(shot.frame, T_base_camera, config.visibility)
+        case Sight.NONE:
+            return positions, None
+        case _:
+            assert_never(sight)
+
+
+def _pair(
+    centres: Float[np.ndarray, "N 3"], tracks: tuple[Track, ...], names: dict[int, int]
+) -> tuple[FramePairs, Float[np.ndarray, "N T"]]:
+    """Cubes and believed tracks with their likeness, 1 at no distance and 1/2 at MATCH_M; `names` counts tracks."""
+    believed = [track for track in tracks if track.status is TrackStatus.CONFIRMED]
+    ids = np.array([names.setdefault(track.track_id, len(names)) for track in believed], dtype=np.int64)
+    places = np.array([track.p_base for track in believed]).reshape(-1, 3)
+    distances = np.linalg.norm(centres[:, None] - places, axis=-1)
+    likeness = np.maximum(1.0 - 0.5 * distances / MATCH_M, 0.0)
+    return FramePairs(np.arange(len(centres)), ids, likeness), distances
+
+
+def _count_lost(hidden: Float[np.ndarray, "H 3"], tracks: tuple[Track, ...]) -> int:
+    """How many of these cubes have a lost track at their place."""
+    lost = np.array([track.p_base for track in tracks if track.status is TrackStatus.LOST]).reshape(-1, 3)
+    return int((np.linalg.norm(hidden[:, None] - lost, axis=-1).min(axis=1, initial=np.inf) <= MATCH_M).sum())
+
+
+def _percentile(values: Float[np.ndarray, " E"], percent: float) -> float:
+    return float(np.percentile(values, percent)) if len(values) else float("nan")

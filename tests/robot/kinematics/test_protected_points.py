@@ -1,0 +1,57 @@
+"""Protected points sit where the drawing says and move with their links."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robot.config import WorkCellConfig
+from robot.control.protected_points import points_of_cell
+from robot.kinematics.forward import forward_kinematics, link_frames
+
+CELL = WorkCellConfig()
+HOME = np.array(CELL.home_qpos)
+POINTS = points_of_cell(CELL)
+
+
+def place_of(name: str, qpos: np.ndarray) -> np.ndarray:
+    return POINTS.p_base(link_frames(qpos))[POINTS.names.index(name)]
+
+
+def test_every_part_that_could_hit_the_table_is_there() -> None:
+    assert set(POINTS.names) >= {"elbow", "wrist 1", "wrist 2", "wrist 3", "camera", "tcp"}
+    assert {"left fingertip", "right fingertip"} <= set(POINTS.names)
+
+
+def test_tool_points_follow_the_configured_transforms() -> None:
+    T_base_tool = forward_kinematics(HOME)
+    np.testing.assert_allclose(place_of("tcp", HOME), (T_base_tool @ CELL.T_tool_tcp)[:3, 3], atol=1e-12)
+    np.testing.assert_allclose(place_of("camera", HOME), (T_base_tool @ CELL.T_tool_camera)[:3, 3], atol=1e-12)
+
+
+def test_fingertips_lie_either_side_of_the_tcp_and_beyond_it() -> None:
+    left, right = place_of("left fingertip", HOME), place_of("right fingertip", HOME)
+    middle = (left + right) / 2 - place_of("tcp", HOME)
+    tool_z, tool_x = forward_kinematics(HOME)[:3, 2], forward_kinematics(HOME)[:3, 0]
+    np.testing.assert_allclose(middle, CELL.gripper.fingertip_beyond_tcp_m * tool_z, atol=1e-12)
+    across = float((right - left) @ tool_x)
+    np.testing.assert_allclose(right - left, across * tool_x, atol=1e-12)
+    assert across > CELL.gripper.opening_max_m
+
+
+def test_the_elbow_is_where_the_upper_arm_ends() -> None:
+    """Its distance from the shoulder is the upper arm's length, whatever the other joints do."""
+    rng = np.random.default_rng(0)
+    for qpos in rng.uniform(-np.pi, np.pi, (20, 6)):
+        shoulder = link_frames(qpos)[1, :3, 3]
+        assert np.linalg.norm(place_of("elbow", qpos) - shoulder) == pytest.approx(0.6127, abs=1e-12)
+
+
+def test_the_underside_of_a_ball_is_a_radius_below_its_middle() -> None:
+    links = link_frames(HOME)
+    np.testing.assert_allclose(POINTS.lowest_m(links), POINTS.p_base(links)[:, 2] - POINTS.radius_m)
+    assert np.all(POINTS.radius_m >= 0.0)
+
+
+def test_at_home_everything_is_well_above_the_table() -> None:
+    assert POINTS.lowest_m(link_frames(HOME)).min() > 0.2

@@ -1,0 +1,105 @@
+"""Pictures on their way to a policy: in the loop it sees what the demonstrations of the same episode would show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from robot.config import WorkCellConfig
+from robot.timing import StageTimer
+from robot.types import Frame, JointState, Observation
+from robot.pick import PickConfig, PickStation, build_task
+from robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
+from robot.policies.learned_pick import LearnedPick, LearnedPickConfig
+from robot.policies.onnx_policy import resize_image
+from robot.policy.pick_eyes import PickEyes
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from robot.interfaces import Policy
+from robot.simulator.objects import CUBE_CLASSES
+from tests.robot.policies.test_scripted_policy import TASK
+from vision.errors import ModelFileError
+from vision.runtime.detections import Detections
+
+SIZE = PictureSize(60, 80)
+TOLD = (*STATE_NAMES[:7], "is_holding")
+
+
+class Watcher:
+    """Fills `ChunkPredictor`: turns the first joint a little, and remembers what it was shown."""
+
+    fps, chunk_size = 10, 4
+    state_names, action_names = TOLD, ACTION_NAMES
+    environment_names = ()
+    image_keys = (SCENE, WRIST)
+
+    def __init__(self) -> None:
+        self.states: list[np.ndarray] = []
+        self.images: list[Mapping[str, np.ndarray]] = []
+
+    def predict(
+        self, state: np.ndarray, images: Mapping[str, np.ndarray], environment: np.ndarray | None = None
+    ) -> np.ndarray:
+        assert environment is None
+        self.states.append(state)
+        self.images.append(dict(images))
+        rows = np.tile(np.append(state[:6], 0.085), (self.chunk_size, 1))
+        rows[:, 0] += 0.02 * np.arange(1, self.chunk_size + 1)
+        return rows
+
+
+def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode() -> None:
+    config = PickConfig.model_validate({"cell": {"control_hz": 100}, "timeout_s": 0.55})
+    watcher = Watcher()
+
+    def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
+        return LearnedPick(config.cell, LearnedPickConfig(), watcher, timer, scene=station.cell.see_scene)
+
+    with PickStation(config, lambda image_rgb: Detections.empty(CUBE_CLASSES), build) as station:
+        sink = DemonstrationSink(
+            config.cell, build_task(config), policy_hz=10.0, seed=5, pictures=SIZE, scene=station.cell.see_scene
+        )
+        station.run(5, sinks=[sink])
+    columns = sink.episode().columns
+    rows = len(columns[ACTION])
+    assert rows >= 5
+    np.testing.assert_array_equal(columns["frame_stamp_s"], columns["stamp_s"])
+    told = [STATE_NAMES.index(name) for name in TOLD]
+    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE][:, told])
+    for key in watcher.image_keys:
+        seen = [resize_image(images[key], (SIZE.height, SIZE.width)) for images in watcher.images[:rows]]
+        np.testing.assert_array_equal(np.array(seen), columns[key])
+        assert (columns[key][0] != columns[key][-1]).any(), "nothing moved"
+
+
+def look(stamp_s: float, shade: int | None) -> Observation:
+    frame = None
+    if shade is not None:
+        image = np.full((12, 16, 3), shade, np.uint8)
+        frame = Frame(image, np.ones((12, 16), np.float32), np.eye(3), stamp_s)
+    joints = JointState(np.array(WorkCellConfig().home_qpos), np.zeros(6), 0.085, stamp_s)
+    return Observation(joints, frame, (), stamp_s)
+
+
+def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
+    watcher = Watcher()
+    scene = np.zeros((6, 8, 3), np.uint8)
+    cell = WorkCellConfig(control_hz=100.0)
+    policy = LearnedPick(cell, LearnedPickConfig(), watcher, StageTimer(), scene=lambda: scene)
+    policy.reset(TASK)
+    for tick in range(75):
+        chunk = policy.act(look(tick / 100, shade=tick if tick >= 25 and tick % 5 == 0 else None))
+        if tick < 25:
+            np.testing.assert_array_equal(chunk.qpos_target[0], cell.home_qpos)
+            assert not watcher.images
+    assert [int(images[WRIST][0, 0, 0]) for images in watcher.images] == [25, 35, 45, 55, 65]
+    assert all(images[SCENE] is scene for images in watcher.images)
+    policy.reset(TASK)
+    policy.act(look(1.0, None))
+    assert len(watcher.images) == 5, "it remembered a picture of the task before"
+
+
+def test_a_camera_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelFileError, match=r"looks through observation\.images\.scene; picking has .*wrist$"):
+        PickEyes([WRIST, SCENE], None)

@@ -1,0 +1,118 @@
+"""The simulated UR10e: same geometry as the kinematics, servos that follow, a driver that keeps its promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from robot.config import WorkCellConfig
+from robot.drivers.arm import Arm
+from robot.errors import ArmError
+from robot.kinematics.forward import forward_kinematics
+from robot.simulator.appearance import draw_appearance
+from robot.simulator.cell import SimulatedCell
+from robot.simulator.objects import Profile
+from robot.simulator.scene import build_scene, place_arm
+
+DT_S = 0.008
+
+
+def test_model_and_denavit_hartenberg_table_agree(cell: WorkCellConfig) -> None:
+    rng = np.random.default_rng(0)
+    scene = build_scene(cell, [], draw_appearance(rng, Profile.TRAIN))
+    for qpos in rng.uniform(-np.pi, np.pi, (50, 6)):
+        place_arm(scene, qpos, 0.05)
+        T_base_tool = forward_kinematics(qpos)
+        site, tcp, camera = scene.data.site("tool"), scene.data.site("tcp"), scene.data.cam("wrist")
+        np.testing.assert_allclose(site.xpos, T_base_tool[:3, 3], atol=1e-9)
+        np.testing.assert_allclose(site.xmat.reshape(3, 3), T_base_tool[:3, :3], atol=1e-9)
+        np.testing.assert_allclose(tcp.xpos, (T_base_tool @ cell.T_tool_tcp)[:3, 3], atol=1e-9)
+        T_base_camera = T_base_tool @ cell.T_tool_camera
+        np.testing.assert_allclose(camera.xpos, T_base_camera[:3, 3], atol=1e-9)
+        ours = camera.xmat.reshape(3, 3) * [1, -1, -1]
+        np.testing.assert_allclose(ours, T_base_camera[:3, :3], atol=1e-9)
+
+
+def test_links_have_the_published_masses(cell: WorkCellConfig) -> None:
+    scene = build_scene(cell, [], draw_appearance(np.random.default_rng(0), Profile.TRAIN))
+    names = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
+    masses = [scene.model.body(name).mass[0] for name in names]
+    np.testing.assert_allclose(masses, [7.369, 13.051, 3.989, 2.1, 1.98, 0.615], atol=1e-9)
+
+
+def test_servos_follow_a_smooth_stream_and_end_on_it_without_swinging(simulated: SimulatedCell) -> None:
+    simulated.reset(0)
+    home = np.array(simulated.cell.home_qpos)
+    swing = np.array([0.3, -0.3, 0.4, 0.5, -0.5, 0.5])
+    errors, after = [], []
+    with simulated.arm as arm:
+        for k in range(175):
+            # One second out and back at the limits of acceleration, then 0.4 s of holding still.
+            target = home + swing * (1 - np.cos(2 * np.pi * min(k * DT_S, 1.0))) / 2
+            arm.command(target, 0.085)
+            simulated.clock.wait_until((k + 1) * DT_S)
+            state = arm.read_state()
+            (errors if k * DT_S < 1.0 else after).append(np.abs(state.qpos - target).max())
+        assert np.abs(arm.read_state().qvel).max() < 1e-3
+    assert max(errors) < 0.005
+    assert max(after[10:]) < 2e-4
+
+
+def test_arm_holds_still_against_gravity_and_the_load_of_its_gripper(simulated: SimulatedCell) -> None:
+    simulated.reset(1)
+    with simulated.arm as arm:
+        simulated.clock.wait_until(1.0)
+        np.testing.assert_allclose(arm.read_state().qpos, simulated.cell.home_qpos, atol=1e-6)
+
+
+def test_driver_follows_the_protocol(simulated: SimulatedCell) -> None:
+    assert isinstance(simulated.arm, Arm)
+    with pytest.raises(ArmError, match="reset"):
+        simulated.arm.__enter__()
+    simulated.reset(0)
+    home = np.array(simulated.cell.home_qpos)
+    with pytest.raises(ArmError, match="with"):
+        simulated.arm.read_state()
+    with simulated.arm as arm:
+        with pytest.raises(ArmError, match="finite"):
+            arm.command(np.array([np.nan, 0, 0, 0, 0, 0]), 0.05)
+        with pytest.raises(ArmError, match="finite"):
+            arm.command(home, float("inf"))
+        beyond = home.copy()
+        beyond[2] = 4.0
+        assert arm.command(beyond, 0.05)[2] == pytest.approx(np.pi)
+        assert arm.read_state().stamp_s == 0.0
+    with pytest.raises(ArmError, match="with"):
+        arm.command(home, 0.05)
+
+
+def test_leaving_the_context_stops_the_arm_where_it_is(simulated: SimulatedCell) -> None:
+    simulated.reset(0)
+    home = np.array(simulated.cell.home_qpos)
+    with simulated.arm as arm:
+        for k in range(40):
+            arm.command(home + 0.01 * k, 0.085)
+            simulated.clock.wait_until((k + 1) * DT_S)
+        moving = arm.read_state()
+        assert np.abs(moving.qvel).max() > 1.0
+    simulated.clock.wait_until(0.8)
+    with simulated.arm as arm:
+        stopped = arm.read_state()
+    assert np.abs(stopped.qvel).max() < 1e-3
+    assert np.abs(stopped.qpos - moving.qpos).max() < 0.02
+
+
+def test_gripper_opens_and_closes_at_its_speed(simulated: SimulatedCell) -> None:
+    simulated.reset(0)
+    gripper = simulated.cell.gripper
+    home = np.array(simulated.cell.home_qpos)
+    with simulated.arm as arm:
+        arm.command(home, 0.0)
+        simulated.clock.wait_until(0.2)
+        closing = arm.read_state().gripper_opening_m
+        assert closing == pytest.approx(gripper.opening_max_m - 0.2 * gripper.speed_m_s, abs=0.006)
+        simulated.clock.wait_until(1.0)
+        assert arm.read_state().gripper_opening_m == pytest.approx(0.0, abs=5e-4)
+        arm.command(home, 1.0)
+        simulated.clock.wait_until(2.0)
+        assert arm.read_state().gripper_opening_m == pytest.approx(gripper.opening_max_m, abs=5e-4)

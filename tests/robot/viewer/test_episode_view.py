@@ -1,0 +1,102 @@
+"""What an episode leaves on disk can be read again, with and without a view from outside."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from robot.control.episode import EpisodeResult, Judgement, run_episode
+from robot.control.loop import Tick
+from robot.control.recorder import read_recording
+from robot.interfaces import Outcome, PolicyStatus
+from robot.viewer.contact_sheet import CAPTION_PX, CELL_HW, GAP_PX, ContactSheet
+from robot.viewer.episode_view import EpisodeFiles, OutsideView, describe_result
+from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
+from vision.errors import UserError
+
+
+def white() -> np.ndarray:
+    return np.full((480, 640, 3), 255, np.uint8)
+
+
+def episode(num_ticks: int) -> tuple[list[Tick], EpisodeResult]:
+    bench = Bench(ListedPolicy([HOME], ends_after=num_ticks))
+    result = run_episode(bench.loop, TASK, lambda: Judgement(success=True), seed=4, timeout_s=60.0)
+    return bench.sink.ticks, result
+
+
+def write(folder: Path, ticks: list[Tick], result: EpisodeResult, *, video: bool, outside: OutsideView | None) -> None:
+    with EpisodeFiles(folder, ["listed"], video=video, fps=10.0, outside=outside) as files:
+        for tick in ticks:
+            files.write(tick)
+        files.finish(result)
+
+
+@pytest.mark.parametrize("outside", [None, white])
+def test_ticks_film_and_contact_sheet(tmp_path: Path, outside: OutsideView | None) -> None:
+    ticks, result = episode(30)
+    write(tmp_path, ticks, result, video=True, outside=outside)
+    assert len(read_recording(tmp_path / "ticks.jsonl")) == 30
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    pictures = [film.read() for _ in range(4)]
+    assert [found for found, _ in pictures] == [True, True, True, False]
+    assert pictures[0][1].shape == (720, 1280, 3)
+    is_white = (pictures[0][1][:480, 640:].min(axis=-1) > 230).mean() > 0.9
+    assert is_white == (outside is not None)
+    sheet = cv2.imread(str(tmp_path / "contact_sheet.png"))
+    assert sheet is not None
+    num_rows = 2 if outside is None else 3
+    assert sheet.shape == (2 * CAPTION_PX + num_rows * CELL_HW[0], CELL_HW[1], 3)
+
+
+def test_without_video_only_the_ticks_are_kept_and_nothing_is_drawn(tmp_path: Path) -> None:
+    def never() -> np.ndarray:
+        raise AssertionError("a picture was asked for")
+
+    ticks, result = episode(15)
+    write(tmp_path, ticks, result, video=False, outside=never)
+    assert [path.name for path in tmp_path.iterdir()] == ["ticks.jsonl"]
+
+
+def test_an_error_on_the_way_leaves_the_ticks_and_no_broken_film(tmp_path: Path) -> None:
+    ticks, result = episode(15)
+
+    def fails_later(calls: list[int]) -> np.ndarray:
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("the camera outside is gone")
+        return white()
+
+    calls: list[int] = []
+    with pytest.raises(RuntimeError, match="outside"):
+        write(tmp_path, ticks, result, video=True, outside=lambda: fails_later(calls))
+    assert [path.name for path in tmp_path.iterdir()] == ["ticks.jsonl"]
+    assert len(read_recording(tmp_path / "ticks.jsonl")) == 14
+
+
+def test_a_sheet_has_a_column_for_each_stage_seen_in_the_given_order(tmp_path: Path) -> None:
+    tick = episode(1)[0][0]
+    assert tick.percept is not None
+    sheet = ContactSheet(["look", "grasp", "lift"])
+    for stage in ("lift", "look", "look"):
+        sheet.add(replace(tick, status=PolicyStatus(stage, Outcome.RUNNING)), tick.percept, None)
+    sheet.save(tmp_path / "sheet.png", "two stages")
+    image = cv2.imread(str(tmp_path / "sheet.png"))
+    assert image is not None
+    assert image.shape[1] == 2 * CELL_HW[1] + GAP_PX
+
+
+def test_a_sheet_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no frame"):
+        ContactSheet(["look"]).save(tmp_path / "sheet.png", "nothing")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_episode_in_one_line() -> None:
+    _, result = episode(15)
+    assert "placed" in describe_result(result)
+    assert "failed (lost)" in describe_result(replace(result, success=False, reason="lost"))

@@ -1,0 +1,176 @@
+"""Suppression: the trace of chapter 23, plain-loop references, torchvision, and the cases OpenCV gets differently."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vision.boxes.nms import BLOCK, soft_suppress_gaussian, soft_suppress_linear, suppress
+from vision.boxes.nms_torch import suppress_torch
+
+CHAPTER_23_BOXES = np.array(
+    [[100, 100, 200, 200], [105, 105, 205, 205], [400, 400, 500, 500], [405, 405, 505, 505], [600, 600, 700, 700]],
+    np.float32,
+)
+CHAPTER_23_SCORES = np.array([0.95, 0.90, 0.88, 0.85, 0.75], np.float32)
+
+
+def crowd(num: int, num_classes: int, seed: int):
+    """Boxes in clusters, as detectors give them: (boxes_xyxy, scores, class_ids)."""
+    rng = np.random.default_rng(seed)
+    cluster = rng.integers(0, max(1, num // 12), num)
+    centres = rng.uniform(-200, 600, (num, 2))[cluster] + rng.normal(0, 5, (num, 2))
+    sizes = rng.uniform(20, 120, (num, 2))[cluster] * rng.uniform(0.8, 1.2, (num, 2))
+    boxes = np.concatenate((centres - sizes / 2, centres + sizes / 2), axis=1).astype(np.float32)
+    return boxes, rng.uniform(0, 1, num).astype(np.float32), rng.integers(0, num_classes, num)
+
+
+def one_iou(box, other) -> float:
+    (left, top, right, bottom), (left2, top2, right2, bottom2) = map(float, box), map(float, other)
+    width, height = min(right, right2) - max(left, left2), min(bottom, bottom2) - max(top, top2)
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / ((right - left) * (bottom - top) + (right2 - left2) * (bottom2 - top2) - shared)
+
+
+def suppress_by_loops(boxes, scores, class_ids, threshold):
+    kept: list[int] = []
+    for index in sorted(range(len(scores)), key=lambda row: -scores[row]):
+        rivals = [other for other in kept if class_ids is None or class_ids[other] == class_ids[index]]
+        if all(one_iou(boxes[index], boxes[other]) <= threshold for other in rivals):
+            kept.append(index)
+    return kept
+
+
+def soften_by_loops(boxes, scores, class_ids, decay, score_threshold):
+    scores, left, kept = [float(score) for score in scores], list(range(len(scores))), []
+    while left:
+        best = max(left, key=lambda row: scores[row])
+        left.remove(best)
+        if scores[best] <= score_threshold:
+            continue
+        kept.append(best)
+        for row in left:
+            if class_ids[row] == class_ids[best]:
+                scores[row] *= decay(one_iou(boxes[row], boxes[best]))
+    return kept, [scores[row] for row in kept]
+
+
+def test_the_trace_of_section_23_3_3_keeps_b1_b3_b5():
+    classes = np.zeros(5, np.int64)
+    np.testing.assert_array_equal(suppress(CHAPTER_23_BOXES, CHAPTER_23_SCORES, classes, 0.5), [0, 2, 4])
+
+
+def test_input_order_does_not_matter():
+    order = np.array([3, 4, 1, 0, 2])
+    kept = suppress(CHAPTER_23_BOXES[order], CHAPTER_23_SCORES[order], None, 0.5)
+    np.testing.assert_array_equal(order[kept], [0, 2, 4])
+
+
+@pytest.mark.parametrize("num", [1, 30, BLOCK, 3 * BLOCK + 7])
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.65])
+def test_it_agrees_with_plain_loops(num, threshold):
+    boxes, scores, class_ids = crowd(num, 3, seed=num)
+    assert suppress(boxes, scores, class_ids, threshold).tolist() == suppress_by_loops(
+        boxes, scores, class_ids, threshold
+    )
+    assert suppress(boxes, scores, None, threshold).tolist() == suppress_by_loops(boxes, scores, None, threshold)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("num_classes", [1, 4, 80])
+def test_run_time_and_training_keep_the_same_boxes(seed, num_classes):
+    boxes, scores, class_ids = crowd(600, num_classes, seed)
+    tensors = torch.from_numpy(boxes), torch.from_numpy(scores)
+    for classes in (class_ids, None):
+        ours = suppress(boxes, scores, classes, 0.45)
+        theirs = suppress_torch(*tensors, None if classes is None else torch.from_numpy(classes), 0.45)
+        np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+def test_the_official_post_processing_of_yolox_is_reproduced(reference):
+    recorded = np.load(reference("prepost.npz"))
+    rows = recorded["yolox_nms.pred"][0].astype(np.float32)
+    centres, sizes = rows[:, :2], rows[:, 2:4]
+    boxes = np.concatenate((centres - sizes / 2, centres + sizes / 2), axis=1)
+    class_ids, class_scores = rows[:, 5:].argmax(axis=1), rows[:, 5:].max(axis=1)
+    scores = rows[:, 4] * class_scores
+    for case in ("eval", "demo", "strict"):
+        confidence, threshold, agnostic = recorded[f"yolox_nms.{case}.args"]
+        chosen = np.flatnonzero(scores >= confidence)
+        classes = None if agnostic else class_ids[chosen]
+        kept = chosen[suppress(boxes[chosen], scores[chosen], classes, float(threshold))]
+        expected = recorded[f"yolox_nms.{case}"]
+        assert len(kept) == len(expected) > 0
+        np.testing.assert_allclose(boxes[kept], expected[:, :4], atol=1e-3)
+        np.testing.assert_array_equal(class_ids[kept], expected[:, 6])
+
+
+def test_other_classes_do_not_suppress_each_other_even_at_negative_coordinates():
+    boxes = np.array([[-100, -100, 0, 0], [-99, -99, 1, 1]], np.float32)
+    scores, class_ids = np.array([0.9, 0.8], np.float32), np.array([1, 0])
+    assert suppress(boxes, scores, class_ids, 0.3).tolist() == [0, 1]
+    assert suppress_torch(*map(torch.from_numpy, (boxes, scores, class_ids)), 0.3).tolist() == [0, 1]
+    assert suppress(boxes, scores, None, 0.3).tolist() == [0]
+
+
+def test_an_overlap_of_just_the_threshold_stays():
+    boxes = np.array([[0, 0, 3, 1], [1, 0, 4, 1]], np.float32)  # intersection 2, union 4
+    scores = np.array([0.9, 0.8], np.float32)
+    assert suppress(boxes, scores, None, 0.5).tolist() == [0, 1]
+    assert suppress(boxes, scores, None, 0.4999).tolist() == [0]
+
+
+def test_boxes_without_area_and_scores_of_zero_stay():
+    boxes = np.array([[10, 10, 10, 10], [10, 10, 10, 10], [5, 5, 20, 20]], np.float32)
+    scores = np.array([0.9, 0.0, 0.7], np.float32)
+    assert suppress(boxes, scores, np.zeros(3, np.int64), 0.5).tolist() == [0, 2, 1]
+
+
+def test_of_equal_scores_the_earlier_box_stays():
+    boxes = np.repeat(CHAPTER_23_BOXES[:1], 4, axis=0)
+    assert suppress(boxes, np.full(4, 0.5, np.float32), None, 0.5).tolist() == [0]
+
+
+def test_no_boxes_give_no_boxes():
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
+    assert suppress(*nothing, 0.5).shape == (0,)
+    assert soft_suppress_linear(*nothing, 0.5)[0].shape == (0,)
+    assert suppress_torch(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
+
+
+def test_linear_soft_nms_agrees_with_plain_loops():
+    boxes, scores, class_ids = crowd(60, 3, seed=1)
+    kept, softened = soft_suppress_linear(boxes, scores, class_ids, 0.3, score_threshold=0.05)
+    expected = soften_by_loops(boxes, scores, class_ids, lambda iou: 1 - iou if iou > 0.3 else 1.0, 0.05)
+    assert kept.tolist() == expected[0]
+    np.testing.assert_allclose(softened, expected[1], rtol=1e-4)
+
+
+def test_gaussian_soft_nms_agrees_with_plain_loops():
+    boxes, scores, class_ids = crowd(60, 3, seed=2)
+    kept, softened = soft_suppress_gaussian(boxes, scores, class_ids, 0.5, score_threshold=0.05)
+    expected = soften_by_loops(boxes, scores, class_ids, lambda iou: math.exp(-(iou**2) / 0.5), 0.05)
+    assert kept.tolist() == expected[0]
+    np.testing.assert_allclose(softened, expected[1], rtol=1e-4)
+
+
+def test_soft_nms_leaves_its_input_alone_and_lowers_scores_in_order():
+    boxes, scores, class_ids = crowd(40, 1, seed=3)
+    before = scores.copy()
+    kept, softened = soft_suppress_gaussian(boxes, scores, class_ids)
+    np.testing.assert_array_equal(scores, before)
+    assert (softened <= scores[kept] + 1e-7).all()
+    assert (np.diff(softened) <= 1e-7).all()
+
+
+def test_soft_nms_with_a_tiny_sigma_keeps_only_boxes_that_touch_nothing_better():
+    kept, _ = soft_suppress_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=1e-3)
+    assert kept.tolist() == [0, 2, 4]
+
+
+def test_soft_nms_refuses_a_sigma_of_zero():
+    with pytest.raises(ValueError, match="sigma above 0"):
+        soft_suppress_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=0.0)

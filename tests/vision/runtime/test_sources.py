@@ -1,0 +1,184 @@
+"""Images, folders, patterns and video files: what comes out, in which order, and one-line errors for the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from vision.errors import SourceError
+from vision.runtime.sources import open_stream
+from vision.runtime.video_writer import VideoWriter
+
+
+def frames(count: int) -> list[np.ndarray]:
+    """Frames that tell their number by their brightness."""
+    return [np.full((48, 64, 3), 5 * number, np.uint8) for number in range(count)]
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "numbers.mp4"
+    with VideoWriter(path, fps=10.0) as writer:
+        for frame in frames(30):
+            writer.write(frame)
+    return path
+
+
+def read_all(source: str) -> list[tuple[str, int, float]]:
+    with open_stream(source) as stream:
+        return [(name, round(float(image.mean())), stamp_s) for name, image, stamp_s in stream]
+
+
+def test_a_video_gives_every_frame_in_order_with_its_time(video: Path):
+    with open_stream(str(video)) as stream:
+        assert stream.fps == pytest.approx(10)
+        assert stream.num_images == 30
+    read = read_all(str(video))
+    assert [name for name, _, _ in read] == [f"numbers_{number:06d}" for number in range(30)]
+    np.testing.assert_allclose([mean for _, mean, _ in read], [5 * number for number in range(30)], atol=4.5)
+    np.testing.assert_allclose([stamp_s for _, _, stamp_s in read], np.arange(30) / 10, atol=1e-6)
+
+
+def test_colours_of_a_video_are_rgb(tmp_path: Path):
+    path = tmp_path / "red.mp4"
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 0] = 220
+    with VideoWriter(path, fps=5.0) as writer:
+        writer.write(red)
+    with open_stream(str(path)) as stream:
+        image = next(iter(stream)).image_rgb
+    assert image[..., 0].mean() > 180
+    assert image[..., 1:].mean() < 40
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "fps"),
+    [
+        ("video/bottles.mp4", 60, 29.97),
+        ("video/cubes.mp4", 39, 10.0),
+        ("data/video/bottle-detection.mp4", 1189, 29.83),
+        ("data/video/one-by-one-person-detection.mp4", 1394, 10.0),
+    ],
+)
+def test_real_videos_open_with_their_length_and_rate(request, name: str, num_frames: int, fps: float):
+    find = request.getfixturevalue("shared" if name.startswith("data") else "sample")
+    with open_stream(str(find(name))) as stream:
+        assert stream.num_images == num_frames
+        assert stream.fps == pytest.approx(fps, abs=0.01)
+        first = next(iter(stream))
+    assert first.image_rgb.std() > 10
+
+
+@pytest.mark.parametrize("name", ["bottles", "cubes"])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9, 0.999])
+def test_a_cut_off_video_is_refused_when_it_is_opened(sample, tmp_path: Path, name: str, share: float):
+    content = sample(f"video/{name}.mp4").read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(SourceError, match=r"cut\.mp4.*cut off") as caught:
+        open_stream(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_video_that_breaks_off_in_another_container_is_an_error_at_its_end(tmp_path: Path):
+    path = tmp_path / "long.mkv"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for frame in frames(50):
+        writer.write(frame)
+    writer.release()
+    assert len(read_all(str(path))) == 50
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(SourceError, match="breaks off after"):
+        read_all(str(path))
+
+
+def test_a_cut_off_avi_is_refused(tmp_path: Path):
+    path = tmp_path / "long.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for frame in frames(20):
+        writer.write(frame)
+    writer.release()
+    assert len(read_all(str(path))) == 20
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(SourceError, match="cut off"):
+        open_stream(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.mp4", b""),
+        ("text.mp4", b"this is a text and no video\n" * 50),
+        ("zeros.mp4", bytes(5000)),
+        ("noise.mkv", np.random.default_rng(0).bytes(5000)),
+        ("empty.jpg", b""),
+        ("text.png", b"this is no image"),
+        ("no_suffix", b"neither image nor video"),
+    ],
+)
+def test_files_that_are_neither_image_nor_video_are_one_line(tmp_path: Path, capfd, name: str, content: bytes):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(SourceError, match=name) as caught:
+        read_all(str(path))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == "", "libraries must not write beside our one line"
+
+
+def test_a_damaged_index_is_told(tmp_path: Path, video: Path):
+    content = bytearray(video.read_bytes())
+    content[0:4] = (3).to_bytes(4, "big")
+    path = tmp_path / "damaged.mp4"
+    path.write_bytes(bytes(content))
+    with pytest.raises(SourceError, match="declares the size 3"):
+        open_stream(str(path))
+
+
+def test_a_missing_source_is_told():
+    with pytest.raises(SourceError, match=r"absent\.mp4: there is no such file"):
+        open_stream("absent.mp4")
+
+
+def write_images(folder: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / name), np.full((20, 30, 3), 10 * number, np.uint8))
+
+
+def test_folders_and_patterns_give_images_in_the_order_of_their_names(tmp_path: Path):
+    write_images(tmp_path, ["b.png", "a.png", "c.jpg", "deeper/a.png"])
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".b.4711.partial.png").write_bytes(b"\x89PNG")
+    assert [name for name, _, _ in read_all(str(tmp_path))] == ["a.png", "b.png", "c.jpg"]
+    assert [name for name, _, _ in read_all(str(tmp_path / "*.png"))] == ["a.png", "b.png"]
+    assert [name for name, _, _ in read_all(str(tmp_path / "**/a.png"))] == ["a.png", "deeper/a.png"]
+    assert read_all(str(tmp_path / "b.png")) == [("b.png", 0, 0.0)]
+    with open_stream(str(tmp_path)) as stream:
+        assert stream.num_images == 3
+        assert stream.fps is None
+
+
+def test_an_image_is_known_by_its_content_when_its_suffix_is_not(tmp_path: Path):
+    write_images(tmp_path, ["image.png"])
+    (tmp_path / "image.png").rename(tmp_path / "image")
+    assert len(read_all(str(tmp_path / "image"))) == 1
+
+
+def test_a_folder_or_pattern_without_images_is_told(tmp_path: Path):
+    with pytest.raises(SourceError, match="holds no image"):
+        open_stream(str(tmp_path))
+    with pytest.raises(SourceError, match=r"\*\.png"):
+        open_stream(str(tmp_path / "*.png"))
+
+
+def test_a_broken_image_among_good_ones_is_told_by_name(tmp_path: Path):
+    write_images(tmp_path, ["a.png", "c.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    with open_stream(str(tmp_path)) as stream:
+        images = iter(stream)
+        assert next(images).name == "a.png"
+        with pytest.raises(SourceError, match=r"b\.png: is empty"):
+            next(images)

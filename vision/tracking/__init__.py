@@ -1,0 +1,1 @@
+"""Tracking in the image: SORT, ByteTrack, OC-SORT, camera motion, MOT files and metrics."""

@@ -1,0 +1,133 @@
+"""ByteTrack: good detections choose their tracks first, weak ones may then keep a track alive (arXiv:2110.06864).
+
+A weak detection beside a known track is an occluded object more often than background. Section 3, algorithm 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field
+
+from vision.tracking.box_association import Matches, most_gain, overlapping_pairs, split_matched
+from vision.tracking.box_kalman import HeightModel
+from vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, Indices, Seen
+from vision.tracking.camera_motion import SimilarityMotion
+from vision.config import Config
+
+
+class ByteTrackConfig(Config):
+    """The paper's settings (section 4.1), and of what it leaves open those of the authors' program.
+
+    The program differs from the paper in its evaluation of MOT17: match_threshold 0.9, and IoU of whole pixels.
+    """
+
+    kind: Literal["bytetrack"] = "bytetrack"
+    track_threshold: float = Field(default=0.6, ge=0, le=1)
+    """Detections with a higher score are good (the paper's tau)."""
+    low_threshold: float = Field(default=0.1, ge=0, le=1)
+    """Detections that are not good and have no higher score than this are ignored (program)."""
+    birth_margin: float = Field(default=0.1, ge=0, le=1)
+    """A new track needs a score of at least track_threshold + birth_margin: 0.7 in the paper."""
+    match_threshold: float = Field(default=0.8, gt=0, le=1)
+    """Largest cost, 1 - IoU * score, at which a good detection joins a track: IoU of at least 0.2 in the paper."""
+    low_match_threshold: float = Field(default=0.5, gt=0, le=1)
+    """Largest cost, 1 - IoU, at which a weak detection joins a track (program)."""
+    tentative_match_threshold: float = Field(default=0.7, gt=0, le=1)
+    """Largest cost, 1 - IoU * score, at which a second detection confirms a track (program)."""
+    fuse_scores: bool = True
+    """Multiply the IoU of good detections by their score (program, but not for MOT20)."""
+    duplicate_iou: float = Field(default=0.85, gt=0, le=1)
+    """Of a track in sight and a lost one that overlap more, the younger ends (program)."""
+    track_buffer: float = Field(default=30.0, ge=0)
+    """Frames at 30 a second that a lost track lives (paper); at other rates the same time."""
+
+
+class ByteTracker(BoxTracker):
+    """See the module."""
+
+    def __init__(self, config: ByteTrackConfig, frame_rate: float) -> None:
+        super().__init__(HeightModel(), frame_rate)
+        self._config = config
+        self._buffer = float(int(frame_rate / NOMINAL_RATE * config.track_buffer))
+
+    def _step(self, seen: Seen, dt_frames: float, camera_motion: SimilarityMotion | None) -> Indices:
+        config = self._config
+        boxes = self._predict(dt_frames, camera_motion)
+        is_good = seen.scores > config.track_threshold
+        good, weak = is_good.nonzero()[0], (~is_good & (seen.scores > config.low_threshold)).nonzero()[0]
+        confirmed, tentative = (self._table.track_ids > 0).nonzero()[0], (self._table.track_ids == 0).nonzero()[0]
+        first = self._match(boxes, confirmed, seen, good, config.match_threshold, self._weights(seen, good))
+        in_sight = first.unmatched_tracks[self._table.missed[first.unmatched_tracks] == 0]
+        second = self._match(boxes, in_sight, seen, weak, config.low_match_threshold, np.ones(len(weak)))
+        left = first.unmatched_detections
+        third = self._match(boxes, tentative, seen, left, config.tentative_match_threshold, self._weights(seen, left))
+        hit = np.concatenate([first.tracks, second.tracks, third.tracks])
+        self._hit(hit, seen, np.concatenate([first.detections, second.detections, third.detections]))
+        self._end()
+        born = third.unmatched_detections
+        self._begin(seen, born[seen.scores[born] >= config.track_threshold + config.birth_margin])
+        self._end_duplicates()
+        # Seen twice, or there from the first frame on.
+        table = self._table
+        return np.flatnonzero((table.missed == 0) & ((table.streak > 0) | (self._num_updates == 1)))
+
+    def _predict(self, dt_frames: float, camera_motion: SimilarityMotion | None) -> Float[np.ndarray, "N 4"]:
+        """A lost track keeps its height; a tentative one stays where it was seen."""
+        confirmed = np.flatnonzero(self._table.track_ids > 0)
+        motion = self._table.motion[confirmed]
+        motion.rates[self._table.missed[confirmed] > 0, 3] = 0.0
+        moved = self._table.motion.replaced(confirmed, self._model.predict(motion, dt_frames))
+        return self._move(moved, camera_motion)
+
+    def _weights(self, seen: Seen, detections: Indices) -> Float[np.ndarray, " K"]:
+        return seen.scores[detections] if self._config.fuse_scores else np.ones(len(detections))
+
+    def _match(
+        self,
+        boxes: Float[np.ndarray, "N 4"],
+        tracks: Indices,
+        seen: Seen,
+        detections: Indices,
+        max_cost: float,
+        weights: Float[np.ndarray, " K"],
+    ) -> Matches:
+        """The assignment of least cost 1 - IoU * weight, where staying alone is worth max_cost for each pair."""
+        if not len(tracks) or not len(detections):
+            return Matches(tracks[:0], detections[:0], tracks, detections)
+        pairs = overlapping_pairs(boxes[tracks], seen.boxes[detections])
+        gains = pairs.ious * weights[pairs.detections] - (1.0 - max_cost)
+        best = pairs[most_gain(pairs.tracks, pairs.detections, gains)]
+        among = split_matched(best.tracks, best.detections, len(tracks), len(detections))
+        return Matches(
+            tracks[among.tracks],
+            detections[among.detections],
+            tracks[among.unmatched_tracks],
+            detections[among.unmatched_detections],
+        )
+
+    def _end(self) -> None:
+        """Tentative tracks end when they are not seen, lost ones when the buffer is over."""
+        table = self._table
+        is_remembered = (table.track_ids > 0) & (self._clock - table.last_seen <= self._buffer)
+        self._keep((table.missed == 0) | is_remembered)
+
+    def _end_duplicates(self) -> None:
+        """A lost track and one in sight at the same place are one object; the one that was followed longer stays."""
+        table = self._table
+        visible, lost = np.flatnonzero(table.missed == 0), np.flatnonzero(table.missed > 0)
+        if not len(lost):
+            return
+        boxes = self._model.boxes(table.motion)
+        pairs = overlapping_pairs(boxes[visible], boxes[lost])
+        pairs = pairs[pairs.ious > self._config.duplicate_iou]
+        if not len(pairs.tracks):
+            return
+        followed = table.last_seen - table.born
+        visible, lost = visible[pairs.tracks], lost[pairs.detections]
+        is_older = followed[visible] > followed[lost]
+        alive = np.ones(len(table), dtype=bool)
+        alive[np.where(is_older, lost, visible)] = False
+        self._keep(alive)
