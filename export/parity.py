@@ -17,9 +17,9 @@ from vision.detector import Detector
 from vision.evaluation.torch_session import TorchSession, output_layout
 from vision.images import Preprocessing
 from vision.runtime.decode import decode_boxes, grid_cells
+from vision.runtime.engines import EngineName, fastest_engine, installed_engines
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows, read_manifest
-from vision.runtime.engines import EngineName, fastest_engine, installed_engines
 
 SCORE_MARGIN = 0.01
 """A detection this close to the score threshold may appear on one side only: rounding decides."""

@@ -15,10 +15,10 @@ from jaxtyping import UInt8, UInt16
 
 from robot.config import WorkCellConfig
 from robot.control.loop import Tick
-from robot.types import Frame, Observation, Track
 from robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
 from robot.interfaces import PickTask
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
+from robot.types import Frame, Observation, Track
 from vision.errors import UserError
 
 STATE, ACTION = "observation.state", "action"

@@ -6,12 +6,19 @@ the episodes before it, nor on how many processes share the work.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -20,24 +27,21 @@ import vision
 from robot.config import WorkCellConfig
 from robot.control.episode import EpisodeResult, run_episode
 from robot.control.loop import ControlLoop, TickSink
-from robot.perception.pipeline import Detector, Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
-from robot.timing import StageTimer
+from robot.interfaces import PickTask, Policy
 from robot.kinematics.collision_geometry import ArmShape
+from robot.perception.pipeline import Detector, Perception, PerceptionConfig
 from robot.policies.chunk_execution import AsynchronousConfig
 from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
-from robot.policies.pick_config import PickSkillConfig
-from robot.policy.pick_progress import PickStage
-from robot.policies.scripted_pick import Stage
+from robot.policies.pick_state import PickStage
+from robot.policies.scripted_pick import PickSkillConfig, Stage
 from robot.policies.scripted_policy import PickSkill
-from robot.interfaces import PickTask, Policy
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import Fault
-from robot.simulator.mishaps import MishapConfig, draw_mishaps
+from robot.simulator.faults import Fault, MishapConfig, draw_mishaps
 from robot.simulator.success import PickTaskJudge
+from robot.timing import StageTimer
 from robot.viewer.episode_view import EpisodeFiles
-from robot.worker_pool import map_in_workers
 from vision.config import Config
 from vision.errors import ConfigError, ModelFileError
 from vision.runtime.image_detector import ImageDetector
@@ -253,3 +257,72 @@ def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
         return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.see_scene)
 
     return build
+
+
+# Episodes shared among processes: each has a station of its own, results come in the order of the seeds.
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+AHEAD = 2
+"""Episodes handed out for each worker: one that runs and one that waits, so that stopping early wastes little."""
+
+
+def map_in_workers(
+    build: Callable[..., AbstractContextManager[S]],
+    arguments: tuple[Any, ...],
+    play: Callable[[S, int], R],
+    seeds: Iterable[int],
+    *,
+    workers: int,
+) -> Generator[R, None, None]:
+    """`play(station, seed)` for every seed, in order; `build(*arguments)` makes each process's station.
+
+    Everything but the stations must be picklable when there are several workers. Errors of an episode pass through.
+    """
+    if workers == 1:
+        with build(*arguments) as station:
+            for seed in seeds:
+                yield play(station, seed)
+        return
+    # Fresh processes: a renderer's or an engine's threads do not survive a fork.
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_open_station, initargs=(build, arguments)
+    ) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for seed in seeds:
+                waiting.append(pool.submit(_play_in_worker, play, seed))
+                if len(waiting) >= AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+_station: Any = None
+"""A worker process's own station, kept from one episode to the next."""
+
+
+def _open_station(build: Callable[..., AbstractContextManager], arguments: tuple[Any, ...]) -> None:
+    # Ctrl-C reaches every process; the first one decides what follows, and lets an episode that runs end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_the_first_process, daemon=True).start()
+    global _station  # noqa: PLW0603 - process pools keep a worker's state in its module
+    _station = build(*arguments).__enter__()
+
+
+def _end_with_the_first_process() -> None:
+    """A killed process cannot tell its workers to stop: they would wait for work for ever."""
+    first = parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)
+
+
+def _play_in_worker(play: Callable[[Any, int], R], seed: int) -> R:
+    if _station is None:
+        raise RuntimeError("the worker process was not initialised")
+    return play(_station, seed)

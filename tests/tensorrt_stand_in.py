@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BOUND = (
     "vision.runtime.cuda_driver",
-    "vision.runtime.tensorrt_log",
+    "vision.runtime.tensorrt_session",
     "vision.runtime.tensorrt_session",
     "export.tensorrt.engine",
 )

@@ -12,6 +12,7 @@ import pytest
 from robot.calibration.files import (
     HandEyeFile,
     LensFile,
+    PosesFile,
     Provenance,
     lens_file,
     load_intrinsics,
@@ -19,9 +20,8 @@ from robot.calibration.files import (
     save_config,
 )
 from robot.calibration.hand_eye import Setting, transform_errors
-from robot.calibration.refinement import NoiseLevels
 from robot.calibration.poses import ViewSpread, random_views
-from robot.calibration.recorded_samples import PosesFile
+from robot.calibration.refinement import NoiseLevels
 from robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from robot.transforms import translation
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples

@@ -26,23 +26,16 @@ TRAINING = {
     "tools.export_policy",
     "tools.import_policy",
     "robot.learning.act",
-    "robot.policy.act_latent",
-    "robot.policy.act_loss",
-    "robot.policy.act_names",
+    "robot.learning.checkpoint",
     "robot.learning.act_policy",
     "robot.learning.data",
     "robot.learning.export",
     "robot.learning.import_lerobot",
-    "robot.policy.lerobot_config",
-    "robot.policy.normalizer",
-    "robot.policy.official_policy",
-    "robot.learning.checkpoint",
     "robot.learning.config",
-    "robot.policy.train_data",
     "robot.learning.train",
 }
 # These need an NVIDIA GPU's packages, which are imported when an engine is opened.
-TENSORRT = {"vision.runtime.cuda_driver", "vision.runtime.tensorrt_log", "vision.runtime.tensorrt_session"}
+TENSORRT = {"vision.runtime.cuda_driver", "vision.runtime.tensorrt_session"}
 
 BLOCKER = """
 import importlib, sys

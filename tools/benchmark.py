@@ -23,8 +23,8 @@ from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from vision.files import write_json
 from vision.images import decode_image
 from vision.runtime.engine_file import ENGINE_SUFFIX
-from vision.runtime.image_detector import ImageDetector
 from vision.runtime.engines import installed_engines
+from vision.runtime.image_detector import ImageDetector
 from vision.runtime.sources import IMAGE_SUFFIXES
 
 

@@ -40,8 +40,8 @@ def run(arguments: Arguments) -> int:
     """Print the figures of each course and of all together."""
     from robot.config import WorkCellConfig
     from robot.simulator.rendering import RendererKind
-    from robot.simulator.tracking_scenarios import CourseKind
     from robot.simulator.tracking_benchmark import Sight, run_courses, summarise
+    from robot.simulator.tracking_scenarios import CourseKind
 
     if arguments.scenes < 1 or arguments.seed < 0:
         raise ConfigError("expected --scenes of at least 1 and --seed of at least 0")

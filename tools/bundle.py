@@ -110,8 +110,8 @@ def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.
             "give a folder of golden images: --images"
         )
     from robot.config import WorkCellConfig
-    from robot.simulator.samples import Studio
     from robot.simulator.rendering import RendererKind
+    from robot.simulator.samples import Studio
 
     studio = Studio(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
     try:

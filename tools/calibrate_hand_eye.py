@@ -10,12 +10,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from robot.calibration.ax_xb import ClosedForm
 from robot.calibration.board import BoardConfig
-from robot.calibration.files import HandEyeFile, Provenance, load_intrinsics, pose_config, save_config
-from robot.calibration.hand_eye import Setting, solve_hand_eye, transform_errors
+from robot.calibration.files import (
+    HandEyeFile,
+    Provenance,
+    Samples,
+    load_intrinsics,
+    load_pose_pairs,
+    load_session,
+    pose_config,
+    save_config,
+)
+from robot.calibration.hand_eye import ClosedForm, Setting, solve_hand_eye, transform_errors
 from robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
-from robot.calibration.recorded_samples import Samples, load_pose_pairs, load_session
 from tools.command_line import Positional
 from vision.config import load_config
 from vision.errors import UserError

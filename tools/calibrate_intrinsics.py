@@ -11,13 +11,17 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
-from robot.calibration.board import BoardConfig
+from robot.calibration.board import BoardConfig, BoardDetector, BoardView
 from robot.calibration.files import Provenance, lens_file, save_config
-from robot.calibration.charuco import BoardDetector, BoardView
-from robot.calibration.coverage import Coverage, measure_coverage
-from robot.calibration.lens import LensCalibration, calibrate_lens, rough_intrinsics
-from robot.calibration.residual_picture import draw_residuals
-from robot.camera.distortion import Lens
+from robot.calibration.lens import (
+    Coverage,
+    LensCalibration,
+    calibrate_lens,
+    draw_residuals,
+    measure_coverage,
+    rough_intrinsics,
+)
+from robot.camera.intrinsics import Lens
 from robot.errors import CalibrationError
 from tools.command_line import Positional
 from vision.config import load_config

@@ -10,10 +10,8 @@ import numpy as np
 from rich.console import Console
 
 from robot.calibration.board import BoardConfig
-from robot.calibration.files import GuessFile, load_intrinsics, pose_config, save_config
-from robot.calibration.poses import ViewSpread, reachable_candidates, suggest_poses
-from robot.calibration.reachable_poses import ReachablePoses
-from robot.calibration.recorded_samples import PosesFile
+from robot.calibration.files import GuessFile, PosesFile, load_intrinsics, pose_config, save_config
+from robot.calibration.poses import ReachablePoses, ViewSpread, reachable_candidates, suggest_poses
 from robot.config import WorkCellConfig
 from tools.command_line import Positional
 from vision.config import load_config

@@ -19,8 +19,8 @@ from rich.table import Table
 from robot.config import WorkCellConfig
 from robot.datasets.dataset_checks import DemonstrationReport, check_demonstrations
 from robot.datasets.episode_checks import CheckSettings, number_names
-from robot.datasets.reader import EpisodeDataset
 from robot.datasets.format import BOOK_KEEPING
+from robot.datasets.reader import EpisodeDataset
 from tools.command_line import Positional
 from vision.errors import DatasetError, UserError
 from vision.files import write_json

@@ -41,8 +41,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert and report counts."""
-    from vision.data.convert import convert
-    from vision.data.formats import format_of, images_folder, read_annotations
+    from vision.data.formats import convert, format_of, images_folder, read_annotations
     from vision.data.image_files import without_missing
 
     images = arguments.images or images_folder(arguments.source)

@@ -17,11 +17,10 @@ import numpy as np
 from tools.stream_files import StreamFiles, box_rows
 from tools.stream_run import StreamArguments, report_stream, run_stream
 from vision.evaluation.attention import AttentionMaps
-from vision.runtime.camera_stream import StreamImage
 from vision.runtime.detections import Detections
 from vision.runtime.draw import draw_attention, draw_detections
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import open_stream
+from vision.runtime.sources import StreamImage, open_stream
 
 LINES_NAME = "detections.jsonl"
 

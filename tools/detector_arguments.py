@@ -11,8 +11,8 @@ from rich.table import Table
 
 from tools.command_line import Positional
 from vision.evaluation.torch_session import open_detector
-from vision.runtime.image_detector import ImageDetector, ModelFormat
 from vision.runtime.engines import EngineChoice
+from vision.runtime.image_detector import ImageDetector, ModelFormat
 
 
 @dataclass(frozen=True, kw_only=True)

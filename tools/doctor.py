@@ -101,7 +101,7 @@ def find_renderers() -> list[Finding]:
     remedy = "pip install 'handeye[sim]'"
     if importlib.util.find_spec("mujoco") is None:
         return [Finding("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
-    from robot.simulator.gl_backend import find_gl_backend
+    from robot.simulator.gl_renderer import find_gl_backend
 
     backend = find_gl_backend()
     gl = (
@@ -131,8 +131,8 @@ def find_precision() -> Finding:
     if any(importlib.util.find_spec(package) is None for package in ("torch", "accelerate")):
         return Finding("training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'")
     try:
-        from vision.training.precision import bf16_of_device
         from vision.training.distributed import training_device
+        from vision.training.precision import bf16_of_device
 
         bf16 = bf16_of_device(training_device())
     except Exception as error:  # as for the engines

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from export.tensorrt.build_options import BuildOptions, trtexec_command
-from vision.runtime.manifest import read_manifest
 from vision.runtime.engines import require_tensorrt
+from vision.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
     from export.tensorrt.engine import EngineBuild

@@ -23,17 +23,17 @@ from vision.errors import UserError
 from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from vision.files import write_json
 from vision.runtime.engine_file import ENGINE_SUFFIX
-from vision.runtime.image_detector import ModelFormat
 from vision.runtime.engines import installed_engines
+from vision.runtime.image_detector import ModelFormat
 
 if TYPE_CHECKING:
     import onnx
 
+    from export.acceptance import ImageSet
     from export.artefacts import Artefact, Precision
     from export.graph.free_shapes import FreeShapes
-    from export.quantization.int8_recipe import Int8Result
-    from export.acceptance import ImageSet
     from export.parity import EngineParity
+    from export.quantization.int8_recipe import Int8Result
     from vision.detector import Detector
     from vision.runtime.manifest import Manifest
 

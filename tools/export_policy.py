@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 
 from export.graph.operator_support import require_supported
-from robot.learning.export import PolicyParity, export_policy, measure_policy_parity
 from robot.learning.checkpoint import load_policy
+from robot.learning.export import PolicyParity, export_policy, measure_policy_parity
 from tools.command_line import Positional
 from vision.errors import UserError
 from vision.files import write_json

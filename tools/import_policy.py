@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from robot.learning.act_policy import ActPolicy
-from robot.learning.data import signature_of
 from robot.datasets.reader import EpisodeDataset
-from robot.learning.import_lerobot import load_lerobot_policy
+from robot.learning.act_policy import ActPolicy
 from robot.learning.checkpoint import save_policy
+from robot.learning.data import signature_of
+from robot.learning.import_lerobot import load_lerobot_policy
 from tools.command_line import Positional
 from vision.errors import UserError
 from vision.files import write_json

@@ -15,10 +15,10 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from robot.pick import SHIPPED_DETECTOR
-from robot.demonstration_sink import PictureSize
 from robot.datasets.writer import EpisodeWriter
+from robot.demonstration_sink import PictureSize
 from robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
+from robot.pick import SHIPPED_DETECTOR
 from robot.simulator.rendering import RendererKind
 from tools.command_line import Positional
 from vision.config import load_config

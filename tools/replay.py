@@ -11,8 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from robot.datasets.reader import EpisodeDataset
-from robot.demonstrations import RecordConfig
-from robot.replay import Replay, read_recorded, replay
+from robot.demonstrations import RecordConfig, Replay, read_recorded, replay
 from tools.command_line import Positional
 from vision.config import load_config
 from vision.errors import UserError

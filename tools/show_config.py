@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from robot.tracking.box_build import BoxTrackingConfig
 from tools.command_line import Positional
 from vision.config import Config, dump_config, load_config, read_yaml
 from vision.errors import ConfigError
 from vision.files import write_json
+from vision.tracking.image_tracker import BoxTrackingConfig
 
 
 @dataclass(frozen=True)

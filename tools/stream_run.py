@@ -17,9 +17,8 @@ from tools.detector_arguments import DetectorArguments, print_stages
 from vision.errors import SourceError
 from vision.evaluation.speed import stage_percentiles
 from vision.files import write_json
-from vision.runtime.camera_stream import StreamImage
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import Stream
+from vision.runtime.sources import Stream, StreamImage
 
 Step: TypeAlias = Callable[[StreamImage, float], Mapping[str, float]]
 """Does all that is to be done with one image, which took so many seconds to come; returns its seconds by stage."""

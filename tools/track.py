@@ -13,18 +13,15 @@ from dataclasses import replace as changed
 from pathlib import Path
 
 from robot.errors import RobotError
-from robot.tracking.box_build import weakest_useful_score
-from vision.tracking.box_tracker import BoxTracks
-from vision.tracking.image_tracker import ImageTracker
-from robot.tracking.trails import Trails, draw_tracks
 from tools.stream_files import StreamFiles, box_rows
 from tools.stream_run import StreamArguments, report_stream, run_stream
 from tools.tracker_arguments import TrackerArguments
 from vision.errors import SourceError
-from vision.runtime.camera_stream import StreamImage
 from vision.runtime.detections import Detections
 from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import open_stream
+from vision.runtime.sources import StreamImage, open_stream
+from vision.tracking.box_tracker import BoxTracks
+from vision.tracking.image_tracker import ImageTracker, Trails, draw_tracks, weakest_useful_score
 
 LINES_NAME = "tracks.jsonl"
 

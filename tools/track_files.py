@@ -12,15 +12,14 @@ import numpy as np
 from rich.console import Console
 
 from robot.errors import RobotError
-from robot.tracking.box_build import build_box_tracker
-from robot.tracking.box_sequence import TrackedSequence, track_sequence
-from vision.tracking.box_tracker import NOMINAL_RATE
-from vision.tracking.metrics import TrackingScores, evaluate_tracks
-from vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
 from tools.command_line import Positional
 from tools.tracker_arguments import TrackerArguments
 from vision.errors import UserError
 from vision.files import write_json
+from vision.tracking.box_tracker import NOMINAL_RATE
+from vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
+from vision.tracking.metrics import TrackingScores, evaluate_tracks
+from vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from robot.tracking.box_build import BoxTrackingConfig
 from vision.config import load_config
 from vision.errors import UserError
+from vision.tracking.image_tracker import BoxTrackingConfig
 
 TrackerName = Literal["sort", "bytetrack", "ocsort"]
 

@@ -18,8 +18,8 @@ from vision.config import Config, dump_config, load_config
 from vision.errors import ConfigError
 from vision.files import write_json
 from vision.training.config import TrainDetectorConfig
-from vision.training.precision import with_settled
 from vision.training.distributed import TrainingError, is_main_process, same_for_all
+from vision.training.precision import with_settled
 from vision.training.run_folder import RunFolder
 from vision.training.train_detector import TrainingResult, train_detector
 

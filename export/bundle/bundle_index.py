@@ -98,7 +98,7 @@ ENGINES: dict[VerifyEngine, VersionRange] = {
     "openvino": VersionRange(oldest="2024.4"),
     "tensorrt": VersionRange(oldest="10.3", before="12"),
 }
-"""What the run time was written for; TensorRT's own faults are known to export/tensorrt_faults.py."""
+"""What the run time was written for; TensorRT's own faults are known to export/tensorrt/build_options.py."""
 
 TOLERANCES: dict[Precision, dict[VerifyEngine, Tolerance]] = {
     "float32": {

@@ -20,8 +20,8 @@ from export.tensorrt.build_options import BuildOptions
 from vision.errors import MissingPackageError, ModelFileError, UserError
 from vision.images import decode_image
 from vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file, sha256_of
-from vision.runtime.image_detector import ImageDetector
 from vision.runtime.engines import fastest_engine, require_tensorrt
+from vision.runtime.image_detector import ImageDetector
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from vision.detector import Detector
 from vision.layers.convolution import ConvNormAct
-from vision.layers.csp_blocks import Focus
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import Focus, RepBlock
 
 
 def fold_for_inference(detector: Detector) -> Detector:

@@ -23,8 +23,8 @@ from vision.heads.query_selection import QuerySelection
 from vision.heads.yolo_grid import YoloGridHead
 from vision.images import Preprocessing, at_fixed_size, prepare
 from vision.necks.hybrid_encoder import HybridEncoder
-from vision.runtime.manifest import read_manifest
 from vision.runtime.engines import EngineName, open_session
+from vision.runtime.manifest import read_manifest
 
 OF_ONE_SIZE: Mapping[type, str] = {
     Swin: "its windows are laid out for one size",

@@ -24,8 +24,7 @@ from vision.detector import Detector
 from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
 from vision.files import replacing
 from vision.images import at_fixed_size
-from vision.runtime.manifest import METADATA_KEY, Manifest
-from vision.runtime.onnx_file import parse_onnx
+from vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
 
 OPSET = 17
 

@@ -14,6 +14,8 @@ import onnx
 from pydantic import Field
 from typing_extensions import assert_never
 
+from export.acceptance import ImageSet, evaluate_model
+from export.graph.graph_index import GraphIndex
 from export.quantization.calibration import (
     EntropyRule,
     Histogram,
@@ -26,8 +28,6 @@ from export.quantization.calibration import (
     collect_histograms,
 )
 from export.quantization.equalization import channel_bounds, equalize
-from export.graph.graph_index import GraphIndex
-from export.acceptance import ImageSet, evaluate_model
 from export.quantization.quantize import pinned_layers, quantize_for_tensorrt, quantized_inputs
 from export.quantization.quantize_x86 import quantize_for_onnxruntime, quantize_for_openvino, region_tensors
 from export.quantization.sensitivity import (

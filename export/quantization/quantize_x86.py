@@ -14,9 +14,16 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from export.quantization.calibration import Range
 from export.graph.graph_index import GraphIndex, replace_inputs
-from export.quantization.quantize import SMALLEST_SCALE, PairWriter, quantized_inputs, quantized_weight, weight_axis, weight_scales
+from export.quantization.calibration import Range
+from export.quantization.quantize import (
+    SMALLEST_SCALE,
+    PairWriter,
+    quantized_inputs,
+    quantized_weight,
+    weight_axis,
+    weight_scales,
+)
 
 FOLLOWERS = frozenset({"Sigmoid", "Mul", "Add", "Concat", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
 """Computed in eight bits where all that they read is."""

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import tensorrt as trt
 
-from export.tensorrt.build_options import BuildOptions
-from export.tensorrt_faults import faults_of, refuse_old_version
+from export.tensorrt.build_options import BuildOptions, faults_of, refuse_old_version
 from vision.errors import ModelFileError, UserError
 from vision.files import replacing
 from vision.runtime.cuda_driver import CudaDevice, CudaError
 from vision.runtime.engine_file import EngineRecord, sha256_of, write_engine_file
 from vision.runtime.manifest import read_manifest
-from vision.runtime.tensorrt_log import MessageLog
+from vision.runtime.tensorrt_session import MessageLog
 
 SHOWN_ERRORS = 3
 ADVICE = {

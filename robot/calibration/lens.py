@@ -6,18 +6,17 @@ do not fit the others, and how certain the numbers are.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from typing_extensions import assert_never
 
-from robot.calibration.charuco import BoardView, board_pose
-from robot.calibration.coverage import MIN_TILT_RAD, tilts_rad
-from robot.camera.distortion import Lens
-from robot.camera.intrinsics import Intrinsics
+from robot.calibration.board import BoardView, board_pose
+from robot.camera.intrinsics import Intrinsics, Lens
 from robot.errors import CalibrationError, CameraError
 from robot.transforms import apply_transform
 
@@ -101,3 +100,79 @@ def _fit(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> 
         raise CalibrationError(
             f"no {lens.value} lens explains the corners, or too few views differ: {reason}"
         ) from error
+
+
+# What pictures of the board still lack, in words: corners in every part of the image, tilts, and distances.
+#
+# Distortion is known only where corners were; focal length only from tilted boards.
+
+GRID_ROWS, GRID_COLUMNS = 4, 4
+MIN_TILT_RAD = math.radians(10.0)
+WANTED_TILT_RAD = math.radians(20.0)
+WANTED_TILTED_VIEWS = 4
+WANTED_VIEWS = 12
+_NAMES_ROWS = ("top", "upper middle", "lower middle", "bottom")
+_NAMES_COLUMNS = ("far left", "left of the middle", "right of the middle", "far right")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Coverage:
+    """Which cells of a grid over the image have corners, how many views there are, and how far each is tilted (rad)."""
+
+    is_covered: Bool[np.ndarray, "rows columns"]
+    tilts_rad: Float[np.ndarray, " N"]
+
+    @property
+    def fraction(self) -> float:
+        """Part of the cells that have corners."""
+        return float(self.is_covered.mean())
+
+    def advice(self) -> list[str]:
+        """What to photograph next, most needed first; empty when nothing is missing."""
+        missing = []
+        tilted = int((self.tilts_rad >= WANTED_TILT_RAD).sum())
+        if tilted < WANTED_TILTED_VIEWS:
+            missing.append(f"tilt the board by 20 to 45 degrees: {tilted} of {WANTED_TILTED_VIEWS} views do")
+        for row, column in np.argwhere(~self.is_covered):
+            missing.append(f"hold the board into the {_NAMES_ROWS[row]}, {_NAMES_COLUMNS[column]} of the image")
+        if len(self.tilts_rad) < WANTED_VIEWS:
+            missing.append(f"take more pictures: {len(self.tilts_rad)} of {WANTED_VIEWS} are there")
+        return missing
+
+
+def measure_coverage(views: tuple[BoardView, ...], intrinsics: Intrinsics) -> Coverage:
+    """Coverage by the views of images of the size that the intrinsics have; rough ones are good enough."""
+    height, width = intrinsics.size_hw
+    is_covered = np.zeros((GRID_ROWS, GRID_COLUMNS), dtype=bool)
+    for view in views:
+        cells = (view.pixels_uv + 0.5) / (width, height) * (GRID_COLUMNS, GRID_ROWS)
+        columns, rows = np.clip(cells.astype(int), 0, (GRID_COLUMNS - 1, GRID_ROWS - 1)).T
+        is_covered[rows, columns] = True
+    return Coverage(is_covered, tilts_rad(views, intrinsics))
+
+
+def tilts_rad(views: tuple[BoardView, ...], intrinsics: Intrinsics) -> Float[np.ndarray, " N"]:
+    """Angle between each board's normal and the camera's axis."""
+    normals = np.array([board_pose(view, intrinsics).T_camera_board[2, 2] for view in views])
+    return np.arccos(np.clip(normals, -1.0, 1.0))
+
+
+# The residuals of a lens in one picture: a right lens leaves noise, a wrong one leaves a pattern of arrows.
+
+MAGNIFICATION = 50.0
+
+
+def draw_residuals(calibration: LensCalibration) -> UInt8[np.ndarray, "H W 3"]:
+    """Each corner as an arrow to where the lens puts it, MAGNIFICATION times as long as it is; RGB on white."""
+    height, width = calibration.intrinsics.size_hw
+    picture = np.full((height, width, 3), 255, dtype=np.uint8)
+    lengths = np.linalg.norm(calibration.residuals_px, axis=1)
+    for start, residual, length in zip(calibration.pixels_uv, calibration.residuals_px, lengths, strict=True):
+        share = min(1.0, float(length))  # red at a whole pixel
+        end = start + MAGNIFICATION * residual
+        first, last = ((int(round(x)), int(round(y))) for x, y in (start, end))
+        colour = (int(255 * share), 60, int(255 * (1.0 - share)))
+        cv2.arrowedLine(picture, first, last, colour, 1, cv2.LINE_AA, tipLength=0.25)
+    words = f"rms {calibration.rms_px:.3f} px, arrows x{MAGNIFICATION:g}"
+    cv2.putText(picture, words, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return picture

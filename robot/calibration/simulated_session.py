@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from robot.calibration.charuco import BoardDetector, BoardView, board_pose
+from robot.calibration.board import BoardDetector, BoardView, board_pose
 from robot.calibration.hand_eye import HandEye, PosePairs, Setting
-from robot.calibration.refinement import NoiseLevels
 from robot.calibration.poses import ViewSpread, random_views, suggest_poses, tool_poses
+from robot.calibration.refinement import NoiseLevels
 from robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from robot.errors import CalibrationError
 from robot.transforms import make_transform, rotvec_to_rotation

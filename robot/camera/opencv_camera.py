@@ -1,4 +1,4 @@
-"""A colour camera that OpenCV opens (USB index, device file, network stream) as `robot.camera.camera.Camera`.
+"""A colour camera that OpenCV opens (USB index, device file, network stream) as `robot.interfaces.Camera`.
 
 It has no depth: every depth reading is NaN, and whoever lifts boxes to space falls back on the table's plane.
 """
@@ -15,11 +15,11 @@ from robot.camera.rectification import Undistortion
 from robot.errors import CameraError
 from robot.types import Frame
 from vision.errors import SourceError
-from vision.runtime.camera_stream import CameraStream, StreamImage
+from vision.runtime.sources import CameraStream, StreamImage
 
 
 class OpencvCamera:
-    """Follows robot.camera.camera.Camera; images leave it without the lens's distortion.
+    """Follows robot.interfaces.Camera; images leave it without the lens's distortion.
 
     `source` is an index ("0") or an address. A frame is stamped when it arrives, which is after its exposure by what
     camera and cable take: measure that delay where it matters.

@@ -1,25 +1,27 @@
-# pyright: reportMissingImports=false
-# pyrealsense2 is an extra that has no type information.
-"""An Intel RealSense depth camera as `robot.camera.camera.Camera`: the device's pipeline only.
+"""An Intel RealSense depth camera as `robot.interfaces.Camera`: the device's pipeline only.
 
 Frames are made in realsense_frames.py. Colour and depth run at their own native sizes and are aligned there: depth
 that was scaled on the device would mix the readings at edges.
 """
 
+# pyright: reportMissingImports=false
+# pyrealsense2 is an extra that has no type information.
+
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from robot.camera.realsense_frames import (
-    RealsenseFrames,
-    RealsenseGeometry,
-    intrinsics_from_sdk,
-    transform_from_sdk,
-)
+import numpy as np
+from jaxtyping import Float
+
+from robot.camera.intrinsics import Intrinsics, Lens
+from robot.camera.rectification import DepthAlignment, Undistortion, depth_to_metres
 from robot.errors import CameraError
+from robot.transforms import make_transform, nearest_transform
 from robot.types import Frame
 from vision.errors import MissingPackageError
 
@@ -36,7 +38,7 @@ class RealsenseSettings:
 
 
 class RealsenseCamera:
-    """Follows robot.camera.camera.Camera. Raises MissingPackageError on entry where pyrealsense2 is not installed."""
+    """Follows robot.interfaces.Camera. Raises MissingPackageError on entry where pyrealsense2 is not installed."""
 
     def __init__(self, settings: RealsenseSettings | None = None) -> None:
         self.settings = RealsenseSettings() if settings is None else settings
@@ -111,3 +113,116 @@ def _read_geometry(sdk: Any, profile: Any) -> RealsenseGeometry:
         transform_from_sdk(depth.get_extrinsics_to(color)),
         float(profile.get_device().first_depth_sensor().get_depth_scale()),
     )
+
+
+# From what the RealSense SDK hands over to `Frame`: lenses, units, clocks, alignment. No device is needed here.
+#
+# pyrealsense2's objects come in as protocols, so that frames of its software device, or of a test, do as well.
+
+
+@runtime_checkable
+class SdkIntrinsics(Protocol):
+    """The fields of pyrealsense2.intrinsics; `model` is an enumeration with a name."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    ppx: float
+    ppy: float
+    model: Any
+    coeffs: Sequence[float]
+
+
+@runtime_checkable
+class SdkExtrinsics(Protocol):
+    """The fields of pyrealsense2.extrinsics: rotation by columns, translation in metres."""
+
+    rotation: Sequence[float]
+    translation: Sequence[float]
+
+
+@runtime_checkable
+class SdkFrame(Protocol):
+    """What is used of pyrealsense2's video frames. `get_timestamp` is in milliseconds of the domain's clock."""
+
+    def get_data(self) -> Any:
+        """The pixels as a buffer."""
+        ...
+
+    def get_timestamp(self) -> float:
+        """Milliseconds of exposure."""
+        ...
+
+    def get_frame_timestamp_domain(self) -> Any:
+        """Which clock that is; an enumeration with a name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RealsenseGeometry:
+    """Both cameras of a device, where the depth camera is seen from the colour camera, and the depth's unit (m)."""
+
+    color: Intrinsics
+    depth: Intrinsics
+    T_color_depth: Float[np.ndarray, "4 4"]
+    depth_unit_m: float
+
+
+class RealsenseFrames:
+    """Makes a Frame of one colour and one depth frame: metres, aligned to colour, without the lens's distortion."""
+
+    def __init__(self, geometry: RealsenseGeometry) -> None:
+        self.geometry = geometry
+        self._undistortion = Undistortion(geometry.color)
+        self._alignment = DepthAlignment(geometry.depth, self._undistortion.target, geometry.T_color_depth)
+
+    def frame(self, color: SdkFrame, depth: SdkFrame, *, now_s: float, wall_clock_s: float) -> Frame:
+        """Both frames as one; now_s and wall_clock_s are the monotonic and the system's clock at the same moment.
+
+        Raises CameraError for images of another size or type than the geometry's.
+        """
+        image_rgb = np.array(color.get_data())  # a copy: the SDK takes its buffer back
+        if image_rgb.dtype != np.uint8 or image_rgb.ndim != 3:
+            raise CameraError(f"expected RGB of 8 bit from the colour stream, got {image_rgb.dtype} {image_rgb.shape}")
+        depth_m = depth_to_metres(np.asarray(depth.get_data()), self.geometry.depth_unit_m, "the depth stream")
+        return Frame(
+            self._undistortion.color(image_rgb),
+            self._alignment.align(depth_m),
+            self._undistortion.target.K,
+            exposure_stamp_s(color, now_s=now_s, wall_clock_s=wall_clock_s),
+        )
+
+
+def exposure_stamp_s(frame: SdkFrame, *, now_s: float, wall_clock_s: float) -> float:
+    """When the frame was exposed, on the monotonic clock; its arrival (now_s) where the device has a clock of its own.
+
+    The SDK counts in the system's clock, which may be set at any time, so only the frame's age is taken from it.
+    """
+    if frame.get_frame_timestamp_domain().name == "hardware_clock":
+        return now_s
+    return now_s - max(0.0, wall_clock_s - frame.get_timestamp() / 1e3)
+
+
+def intrinsics_from_sdk(sdk: SdkIntrinsics) -> Intrinsics:
+    """Intrinsics as the SDK reports them. Raises CameraError for a lens model that has no counterpart here.
+
+    The SDK's modified and inverse Brown-Conrady bend the tangential terms once more; with the coefficients that
+    RealSense lenses have, that is less than a hundredth of a pixel.
+    """
+    K = np.array([[sdk.fx, 0.0, sdk.ppx], [0.0, sdk.fy, sdk.ppy], [0.0, 0.0, 1.0]])
+    coefficients, size_hw = np.array(sdk.coeffs, dtype=np.float64), (sdk.height, sdk.width)
+    name = sdk.model.name
+    if name == "none" or not coefficients.any():
+        return Intrinsics(K, size_hw)
+    if name in ("brown_conrady", "modified_brown_conrady", "inverse_brown_conrady"):
+        return Intrinsics(K, size_hw, coefficients)
+    if name == "kannala_brandt4":
+        return Intrinsics(K, size_hw, coefficients[:4], lens=Lens.FISHEYE)
+    raise CameraError(f"the device reports the lens model {name}, which handeye does not know: calibrate it yourself")
+
+
+def transform_from_sdk(sdk: SdkExtrinsics) -> Float[np.ndarray, "4 4"]:
+    """T_to_from of `from.get_extrinsics_to(to)`. Raises TransformError for what is no rotation."""
+    R = np.array(sdk.rotation, dtype=np.float64).reshape(3, 3, order="F")
+    return nearest_transform(make_transform(R, np.array(sdk.translation, dtype=np.float64)), 1e-4, "extrinsics")

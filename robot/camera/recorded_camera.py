@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from robot.camera.depth_images import depth_to_metres
 from robot.camera.intrinsics import Intrinsics
+from robot.camera.rectification import depth_to_metres
 from robot.errors import CameraError, TransformError
-from robot.types import Frame
 from robot.transforms import nearest_transform
+from robot.types import Frame
 
 # Recorded poses are printed with few digits; a rotation is accepted up to this and then made exact.
 _POSE_TOLERANCE = 1e-2
@@ -43,7 +43,7 @@ class Recording:
 
 
 class RecordedCamera:
-    """Plays a recording, one frame further at each read; satisfies `robot.camera.camera.Camera`.
+    """Plays a recording, one frame further at each read; satisfies `robot.interfaces.Camera`.
 
     Frame i is stamped start_s + i / rate_hz. The pose of the frame read last is T_world_camera.
     """

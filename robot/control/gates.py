@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Float
 
-from robot.kinematics.jacobian import SingularityMargins, singularity_measures
+from robot.kinematics.forward import SingularityMargins, singularity_measures
 from robot.kinematics.limits import JointLimits
 from robot.types import NUM_JOINTS
 

@@ -31,13 +31,12 @@ from robot.control.gates import (
     check_velocity,
     check_workspace,
 )
-from robot.control.protected_points import points_of_cell
 from robot.errors import SafetyError
-from robot.kinematics.forward import link_frames
-from robot.kinematics.jacobian import SingularityMargins
+from robot.kinematics.collision_geometry import points_of_cell
+from robot.kinematics.forward import SingularityMargins, link_frames
 from robot.kinematics.limits import joint_limits_from_config
-from robot.types import NUM_JOINTS
 from robot.transforms import apply_transform
+from robot.types import NUM_JOINTS
 from vision.config import Config
 from vision.errors import ConfigError
 

@@ -25,10 +25,9 @@ from robot.datasets.episode_checks import (
     joint_bounds,
     number_names,
 )
-from robot.datasets.reader import EpisodeDataset
-from robot.policy.episode_statistics import Statistics, episode_statistics, merge_statistics
 from robot.datasets.format import BOOK_KEEPING, Feature
-from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
+from robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from vision.errors import DatasetError
 
 NO_STREAM, UNREADABLE, NO_PICTURES = "missing stream", "unreadable episode", "missing pictures"

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Num, Shaped
 
 from robot.config import WorkCellConfig
 from robot.datasets.format import Feature
-from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
+from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 
 NOT_FINITE, BOOKS = "number that is not finite", "wrong book-keeping"
 BACKWARDS, GAP, RATE = "time that does not go on", "gap in time", "another rate"

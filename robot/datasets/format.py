@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vision.errors import DatasetError
+from vision.errors import DatasetError, MissingPackageError
+from vision.files import write_json
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"
@@ -220,3 +221,94 @@ def _feature_from_json(row: Mapping[str, Any]) -> Feature:
         names = next(iter(names.values()), None)
     labels = tuple(str(name) for name in names) if isinstance(names, list) else None
     return Feature(row["dtype"], tuple(int(size) for size in row["shape"]), labels, row.get("info") or {})
+
+
+# Arrow columns to numpy and back; the only file that knows pyarrow's types.
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """The modules pyarrow and pyarrow.parquet. Raises MissingPackageError."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "demonstrations need the package pyarrow: pip install 'handeye[demonstrations]'"
+        ) from error
+    return pa, pq
+
+
+def read_table(path: Path) -> Any:
+    """A parquet file. Raises DatasetError where it is missing or torn."""
+    pa, pq = pyarrow()
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DatasetError(f"{path}: cannot be read as parquet: {error}") from error
+
+
+def list_column(values: np.ndarray) -> Any:
+    """Rows of N numbers as an Arrow array of lists of fixed length."""
+    pa, _ = pyarrow()
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+
+
+def to_numpy(column: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """A column of numbers or nested lists as an array (T, *shape).
+
+    Raises ValueError for a null or a list of another length.
+    """
+    pa, _ = pyarrow()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    num_rows = len(array)
+    while isinstance(array, pa.ExtensionArray) or pa.types.is_nested(array.type):
+        if array.null_count:
+            raise ValueError(f"{array.null_count} rows are null")
+        array = array.storage if isinstance(array, pa.ExtensionArray) else array.flatten()
+    if array.null_count:
+        raise ValueError(f"{array.null_count} values are null")
+    values = array.to_numpy(zero_copy_only=False)
+    if values.size != num_rows * int(np.prod(shape)):
+        raise ValueError(f"expected {shape} in each of {num_rows} rows, found {values.size} values in all")
+    return values.reshape(num_rows, *shape)
+
+
+# What demonstrations were recorded with, kept beside them: a recording that goes on with something else is a
+# mixture.
+#
+# LeRobot's data sets and those of before have no such file; nothing can be held against them.
+
+ORIGIN_PATH = "meta/recorded_with.json"
+ABSENT = "nothing"
+TOLD = 3
+"""So many of the differences are told."""
+
+
+def save_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Write it down; values as JSON has them."""
+    write_json(folder / ORIGIN_PATH, origin)
+
+
+def require_same_origin(folder: Path, origin: Mapping[str, Any]) -> None:
+    """Raise DatasetError, with the keys that differ, where the data set was recorded with something else."""
+    path = folder / ORIGIN_PATH
+    if not path.exists():
+        return
+    try:
+        then = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}") from error
+    now = _flat(json.loads(json.dumps(origin)))
+    changed = [key for key in {**then, **now} if then.get(key, ABSENT) != now.get(key, ABSENT)]
+    if changed:
+        told = ", ".join(f"{key} {then.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed[:TOLD])
+        more = f" and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
+        raise DatasetError(f"{folder}: was recorded with {told}{more}; record into another folder")
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -18,10 +18,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-from robot.policy.episode_origin import require_same_origin, save_origin
-from robot.datasets.reader import EpisodeDataset
-from robot.policy.episode_statistics import Statistics, episode_statistics, merge_statistics
-from robot.datasets.video import video_info, write_video
 from robot.datasets.format import (
     BOOK_KEEPING,
     EPISODES_PATH,
@@ -33,9 +29,14 @@ from robot.datasets.format import (
     Episode,
     Feature,
     check_episode,
+    list_column,
+    pyarrow,
     read_info,
+    require_same_origin,
+    save_origin,
 )
-from robot.policy.parquet import list_column, pyarrow
+from robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from robot.datasets.video import video_info, write_video
 from vision.errors import DatasetError
 from vision.files import write_json
 

@@ -7,11 +7,13 @@ base (z up), frame 6 the tool flange (z outwards). At qpos = 0 the UR10e lies st
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from robot.types import NUM_JOINTS
+from vision.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,86 @@ def joint_transforms(
     steps[..., 2, 3] = d
     steps[..., 3, 3] = 1.0
     return steps
+
+
+# The geometric Jacobian and how near a configuration is to losing a direction of motion.
+#
+# For the UR10e the determinant is known in closed form: it vanishes when the wrist (q5), the elbow (q3) or the
+# shoulder
+# (wrist above the base axis) is singular, so nearness can be reported for each of the three by itself.
+
+
+class SingularityMeasures(NamedTuple):
+    """Zero where singular. wrist and elbow are sines, shoulder_m the reach of joint 5's place in the arm's plane."""
+
+    wrist: Float[np.ndarray, "*batch"]
+    elbow: Float[np.ndarray, "*batch"]
+    shoulder_m: Float[np.ndarray, "*batch"]
+
+
+@dataclass(frozen=True, slots=True)
+class SingularityMargins:
+    """How far from singular a configuration must stay: |sin q5|, |sin q3| and the shoulder's reach in m.
+
+    Raises ConfigError for margins that are negative or not finite.
+    """
+
+    wrist: float
+    elbow: float
+    shoulder_m: float
+
+    def __post_init__(self) -> None:
+        for name, value in zip(SingularityMeasures._fields, self.values, strict=True):
+            if not (np.isfinite(value) and value >= 0.0):
+                raise ConfigError(f"singularity margins: {name}: expected a finite number >= 0, got {value}")
+
+    @property
+    def values(self) -> tuple[float, float, float]:
+        """In the order of SingularityMeasures."""
+        return self.wrist, self.elbow, self.shoulder_m
+
+
+def geometric_jacobian(
+    qpos: Float[np.ndarray, "*batch 6"],
+    p_tool: Float[np.ndarray, " 3"] | None = None,
+    dh: DHParameters = UR10E,
+) -> Float[np.ndarray, "*batch 6 6"]:
+    """J with (v, w) = J qvel: velocity in m/s of the point p_tool of the tool frame, angular velocity in rad/s.
+
+    Both are written in base axes. Without p_tool the point is the flange's centre. Column i is (z_i x (p - p_i), z_i),
+    the motion by a turn about joint i's axis.
+    """
+    frames = link_frames(qpos, dh)
+    tool = frames[..., NUM_JOINTS, :, :]
+    point = tool[..., :3, 3] if p_tool is None else tool[..., :3, :3] @ p_tool + tool[..., :3, 3]
+    axes = frames[..., :NUM_JOINTS, :3, 2]
+    arms = point[..., None, :] - frames[..., :NUM_JOINTS, :3, 3]
+    columns = np.concatenate([np.cross(axes, arms), axes], axis=-1)
+    return np.swapaxes(columns, -1, -2)
+
+
+def condition_number(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*batch"]:
+    """Largest over smallest singular value, in metres and radians as they stand; infinite where J is singular.
+
+    It depends on the unit of length, so compare it only with thresholds given in metres.
+    """
+    singular_values = np.linalg.svd(J, compute_uv=False)
+    smallest = singular_values[..., -1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(smallest > 0.0, singular_values[..., 0] / smallest, np.inf)
+
+
+def manipulability(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*batch"]:
+    """|det J| (Yoshikawa 1985), the volume of tool motion for joint speeds in the unit ball, up to a constant."""
+    return np.asarray(np.abs(np.linalg.det(J)))
+
+
+def singularity_measures(qpos: Float[np.ndarray, "*batch 6"], dh: DHParameters = UR10E) -> SingularityMeasures:
+    """|sin q5|, |sin q3| and |a2 c2 + a3 c23 + d5 s234| for the UR family; |det J| is their product times |a2 a3|."""
+    q2, q23 = qpos[..., 1], qpos[..., 1] + qpos[..., 2]
+    reach = dh.a_m[1] * np.cos(q2) + dh.a_m[2] * np.cos(q23) + dh.d_m[4] * np.sin(q23 + qpos[..., 3])
+    return SingularityMeasures(
+        wrist=np.asarray(np.abs(np.sin(qpos[..., 4]))),
+        elbow=np.asarray(np.abs(np.sin(qpos[..., 2]))),
+        shoulder_m=np.asarray(np.abs(reach)),
+    )

@@ -10,16 +10,88 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from robot.policy.act_latent import Demonstration, LatentEncoder, Posterior
-from robot.policy.policy_manifest import PolicySignature
+from robot.policies.onnx_policy import PolicySignature
 from vision.backbones.resnet import ResNet, ResNetConfig
 from vision.config import Config
-from vision.layers.positions import sine_positions
+from vision.layers.attention import sine_positions
 from vision.layers.transformer import DecoderLayer, EncoderLayer
+
+# The style of a demonstration as a few numbers: the encoder of ACT's conditional autoencoder.
+#
+# It sees what was done after an observation and says how it differs from what else might have been done there. Only
+# training has it; a policy that runs takes the middle of the prior, zero.
+
+WAVELENGTH_RATIO = 10_000.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Demonstration:
+    """What was done next, normalised, and which of it lies beyond the end of the episode and is no data."""
+
+    actions: Float[Tensor, "B T A"]
+    is_pad: Bool[Tensor, "B T"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Posterior:
+    """A normal distribution of the style for each demonstration: mean and logarithm of the variance."""
+
+    mean: Float[Tensor, "B Z"]
+    log_variance: Float[Tensor, "B Z"]
+
+    def sample(self) -> Float[Tensor, "B Z"]:
+        """One style each, in a form that gradients pass through (Kingma and Welling 2013, arXiv:1312.6114)."""
+        return self.mean + (self.log_variance / 2).exp() * torch.randn_like(self.mean)
+
+
+class LatentEncoder(nn.Module):
+    """A summary token, the state and the actions look at each other; the summary becomes the distribution."""
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        *,
+        state_dim: int,
+        action_dim: int,
+        chunk_size: int,
+        latent_dim: int,
+        num_layers: int,
+        layer: tuple[int, int, int],
+        dropout: float,
+    ) -> None:
+        """`layer` is width, heads and feed-forward width of a layer."""
+        super().__init__()
+        dim = layer[0]
+        self.summary = nn.Embedding(1, dim)
+        self.embed_state = nn.Linear(state_dim, dim)
+        self.embed_action = nn.Linear(action_dim, dim)
+        self.layers = nn.ModuleList(EncoderLayer(*layer, dropout=dropout) for _ in range(num_layers))
+        self.predict_posterior = nn.Linear(dim, 2 * latent_dim)
+        self.register_buffer("positions", sequence_positions(2 + chunk_size, dim), persistent=False)
+
+    def forward(self, state: Float[Tensor, "B S"], demonstration: Demonstration) -> Posterior:
+        """The distribution of the styles; actions that are no data change nothing."""
+        summary = self.summary.weight.expand(len(state), 1, -1)
+        actions = self.embed_action(demonstration.actions)
+        tokens = torch.cat((summary, self.embed_state(state)[:, None], actions), dim=1)
+        is_pad = torch.cat((torch.zeros_like(demonstration.is_pad[:, :2]), demonstration.is_pad), dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens, self.positions[None], is_pad=is_pad)
+        mean, log_variance = self.predict_posterior(tokens[:, 0]).chunk(2, dim=-1)
+        return Posterior(mean, log_variance)
+
+
+def sequence_positions(num: int, dim: int) -> Float[Tensor, "num dim"]:
+    """sin(n / 10000^(2 i / dim)) in column 2 i and its cosine in 2 i + 1 (Vaswani et al. 2017, section 3.5)."""
+    frequencies = WAVELENGTH_RATIO ** (-torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    angles = torch.arange(num, dtype=torch.float64)[:, None] * frequencies
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).to(torch.float32)
+
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -181,3 +253,44 @@ def _latent_encoder(config: ActConfig, state_dim: int, action_dim: int) -> Laten
         layer=(config.hidden_dim, config.num_heads, config.feed_forward_dim),
         dropout=config.dropout,
     )
+
+
+# What ACT learns from: the absolute error of its actions, and how far styles stray from the prior.
+#
+# Published code divides the error by all elements of the chunk, padding included, so that the ends of episodes count
+# less the longer the chunk; here the divisor is the number of elements that are data.
+
+
+class ActLossConfig(Config):
+    """Weight of the second part; the default is the published one."""
+
+    kl_weight: Annotated[float, Field(ge=0)] = 10.0
+    """What one nat of style costs, in deviations of error. Where demonstrations of one expert always do the same, no
+    style can spare as much: it is given up, and `kl` goes to zero."""
+
+
+def act_loss(output: ActOutput, demonstration: Demonstration, config: ActLossConfig) -> dict[str, Tensor]:
+    """total = l1 + kl_weight kl (equation 2 of the paper, with the absolute for the squared error); each a scalar.
+
+    Without a posterior there is no `kl`.
+    """
+    l1 = action_error(output.actions, demonstration.actions, demonstration.is_pad)
+    if output.posterior is None:
+        return {"l1": l1, "total": l1}
+    kl = prior_distance(output.posterior)
+    return {"l1": l1, "kl": kl, "total": l1 + config.kl_weight * kl}
+
+
+def action_error(
+    actions: Float[Tensor, "B T A"], wanted: Float[Tensor, "B T A"], is_pad: Bool[Tensor, "B T"]
+) -> Float[Tensor, ""]:
+    """Mean absolute difference over what is data; zero, with zero gradients, where nothing is."""
+    # What stands in the padding is no data, and may even be no number.
+    errors = torch.where(is_pad[..., None], 0.0, (actions - wanted).abs())
+    return errors.sum() / ((~is_pad).sum() * actions.shape[-1]).clamp(min=1)
+
+
+def prior_distance(posterior: Posterior) -> Float[Tensor, ""]:
+    """KL(N(mean, variance) || N(0, 1)): summed over the style's numbers, averaged over the batch."""
+    mean, log_variance = posterior.mean, posterior.log_variance
+    return (-0.5 * (1 + log_variance - mean.square() - log_variance.exp())).sum(dim=-1).mean()

@@ -7,14 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robot.policy.act_loss import ActLossConfig
-from robot.learning.act_policy import ActPolicyConfig
-from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
 from robot.datasets.replay_buffer import ColumnConfig
+from robot.learning.act import ActLossConfig
+from robot.learning.act_policy import ActPolicyConfig
+from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
 from vision.config import Config
-from vision.training.optimizer import AdamWConfig, OptimizerConfig
+from vision.training.optimizer import AdamWConfig, OptimizerConfig, WeightAverageConfig
 from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
-from vision.training.weight_average import WeightAverageConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]
 

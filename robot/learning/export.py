@@ -20,12 +20,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from robot.learning.act_policy import ActPolicy, Observations
-from robot.policies.onnx_policy import OUTPUT_NAME
-from robot.policy.policy_manifest import ENVIRONMENT_KEY, METADATA_KEY, STATE_KEY, PolicyManifest, StateStatistics
+from robot.policies.onnx_policy import (
+    ENVIRONMENT_KEY,
+    METADATA_KEY,
+    OUTPUT_NAME,
+    STATE_KEY,
+    PolicyManifest,
+    StateStatistics,
+)
 from vision.files import replacing
 from vision.layers.attention import MultiHeadAttention
-from vision.runtime.onnx_file import parse_onnx
 from vision.runtime.engines import installed_engines, open_session
+from vision.runtime.manifest import parse_onnx
 
 OPSET = 17
 PARITY_OBSERVATIONS = 8

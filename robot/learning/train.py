@@ -15,23 +15,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robot.policy.act_loss import act_loss, action_error
+from robot.learning.act import act_loss, action_error
 from robot.learning.act_policy import ActPolicy
-from robot.learning.data import PolicyBatch, frames_of_step
 from robot.learning.checkpoint import save_policy
 from robot.learning.config import TrainPolicyConfig
-from robot.policy.train_data import TrainingFrames, new_policy, read_training_frames
+from robot.learning.data import PolicyBatch, TrainingFrames, frames_of_step, new_policy, read_training_frames
 from vision.evaluation.plots import plot_losses
 from vision.files import write_json
 from vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
-from vision.training.optimizer import build_optimizer
-from vision.training.precision import settle_precision
+from vision.training.console import ProgressDisplay, StopRequest
 from vision.training.distributed import TrainingError
-from vision.training.console import ProgressDisplay
+from vision.training.optimizer import WeightAverage, build_optimizer
+from vision.training.precision import settle_precision
 from vision.training.run_folder import RunFolder
 from vision.training.schedules import RateSetter, build_schedule
-from vision.training.stop_request import StopRequest
-from vision.training.weight_average import WeightAverage
 
 VALIDATION_BATCH = 256
 

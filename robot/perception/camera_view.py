@@ -10,12 +10,130 @@ from pydantic import Field
 
 from robot.camera.intrinsics import check_fits_image, check_pinhole
 from robot.errors import RobotError
-from robot.types import Frame
 from robot.perception.box_depth import BoxDepth, DepthConfig, check_depth
-from robot.projection.rays import pixel_rays, plane_inverse_depth
-from robot.projection.uncertainty import UncertaintyConfig, rotate_covariance, surface_covariance
-from robot.transforms import apply_transform, inverse, require_transform
+from robot.transforms import apply_transform, inverse, require_transform, rotate_vectors
+from robot.types import Frame
 from vision.config import Config
+
+# Pixel rays and where they meet a plane: what is left of 3D without depth, and the depth that a table would show.
+#
+# A ray is written (x, y, 1) in the camera frame, so a point at depth z along the camera's axis is z times its ray.
+
+
+def pixel_rays(
+    pixels_uv: Float[np.ndarray, "*points 2"], K: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "*points 3"]:
+    """Rays (x, y, 1) in the camera frame through pixels (u, v): equations 30.3 and 30.4 of the specification, d = 1."""
+    y = (pixels_uv[..., 1] - K[1, 2]) / K[1, 1]
+    x = (pixels_uv[..., 0] - K[0, 2] - K[0, 1] * y) / K[0, 0]
+    return np.stack([x, y, np.ones_like(x)], axis=-1)
+
+
+def plane_depth(
+    rays_camera: Float[np.ndarray, "*points 3"], T_base_camera: Float[np.ndarray, "4 4"], height_m: float
+) -> Float[np.ndarray, "*points"]:
+    """Depth (m, along the camera's axis) at which rays meet the horizontal plane z = height_m of the base frame.
+
+    NaN where the plane lies behind the camera or the ray runs along it.
+    """
+    descent = rays_camera @ T_base_camera[2, :3]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth_m = (height_m - T_base_camera[2, 3]) / descent
+    return np.where(np.isfinite(depth_m) & (depth_m > 0.0), depth_m, np.nan)
+
+
+def plane_inverse_depth(
+    K: Float[np.ndarray, "3 3"], T_base_camera: Float[np.ndarray, "4 4"], height_m: float
+) -> Float[np.ndarray, "3"]:
+    """Coefficients (a, b, c) with which the plane z = height_m of the base frame shows 1 / depth = a u + b v + c (1/m).
+
+    Negative values of 1 / depth are pixels above the plane's horizon. The camera must not lie in the plane itself.
+    """
+    return np.linalg.inv(K).T @ T_base_camera[2, :3] / (height_m - T_base_camera[2, 3])
+
+
+def pixels_on_plane(
+    pixels_uv: Float[np.ndarray, "*points 2"],
+    K: Float[np.ndarray, "3 3"],
+    T_base_camera: Float[np.ndarray, "4 4"],
+    height_m: float,
+) -> Float[np.ndarray, "*points 3"]:
+    """Points of the plane z = height_m of the base frame (m) that pixels show; NaN where they show no such point."""
+    rays = pixel_rays(pixels_uv, K)
+    depth_m = plane_depth(rays, T_base_camera, height_m)
+    return depth_m[..., None] * rotate_vectors(T_base_camera, rays) + T_base_camera[:3, 3]
+
+
+def plane_jacobians(
+    pixel_uv: Float[np.ndarray, "2"],
+    K: Float[np.ndarray, "3 3"],
+    T_base_camera: Float[np.ndarray, "4 4"],
+    height_m: float,
+) -> tuple[Float[np.ndarray, "3 2"], Float[np.ndarray, "3"]]:
+    """How the point of `pixels_on_plane` moves in the base frame: by the pixel (m/px) and by the height (m/m)."""
+    ray_camera = pixel_rays(pixel_uv, K)
+    ray_base = rotate_vectors(T_base_camera, ray_camera)
+    depth_m = plane_depth(ray_camera, T_base_camera, height_m)
+    # Sliding along the ray keeps the point on the plane: remove each column's height by a step along the ray.
+    along_ray = ray_base / ray_base[2]
+    J_ray_pixel = T_base_camera[:3, :3] @ np.linalg.inv(K)[:, :2]
+    return depth_m * (J_ray_pixel - np.outer(along_ray, J_ray_pixel[2])), along_ray
+
+
+# Where a position's error comes from, propagated to the base frame by Jacobians.
+#
+# Three sources: the depth sensor (along the ray), the edges found in the image (across the rays), and the hand-eye
+# calibration, whose small rotation w and translation t (camera frame) move a point p by w x p + t.
+
+
+class UncertaintyConfig(Config):
+    """Standard deviations of what positions are computed from."""
+
+    edge_sigma_px: float = Field(default=0.5, gt=0)
+    """Of a side of an object found in the depth image."""
+    box_sigma_px: float = Field(default=3.0, gt=0)
+    """Of the middle of a detector's box."""
+    box_sigma_part: float = Field(default=0.15, ge=0)
+    """The same as a part of the box's size: how far the middle may be from the object's centre in the image."""
+    box_edge_sigma_px: float = Field(default=2.0, gt=0)
+    """Of one side of a detector's box that no other object hides."""
+    depth_patch_px: float = Field(default=25.0, gt=0)
+    """Pixels that share one depth error, because stereo matches patches."""
+    hand_eye_translation_m: float = Field(default=0.001, ge=0)
+    """Of each coordinate of the camera's place on the tool."""
+    hand_eye_rotation_rad: float = Field(default=0.001, ge=0)
+    """About each axis of the camera."""
+    table_m: float = Field(default=0.0005, ge=0)
+    """Of the table's height."""
+
+
+def surface_covariance(
+    p_camera: Float[np.ndarray, "3"], depth_sigma_m: float, config: UncertaintyConfig
+) -> Float[np.ndarray, "3 3"]:
+    """Covariance (m^2, camera frame) of a surface point from its depth and from the hand-eye calibration.
+
+    d p / d depth is the ray p / z. With equal variances about all axes, [p]x S [p]x^T = s^2 (|p|^2 1 - p p^T).
+    """
+    ray = p_camera / p_camera[2]
+    rotation = float(p_camera @ p_camera) * np.eye(3) - np.outer(p_camera, p_camera)
+    return (
+        depth_sigma_m**2 * np.outer(ray, ray)
+        + config.hand_eye_translation_m**2 * np.eye(3)
+        + config.hand_eye_rotation_rad**2 * rotation
+    )
+
+
+def averaged_depth_sigma(sigma_m: float, num_pixels: int, config: UncertaintyConfig) -> float:
+    """Standard deviation of the mean depth of a surface: readings within a patch are no independent witnesses."""
+    return sigma_m / max(1.0, np.sqrt(num_pixels / config.depth_patch_px))
+
+
+def rotate_covariance(
+    covariance: Float[np.ndarray, "3 3"], R_a_b: Float[np.ndarray, "3 3"]
+) -> Float[np.ndarray, "3 3"]:
+    """The covariance of R p when p has this covariance, exactly symmetric."""
+    rotated = R_a_b @ covariance @ R_a_b.T
+    return 0.5 * (rotated + rotated.T)
 
 
 class ProjectionConfig(Config):

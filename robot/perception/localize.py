@@ -10,12 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.types import Frame, ObjectPosition
 from robot.perception.box_depth import BoxDepth, NoDepth, measure_box_depth
-from robot.projection.fallbacks import locate_on_ray, locate_surface
-from robot.projection.rays import plane_inverse_depth
-from robot.perception.tabletop import locate_standing
-from robot.perception.camera_view import Located, ProjectionConfig, View
+from robot.perception.camera_view import Located, ProjectionConfig, View, plane_inverse_depth
+from robot.perception.tabletop import locate_on_ray, locate_standing, locate_surface
+from robot.types import Frame, ObjectPosition
 from vision.runtime.detections import Detections
 
 

@@ -14,10 +14,17 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 
 from robot.errors import RobotError
-from robot.types import ObjectPosition, Track, TrackStatus
 from robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
-from robot.tracking.attributes import Attributes, YawFilter
-from robot.perception.track_filter import constant_velocity, mahalanobis_squared, position_measurement, predict, update
+from robot.perception.track_filter import (
+    Attributes,
+    YawFilter,
+    constant_velocity,
+    mahalanobis_squared,
+    position_measurement,
+    predict,
+    update,
+)
+from robot.types import ObjectPosition, Track, TrackStatus
 from vision.config import Config
 
 Visible = Callable[[Float[np.ndarray, " 3"]], bool]

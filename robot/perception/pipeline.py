@@ -12,17 +12,15 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from robot.timing import StageTimer
 from robot.errors import CameraError
-from robot.kinematics.collision_geometry import ArmShape, PlacedArm
+from robot.kinematics.collision_geometry import ArmShape, PlacedArm, occluded_by_arm
 from robot.kinematics.forward import forward_kinematics
-from robot.types import Frame, JointState, ObjectPosition, Track
-from robot.perception.localize import locate_objects
-from robot.projection.self_filter import without_arm
 from robot.perception.camera_view import ProjectionConfig
-from robot.perception.occlusion import VisibilityConfig, build_visibility
+from robot.perception.localize import locate_objects
 from robot.perception.object_tracker import ObjectTracker, TrackerConfig, Visible
-from robot.tracking.visibility import occluded_by_arm
+from robot.perception.occlusion import VisibilityConfig, build_visibility, without_arm
+from robot.timing import StageTimer
+from robot.types import Frame, JointState, ObjectPosition, Track
 from vision.config import Config
 from vision.runtime.detections import Detections
 

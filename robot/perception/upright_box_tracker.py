@@ -14,9 +14,15 @@ from pydantic import Field
 
 from robot.errors import RobotError
 from robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
-from robot.tracking.attributes import wrap_angle
-from robot.perception.track_filter import constant_velocity, mahalanobis_squared, position_measurement, predict, update
 from robot.perception.object_tracker import Visible
+from robot.perception.track_filter import (
+    constant_velocity,
+    mahalanobis_squared,
+    position_measurement,
+    predict,
+    update,
+    wrap_angle,
+)
 from robot.perception.upright_boxes import Volumes
 from vision.config import Config
 

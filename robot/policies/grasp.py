@@ -6,15 +6,45 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
 from robot.config import WorkCellConfig
 from robot.errors import KinematicsError
 from robot.kinematics.limits import joint_limits_from_config
 from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.types import Track
-from robot.policies.pick_config import GraspConfig
-from robot.policy.surroundings import count_in_finger_sweep
-from robot.transforms import inverse, make_transform
+from robot.transforms import apply_transform, inverse, make_transform
+from robot.types import Frame, Track
+from vision.config import Config
+
+
+class GraspConfig(Config):
+    """How the fingers go about an object."""
+
+    clearance_m: float = Field(default=0.10, gt=0)
+    """Height of the grasp point above the object's centre before going straight down."""
+    finger_gap_m: float = Field(default=0.014, gt=0)
+    """Free space wanted on each side of the object while going down, where the opening allows it."""
+    finger_thickness_m: float = Field(default=0.020, gt=0)
+    """Extent of a finger along the opening direction; what it sweeps over must be free."""
+    finger_width_m: float = Field(default=0.026, gt=0)
+    """Extent of a finger across the opening direction."""
+    table_gap_m: float = Field(default=0.005, ge=0)
+    """The fingertips stay this far above the table."""
+    blocked_points: int = Field(default=6, ge=1)
+    """So many depth points where the fingers must go are an obstacle; fewer are noise."""
+    held_opening_min_m: float = Field(default=0.015, gt=0)
+    """Fingers that have closed to less than this hold nothing."""
+    moved_m: float = Field(default=0.03, gt=0)
+    """An object that is found this far from where it was expected has moved, and is approached anew."""
+    correct_m: float = Field(default=0.0015, ge=0)
+    """Corrections above the object that are smaller than this are not worth a motion."""
+    correct_rad: float = Field(default=0.03, ge=0)
+    """The same for the yaw."""
+    max_approaches: int = Field(default=4, ge=1)
+    """How often an object may be followed to a new place within one attempt before it counts as lost."""
+    max_attempts: int = Field(default=4, ge=1)
+    """Grasps to try before giving up."""
+
 
 QUARTER_TURN = np.pi / 2
 BLOCKED_COST_RAD = 2 * np.pi
@@ -129,3 +159,49 @@ def _rotation_down(yaw_rad: float) -> Float[np.ndarray, "3 3"]:
     """x axis horizontal at `yaw_rad`, z axis down."""
     cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
     return np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
+
+
+# What stands around an object, read from the depth image: the detector does not know every obstacle, depth does.
+
+PIXEL_STEP = 2
+"""Every second pixel in each direction is enough: at half a metre that is a point each 2.6 mm."""
+
+
+def points_around(
+    frame: Frame,
+    T_base_camera: Float[np.ndarray, "4 4"],
+    p_base: Float[np.ndarray, " 3"],
+    radius_m: float,
+) -> Float[np.ndarray, "N 3"]:
+    """The surface points of `frame` in the base frame (m) that lie within `radius_m` of `p_base` in x and y."""
+    depth_m = frame.depth_m[::PIXEL_STEP, ::PIXEL_STEP].astype(np.float64)
+    v, u = np.nonzero(np.isfinite(depth_m))
+    z = depth_m[v, u]
+    x = (u * PIXEL_STEP - frame.K[0, 2]) * z / frame.K[0, 0]
+    y = (v * PIXEL_STEP - frame.K[1, 2]) * z / frame.K[1, 1]
+    points = apply_transform(T_base_camera, np.stack([x, y, z], axis=1))
+    return points[np.hypot(points[:, 0] - p_base[0], points[:, 1] - p_base[1]) <= radius_m]
+
+
+def count_in_finger_sweep(
+    points_base: Float[np.ndarray, "N 3"],
+    p_grasp_base: Float[np.ndarray, " 3"],
+    yaw_rad: float,
+    opening_m: float,
+    object_width_m: float,
+    fingertip_z_m: float,
+    config: GraspConfig,
+) -> int:
+    """How many points lie where the two fingers go when they come down open and close on the object.
+
+    The fingers open along the horizontal direction at `yaw_rad` from base x. Seen from above each sweeps a rectangle
+    from just beside the object to the outside of the open finger; points below `fingertip_z_m` do not matter.
+    """
+    offset = points_base[:, :2] - p_grasp_base[:2]
+    along = np.abs(offset @ np.array([np.cos(yaw_rad), np.sin(yaw_rad)]))
+    across = np.abs(offset @ np.array([-np.sin(yaw_rad), np.cos(yaw_rad)]))
+    # The object's own faces, seen with noise and a slightly wrong yaw, must not count as an obstacle.
+    inner_m = object_width_m / 2 + config.finger_gap_m / 2
+    outer_m = opening_m / 2 + config.finger_thickness_m
+    inside = (along > inner_m) & (along < outer_m) & (across < config.finger_width_m / 2)
+    return int(np.count_nonzero(inside & (points_base[:, 2] > fingertip_z_m)))

@@ -14,21 +14,19 @@ from jaxtyping import Float, Float32
 from pydantic import Field
 
 from robot.config import WorkCellConfig
-from robot.control.set_point_limiter import SetPointLimiter
-from robot.timing import StageTimer
+from robot.demonstration_sink import SCENE, WRIST, SceneView, ticks_per_row
 from robot.errors import KinematicsError, PolicyInputError
+from robot.interfaces import PickTask, PolicyStatus
 from robot.kinematics.forward import forward_kinematics
 from robot.kinematics.limits import joint_limits_from_config
 from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.types import NUM_JOINTS, ActionChunk, Observation
+from robot.motion.set_points import SetPointLimiter
 from robot.policies.chunk_execution import BlendingConfig, ChunkPredictor, EnsembledConfig, Images, build_blending
-from robot.demonstration_sink import SceneView, ticks_per_row
 from robot.policies.grasp import tool_pose_down
 from robot.policies.onnx_policy import OnnxPolicy
-from robot.policy.pick_eyes import PickEyes, require_cameras
-from robot.policy.pick_progress import NOT_BEGUN, PickProgress
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
-from robot.interfaces import PickTask, PolicyStatus
+from robot.policies.pick_state import ACTION_NAMES, NOT_BEGUN, STATE_NAMES, PickProgress, PickStateReader
+from robot.timing import StageTimer
+from robot.types import NUM_JOINTS, ActionChunk, Frame, Observation
 from vision.config import Config
 from vision.errors import ModelFileError, UserError
 from vision.runtime.engines import Precision
@@ -274,3 +272,49 @@ def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> Non
                 f"{network.manifest.name}: has the statistics of another data set: {name} is {value:.3g} at this "
                 f"cell's home, its demonstrations had {mean:.3g} +- {std:.2g}"
             )
+
+
+# What a policy of picking sees: the newest picture of the camera at the wrist and of the one that looks on.
+#
+# Both are taken when the wrist camera gives a new frame, as in the demonstrations, and stay until the next.
+
+CAMERAS = (WRIST, SCENE)
+"""Of the simulated cell."""
+
+
+def require_cameras(keys: Sequence[str], cameras: Sequence[str] = CAMERAS) -> None:
+    """Raises ModelFileError where a policy wants to look through a camera that is not there."""
+    missing = [key for key in keys if key not in cameras]
+    if missing:
+        raise ModelFileError(f"looks through {', '.join(missing)}; picking has {', '.join(cameras)}")
+
+
+class PickEyes:
+    """Keeps the pictures that a network wants to see."""
+
+    def __init__(self, keys: Sequence[str], scene: SceneView | None) -> None:
+        """Raises ModelFileError for a camera that this cell does not have."""
+        require_cameras(keys, (WRIST,) if scene is None else CAMERAS)
+        self._keys, self._scene = tuple(keys), scene
+        self._images: Images = {}
+
+    def close(self) -> None:
+        """Forget what was seen."""
+        self._images = {}
+
+    def see(self, frame: Frame) -> None:
+        """Take the wrist's picture out of a new frame, and one of the scene beside it, as far as they are wanted."""
+        images = {WRIST: frame.image_rgb} if WRIST in self._keys else {}
+        if self._scene is not None and SCENE in self._keys:
+            images[SCENE] = self._scene()
+        self._images = images
+
+    @property
+    def are_open(self) -> bool:
+        """Whether there is a picture of every camera; always, where none is wanted."""
+        return len(self._images) == len(self._keys)
+
+    @property
+    def images(self) -> Images:
+        """Key -> (H, W, 3) bytes in RGB, in the cameras' own sizes."""
+        return self._images

@@ -11,14 +11,39 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
 from robot.config import WorkCellConfig
-from robot.motion.set_points import Interpolation, interpolate_chunk
-from robot.motion.trajectory import JointTrajectory, ToolLimits, plan_brake, plan_joint_motion, plan_linear_motion
 from robot.kinematics.forward import forward_kinematics
 from robot.kinematics.limits import joint_limits_from_config
+from robot.motion.set_points import Interpolation, interpolate_chunk
+from robot.motion.trajectory import JointTrajectory, ToolLimits, plan_brake, plan_joint_motion, plan_linear_motion
 from robot.types import ActionChunk, Frame, JointState, Observation
-from robot.policies.pick_config import MotionConfig
+from vision.config import Config
+
+
+class MotionConfig(Config):
+    """Speeds and patience."""
+
+    speed_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Motions take 1 / speed_fraction of the time that the work cell's joint limits allow."""
+    straight_speed_m_s: float = Field(default=0.5, gt=0)
+    straight_acceleration_m_s2: float = Field(default=2.5, gt=0)
+    straight_jerk_m_s3: float = Field(default=25.0, gt=0)
+    turn_speed_rad_s: float = Field(default=1.5, gt=0)
+    turn_acceleration_rad_s2: float = Field(default=6.0, gt=0)
+    turn_jerk_rad_s3: float = Field(default=60.0, gt=0)
+    settle_rad: float = Field(default=0.004, gt=0)
+    """A motion has ended when every joint is this near to its target ..."""
+    settle_rad_s: float = Field(default=0.03, gt=0)
+    """... and this slow ..."""
+    settle_s: float = Field(default=0.4, gt=0)
+    """... or when this much time has passed since the trajectory's end."""
+    gripper_settle_s: float = Field(default=0.06, gt=0)
+    """The fingers have stopped when their distance has not changed for so long."""
+    gripper_wait_s: float = Field(default=1.2, gt=0)
+    """Longest wait for the fingers."""
+
 
 R = TypeVar("R")
 Script = Generator[ActionChunk, None, R]

@@ -11,17 +11,57 @@ from enum import Enum
 
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
 from robot.config import WorkCellConfig
-from robot.kinematics.forward import forward_kinematics
-from robot.types import Observation, Track
-from robot.policies.grasp import Grasp, GraspPlanner, camera_pose_down, tool_pose_down
-from robot.policies.motions import Motions, Script
-from robot.policies.pick_config import PickSkillConfig
 from robot.interfaces import PickTask
+from robot.kinematics.forward import forward_kinematics
+from robot.policies.grasp import Grasp, GraspConfig, GraspPlanner, camera_pose_down, points_around, tool_pose_down
+from robot.policies.motions import MotionConfig, Motions, Script
 from robot.policies.target_selection import Look, is_in_place
-from robot.policy.surroundings import points_around
 from robot.transforms import translation
+from robot.types import Observation, Track
+from vision.config import Config
+
+
+class LookConfig(Config):
+    """Where the skill looks from and when it believes what it sees."""
+
+    min_hits: int = Field(default=2, ge=1)
+    """Fresh detections that an object needs before the skill acts on it."""
+    wait_s: float = Field(default=0.6, gt=0)
+    """How long one view may take to show the object."""
+    search_height_m: float = Field(default=0.45, gt=0)
+    """Camera height over the table in the closer views that follow when the wide view shows nothing."""
+    size_tolerance_m: float = Field(default=0.012, gt=0)
+    """How far a measured length may lie outside the sizes that the cell knows for its cubes."""
+    height_tolerance_m: float = Field(default=0.008, gt=0)
+    """How far a centre may lie below that of the smallest cube on the table; what is flatter is no cube."""
+
+
+class CarryConfig(Config):
+    """How a held object travels and is set down."""
+
+    lift_m: float = Field(default=0.15, gt=0)
+    """How far straight up before travelling."""
+    wall_clearance_m: float = Field(default=0.04, gt=0)
+    """Room between the object's lower edge and the top of the place's walls when it arrives above them."""
+    drop_m: float = Field(default=0.06, ge=0)
+    """Height of the object's lower edge above the place's floor when the fingers open."""
+    verify_s: float = Field(default=0.8, gt=0)
+    """How long to look for the object in its place before looking for it on the table."""
+
+
+class PickSkillConfig(Config):
+    """The scripted pick skill."""
+
+    look: LookConfig = LookConfig()
+    grasp: GraspConfig = GraspConfig()
+    carry: CarryConfig = CarryConfig()
+    motion: MotionConfig = MotionConfig()
+    timeout_s: float = Field(default=45.0, gt=0)
+    """The skill gives up after this time, counted from its first observation."""
+
 
 Condition = Callable[[Track], bool]
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from robot.config import WorkCellConfig
 from robot.errors import KinematicsError, MotionPlanningError
-from robot.types import ActionChunk, Observation
-from robot.policies.motions import Motions, Script
-from robot.policies.pick_config import PickSkillConfig
-from robot.policies.scripted_pick import GaveUp, PickScript, Stage, Trouble
 from robot.interfaces import Outcome, PickTask, PolicyStatus
+from robot.policies.motions import Motions, Script
+from robot.policies.scripted_pick import GaveUp, PickScript, PickSkillConfig, Stage, Trouble
+from robot.types import ActionChunk, Observation
 
 
 class PickSkill:

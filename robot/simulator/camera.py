@@ -12,12 +12,12 @@ from jaxtyping import Float
 
 from robot.config import WorkCellConfig
 from robot.errors import CameraError
-from robot.types import Frame
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.sensor_noise import noisy_depth
 from robot.simulator.physics import Physics
-from robot.simulator.rendering import Renderer, build_renderer
-from robot.simulator.sensor import develop
+from robot.simulator.renderers import build_renderer
+from robot.simulator.rendering import Renderer
+from robot.simulator.sensor_noise import develop, noisy_depth
+from robot.types import Frame
 
 _ROUNDING_S = 1e-6
 
@@ -32,7 +32,7 @@ class _Exposure:
 
 
 class SimulatedCamera:
-    """Follows robot.camera.camera.Camera.
+    """Follows robot.interfaces.Camera.
 
     Exposure k happens at k / rate_hz. Only frames that are read are rendered; their noise depends on the episode's
     seed and k alone. While `drops_frames` is set exposures are lost, and reading gives the last frame before.

@@ -19,7 +19,8 @@ from robot.simulator.faults import Fault, FaultSchedule
 from robot.simulator.layout import Area, Layout, object_pose, settle
 from robot.simulator.objects import CUBE_CLASSES, SceneObject
 from robot.simulator.physics import Physics
-from robot.simulator.rendering import Renderer, build_renderer
+from robot.simulator.renderers import build_renderer
+from robot.simulator.rendering import Renderer
 from robot.simulator.scene import Scene, build_scene, film_camera, resized_camera
 from robot.simulator.servo_arm import SimulatedArm
 
@@ -44,7 +45,7 @@ class SimulatedCell:
 
     @property
     def clock(self) -> Physics:
-        """A robot.clock.Clock: time of the episode, from 0 at each reset; waiting on it moves the physics."""
+        """A robot.interfaces.Clock: time of the episode, from 0 at each reset; waiting on it moves the physics."""
         return self.physics
 
     @property

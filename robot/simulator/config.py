@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robot.simulator.sensor_noise import DepthNoiseConfig
 from robot.simulator.objects import Profile
 from robot.simulator.rendering import RendererKind
+from robot.simulator.sensor_noise import DepthNoiseConfig
 from vision.config import Config
 
 

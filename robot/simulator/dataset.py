@@ -19,10 +19,10 @@ from typing import Any
 import cv2
 
 from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator.samples import Example, Studio
-from robot.simulator.gl_backend import find_gl_backend
+from robot.simulator.gl_renderer import find_gl_backend
 from robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
 from robot.simulator.rendering import RendererKind
+from robot.simulator.samples import Example, Studio
 from vision.errors import DatasetError
 from vision.files import write_json
 

@@ -1,5 +1,6 @@
-# pyright: reportAttributeAccessIssue=false
 """What can go wrong in an episode, on schedule: for tests of how a policy copes."""
+
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -8,15 +9,17 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from pydantic import Field
 from typing_extensions import assert_never
 
 from robot.config import TableConfig
 from robot.simulator.camera import SimulatedCamera
-from robot.simulator.gripper import PAD_NAMES
 from robot.simulator.layout import move_object, object_pose
 from robot.simulator.physics import Physics
+from robot.simulator.robot_model import PAD_NAMES
 from robot.simulator.scene import Scene
 from robot.simulator.servo_arm import SimulatedArm
+from vision.config import Config
 
 NUDGE_TRIES = 80
 NUDGE_GAP_M = 0.03
@@ -133,3 +136,45 @@ def _push(scene: Scene, name: str, by_xy_m: tuple[float, float]) -> None:
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, pose[:3, :3].reshape(-1))
     move_object(scene, target, pose[:3, 3] + (*by_xy_m, 0.0), quat)
+
+
+# What goes wrong in an episode by chance: faults drawn from the episode's seed, for demonstrations and evaluations.
+
+Range = tuple[float, float]
+
+
+class MishapConfig(Config):
+    """Chances of each fault in an episode, and when it may happen (s)."""
+
+    nudge_chance: float = Field(default=0.0, ge=0, le=1)
+    nudge_at_s: Range = (0.3, 1.3)
+    nudge_m: Range = (0.04, 0.15)
+    """How far the target is moved."""
+    slip_chance: float = Field(default=0.0, ge=0, le=1)
+    slip_at_s: Range = (1.8, 2.6)
+    slip_factor: float = Field(default=0.01, gt=0)
+    """What is left of the pads' friction while they are slippery."""
+    slip_s: float = Field(default=1.0, gt=0)
+    stuck_chance: float = Field(default=0.0, ge=0, le=1)
+    stuck_at_s: Range = (0.9, 1.4)
+    stuck_s: Range = (0.4, 1.2)
+
+
+MIXED = MishapConfig(nudge_chance=0.25, slip_chance=0.08, stuck_chance=0.07)
+"""For demonstrations: one episode in three has a mishap."""
+
+
+def draw_mishaps(config: MishapConfig, seed: int) -> list[Fault]:
+    """The faults of episode `seed`."""
+    rng = np.random.default_rng([seed, 0xFA17])
+    nudged, slips, sticks = rng.random(3) < (config.nudge_chance, config.slip_chance, config.stuck_chance)
+    nudge_s, slip_s, stuck_s = (rng.uniform(*at) for at in (config.nudge_at_s, config.slip_at_s, config.stuck_at_s))
+    for_s = rng.uniform(*config.stuck_s)
+    faults: list[Fault] = []
+    if nudged:
+        faults.append(CubeNudged(float(nudge_s), config.nudge_m, seed))
+    if slips:
+        faults.append(FrictionLowered(float(slip_s), config.slip_factor, float(slip_s) + config.slip_s))
+    if sticks:
+        faults.append(GripperStuck(float(stuck_s), float(stuck_s + for_s)))
+    return faults

@@ -7,6 +7,8 @@ from numbers import Integral
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
+from robot.config import CameraConfig
+
 Numbers = Iterable[float | int]
 Value = str | float | int | Numbers
 
@@ -29,3 +31,20 @@ def text(value: Value) -> str:
 def to_xml(root: Element) -> str:
     """The document as a string."""
     return ElementTree.tostring(root, encoding="unicode")
+
+
+# The pinhole of a CameraConfig in MuJoCo's words, exact to the last digit.
+
+
+def camera_lens(camera: CameraConfig) -> dict[str, tuple[float, float] | tuple[int, int]]:
+    """Attributes of a MuJoCo camera with these intrinsics.
+
+    MuJoCo measures the principal point from the image's centre, ours from the centre of the top left pixel.
+    """
+    centre_x, centre_y = (camera.width_px - 1) / 2, (camera.height_px - 1) / 2
+    return {
+        "resolution": (camera.width_px, camera.height_px),
+        "sensorsize": (camera.width_px * 1e-5, camera.height_px * 1e-5),
+        "focalpixel": (camera.fx_px, camera.fy_px),
+        "principalpixel": (centre_x - camera.cx_px, centre_y - camera.cy_px),
+    }

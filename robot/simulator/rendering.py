@@ -12,12 +12,8 @@ from typing import Protocol, runtime_checkable
 import mujoco
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from typing_extensions import assert_never
 
-from robot.config import CameraConfig
-from robot.simulator.gl_backend import find_gl_backend
 from robot.simulator.scene import Scene
-from vision.errors import MissingPackageError
 
 
 class RendererKind(Enum):
@@ -55,32 +51,3 @@ class Renderer(Protocol):
     def close(self) -> None:
         """Free what the renderer holds; safe to call twice."""
         ...
-
-
-def build_renderer(
-    kind: RendererKind, camera: CameraConfig, *, shadows: bool = False, camera_name: str = "wrist"
-) -> Renderer:
-    """A renderer of the kind asked for, for one of the scene's cameras.
-
-    Raises MissingPackageError when GL is asked for and does not work.
-    """
-    from robot.simulator.gl_renderer import GlRenderer
-    from robot.simulator.ray_renderer import RayRenderer
-
-    match kind:
-        case RendererKind.RAYS:
-            return RayRenderer(camera, shadows=shadows, camera_name=camera_name)
-        case RendererKind.GL:
-            backend = find_gl_backend()
-            if backend is None:
-                raise MissingPackageError(
-                    "no OpenGL works here: install libegl1 libgl1-mesa-dri libopengl0 (or libosmesa6), "
-                    "or use the renderer `rays`, which needs none"
-                )
-            return GlRenderer(camera, backend, shadows=shadows, camera_name=camera_name)
-        case RendererKind.AUTO:
-            backend = find_gl_backend()
-            found = RendererKind.RAYS if backend is None else RendererKind.GL
-            return build_renderer(found, camera, shadows=shadows, camera_name=camera_name)
-        case _:
-            assert_never(kind)

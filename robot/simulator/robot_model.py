@@ -10,10 +10,29 @@ from __future__ import annotations
 import math
 from xml.etree.ElementTree import Element
 
-from robot.config import JointLimitsConfig
-from robot.kinematics.collision_geometry import UR10E_PARTS
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from robot.config import JointLimitsConfig, WorkCellConfig
+from robot.kinematics.collision_geometry import (
+    BRACKET_HALF_X_M,
+    BRACKET_HALF_Z_M,
+    BRACKET_Z_M,
+    COUPLING_RADIUS_M,
+    FINGER_HALF_XY_M,
+    FINGER_SHORT_OF_TIP_M,
+    HOUSING_BEHIND_LENS_M,
+    HOUSING_HALF_M,
+    PAD_LENGTH_M,
+    PAD_THICKNESS_M,
+    PAD_WIDTH_M,
+    PALM_END_M,
+    PALM_HALF_XY_M,
+    PALM_START_M,
+    UR10E_PARTS,
+)
 from robot.kinematics.forward import UR10E
-from robot.simulator.mjcf import add
+from robot.simulator.mjcf import Numbers, add, camera_lens
 
 JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 
@@ -103,3 +122,118 @@ def _add_link(body: Element, link: int, name: str) -> None:
             material="metal",
             **ARM_COLLISION,
         )
+
+
+# A parallel gripper in the manner of a Robotiq 2F-85, and the wrist camera's housing.
+#
+# Two fingers slide along the tool's x axis, coupled, and push with a limited force. What they hold is held by
+# friction
+# of their pads alone: elliptic cones, four contact dimensions, no weld. The opening is the gap between the pads.
+
+FINGER_NAMES = ("finger_left", "finger_right")
+PAD_NAMES = ("pad_left", "pad_right")
+PAD_FRICTION = (0.9, 0.02, 0.0001)
+
+_FINGER_KP = 4000.0
+_FINGER_DAMPING = 90.0
+
+_BLACK = (0.10, 0.10, 0.11, 1.0)
+_METAL = (0.45, 0.46, 0.48, 1.0)
+_RUBBER = (0.16, 0.16, 0.17, 1.0)
+
+
+def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: WorkCellConfig) -> None:
+    """Mount gripper and camera on the arm's last link.
+
+    Adds the site `tcp`, the camera `wrist` and two position actuators whose controls are half the opening, m.
+    """
+    hand = add(wrist, "body", name="gripper", pos=(0.0, 0.0, UR10E.d_m[-1]), gravcomp="1")
+    _add_shell(
+        hand, "coupling", "cylinder", (0, 0, PALM_START_M / 2), (COUPLING_RADIUS_M, PALM_START_M / 2), _METAL, mass=0.2
+    )
+    palm_middle, palm_half = (PALM_START_M + PALM_END_M) / 2, (PALM_END_M - PALM_START_M) / 2
+    _add_shell(hand, "palm", "box", (0, 0, palm_middle), (*PALM_HALF_XY_M, palm_half), _BLACK, mass=0.5)
+    for sign, finger, pad in zip((1.0, -1.0), FINGER_NAMES, PAD_NAMES, strict=True):
+        _add_finger(hand, sign, finger, pad, cell)
+        add(
+            actuators,
+            "position",
+            name=finger,
+            joint=finger,
+            kp=_FINGER_KP,
+            ctrllimited="false",
+            forcerange=(-cell.gripper.force_n, cell.gripper.force_n),
+        )
+    add(equality, "joint", joint1=FINGER_NAMES[0], joint2=FINGER_NAMES[1], polycoef="0 1 0 0 0", solref="0.005 1")
+    add(hand, "site", name="tcp", pos=cell.tool_tcp.translation_m, quat=cell.tool_tcp.quat_wxyz, group="5")
+    _add_camera(hand, cell)
+
+
+def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellConfig) -> None:
+    tip_m = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
+    body = add(hand, "body", name=name, gravcomp="1")
+    reach = (cell.gripper.opening_min_m / 2, cell.gripper.opening_max_m / 2)
+    add(
+        body,
+        "joint",
+        name=name,
+        type="slide",
+        axis=(sign, 0.0, 0.0),
+        range=reach,
+        armature=0.1,
+        damping=_FINGER_DAMPING,
+        solreflimit="0.005 1",
+    )
+    end_m = tip_m - FINGER_SHORT_OF_TIP_M
+    back_middle, back_half = (PALM_END_M + end_m) / 2, (end_m - PALM_END_M) / 2
+    back_x = sign * (PAD_THICKNESS_M + FINGER_HALF_XY_M[0])
+    _add_shell(body, f"{name}_back", "box", (back_x, 0, back_middle), (*FINGER_HALF_XY_M, back_half), _METAL, mass=0.08)
+    add(
+        body,
+        "geom",
+        name=pad,
+        type="box",
+        pos=(sign * PAD_THICKNESS_M / 2, 0.0, tip_m - PAD_LENGTH_M / 2),
+        size=(PAD_THICKNESS_M / 2, PAD_WIDTH_M / 2, PAD_LENGTH_M / 2),
+        rgba=_RUBBER,
+        material="rubber",
+        mass=0.04,
+        friction=PAD_FRICTION,
+        condim="4",
+        priority="1",
+        solref="0.004 1",
+        solimp="0.95 0.99 0.001",
+        **ARM_COLLISION,
+    )
+
+
+def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
+    """The camera itself, and its housing behind the optical centre, where it cannot see it.
+
+    MuJoCo's cameras look along -z with y up; ours look along +z with y down: half a turn about x between them.
+    """
+    turn = Rotation.from_quat(cell.tool_camera.quat_wxyz, scalar_first=True)
+    place = np.array(cell.tool_camera.translation_m)
+    quat_mujoco = (turn * Rotation.from_euler("x", np.pi)).as_quat(scalar_first=True)
+    add(hand, "camera", name="wrist", pos=place, quat=quat_mujoco, **camera_lens(cell.camera))
+    behind = place + turn.apply([0.0, 0.0, -HOUSING_BEHIND_LENS_M])
+    quat = turn.as_quat(scalar_first=True)
+    _add_shell(hand, "camera_housing", "box", behind, HOUSING_HALF_M, _METAL, mass=0.2, quat=quat)
+    bracket, half = (0.0, place[1] / 2, BRACKET_Z_M), (BRACKET_HALF_X_M, abs(place[1]) / 2, BRACKET_HALF_Z_M)
+    _add_shell(hand, "camera_bracket", "box", bracket, half, _METAL, mass=0.05)
+
+
+def _add_shell(
+    body: Element,
+    name: str,
+    shape: str,
+    pos: Numbers,
+    size: Numbers,
+    rgba: Numbers,
+    *,
+    mass: float,
+    quat: Numbers = (1.0, 0.0, 0.0, 0.0),
+) -> None:
+    """A stiff part of the hand."""
+    look = {"rgba": rgba, "material": "metal"}
+    add(body, "geom", name=name, type=shape, pos=pos, quat=quat, size=size, mass=mass, **look, **ARM_COLLISION)

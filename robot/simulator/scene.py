@@ -20,11 +20,9 @@ from jaxtyping import Float, Int
 
 from robot.config import BinConfig, CameraConfig, WorkCellConfig
 from robot.simulator.appearance import Appearance, Light
-from robot.simulator.robot_model import JOINT_NAMES, add_arm
-from robot.simulator.gripper import FINGER_NAMES, add_gripper
-from robot.simulator.lens import camera_lens
-from robot.simulator.mjcf import add, to_xml
+from robot.simulator.mjcf import add, camera_lens, to_xml
 from robot.simulator.objects import SceneObject, add_object
+from robot.simulator.robot_model import FINGER_NAMES, JOINT_NAMES, add_arm, add_gripper
 from robot.transforms import rotation_to_quat_wxyz
 
 PHYSICS_DT_S = 0.002

@@ -13,13 +13,13 @@ from jaxtyping import Float
 
 from robot.config import WorkCellConfig
 from robot.errors import ArmError
-from robot.types import NUM_JOINTS, JointState
 from robot.simulator.physics import Physics
 from robot.simulator.scene import PHYSICS_DT_S, arm_addresses
+from robot.types import NUM_JOINTS, JointState
 
 
 class SimulatedArm:
-    """Follows robot.drivers.arm.Arm. Joint targets are clamped to the joint limits."""
+    """Follows robot.interfaces.Arm. Joint targets are clamped to the joint limits."""
 
     def __init__(self, physics: Physics, cell: WorkCellConfig) -> None:
         self._physics, self._cell = physics, cell

@@ -10,8 +10,8 @@ import numpy as np
 
 from robot.control.episode import Judgement
 from robot.simulator.cell import SimulatedCell
-from robot.simulator.gripper import PAD_NAMES
 from robot.simulator.layout import object_pose
+from robot.simulator.robot_model import PAD_NAMES
 from robot.simulator.scene import FLOOR_BELOW_TABLE_M
 
 _STILL_M_S = 0.02

@@ -21,8 +21,8 @@ from robot.config import CameraConfig, WorkCellConfig
 from robot.simulator.appearance import draw_appearance
 from robot.simulator.layout import move_object, yaw_quaternion
 from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, draw_cube
+from robot.simulator.samples import joints_for, tool_grasping_at, tool_looking_at, tool_rotation
 from robot.simulator.scene import Scene, aim_film_camera, build_scene, film_camera, place_arm
-from robot.simulator.viewpoints import joints_for, tool_grasping_at, tool_looking_at, tool_rotation
 
 FRAME_S = 0.1
 _EYE, _TARGET = np.array([1.25, 0.55, 0.75]), np.array([0.58, 0.0, 0.02])

@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from vision.checkpoints.detr_names import DETR_TRANSFORMERS_KEYS
-from vision.checkpoints.detr import detr_config
+from vision.checkpoints.detr import DETR_TRANSFORMERS_KEYS, detr_config
 from vision.detector import Detector
 
 INPUT_HW = (640, 640)

@@ -14,8 +14,8 @@ import pytest
 
 from tests.benchmarks.plain_pipeline import PlainPipeline
 from vision.images import read_image
-from vision.runtime.image_detector import ImageDetector
 from vision.runtime.engines import EngineName
+from vision.runtime.image_detector import ImageDetector
 
 MODEL, IMAGES = "data/yolox_nano_coco/yolox_nano.onnx", "data/coco_mini/val2017"
 

@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 
-from robot.timing import StageTimer
-from robot.types import ActionChunk, Observation
 from robot.pick import SHIPPED_POLICY
 from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
+from robot.timing import StageTimer
+from robot.types import ActionChunk, Observation
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 

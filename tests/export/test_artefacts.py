@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from export.acceptance import Latency, measure_latencies
 from export.artefacts import (
     Artefact,
     compare_artefacts,
@@ -18,11 +19,9 @@ from export.artefacts import (
     open_beside,
     write_artefact,
 )
-from export.complexity import count_gflops, count_parameters
-from export.graph.graph_index import GraphIndex, attribute
-from export.quantization.int8_recipe import Int8Result
-from export.latency import Latency, measure_latencies
+from export.graph.graph_index import GraphIndex, attribute, count_gflops, count_parameters
 from export.graph.onnx_export import export_onnx, write_onnx
+from export.quantization.int8_recipe import Int8Result
 from export.report import as_json, write_report
 from tests.export.graphs import chain, model_of
 from vision.checkpoints.yolox import yolox_config

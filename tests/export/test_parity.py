@@ -9,9 +9,9 @@ import pytest
 
 from export.parity import EngineParity, _worst, boxes_of, compare, corresponding_rows
 from vision.images import Preprocessing
+from vision.runtime.engines import Shape
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.manifest import LabelledBoxes, Manifest, QueryRows, YoloxRows
-from vision.runtime.engines import Shape
 
 SIZE_HW = (32, 64)
 NONE = np.array([[np.nan, 1]], np.float32)

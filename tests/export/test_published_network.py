@@ -17,8 +17,8 @@ from vision.checkpoints.native import save_detector
 from vision.evaluation.torch_session import TorchSession
 from vision.images import prepare, read_image
 from vision.runtime.decode import decode_boxes, grid_cells
-from vision.runtime.image_detector import ImageDetector
 from vision.runtime.engines import EngineName, open_session
+from vision.runtime.image_detector import ImageDetector
 
 MODEL = "data/yolox_nano_coco/yolox_nano.onnx"
 

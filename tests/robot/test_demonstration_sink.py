@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.motion.set_points import SetPoint
 from robot.control.loop import Tick
-from robot.perception.pipeline import Percept
 from robot.control.safety import GateDecision
-from robot.types import ActionChunk, Frame, JointState
+from robot.datasets.format import Episode
 from robot.demonstration_sink import (
     OLDEST_S,
     SCENE,
@@ -22,8 +20,10 @@ from robot.demonstration_sink import (
     shrink,
     ticks_per_row,
 )
-from robot.datasets.format import Episode
 from robot.interfaces import Outcome, PolicyStatus
+from robot.motion.set_points import SetPoint
+from robot.perception.pipeline import Percept
+from robot.types import ActionChunk, Frame, JointState
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 from vision.errors import UserError

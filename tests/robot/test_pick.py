@@ -12,6 +12,7 @@ import pytest
 from robot.control.episode import EpisodeResult
 from robot.control.loop import TickSink
 from robot.control.recorder import read_recording
+from robot.interfaces import Outcome
 from robot.pick import (
     SHIPPED_DETECTOR,
     SHIPPED_POLICY,
@@ -22,11 +23,10 @@ from robot.pick import (
     open_station,
     run_episodes,
 )
-from robot.interfaces import Outcome
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.sensor_noise import DepthNoiseConfig
 from robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
 from robot.simulator.rendering import RendererKind
+from robot.simulator.sensor_noise import DepthNoiseConfig
 from tests.robot.control.fake_devices import BlindDetector, KeptTicks
 from tests.robot.oracle_detector import OracleDetector
 

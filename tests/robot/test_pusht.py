@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from robot import pusht
+from robot.datasets.replay_buffer import read_zarr_array
 from robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
 from robot.pusht import (
     ENVIRONMENT_NAMES,
@@ -24,7 +25,6 @@ from robot.pusht import (
     run_pusht_episode,
     summarise_pusht,
 )
-from robot.datasets.replay_buffer import read_zarr_array
 from tests.robot.datasets.test_replay_buffer import FIRST_EPISODES, PUSHT
 from tools import evaluate_pusht
 from tools.evaluate_pusht import Arguments

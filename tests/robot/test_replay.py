@@ -10,15 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import forward_kinematics
-from robot.pick import SHIPPED_DETECTOR
-from robot.demonstration_sink import demonstration_features
+from robot.datasets.format import Episode, Feature, numbers
 from robot.datasets.reader import EpisodeDataset
 from robot.datasets.writer import EpisodeWriter
-from robot.datasets.format import Episode, Feature, numbers
+from robot.demonstration_sink import demonstration_features
+from robot.demonstrations import ROBOT_TYPE, RecordConfig, Recorded, Recorder, read_recorded, replay
+from robot.kinematics.forward import forward_kinematics
+from robot.pick import SHIPPED_DETECTOR
 from robot.policies.pick_state import STATE_NAMES
-from robot.demonstrations import ROBOT_TYPE, RecordConfig, Recorder
-from robot.replay import Recorded, read_recorded, replay
 from tools.command_line import run_command
 from vision.errors import DatasetError, UserError
 

@@ -125,8 +125,8 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     from safetensors.torch import load_file, save_file
 
     from export.graph.graph_index import GraphIndex
-    from export.quantization.int8_recipe import module_name
     from export.graph.onnx_export import export_onnx
+    from export.quantization.int8_recipe import module_name
     from vision.checkpoints.native import RANGES_KEY, load_detector
 
     export_onnx(load_detector(checkpoint), tmp_path / "float.onnx")

@@ -11,9 +11,8 @@ import torch
 
 from export.graph.operator_support import SUPPORTED
 from robot.learning.act_policy import Observations
-from robot.policies.onnx_policy import OnnxPolicy
 from robot.learning.checkpoint import save_policy
-from robot.policy.policy_manifest import read_policy_manifest
+from robot.policies.onnx_policy import OnnxPolicy, read_policy_manifest
 from tests.robot.learning.small_policy import small_policy
 from tools import export_policy
 from tools.command_line import run_command

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from robot.datasets.writer import EpisodeWriter
 from robot.datasets.format import Episode, numbers
-from robot.policies.onnx_policy import OnnxPolicy
+from robot.datasets.writer import EpisodeWriter
 from robot.learning.checkpoint import load_policy
-from robot.policy.policy_manifest import ACTION_KEY, STATE_KEY
+from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY, OnnxPolicy
 from tests.robot.learning.test_import_lerobot import RECORDED, recorded_of, weights_of
 from tools.command_line import run_command
 

@@ -16,11 +16,11 @@ import pytest
 
 import tools.record
 from robot.control.episode import EpisodeResult
-from robot.demonstration_sink import demonstration_features
-from robot.datasets.reader import EpisodeDataset
 from robot.datasets.format import Episode
-from robot.interfaces import Outcome
+from robot.datasets.reader import EpisodeDataset
+from robot.demonstration_sink import demonstration_features
 from robot.demonstrations import Played, RecordConfig
+from robot.interfaces import Outcome
 from tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import tools.track
-from vision.tracking.mot_files import read_mot_tracks
 from tools.command_line import run_command
 from vision.boxes.iou import pairwise_iou
-from vision.runtime.camera_stream import StreamImage
-from vision.runtime.sources import open_stream
+from vision.runtime.sources import StreamImage, open_stream
 from vision.runtime.video_writer import VideoWriter
+from vision.tracking.mot_files import read_mot_tracks
 
 Find = Callable[[str], Path]
 Track = Callable[..., int]

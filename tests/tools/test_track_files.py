@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision.tracking.mot_files import read_mot_tracks
 from tools.command_line import run_command
 from vision.boxes.iou import pairwise_iou
+from vision.tracking.mot_files import read_mot_tracks
 
 Find = Callable[[str], Path]
 KEYS = ["frames", "tracks", "boxes", "update_ms_p50"]

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from robot.errors import PolicyInputError
-from robot.learning.act_policy import ActPolicyConfig, Observations
+from robot.datasets.format import Episode, colour_video, numbers
 from robot.datasets.reader import EpisodeDataset
 from robot.datasets.writer import EpisodeWriter
-from robot.datasets.format import Episode, colour_video, numbers
-from robot.policies.onnx_policy import OnnxPolicy
+from robot.errors import PolicyInputError
+from robot.learning.act_policy import ActPolicyConfig, Observations
 from robot.learning.checkpoint import load_policy
 from robot.learning.config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
 from robot.learning.train import PolicyTraining
+from robot.policies.onnx_policy import OnnxPolicy
 from tests.robot.learning.small_policy import CHUNK, small_network
 from tools.command_line import run_command
 from vision.config import dump_config

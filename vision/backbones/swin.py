@@ -15,8 +15,8 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from vision.config import Config
+from vision.layers.attention import grid_size, join_windows, pad_to_windows, partition_windows
 from vision.layers.transformer import FeedForward
-from vision.layers.windows import grid_size, join_windows, pad_to_windows, partition_windows
 
 Stride = Literal[4, 8, 16, 32]
 

@@ -17,9 +17,8 @@ from torch.nn import functional
 
 from vision.config import Config
 from vision.errors import UserError
-from vision.layers.attention import MultiHeadAttention
+from vision.layers.attention import MultiHeadAttention, grid_size, join_windows, pad_to_windows, partition_windows
 from vision.layers.transformer import FeedForward
-from vision.layers.windows import grid_size, join_windows, pad_to_windows, partition_windows
 
 PATCH = 16
 """Pixels along a side of what becomes one token."""

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vision.checkpoints.detr_names import DETR_KEY_MAPS
-from vision.checkpoints.dfine_names import DFINE_KEY_MAPS
+from vision.checkpoints.detr import DETR_KEY_MAPS
+from vision.checkpoints.dfine import DFINE_KEY_MAPS
 from vision.checkpoints.key_map import KeyMap, best_key_map
+from vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
 from vision.checkpoints.torchvision_backbones import published_backbones
-from vision.checkpoints.rtdetr_names import RTDETR_KEYS, RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
-from vision.checkpoints.yolox_names import YOLOX_KEYS
+from vision.checkpoints.yolox import YOLOX_KEYS
 from vision.checkpoints.zoo import published_models
 from vision.classifier import Classifier, build_classifier
 from vision.detector import Detector, DetectorConfig

@@ -15,11 +15,13 @@ from jaxtyping import Int64
 from pydantic import Field
 
 from vision.config import Config
-from vision.data.copy_paste import CopyPasteConfig, copy_paste
-from vision.data.crop import CropConfig, random_crop
+from vision.data.masks import Mask
+from vision.data.mosaic import CopyPasteConfig, MixupConfig, MosaicConfig, copy_paste, mixup, mosaic
 from vision.data.transforms import (
     AffineConfig,
+    CropConfig,
     Fraction,
+    HsvConfig,
     LabelledImage,
     Positive,
     VisibilityConfig,
@@ -27,13 +29,12 @@ from vision.data.transforms import (
     fit,
     fit_matrix,
     flip_horizontal,
+    jitter_hsv,
     random_affine,
+    random_crop,
     warp,
     warp_boxes,
 )
-from vision.data.masks import Mask
-from vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
-from vision.data.photometric import HsvConfig, jitter_hsv
 from vision.images import Preprocessing, at_fixed_size
 
 NEIGHBOURS = 128

@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vision.data.annotations import AnnotationSet
 from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
-from vision.data.transforms import LabelledImage
 from vision.data.image_files import read_stated_image
 from vision.data.recent_images import RecentImages
+from vision.data.transforms import LabelledImage
 from vision.errors import DatasetError, SourceError, UserError
 from vision.images import Preprocessing
 

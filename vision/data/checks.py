@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.boxes.anchors import AnchorFit, kmeans_anchors
-from vision.data.annotations import AnnotationSet, ImageAnnotations
-from vision.data.entries import BROKEN
+from vision.data.annotations import BROKEN, AnnotationSet, ImageAnnotations
 from vision.data.image_files import read_stated_image
 from vision.data.near_duplicates import Likeness, LikePair, like_pairs, likeness_of
 from vision.errors import DatasetError, SourceError

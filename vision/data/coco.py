@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.annotations import AnnotationSet, Categories
-from vision.data.entries import Entry, Omissions, build_image, safe_name
+from vision.data.annotations import AnnotationSet, Categories, Entry, Omissions, build_image, safe_name
 from vision.data.masks import mask_from_coco, mask_to_coco
 from vision.errors import DatasetError
 from vision.files import write_json

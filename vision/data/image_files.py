@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.data.annotations import AnnotationSet, LeftOut
-from vision.data.entries import BROKEN
+from vision.data.annotations import BROKEN, AnnotationSet, LeftOut
 from vision.errors import DatasetError, SourceError, UserError
 from vision.images import decode_image, read_image
 

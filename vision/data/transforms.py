@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from pydantic import Field
 
+from vision.boxes.iou import pairwise_iou
 from vision.config import Config
 from vision.images import Preprocessing, fit_image, place
 
@@ -171,3 +172,109 @@ def _reach(row: list[float], width: int, height: int, limit: int) -> tuple[int, 
     by_x, by_y, shift = row[0] * width, row[1] * height, row[2]
     low, high = shift + min(by_x, 0.0) + min(by_y, 0.0), shift + max(by_x, 0.0) + max(by_y, 0.0)
     return min(max(math.floor(low) - 1, 0), limit), min(max(math.ceil(high) + 2, 0), limit)
+
+
+# A random part of an image, chosen so that objects in it stay recognisable (Liu et al., SSD, section 2.2).
+
+
+class CropConfig(Config):
+    """Crop to a random window that overlaps some object by a share drawn from `min_overlaps`."""
+
+    probability: Fraction = 0.8
+    """Part of the strongly augmented samples without mosaic that are cropped."""
+    min_overlaps: tuple[Fraction, ...] = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
+    """IoU of the window with its best object must reach one of these, drawn anew for each image."""
+    min_side: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """Smallest width and height of the window, as parts of the image's."""
+    aspect: tuple[Positive, Positive] = (0.5, 2.0)
+    """Narrowest and widest ratio of width to height, in parts of the image's sides."""
+    trials: Annotated[int, Field(gt=0)] = 40
+    """After so many windows that do not fit, the image stays whole."""
+
+
+def random_crop(sample: LabelledImage, config: CropConfig, rng: np.random.Generator) -> LabelledImage:
+    """The image and boxes in a random window; objects whose centre is outside go, the others are cut at its edges.
+
+    Regions in which nothing is said stay wherever the window meets them. An image without objects stays whole.
+    """
+    learnt = sample.boxes_xyxy[~sample.is_crowd]
+    if not len(learnt):
+        return sample
+    min_overlap = rng.choice(config.min_overlaps)
+    for _ in range(config.trials):
+        window = _draw_window(sample.size_hw, config, rng)
+        if window is None:
+            continue
+        has_centre = _has_centre(learnt, window)
+        if has_centre.any() and pairwise_iou(window[None], learnt[has_centre]).max() >= min_overlap:
+            return crop(sample, window)
+    return sample
+
+
+def crop(sample: LabelledImage, window: np.ndarray) -> LabelledImage:
+    """The part of an image inside `window` (x1, y1, x2, y2 in whole pixels), boxes in its own pixels."""
+    x1, y1, x2, y2 = window.astype(int).tolist()
+    inside = clip_boxes(sample.boxes_xyxy - window[[0, 1, 0, 1]], (y2 - y1, x2 - x1))
+    met = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+    kept = met & (_has_centre(sample.boxes_xyxy, window) | sample.is_crowd)
+    picture = np.ascontiguousarray(sample.image_rgb[y1:y2, x1:x2])
+    return LabelledImage(picture, inside[kept], sample.class_ids[kept], sample.is_crowd[kept])
+
+
+def _draw_window(size_hw: tuple[int, int], config: CropConfig, rng: np.random.Generator) -> np.ndarray | None:
+    """A window in whole pixels, or None when its shape is not allowed."""
+    height, width = size_hw
+    part_x, part_y = rng.uniform(config.min_side, 1, size=2)
+    left, top = rng.random(2)
+    if not config.aspect[0] <= part_x / part_y <= config.aspect[1]:
+        return None
+    window_width, window_height = max(1, round(part_x * width)), max(1, round(part_y * height))
+    x1, y1 = round(left * (width - window_width)), round(top * (height - window_height))
+    return np.array([x1, y1, x1 + window_width, y1 + window_height], dtype=np.float32)
+
+
+def _has_centre(boxes_xyxy: np.ndarray, window: np.ndarray) -> np.ndarray:
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    return np.all((centres > window[:2]) & (centres < window[2:]), axis=1)
+
+
+# Random changes of colour; boxes stay where they are.
+
+Gain = Annotated[float, Field(ge=0, lt=1)]
+
+
+class HsvConfig(Config):
+    """Random gains on hue, saturation and value; 0 leaves a channel as it is."""
+
+    hue: Gain = 0.015
+    """Turn the hue by up to this part of the colour circle either way. Keep it small where colour is the class."""
+    saturation: Gain = 0.7
+    """Multiply the saturation by 1 plus or minus up to this."""
+    value: Gain = 0.4
+    """Multiply the brightness by 1 plus or minus up to this."""
+
+
+def jitter_hsv(
+    image_rgb: UInt8[np.ndarray, "H W 3"], config: HsvConfig, rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Draw the three gains and apply them; the input is left as it is, and is returned where all gains are 0."""
+    hue, saturation, value = rng.uniform(-1, 1, size=3) * (config.hue, config.saturation, config.value)
+    if not (hue or saturation or value):
+        return image_rgb
+    return shift_hsv(image_rgb, hue_turn=hue, saturation_gain=1 + saturation, value_gain=1 + value)
+
+
+def shift_hsv(
+    image_rgb: UInt8[np.ndarray, "H W 3"], *, hue_turn: float, saturation_gain: float, value_gain: float
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Turn the hue by `hue_turn` of the colour circle and multiply saturation and value, clipped to 255."""
+    hsv = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2HSV)
+    hue, saturation, value = (cv2.extractChannel(hsv, channel) for channel in range(3))
+    # OpenCV's 8-bit hue counts half degrees: 180 steps are the whole circle.
+    turned = np.arange(256) + round(180 * hue_turn)
+    cv2.LUT(hue, (turned % 180).astype(np.uint8), dst=hue)
+    # A product rounded and cut at 255 is quicker than a table, plane by plane quicker than interleaved.
+    cv2.convertScaleAbs(saturation, dst=saturation, alpha=saturation_gain)
+    cv2.convertScaleAbs(value, dst=value, alpha=value_gain)
+    cv2.merge((hue, saturation, value), dst=hsv)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

@@ -12,8 +12,15 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, SubElement, TreeBuilder, indent
 from xml.parsers import expat
 
-from vision.data.annotations import AnnotationSet, Categories, ImageAnnotations
-from vision.data.entries import Entry, Omissions, build_image, safe_name
+from vision.data.annotations import (
+    AnnotationSet,
+    Categories,
+    Entry,
+    ImageAnnotations,
+    Omissions,
+    build_image,
+    safe_name,
+)
 from vision.data.image_files import IMAGE_SUFFIXES, read_size
 from vision.errors import DatasetError, SourceError
 

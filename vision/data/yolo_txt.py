@@ -16,8 +16,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vision.data.annotations import AnnotationSet, Categories, ImageAnnotations
-from vision.data.entries import Entry, Omissions, build_image, safe_name
+from vision.data.annotations import (
+    AnnotationSet,
+    Categories,
+    Entry,
+    ImageAnnotations,
+    Omissions,
+    build_image,
+    safe_name,
+)
 from vision.data.image_files import IMAGE_SUFFIXES, list_images, read_size
 from vision.data.masks import Mask
 from vision.data.voc import CLASSES_NAME, read_classes

@@ -13,9 +13,9 @@ import numpy as np
 from typing_extensions import assert_never
 
 from vision.errors import UserError
+from vision.runtime.engines import EngineChoice, available_processors
 from vision.runtime.image_detector import ImageDetector, ModelFormat
 from vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
-from vision.runtime.engines import EngineChoice, available_processors
 
 if TYPE_CHECKING:
     from vision.detector import Detector

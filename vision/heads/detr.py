@@ -18,7 +18,7 @@ from torch.nn import functional
 from vision.boxes.targets import BoxTargets
 from vision.config import Config
 from vision.heads.outputs import QueryOutput, QueryPredictions
-from vision.layers.positions import sine_positions
+from vision.layers.attention import sine_positions
 from vision.layers.transformer import DecoderLayer, EncoderLayer, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]

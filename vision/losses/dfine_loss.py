@@ -17,8 +17,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from vision.assignment.costs import BatchTargets
-from vision.assignment.hungarian import Matches
+from vision.assignment.hungarian import BatchTargets, Matches
 from vision.boxes.formats import cxcywh_to_xyxy
 from vision.boxes.iou import aligned_iou
 from vision.config import Config

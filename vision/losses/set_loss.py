@@ -18,8 +18,14 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from vision.assignment.costs import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
-from vision.assignment.hungarian import Matches, match_hungarian
+from vision.assignment.hungarian import (
+    DETR_COST,
+    BatchTargets,
+    Matches,
+    MatchingCostConfig,
+    match_hungarian,
+    matching_cost,
+)
 from vision.boxes.formats import box_area, cxcywh_to_xyxy, pixels_to_norm, positive_part
 from vision.boxes.iou import aligned_iou
 from vision.boxes.targets import BoxTargets

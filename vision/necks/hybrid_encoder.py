@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from vision.config import Config
+from vision.layers.attention import sin_cos_table
 from vision.layers.convolution import TORCH_NORM, ConvNormAct
-from vision.layers.elan import DecoupledShrink, RepElan
-from vision.layers.positions import sin_cos_table
-from vision.layers.rep_block import RepCrossStage
+from vision.layers.csp_blocks import DecoupledShrink, RepCrossStage, RepElan
 from vision.layers.transformer import EncoderLayer, map_to_tokens
 
 BLOCKS_PER_MERGE = 3

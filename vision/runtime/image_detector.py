@@ -17,6 +17,7 @@ from vision.images import Placement, prepare
 from vision.runtime.decode import read_rows
 from vision.runtime.detections import Detections
 from vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
+from vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
 from vision.runtime.manifest import (
     LabelledBoxes,
     Manifest,
@@ -25,10 +26,9 @@ from vision.runtime.manifest import (
     foreign_rtdetr_manifest,
     foreign_yolox_manifest,
     read_manifest,
+    read_onnx_file,
 )
-from vision.runtime.onnx_file import read_onnx_file
 from vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
-from vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
 
 ModelFormat = Literal["yolox", "rtdetr"]
 MAX_DETECTIONS = 300

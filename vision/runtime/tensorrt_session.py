@@ -16,7 +16,6 @@ from vision.errors import ModelFileError
 from vision.runtime.cuda_driver import CudaDevice, CudaError, MirroredBuffer, RecordedWork
 from vision.runtime.engine_file import EngineFile, check_engine_fits
 from vision.runtime.engines import Shape
-from vision.runtime.tensorrt_log import MessageLog
 
 DTYPES = {
     trt.DataType.FLOAT: np.float32,
@@ -182,3 +181,28 @@ def _load_engine(file: EngineFile, log: MessageLog) -> trt.ICudaEngine:
 
 def _free_as_none(shape: tuple[int, ...]) -> Shape:
     return tuple(None if size < 0 else size for size in shape)
+
+
+# What TensorRT says while it works: its errors are told by its log and nowhere else.
+
+
+class MessageLog(trt.ILogger):
+    """Keeps errors and warnings; the rest is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()  # the binding insists on its own constructor
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def log(self, severity: trt.ILogger.Severity, msg: str) -> None:
+        """Called by TensorRT, from any of its threads."""
+        line = " ".join(msg.split())
+        if severity in (trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR):
+            self.errors.append(line)
+        elif severity == trt.ILogger.Severity.WARNING:
+            self.warnings.append(line)
+
+    @property
+    def last_error(self) -> str:
+        """The newest error, or that there was none."""
+        return self.errors[-1] if self.errors else "it does not say why"

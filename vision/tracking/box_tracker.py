@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from robot.errors import RobotError
+from vision.runtime.detections import Detections
 from vision.tracking.box_kalman import BoxModel, BoxMotion, Rows
 from vision.tracking.camera_motion import SimilarityMotion
-from vision.runtime.detections import Detections
 
 Indices: TypeAlias = Int64[np.ndarray, " _"]
 Mask: TypeAlias = Bool[np.ndarray, " _"]

@@ -14,11 +14,18 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from vision.tracking.box_association import Matches, Overlaps, is_one_to_one, most_gain, overlapping_pairs, split_matched
+from vision.config import Config
+from vision.tracking.box_association import (
+    Matches,
+    Overlaps,
+    is_one_to_one,
+    most_gain,
+    overlapping_pairs,
+    split_matched,
+)
 from vision.tracking.box_kalman import AreaModel, BoxMotion
 from vision.tracking.box_tracker import BoxTracker, Indices, Mask, Seen
 from vision.tracking.camera_motion import SimilarityMotion
-from vision.config import Config
 
 _TINY = 1e-6
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vision.detector import Detector
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import RepBlock
 from vision.layers.widths import is_depthwise
 
 Channels = Int64[np.ndarray, " _"]

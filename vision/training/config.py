@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,13 +13,34 @@ from vision.data.augmentation import AugmentationConfig
 from vision.detector import DetectorConfig
 from vision.losses.build import LossConfig
 from vision.training.distillation import DistillationConfig
-from vision.training.early_stopping import EarlyStoppingConfig
 from vision.training.network import PruningConfig
-from vision.training.optimizer import OptimizerConfig, SgdConfig
+from vision.training.optimizer import OptimizerConfig, SgdConfig, WeightAverageConfig
 from vision.training.precision import Precision
 from vision.training.quantization_aware import QuantizationAwareConfig
 from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
-from vision.training.weight_average import WeightAverageConfig
+
+# Ending a run that no longer improves; a pure function of what was measured, so a resumed run decides the same.
+
+
+class EarlyStoppingConfig(Config):
+    """When to give up; the best weights are kept in any case."""
+
+    patience: Annotated[int, Field(gt=0)] = 10
+    """Measurements in a row that may fail to beat the best one before them."""
+    least_gain: Annotated[float, Field(ge=0)] = 0.0
+    """A measurement beats the best one only by more than this."""
+
+
+def has_stalled(config: EarlyStoppingConfig, values: Iterable[float]) -> bool:
+    """Whether the last `patience` values all failed to beat the best one before them."""
+    best, failures = None, 0
+    for value in values:
+        if best is None or value > best + config.least_gain:
+            best, failures = value, 0
+        else:
+            failures += 1
+    return failures >= config.patience
+
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

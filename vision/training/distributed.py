@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import nn
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from vision.losses.counting import mean_over_processes, num_processes
-from vision.training.imagewise import ImagewiseConv2d
-from vision.training.synchronised_norm import SynchronisedNorm2d
 
 LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
 """Of the errors with which torch tells that another process does not answer; gloo's have no class of their own."""
@@ -102,3 +105,188 @@ def _is_about_others(error: RuntimeError) -> bool:
     if isinstance(error, torch.distributed.DistError):
         return True
     return any(word in str(error).lower() for word in LOST_WORDS)
+
+
+# Batch norm over the images of all processes on CPUs, where torch's own synchronised norm refuses to run.
+#
+# Its sums come out the same, to the last bit, however many processes (1, 2, 4, ...) share the images. They have to:
+# a
+# fresh network multiplies any difference of two trainings a hundredfold at every step. `imagewise` has the rest of
+# it.
+
+
+class SynchronisedNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d whose statistics are those of all processes, which must have pictures of one number and size.
+
+    Ioffe and Szegedy 2015 (arXiv:1502.03167), algorithm 1; the gradients reach the pictures of the other processes.
+    """
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> SynchronisedNorm2d:
+        """The same norm, its parameters and statistics shared."""
+        synchronised = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, device="meta")
+        synchronised.weight, synchronised.bias = norm.weight, norm.bias
+        synchronised.running_mean, synchronised.running_var = norm.running_mean, norm.running_var
+        synchronised.num_batches_tracked = norm.num_batches_tracked
+        return synchronised.train(norm.training)
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:  # noqa: A002 - torch's name
+        """Keeps the shape. In eval mode an ordinary batch norm."""
+        if not self.training:
+            return super().forward(input)
+        output, mean, variance = _Normalise.apply(input, self.weight, self.bias, self.eps)
+        self._follow(mean, variance, num_processes() * input.numel() // self.num_features)
+        return output
+
+    @torch.no_grad()
+    def _follow(self, mean: Float64[Tensor, " C"], variance: Float64[Tensor, " C"], count: int) -> None:
+        """Let the running statistics follow those of a batch; theirs is the variance without bias."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        unbiased = variance * (count / max(count - 1, 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+class _Normalise(torch.autograd.Function):
+    """(pictures - mean) / sqrt(variance + eps) * weight + bias; and that mean and variance, over all processes.
+
+    Computes in single precision or better, and keeps the pictures alone for the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        precise = _precise(pictures)
+        (mean,) = _mean_of_all(precise)
+        centred = precise - _planes(mean, precise)
+        (variance,) = _mean_of_all(centred.square())
+        precision = (variance + eps).rsqrt()
+        ctx.save_for_backward(pictures, mean, precision, weight)
+        ctx.mark_non_differentiable(mean, variance)
+        output = torch.addcmul(_planes(bias, centred), centred, _planes(precision * weight, centred))
+        return output.to(pictures.dtype), mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        pictures, mean, precision, weight = ctx.saved_tensors
+        precise = _precise(pictures)
+        centred, gradient = precise - _planes(mean, precise), gradients[0].to(precise.dtype)
+        shift, slope = _mean_of_all(gradient, gradient * centred)
+        # A pixel moves the mean and the variance, and these move all pixels.
+        moved = gradient - _planes(shift, centred) - centred * _planes(slope * precision.square(), centred)
+        moved = (moved * _planes(precision * weight, centred)).to(pictures.dtype)
+        # All processes pass on the same gradients of the parameters: the mean of what each of them found.
+        num_pixels = pictures.numel() // len(mean)
+        of_weight, of_bias = (num_pixels * each for each in (slope * precision, shift))
+        return moved, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None
+
+
+def _precise(pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    return pictures.to(torch.promote_types(pictures.dtype, torch.float32))
+
+
+def _mean_of_all(*values: Float[Tensor, "B C H W"]) -> Float64[Tensor, "n C"]:
+    """The mean of each channel over the pixels of all processes, for several values at once.
+
+    A picture's sums are rounded to the precision of its values: in double precision they then add up without an error,
+    in whatever order, and the only division comes last.
+    """
+    of_pictures = (value.sum(dim=(2, 3), dtype=torch.float64).to(value.dtype) for value in values)
+    sums = torch.stack([each.sum(dim=0, dtype=torch.float64) for each in of_pictures])
+    return mean_over_processes(sums) / (values[0].numel() // values[0].shape[1])
+
+
+def _planes(values: Float[Tensor, " C"], like: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
+    """A number for each channel, ready to meet pictures and in their precision."""
+    return values.to(like.dtype)[:, None, None]
+
+
+# Training on CPUs that comes out the same, to the last bit, however many processes (1, 2, 4, ...) share the images.
+#
+# torch adds up the gradients of a batch in an order that depends on its size. With batch norms in a fresh network
+# the
+# difference, which begins in the last bit, is a hundred times as large after each step. So here every image has its
+# own
+# gradients of the weights, and their sum is exact.
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ImagewiseConv2d(nn.Conv2d):
+    """nn.Conv2d that convolves one image after the other; the gradients are those of all processes together."""
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d) -> ImagewiseConv2d:
+        """The same convolution, its parameters shared."""
+        shape = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        has_bias = conv.bias is not None
+        imagewise = cls(*shape, conv.groups, has_bias, conv.padding_mode, device="meta")  # pyright: ignore[reportArgumentType] - what a Conv2d holds is what it takes
+        imagewise.weight, imagewise.bias = conv.weight, conv.bias
+        return imagewise.train(conv.training)
+
+    def forward(self, input: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:  # noqa: A002 - torch's name
+        """As torch's own."""
+        number = len(input)
+        weights = _ForEachImage.apply(self.weight, number).unbind()
+        biases = [None] * number if self.bias is None else _ForEachImage.apply(self.bias, number).unbind()
+        parts = zip(input.split(1), weights, biases, strict=True)
+        return torch.cat([self._conv_forward(image, weight, bias) for image, weight, bias in parts])
+
+
+def with_steady_slopes(loss: Callable[P, T]) -> Callable[P, T]:
+    """The same loss, whose binary cross entropies have slopes that do not depend on where in memory an answer lies.
+
+    torch computes the last few of a tensor by another exponential function than the rest.
+    """
+
+    @functools.wraps(loss)
+    def steady(*args: P.args, **kwargs: P.kwargs) -> T:
+        with _SteadySlopes():
+            return loss(*args, **kwargs)
+
+    return steady
+
+
+class _SteadySlopes(TorchFunctionMode):
+    def __torch_function__(  # noqa: D105
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func is functional.binary_cross_entropy_with_logits and kwargs["reduction"] == "none":
+            return _CrossEntropy.apply(*args)
+        return func(*args, **kwargs)
+
+
+class _ForEachImage(torch.autograd.Function):
+    """Copies of a parameter, whose gradients are added up without an error and averaged over the processes."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, number: int) -> Tensor:
+        ctx.save_for_backward(parameter)
+        return parameter.expand(number, *parameter.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (parameter,) = ctx.saved_tensors
+        total = mean_over_processes(gradients[0].sum(dim=0, dtype=torch.float64))
+        # In the memory layout of the parameter, which processes that exchange gradients expect.
+        return torch.empty_like(parameter).copy_(total), None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """torch's binary cross entropy of logits, element by element, with a slope of exponentials and divisions alone."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        return functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, targets = ctx.saved_tensors
+        return (1 / (1 + (-logits).exp()) - targets) * gradients[0], None

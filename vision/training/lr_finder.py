@@ -21,8 +21,8 @@ from vision.data.batches import iterate_batches
 from vision.errors import UserError
 from vision.evaluation.figures import figure
 from vision.training.config import TrainDetectorConfig
-from vision.training.optimizer import SgdConfig
 from vision.training.distributed import TrainingError
+from vision.training.optimizer import SgdConfig
 from vision.training.run_folder import RunFolder
 from vision.training.schedules import RateSetter
 from vision.training.train_detector import Training

@@ -16,8 +16,13 @@ from typing_extensions import assert_never
 from vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError
-from vision.training.pruning import ChannelPruningConfig, prune_channels
-from vision.training.magnitude_pruning import MagnitudePruningConfig, WeightMasks, magnitude_masks
+from vision.training.pruning import (
+    ChannelPruningConfig,
+    MagnitudePruningConfig,
+    WeightMasks,
+    magnitude_masks,
+    prune_channels,
+)
 from vision.training.quantization_aware import (
     QuantizationAwareConfig,
     activation_ranges,

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+import copy
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import assert_never
 
 from vision.config import Config
+from vision.errors import ConfigError
+from vision.training.sharding import own_share
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -84,3 +90,101 @@ def _groups_with_rates(config: SgdConfig | AdamWConfig, model: nn.Module, rate: 
     for group in slower:
         group["lr"] = rate * config.backbone_rate_factor
     return [*parameter_groups(others, config.weight_decay), *slower]
+
+
+# Parts of a detector that do not learn: their weights have no gradients, their batch norms keep their statistics.
+
+
+def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
+    """Freeze every parameter whose name is, or lies below, one of the prefixes: "backbone", "backbone.stages.0".
+
+    Raises ConfigError for a prefix that names nothing, and when nothing would be left to learn.
+    """
+    for prefix in prefixes:
+        parameters = [parameter for name, parameter in model.named_parameters() if is_below(name, prefix)]
+        if not parameters:
+            raise ConfigError(f"freeze: the detector has nothing named {prefix!r}; {_near(model, prefix)}")
+        for parameter in parameters:
+            parameter.requires_grad = False
+    if prefixes and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"freeze: {', '.join(prefixes)} leave no weight that could learn")
+
+
+def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
+    """Train mode for all but the batch norms of frozen parts: their statistics stay as they are."""
+    model.train()
+    if frozen:
+        for name, module in model.named_modules():
+            if isinstance(module, _BatchNorm) and any(is_below(name, prefix) for prefix in frozen):
+                module.eval()
+
+
+def is_below(name: str, prefix: str) -> bool:
+    """Whether `name` is that part of a network or lies in it."""
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _near(model: nn.Module, prefix: str) -> str:
+    """What the last part of the prefix that exists has instead."""
+    parts, known = prefix.split("."), model
+    for number, part in enumerate(parts):
+        children = dict(known.named_children())
+        if part not in children:
+            place = ".".join(parts[:number]) or "it"
+            return f"{place} has {', '.join(children) or 'no parts'}"
+        known = children[part]
+    return "it has no parameters"
+
+
+# Exponential moving average of the weights (Polyak averaging): what is evaluated and shipped.
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class WeightAverageConfig(Config):
+    """How long the average remembers."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9998
+    """Share of the old average kept at each step; 1 / (1 - decay) is about the number of steps remembered."""
+    ramp_steps: Annotated[float, Field(gt=0)] = 2000.0
+    """Time constant with which the decay grows to its value, so that early weights are soon forgotten."""
+
+
+class WeightAverage(Generic[M]):
+    """After step t (1, 2, ...): average <- d average + (1 - d) weights, with d = decay (1 - exp(-t / ramp_steps)).
+
+    Parameters and floating-point buffers (running means and variances of norms) are averaged, counters are copied.
+    """
+
+    def __init__(self, config: WeightAverageConfig, model: M) -> None:
+        self.config = config
+        self.num_updates = 0
+        self.model: M = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)
+        """The averaged model, in eval mode."""
+
+    def decay_at(self, num_updates: int) -> float:
+        """The decay of update number `num_updates`, counted from 1."""
+        return self.config.decay * (1 - math.exp(-num_updates / self.config.ramp_steps))
+
+    @torch.no_grad()
+    def update(self, model: M) -> None:
+        """Take one step of `model`, which must be shaped like the one averaged, into the average."""
+        self.num_updates += 1
+        averages, values = [], []
+        own = self.model.state_dict()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                averages.append(own_share(own[name]))
+                values.append(own_share(value))
+            else:
+                own[name].copy_(value)
+        get_ema_multi_avg_fn(self.decay_at(self.num_updates))(averages, values, None)
+
+    def state_dict(self) -> dict[str, object]:
+        """The averaged model's state and the number of updates."""
+        return {"num_updates": self.num_updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self.num_updates = state["num_updates"]
+        self.model.load_state_dict(state["model"])

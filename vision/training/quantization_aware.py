@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from vision.config import Config
 from vision.detector import Detector
 from vision.errors import ConfigError
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import RepBlock
 from vision.training.channel_graph import channel_graph
-from vision.training.freezing import is_below
+from vision.training.optimizer import is_below
 
 LEVELS = 127
 """Integers on either side of 0; -128 stays unused, so that a scale serves both signs."""

@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration
+from jaxtyping import UInt8
 
+from vision.config import Config
 from vision.data.annotations import AnnotationSet
 from vision.data.batches import Batch
-from vision.evaluation.confusion import ConfusionMatrix, confusion_matrix, plot_confusion
+from vision.errors import MissingPackageError
+from vision.evaluation.figures import write_picture
+from vision.evaluation.matching import draw_judged, worst_images
 from vision.evaluation.plots import (
+    ConfusionMatrix,
     PrecisionRecall,
     best_common_threshold,
+    confusion_matrix,
+    plot_confusion,
     plot_f1,
     plot_losses,
     plot_metrics,
     plot_precision_recall,
     precision_recall,
 )
-from vision.evaluation.worst_images import draw_judged, worst_images
 from vision.files import whole_files, write_json
 from vision.images import Preprocessing
 from vision.runtime.detections import Detections
-from vision.training.batch_picture import draw_batch
+from vision.runtime.draw import class_colour, draw_box
 from vision.training.config import TrainDetectorConfig
 from vision.training.run_folder import RunFolder
 from vision.training.run_report import write_run_report
-from vision.training.trackers import finish_trackers, start_trackers
 
 DRAWN_BATCHES = 3
 WORST_IMAGES = 8
@@ -157,3 +167,85 @@ def _draw_worst(
     for path in whole_files(folder, "*.png")[len(worst) :]:
         path.unlink()
     return described
+
+
+# A batch as the network sees it: augmented images with the boxes that it is to learn from, on one picture.
+
+MAX_IMAGES = 16
+SIDE_PX = 320
+"""Longer side of an image as it is drawn."""
+CROWD_COLOUR = (150, 150, 150)
+
+
+def draw_batch(path: Path, batch: Batch, class_names: tuple[str, ...], preprocessing: Preprocessing) -> None:
+    """Write at most MAX_IMAGES images in a grid; grey boxes are regions that are left out of the loss."""
+    pictures = batch.images[:MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
+    if preprocessing.colour == "bgr":
+        pictures = pictures[..., ::-1]
+    tiles = [_tile(picture, batch, number, class_names) for number, picture in enumerate(pictures)]
+    write_picture(path, _grid(tiles))
+
+
+def _tile(
+    picture: UInt8[np.ndarray, "h w 3"], batch: Batch, number: int, class_names: tuple[str, ...]
+) -> UInt8[np.ndarray, "tile_h tile_w 3"]:
+    scale = SIDE_PX / max(picture.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    tile = cv2.resize(np.ascontiguousarray(picture), None, fx=scale, fy=scale, interpolation=method)
+    rows = zip(batch.boxes_xyxy[number], batch.class_ids[number], batch.is_crowd[number], strict=True)
+    for box, class_id, is_crowd in rows:
+        colour = CROWD_COLOUR if is_crowd else class_colour(int(class_id))
+        draw_box(tile, box * scale, class_names[class_id], colour, thickness=2)
+    return tile
+
+
+def _grid(tiles: Sequence[UInt8[np.ndarray, "tile_h tile_w 3"]]) -> UInt8[np.ndarray, "h w 3"]:
+    """Tiles of one size in rows, as near to a square as they go; white where none is left."""
+    num_columns = math.ceil(math.sqrt(len(tiles)))
+    missing = -len(tiles) % num_columns
+    cells = [*tiles, *[np.full_like(tiles[0], 255)] * missing]
+    rows = [np.hstack(cells[first : first + num_columns]) for first in range(0, len(cells), num_columns)]
+    return np.vstack(rows)
+
+
+# Figures sent to TensorBoard, Weights & Biases or MLflow, through accelerate; the run folder has them all anyway.
+
+PROJECT = "handeye"
+
+
+def tracker_options(names: Sequence[str], run: Path) -> dict[str, Any]:
+    """What an Accelerator is to be made with. Raises MissingPackageError where accelerate would say nothing."""
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingPackageError(
+                f"trackers: {name} is not installed; add it with: pip install {name}, or leave it out of trackers"
+            )
+    folders = ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "trackers"))
+    return {"log_with": list(names) or None, "project_config": folders}
+
+
+def start_trackers(accelerator: Accelerator, run: Path, config: Config, first_step: int) -> None:
+    """Open the trackers that the Accelerator was made with; what TensorBoard has from `first_step` on is replaced."""
+    options = {
+        "tensorboard": {"purge_step": first_step},
+        "wandb": {"name": run.name, "dir": str(run)},
+        "mlflow": {"run_name": run.name},
+    }
+    accelerator.init_trackers(PROJECT, config=flat(config.model_dump(mode="json")), init_kwargs=options)
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """Write out what they hold back. (Accelerator.end_training would end the group of processes as well.)"""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:
+    """Nested values under dotted keys; what is neither number nor text as JSON."""
+    values: dict[str, str | int | float] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value if isinstance(value, str | int | float) else json.dumps(value)
+    return values

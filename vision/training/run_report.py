@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vision.config import read_yaml
-from vision.evaluation.worst_images import LEGEND
+from vision.evaluation.matching import LEGEND
 from vision.files import replacing, whole_files
 from vision.training.run_folder import RunFolder
 

@@ -19,8 +19,8 @@ from vision.config import dump_config, load_config
 from vision.errors import ConfigError, UserError
 from vision.files import replacing
 from vision.training.config import TrainDetectorConfig
-from vision.training.precision import settle_precision
 from vision.training.distributed import TrainingError, training_device
+from vision.training.precision import settle_precision
 from vision.training.run_folder import RunFolder
 from vision.training.train_detector import train_detector
 

@@ -28,14 +28,9 @@ from vision.losses.build import build_loss, divides_once, grows_with_batch, publ
 from vision.losses.counting import PartCounts, average_count, mean_over_processes
 from vision.training.accumulation import add_losses, divide_gradients, split_batch
 from vision.training.checkpoint_state import Progress, load_state, require_space, telling_full_disk, write_state
-from vision.training.config import TrainDetectorConfig
+from vision.training.config import TrainDetectorConfig, has_stalled
+from vision.training.console import ProgressDisplay, StopRequest
 from vision.training.distillation import Distillation
-from vision.training.early_stopping import has_stalled
-from vision.training.freezing import freeze, train_mode
-from vision.training.imagewise import with_steady_slopes
-from vision.training.network import begin_network, on_device, ship
-from vision.training.optimizer import build_optimizer
-from vision.training.precision import settle_precision
 from vision.training.distributed import (
     TrainingError,
     any_of_all,
@@ -43,14 +38,15 @@ from vision.training.distributed import (
     synchronise_norms,
     telling_lost_processes,
     training_device,
+    with_steady_slopes,
 )
-from vision.training.console import ProgressDisplay
+from vision.training.network import begin_network, on_device, ship
+from vision.training.optimizer import WeightAverage, build_optimizer, freeze, train_mode
+from vision.training.precision import settle_precision
 from vision.training.run_folder import RunFolder
-from vision.training.run_record import RunRecord
+from vision.training.run_record import RunRecord, tracker_options
 from vision.training.schedules import RateSetter, build_schedule
 from vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
-from vision.training.stop_request import StopRequest
-from vision.training.trackers import tracker_options
 from vision.training.training_data import (
     batch_plan,
     batch_targets,
@@ -60,7 +56,6 @@ from vision.training.training_data import (
     validation_set,
 )
 from vision.training.validate import detect_together
-from vision.training.weight_average import WeightAverage
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Our words for accelerate's."""

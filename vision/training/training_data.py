@@ -9,9 +9,8 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from vision.boxes.targets import BoxTargets
-from vision.data.annotations import AnnotationSet
+from vision.data.annotations import BROKEN, AnnotationSet
 from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
-from vision.data.entries import BROKEN
 from vision.data.formats import evaluation_source, read_annotations
 from vision.data.image_files import without_broken
 from vision.detector import DetectorConfig

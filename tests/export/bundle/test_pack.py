@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from export.bundle import bundle_file
-from export.bundle.pack import make_bundle
 from export.bundle.bundle_file import open_bundle, write_bundle
 from export.bundle.bundle_index import BundleError, VersionRange
+from export.bundle.pack import make_bundle
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 from vision.errors import ModelFileError, UserError
 from vision.images import decode_image

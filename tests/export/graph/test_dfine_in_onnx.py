@@ -14,7 +14,7 @@ from export.graph.onnx_export import export_onnx
 from tests.export.clear_choice import clear_images
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import RepBlock
 
 
 def small_dfine(size_hw: tuple[int, int]) -> Detector:

@@ -10,8 +10,7 @@ from torch import nn
 
 from export.graph.folding import fold_focus, fold_for_inference, fold_rep_block
 from vision.detector import Detector
-from vision.layers.csp_blocks import Focus
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import Focus, RepBlock
 
 
 def test_the_folded_detector_computes_the_same_to_rounding(detector: Detector):

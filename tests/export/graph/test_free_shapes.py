@@ -14,9 +14,9 @@ from export.graph.onnx_export import export_onnx, write_onnx
 from tests.test_matrix import for_export, small
 from vision.detector import Detector
 from vision.errors import UserError
+from vision.runtime.engines import open_session
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.manifest import Manifest
-from vision.runtime.engines import open_session
 
 BOTH = FreeShapes(batch=True, size=True)
 BATCH = FreeShapes(batch=True)

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from export.graph.nms_in_graph import CANDIDATES, suppress_in_graph
 from export.graph.half_precision import to_half
+from export.graph.nms_in_graph import CANDIDATES, suppress_in_graph
 from export.graph.onnx_export import write_onnx
 from export.graph.operator_support import find_unsupported
 from export.parity import compare, measure_parity, synthetic_images
@@ -18,9 +18,9 @@ from vision.detector import Detector
 from vision.errors import ModelFileError, UserError
 from vision.images import Preprocessing
 from vision.runtime.detections import Detections
+from vision.runtime.engines import EngineName
 from vision.runtime.image_detector import ImageDetector
 from vision.runtime.manifest import Manifest, QueryRows, YoloxRows
-from vision.runtime.engines import EngineName
 
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 Exported = tuple[onnx.ModelProto, Manifest]

@@ -7,10 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.quantization.calibration import Range
 from export.graph.graph_index import GraphIndex
 from export.graph.onnx_export import export_onnx
 from export.graph.operator_support import SUPPORTED, find_unsupported, require_supported
+from export.quantization.calibration import Range
 from export.quantization.quantize import quantize_for_tensorrt, quantized_inputs
 from export.quantization.quantize_x86 import quantize_for_openvino
 from tests.export.graphs import chain, model_of

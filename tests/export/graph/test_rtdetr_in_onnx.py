@@ -15,7 +15,7 @@ from tests.export.clear_choice import clear_images
 from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
 from vision.layers.convolution import ConvNormAct
-from vision.layers.rep_block import RepBlock
+from vision.layers.csp_blocks import RepBlock
 
 
 def small_rtdetr(size_hw: tuple[int, int], sampling: str = "gather") -> Detector:

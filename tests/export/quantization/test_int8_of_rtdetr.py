@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch import nn
 
-from export.quantization.calibration import MinMaxRule, SquaredErrorRule, tensor_values
-from export.graph.graph_index import GraphIndex
-from export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
 from export.acceptance import ImageSet
+from export.graph.graph_index import GraphIndex
 from export.graph.onnx_export import export_onnx, write_onnx
 from export.graph.operator_support import find_unsupported
+from export.quantization.calibration import MinMaxRule, SquaredErrorRule, tensor_values
+from export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
 from export.quantization.qdq_linter import lint_for_tensorrt
 from vision.checkpoints.rtdetr import rtdetr_config
 from vision.detector import Detector, DetectorConfig

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
 from export.graph.graph_index import GraphIndex
 from export.graph.onnx_export import write_onnx
+from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
 from export.quantization.qdq_linter import lint_for_tensorrt
 from export.quantization.quantize import (
     LARGEST,

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
 from export.graph.graph_index import GraphIndex
+from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
 from export.quantization.quantize import pinned_layers, quantized_inputs
 from export.quantization.quantize_x86 import (
     SILU_FLOOR,

@@ -13,7 +13,14 @@ from onnx import helper
 
 from export.graph.graph_index import GraphIndex
 from export.quantization.quantize import quantize_for_tensorrt
-from export.quantization.sensitivity import DOMINANT, Block, blocks_of, damage_of_blocks, outputs_of, search_float_blocks
+from export.quantization.sensitivity import (
+    DOMINANT,
+    Block,
+    blocks_of,
+    damage_of_blocks,
+    outputs_of,
+    search_float_blocks,
+)
 from tests.export.graphs import chain, model_of, noise
 from tests.export.quantization.test_quantize import ranges_of, run
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import helper
 
+from export.acceptance import ImageSet
 from export.artefacts import build_models
 from export.graph.third_party_onnx import open_onnx
 from export.quantization.int8_recipe import Int8Config
-from export.acceptance import ImageSet
 from export.quantization.x86_fusions import with_fewer_passes
 from tests.export.graphs import model_of, noise
 from tests.export.quantization.test_quantize import run

@@ -14,9 +14,8 @@ from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 from vision.errors import MissingPackageError, ModelFileError, UserError
 from vision.runtime.engine_file import read_engine_file, sha256_of
-from vision.runtime.manifest import METADATA_KEY, Manifest
-from vision.runtime.onnx_file import parse_onnx
 from vision.runtime.engines import require_tensorrt
+from vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
 
 
 def build(onnx_path: Path, options: BuildOptions | None = None):

@@ -6,9 +6,8 @@ import numpy as np
 
 from robot.calibration.board import BoardConfig
 from robot.calibration.hand_eye import HandEye, PosePairs, Setting
-from robot.calibration.refinement import NoiseLevels
 from robot.calibration.poses import ViewSpread, random_views, tool_poses
-from robot.calibration.reprojection import BoardMeasurement, measure
+from robot.calibration.refinement import BoardMeasurement, NoiseLevels, measure
 from robot.calibration.simulated_session import random_truth
 from robot.camera.intrinsics import Intrinsics
 from robot.transforms import apply_transform, make_transform, rotvec_to_rotation

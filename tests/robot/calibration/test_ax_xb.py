@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from robot.calibration.ax_xb import ClosedForm, relative_motions, solve_ax_xb
-from robot.calibration.hand_eye import transform_errors
+from robot.calibration.hand_eye import ClosedForm, relative_motions, solve_ax_xb, transform_errors
 from robot.errors import CalibrationError
 from robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
 

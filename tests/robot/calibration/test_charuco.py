@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from robot.calibration.board import BoardConfig, MarkerDictionary
-from robot.calibration.charuco import BoardDetector, board_pose
+from robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
 from robot.calibration.hand_eye import transform_errors
 from robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from robot.camera.intrinsics import Intrinsics

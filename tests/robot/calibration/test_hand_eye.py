@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.calibration.ax_xb import ClosedForm
 from robot.calibration.hand_eye import (
+    ClosedForm,
     HandEye,
     PosePairs,
     Setting,
@@ -19,8 +19,7 @@ from robot.calibration.hand_eye import (
     solve_hand_eye,
     transform_errors,
 )
-from robot.calibration.refinement import refine_hand_eye
-from robot.calibration.reprojection import measure_pose
+from robot.calibration.refinement import measure_pose, refine_hand_eye
 from robot.errors import CalibrationError, TransformError
 from robot.transforms import inverse, make_transform, nearest_transform, rotvec_to_rotation, translation
 from tests.robot.calibration.hand_eye_scene import EXACT, make_samples

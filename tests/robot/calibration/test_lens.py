@@ -7,13 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from robot.calibration.charuco import BoardView
-from robot.calibration.coverage import measure_coverage
-from robot.calibration.lens import calibrate_lens, rough_intrinsics
+from robot.calibration.board import BoardView
+from robot.calibration.lens import calibrate_lens, draw_residuals, measure_coverage, rough_intrinsics
 from robot.calibration.poses import ViewSpread, random_views
-from robot.calibration.residual_picture import draw_residuals
-from robot.camera.distortion import Lens
-from robot.camera.intrinsics import Intrinsics
+from robot.camera.intrinsics import Intrinsics, Lens
 from robot.errors import CalibrationError
 from robot.transforms import apply_transform
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS

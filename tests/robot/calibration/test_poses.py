@@ -9,14 +9,16 @@ import pytest
 
 from robot.calibration.files import (
     GuessFile,
+    PosesFile,
     Provenance,
     lens_file,
     pose_config,
     save_config,
 )
 from robot.calibration.hand_eye import HandEye, Setting, transform_errors
-from robot.calibration.refinement import NoiseLevels, refine_hand_eye
 from robot.calibration.poses import (
+    LIMIT_MARGIN_RAD,
+    ReachablePoses,
     ViewSpread,
     random_views,
     reachable_candidates,
@@ -24,9 +26,7 @@ from robot.calibration.poses import (
     suggest_poses,
     tool_poses,
 )
-from robot.calibration.reachable_poses import LIMIT_MARGIN_RAD, ReachablePoses
-from robot.calibration.recorded_samples import PosesFile
-from robot.calibration.reprojection import measure
+from robot.calibration.refinement import NoiseLevels, measure, refine_hand_eye
 from robot.config import JointLimitsConfig, WorkCellConfig
 from robot.errors import CalibrationError
 from robot.kinematics.forward import forward_kinematics

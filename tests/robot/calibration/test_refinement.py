@@ -9,12 +9,18 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from robot.calibration.ax_xb import ClosedForm
-from robot.calibration.charuco import BoardView, board_pose
-from robot.calibration.hand_eye import HandEye, PosePairs, Setting, solve_hand_eye, tool_motion, transform_errors
-from robot.calibration.refinement import NoiseLevels, leave_one_out, refine_hand_eye
+from robot.calibration.board import BoardView, board_pose
+from robot.calibration.hand_eye import (
+    ClosedForm,
+    HandEye,
+    PosePairs,
+    Setting,
+    solve_hand_eye,
+    tool_motion,
+    transform_errors,
+)
+from robot.calibration.refinement import BoardMeasurement, NoiseLevels, leave_one_out, measure, refine_hand_eye
 from robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from robot.calibration.reprojection import BoardMeasurement, measure
 from robot.calibration.simulated_session import simulate_session
 from robot.transforms import inverse, make_transform, rotation_to_rotvec, translation
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot.calibration.hand_eye import Setting
-from robot.calibration.reprojection import Reprojection, measure, measure_pose
+from robot.calibration.refinement import Reprojection, measure, measure_pose
 from robot.camera.intrinsics import Intrinsics
 from robot.errors import CalibrationError
 from robot.transforms import translation

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.camera.alignment import DepthAlignment
 from robot.camera.intrinsics import Intrinsics
+from robot.camera.rectification import DepthAlignment
 from robot.errors import CameraError, TransformError
 from robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.camera.depth_images import check_depth_unit, depth_to_metres, metres_to_millimetres
+from robot.camera.rectification import check_depth_unit, depth_to_metres, metres_to_millimetres
 from robot.errors import CameraError
 
 

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot.camera.camera import Camera
-from robot.camera.distortion import Lens
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.realsense import RealsenseCamera
-from robot.camera.realsense_frames import (
+from robot.camera.intrinsics import Intrinsics, Lens
+from robot.camera.realsense import (
+    RealsenseCamera,
     RealsenseFrames,
     RealsenseGeometry,
     exposure_stamp_s,
@@ -20,6 +18,7 @@ from robot.camera.realsense_frames import (
     transform_from_sdk,
 )
 from robot.errors import CameraError, TransformError
+from robot.interfaces import Camera
 from robot.transforms import translation
 
 SIZE_HW = (48, 64)

@@ -6,8 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.camera.distortion import Lens
-from robot.camera.intrinsics import Intrinsics
+from robot.camera.intrinsics import Intrinsics, Lens
 from robot.camera.rectification import Undistortion, pixel_map
 from robot.errors import CameraError
 

@@ -7,15 +7,14 @@ from types import TracebackType
 
 import numpy as np
 
-from robot.clock import ManualClock
 from robot.config import WorkCellConfig
 from robot.control.loop import ControlLoop, Tick
-from robot.perception.pipeline import Perception, PerceptionConfig
 from robot.control.safety import SafetyConfig, SafetyGates
-from robot.timing import StageTimer
+from robot.interfaces import ManualClock, Outcome, PickTask, PolicyStatus
 from robot.kinematics.collision_geometry import ArmShape
+from robot.perception.pipeline import Perception, PerceptionConfig
+from robot.timing import StageTimer
 from robot.types import ActionChunk, Frame, JointState, Observation
-from robot.interfaces import Outcome, PickTask, PolicyStatus
 from vision.runtime.detections import Detections
 
 CELL = WorkCellConfig()

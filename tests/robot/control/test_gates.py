@@ -24,7 +24,7 @@ from robot.control.gates import (
     check_velocity,
     check_workspace,
 )
-from robot.kinematics.jacobian import SingularityMargins, singularity_measures
+from robot.kinematics.forward import SingularityMargins, singularity_measures
 from robot.kinematics.limits import UR10E_LIMITS
 
 DT_S = 0.008

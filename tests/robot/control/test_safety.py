@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from robot.config import WorkCellConfig
 from robot.control.gates import GateReason
-from robot.control.protected_points import points_of_cell
 from robot.control.safety import SafetyConfig, SafetyGates
-from robot.motion.trajectory import ToolLimits, plan_joint_motion, plan_linear_motion
 from robot.errors import SafetyError
+from robot.kinematics.collision_geometry import points_of_cell
 from robot.kinematics.forward import forward_kinematics, link_frames
 from robot.kinematics.limits import joint_limits_from_config
 from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from robot.motion.trajectory import ToolLimits, plan_joint_motion, plan_linear_motion
 from robot.transforms import apply_transform
 from vision.config import validate_config
 from vision.errors import ConfigError

@@ -18,10 +18,10 @@ from robot.datasets import dataset_checks as checks
 from robot.datasets import episode_checks as of_episode
 from robot.datasets.dataset_checks import check_demonstrations
 from robot.datasets.episode_checks import CheckSettings, Finding, is_moving, longest_run
+from robot.datasets.format import Episode, numbers
 from robot.datasets.reader import EpisodeDataset
 from robot.datasets.video import write_video
 from robot.datasets.writer import EpisodeWriter
-from robot.datasets.format import Episode, numbers
 from tests.robot.datasets.drawn_episodes import FPS, SIZE_HW, draw_episode, open_writer
 from tools.command_line import run_command
 from vision.errors import DatasetError

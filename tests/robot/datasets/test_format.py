@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from robot.datasets import writer as episode_writer
-from robot.datasets.reader import EpisodeDataset
-from robot.policy.episode_statistics import episode_statistics, merge_statistics
-from robot.datasets.writer import EpisodeWriter
 from robot.datasets.format import BOOK_KEEPING, Episode, numbers
+from robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
+from robot.datasets.writer import EpisodeWriter
 from tests.robot.datasets.drawn_episodes import FEATURES, FPS, SIZE_HW, draw_episode, open_writer
 from vision.errors import DatasetError
 

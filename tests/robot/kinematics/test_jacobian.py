@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import UR10E, forward_kinematics
-from robot.kinematics.jacobian import (
+from robot.kinematics.forward import (
+    UR10E,
     SingularityMargins,
     condition_number,
+    forward_kinematics,
     geometric_jacobian,
     manipulability,
     singularity_measures,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot.config import WorkCellConfig
-from robot.control.protected_points import points_of_cell
+from robot.kinematics.collision_geometry import points_of_cell
 from robot.kinematics.forward import forward_kinematics, link_frames
 
 CELL = WorkCellConfig()

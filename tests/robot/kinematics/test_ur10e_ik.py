@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import least_squares
 
 from robot.errors import JointLimitError, UnreachableError
-from robot.kinematics.forward import UR10E, forward_kinematics
-from robot.kinematics.jacobian import geometric_jacobian
+from robot.kinematics.forward import UR10E, forward_kinematics, geometric_jacobian
 from robot.kinematics.limits import UR10E_LIMITS, JointLimits
 from robot.kinematics.ur10e_ik import (
     choose_solution,

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from robot.config import CameraConfig, WorkCellConfig
-from robot.kinematics.collision_geometry import ArmShape, PlacedArm
+from robot.kinematics.collision_geometry import ArmShape, PlacedArm, lines_cut, occluded_by_arm, points_on_arm
 from robot.kinematics.forward import forward_kinematics
 from robot.kinematics.limits import UR10E_LIMITS
-from robot.projection.rays import pixel_rays
-from robot.tracking.visibility import lines_cut, occluded_by_arm, points_on_arm
+from robot.perception.camera_view import pixel_rays
 from robot.transforms import apply_transform, make_transform, translation
 
 CELL = WorkCellConfig()
@@ -107,7 +106,8 @@ def test_points_lie_on_the_arm_within_their_margin() -> None:
 def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() -> None:
     """Depth of a rendered hand before the outside camera, by the geoms that its pixels show."""
     pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from robot.simulator.rendering import RendererKind, build_renderer
+    from robot.simulator.renderers import build_renderer
+    from robot.simulator.rendering import RendererKind
     from robot.simulator.tracking_scenarios import CourseKind, draw_course
 
     small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))

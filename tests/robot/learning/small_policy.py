@@ -11,8 +11,8 @@ import torch
 from robot.config import WorkCellConfig
 from robot.learning.act import ActConfig
 from robot.learning.act_policy import ActPolicy, ActPolicyConfig
+from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
 from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
 from vision.backbones.resnet import ResNetConfig
 
 CHUNK = 4

@@ -9,9 +9,17 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from robot.learning.act import Act, ActInputs, ActOutput
-from robot.policy.act_latent import Demonstration, Posterior
-from robot.policy.act_loss import ActLossConfig, act_loss, action_error, prior_distance
+from robot.learning.act import (
+    Act,
+    ActInputs,
+    ActLossConfig,
+    ActOutput,
+    Demonstration,
+    Posterior,
+    act_loss,
+    action_error,
+    prior_distance,
+)
 from tests.robot.learning.small_policy import small_network, small_signature
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from robot.learning.act_policy import ActPolicy, ActPolicyConfig, Observations
 from robot.learning.checkpoint import is_policy_file, load_policy, read_metadata, save_policy
-from robot.policy.policy_manifest import PolicySignature
+from robot.policies.onnx_policy import PolicySignature
 from tests.robot.learning.small_policy import CHUNK, small_network, small_policy, small_signature
 from vision.errors import ConfigError, ModelFileError
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robot.learning.data import DemonstrationFrames, frames_of_step, read_frames, signature_of
-from robot.policy.policy_manifest import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
+from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from tests.robot.learning.small_policy import MadeDemonstrations, MadeFeature
 from vision.errors import DatasetError
 

@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robot.policy.act_latent import Demonstration
-from robot.policy.act_loss import ActLossConfig, act_loss
-from robot.policy.act_names import LEROBOT_KEYS
+from robot.learning.act import ActLossConfig, Demonstration, act_loss
 from robot.learning.act_policy import ActPolicy, Observations
+from robot.learning.checkpoint import LEROBOT_KEYS
 from robot.learning.import_lerobot import load_lerobot_policy
-from robot.policy.policy_manifest import PolicySignature
+from robot.policies.onnx_policy import PolicySignature
 from tests.formula_weights import formula_weight
 from vision.errors import ModelFileError
 

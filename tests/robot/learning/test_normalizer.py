@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from robot.policy.normalizer import Normalizer, Statistics
+from robot.learning.act_policy import Normalizer, Statistics
 from vision.errors import DatasetError, UserError
 
 NAMES = ("q1", "q2")

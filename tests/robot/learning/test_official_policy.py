@@ -14,10 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robot.learning.act import Act, ActInputs
-from robot.policy.act_latent import Demonstration
-from robot.policy.act_names import ACT_KEYS
-from robot.policy.official_policy import load_official_policy
+from robot.learning.act import Act, ActInputs, Demonstration
+from robot.learning.checkpoint import ACT_KEYS, load_official_policy
 from tests.formula_weights import formula_weight
 from vision.errors import ModelFileError, UserError
 

@@ -14,20 +14,19 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from robot.policy import train_data
-from robot.learning.data import EpisodeSource, read_frames, signature_of
+from robot.learning import data as train_data
 from robot.learning.checkpoint import load_policy
-from robot.policy.policy_manifest import ENVIRONMENT_KEY, STATE_KEY
 from robot.learning.config import LeRobotDataConfig, SplitConfig, TrainPolicyConfig
-from robot.policy.train_data import open_source, split_episodes, wanted_actions
+from robot.learning.data import EpisodeSource, open_source, read_frames, signature_of, split_episodes, wanted_actions
 from robot.learning.train import PolicyTraining, PolicyTrainingResult, train_policy
+from robot.policies.onnx_policy import ENVIRONMENT_KEY, STATE_KEY
 from tests.robot.learning.small_policy import MadeDemonstrations, small_network
 from tests.robot.learning.test_data import numbered_frames
 from vision.config import load_config
 from vision.errors import ConfigError, DatasetError, UserError
 from vision.training import precision
-from vision.training.precision import Bf16
 from vision.training.distributed import TrainingError
+from vision.training.precision import Bf16
 from vision.training.run_folder import RunFolder
 
 

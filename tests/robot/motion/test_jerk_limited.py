@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.motion.jerk_limited import Bounds, Profile, brake_to_rest, state_to_rest
 from robot.errors import MotionPlanningError
+from robot.motion.jerk_limited import Bounds, Profile, brake_to_rest, state_to_rest
 from vision.errors import MissingPackageError
 
 DT_S = 0.008

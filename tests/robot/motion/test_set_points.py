@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.motion.set_points import ChunkFollower, Interpolation, SetPoint, interpolate_chunk
 from robot.errors import ActionError
+from robot.motion.set_points import ChunkFollower, Interpolation, SetPoint, interpolate_chunk
 from robot.types import ActionChunk
 
 ROW_S = 0.1

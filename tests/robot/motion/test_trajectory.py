@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from robot.config import WorkCellConfig
+from robot.errors import MotionPlanningError, SingularityError, TransformError, UnreachableError
+from robot.kinematics.forward import forward_kinematics, geometric_jacobian
+from robot.kinematics.limits import UR10E_LIMITS, JointLimits
 from robot.motion.trajectory import (
     JointTrajectory,
     ToolLimits,
@@ -16,10 +19,6 @@ from robot.motion.trajectory import (
     plan_joint_motion,
     plan_linear_motion,
 )
-from robot.errors import MotionPlanningError, SingularityError, TransformError, UnreachableError
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.jacobian import geometric_jacobian
-from robot.kinematics.limits import UR10E_LIMITS, JointLimits
 from robot.transforms import axis_angle_to_rotation, make_transform, rotation_angle
 from vision.errors import ConfigError
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from robot.types import Frame
 from robot.transforms import inverse, make_transform
+from robot.types import Frame
 from vision.runtime.detections import Detections
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 386.0, 239.5], [0.0, 0.0, 1.0]])

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from robot.perception.track_filter import Attributes, YawFilter, wrap_angle
 from robot.types import ObjectPosition
-from robot.tracking.attributes import Attributes, YawFilter, wrap_angle
 
 QUARTER = math.pi / 2
 

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import chi2
 
 from robot.errors import RobotError
-from robot.types import ObjectPosition, Track, TrackStatus
 from robot.perception.object_tracker import ObjectTracker, TrackerConfig
+from robot.types import ObjectPosition, Track, TrackStatus
 
 NAMES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 SIGMA_M = 0.0015

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.perception.pipeline import HISTORY_S, Detector, JointHistory, Perception, PerceptionConfig
-from robot.timing import StageTimer
 from robot.errors import CameraError, RobotError, TransformError
 from robot.kinematics.collision_geometry import ArmShape
 from robot.kinematics.forward import forward_kinematics
-from robot.types import Frame, JointState
+from robot.perception.pipeline import HISTORY_S, Detector, JointHistory, Perception, PerceptionConfig
+from robot.timing import StageTimer
 from robot.transforms import apply_transform, inverse
+from robot.types import Frame, JointState
 from tests.robot.control.fake_devices import CELL, HOME
 from vision.runtime.detections import Detections
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.projection.rays import pixel_rays, pixels_on_plane, plane_depth, plane_inverse_depth, plane_jacobians
+from robot.perception.camera_view import pixel_rays, pixels_on_plane, plane_depth, plane_inverse_depth, plane_jacobians
 from robot.transforms import apply_transform, inverse
 from tests.robot.perception.ray_scene import K, cast, look_at
 

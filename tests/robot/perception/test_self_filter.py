@@ -7,10 +7,10 @@ import pytest
 
 from robot.config import CameraConfig, WorkCellConfig
 from robot.kinematics.collision_geometry import ArmShape
-from robot.types import Frame
-from robot.perception.localize import locate_objects
-from robot.projection.self_filter import without_arm
 from robot.perception.camera_view import ProjectionConfig
+from robot.perception.localize import locate_objects
+from robot.perception.occlusion import without_arm
+from robot.types import Frame
 from vision.runtime.detections import Detections
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
@@ -18,7 +18,8 @@ pytest.importorskip("mujoco", reason="the simulator is not installed: pip instal
 from robot.simulator.labels import label_objects
 from robot.simulator.layout import object_pose
 from robot.simulator.objects import CUBE_CLASSES
-from robot.simulator.rendering import RendererKind, build_renderer
+from robot.simulator.renderers import build_renderer
+from robot.simulator.rendering import RendererKind
 from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
 
 CELL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.projection.uncertainty import (
+from robot.perception.camera_view import (
     UncertaintyConfig,
     averaged_depth_sigma,
     rotate_covariance,

@@ -7,11 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot.kinematics.limits import joint_limits_from_config
-from robot.policy.expert import ExpertConfig, PickExpert
-from robot.policies.expert import Disturbance, DisturbanceConfig, ExpertPolicy, ExpertPolicyConfig
-from robot.policies.pick_state import PickState
 from robot.interfaces import Outcome, Policy, PolicyStatus
+from robot.kinematics.limits import joint_limits_from_config
+from robot.policies.expert import (
+    Disturbance,
+    DisturbanceConfig,
+    ExpertConfig,
+    ExpertPolicy,
+    ExpertPolicyConfig,
+    PickExpert,
+)
+from robot.policies.pick_state import PickState
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK, is_in_bin
 

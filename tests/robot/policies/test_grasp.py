@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot.kinematics.forward import forward_kinematics
+from robot.policies.grasp import GraspConfig, GraspPlanner, camera_pose_down, tool_pose_down
 from robot.types import Track
-from robot.policies.grasp import GraspPlanner, camera_pose_down, tool_pose_down
-from robot.policies.pick_config import GraspConfig
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 
 HOME = np.array(CELL.home_qpos)

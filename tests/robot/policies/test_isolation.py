@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from jaxtyping import AbstractArray
 
-from robot.types import Observation
 from robot.interfaces import PickTask
+from robot.types import Observation
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ("vision", "robot", "export", "tools")

@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 
 from robot.config import WorkCellConfig
-from robot.timing import StageTimer
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.chunk_execution import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
-from robot.learning.export import export_policy
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, ask_network, load_pick_network, require_fit
-from robot.policies.onnx_policy import OUTPUT_NAME, OnnxPolicy
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from robot.interfaces import Outcome, Policy, PolicyStatus
-from robot.policy.policy_manifest import (
+from robot.kinematics.forward import forward_kinematics
+from robot.learning.export import export_policy
+from robot.policies.chunk_execution import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
+from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, ask_network, load_pick_network, require_fit
+from robot.policies.onnx_policy import (
     ENVIRONMENT_KEY,
+    OUTPUT_NAME,
     STATE_KEY,
+    OnnxPolicy,
     PolicyManifest,
     PolicySignature,
     StateStatistics,
 )
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from robot.timing import StageTimer
 from tests.robot.learning.expert_network import ExpertNetwork
-from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.learning.small_policy import untrained_pick_policy
+from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK, is_in_bin
 from vision.errors import ModelFileError
 

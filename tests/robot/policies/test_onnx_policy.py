@@ -16,8 +16,7 @@ from export.graph.operator_support import find_unsupported
 from robot.errors import PolicyInputError
 from robot.learning.act_policy import Observations
 from robot.learning.export import export_policy, measure_policy_parity
-from robot.policies.onnx_policy import OnnxPolicy, resize_image
-from robot.policy.policy_manifest import METADATA_KEY, read_policy_manifest
+from robot.policies.onnx_policy import METADATA_KEY, OnnxPolicy, read_policy_manifest, resize_image
 from tests.robot.learning.small_policy import CHUNK, small_policy
 from vision.errors import ModelFileError, UserError
 from vision.runtime import openvino_session

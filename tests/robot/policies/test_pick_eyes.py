@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from robot.config import WorkCellConfig
+from robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
+from robot.interfaces import Policy
+from robot.pick import PickConfig, PickStation, build_task
+from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, PickEyes
+from robot.policies.onnx_policy import resize_image
+from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from robot.simulator.objects import CUBE_CLASSES
 from robot.timing import StageTimer
 from robot.types import Frame, JointState, Observation
-from robot.pick import PickConfig, PickStation, build_task
-from robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig
-from robot.policies.onnx_policy import resize_image
-from robot.policy.pick_eyes import PickEyes
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from robot.interfaces import Policy
-from robot.simulator.objects import CUBE_CLASSES
 from tests.robot.policies.test_scripted_policy import TASK
 from vision.errors import ModelFileError
 from vision.runtime.detections import Detections

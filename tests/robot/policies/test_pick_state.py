@@ -7,11 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import forward_kinematics
-from robot.types import Observation, Track, TrackStatus
-from robot.policy.pick_progress import PickProgress
-from robot.policies.pick_state import KEEP_S, NEAR_M, STATE_NAMES, PickState, PickStateReader
 from robot.interfaces import Outcome
+from robot.kinematics.forward import forward_kinematics
+from robot.policies.pick_state import KEEP_S, NEAR_M, STATE_NAMES, PickProgress, PickState, PickStateReader
+from robot.types import Observation, Track, TrackStatus
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.kinematics.limits import joint_limits_from_config
-from robot.types import Observation, Track
-from robot.policies.pick_config import GraspConfig, PickSkillConfig
-from robot.policies.scripted_policy import PickSkill
 from robot.interfaces import Outcome, PickTask, PolicyStatus
+from robot.kinematics.limits import joint_limits_from_config
+from robot.policies.grasp import GraspConfig
+from robot.policies.scripted_pick import PickSkillConfig
+from robot.policies.scripted_policy import PickSkill
+from robot.types import Observation, Track
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 
 TASK = PickTask(

@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robot.kinematics.forward import forward_kinematics
+from robot.policies.grasp import GraspConfig, count_in_finger_sweep, points_around
 from robot.types import Frame
-from robot.policies.pick_config import GraspConfig
-from robot.policy.surroundings import count_in_finger_sweep, points_around
 from tests.robot.policies.paper_world import CELL
 
 CONFIG = GraspConfig(finger_gap_m=0.014, finger_thickness_m=0.02, finger_width_m=0.026)

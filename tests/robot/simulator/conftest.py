@@ -10,7 +10,7 @@ import pytest
 from robot.config import WorkCellConfig
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.config import SimulatorConfig
-from robot.simulator.gl_backend import find_gl_backend
+from robot.simulator.gl_renderer import find_gl_backend
 from robot.simulator.objects import Part, SceneObject
 from robot.simulator.rendering import RendererKind
 

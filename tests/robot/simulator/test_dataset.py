@@ -13,11 +13,11 @@ from pycocotools.coco import COCO
 from robot.config import WorkCellConfig
 from robot.simulator import dataset
 from robot.simulator.dataset import DatasetSettings, render_dataset
-from robot.simulator.samples import Studio, View, pose_scene
 from robot.simulator.labels import label_objects
 from robot.simulator.objects import CUBE_CLASSES, Profile
 from robot.simulator.ray_renderer import RayRenderer
 from robot.simulator.rendering import RendererKind
+from robot.simulator.samples import Studio, View, pose_scene
 from vision.errors import DatasetError
 
 SETTINGS = DatasetSettings(3, seed=5, renderer=RendererKind.RAYS)

@@ -9,8 +9,8 @@ from robot.config import WorkCellConfig
 from robot.simulator.cell import SimulatedCell
 from robot.simulator.faults import FrictionLowered
 from robot.simulator.layout import object_pose
+from robot.simulator.samples import joints_for, tool_grasping_at, tool_rotation
 from robot.simulator.success import PickTaskJudge
-from robot.simulator.viewpoints import joints_for, tool_grasping_at, tool_rotation
 from tests.robot.simulator.conftest import straight_line
 
 DT_S = 0.008

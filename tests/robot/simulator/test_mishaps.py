@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from robot.simulator.faults import CubeNudged, Fault, FrictionLowered, GripperStuck
-from robot.simulator.mishaps import MIXED, MishapConfig, draw_mishaps
+from robot.simulator.faults import MIXED, CubeNudged, Fault, FrictionLowered, GripperStuck, MishapConfig, draw_mishaps
 
 ALWAYS = MishapConfig(nudge_chance=1.0, slip_chance=1.0, stuck_chance=1.0)
 

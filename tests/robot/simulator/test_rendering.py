@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator import gl_backend, rendering
+from robot.simulator import gl_renderer as gl_backend
+from robot.simulator import rendering
 from robot.simulator.appearance import Appearance, ImageEffects, Light
-from robot.simulator.gl_backend import GlBackend, can_render, find_gl_backend
+from robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
 from robot.simulator.objects import Part, Profile, SceneObject, draw_cube, draw_distractor
 from robot.simulator.ray_renderer import RayRenderer
-from robot.simulator.rendering import Renderer, RendererKind, build_renderer
+from robot.simulator.renderers import build_renderer
+from robot.simulator.rendering import Renderer, RendererKind
 from robot.simulator.scene import Scene, build_scene, place_arm
 from vision.errors import MissingPackageError
 

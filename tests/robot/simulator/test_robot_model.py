@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from robot.config import WorkCellConfig
-from robot.drivers.arm import Arm
 from robot.errors import ArmError
+from robot.interfaces import Arm
 from robot.kinematics.forward import forward_kinematics
 from robot.simulator.appearance import draw_appearance
 from robot.simulator.cell import SimulatedCell

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robot.simulator.appearance import ImageEffects
-from robot.simulator.sensor import develop, gaussian_noise
+from robot.simulator.sensor_noise import develop, gaussian_noise
 
 
 def gradient() -> np.ndarray:

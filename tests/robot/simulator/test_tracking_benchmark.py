@@ -14,9 +14,10 @@ from robot.config import CameraConfig, WorkCellConfig
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
 from robot.simulator.layout import object_pose
-from robot.simulator.rendering import RendererKind, build_renderer
-from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from robot.simulator.renderers import build_renderer
+from robot.simulator.rendering import RendererKind
 from robot.simulator.tracking_benchmark import CourseResult, Sight, run_courses, summarise, track_course
+from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
 from tools.command_line import run_command
 
 CELL = WorkCellConfig()

@@ -13,8 +13,20 @@ import numpy as np
 import pytest
 
 from robot.datasets.reader import EpisodeDataset
-from robot.viewer.demonstration_page import STRIP_PICTURES, charts, spread
-from robot.viewer.line_chart import BOTTOM_PX, HEIGHT_PX, LEFT_PX, MOST_POINTS, TOP_PX, WIDTH_PX, Line, draw_chart, thin
+from robot.viewer.demonstration_page import (
+    BOTTOM_PX,
+    HEIGHT_PX,
+    LEFT_PX,
+    MOST_POINTS,
+    STRIP_PICTURES,
+    TOP_PX,
+    WIDTH_PX,
+    Line,
+    charts,
+    draw_chart,
+    spread,
+    thin,
+)
 from tests.robot.datasets.drawn_episodes import FPS, draw_episode, open_writer
 from tools.command_line import run_command
 

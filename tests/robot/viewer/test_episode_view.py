@@ -13,8 +13,15 @@ from robot.control.episode import EpisodeResult, Judgement, run_episode
 from robot.control.loop import Tick
 from robot.control.recorder import read_recording
 from robot.interfaces import Outcome, PolicyStatus
-from robot.viewer.contact_sheet import CAPTION_PX, CELL_HW, GAP_PX, ContactSheet
-from robot.viewer.episode_view import EpisodeFiles, OutsideView, describe_result
+from robot.viewer.episode_view import (
+    CAPTION_PX,
+    CELL_HW,
+    GAP_PX,
+    ContactSheet,
+    EpisodeFiles,
+    OutsideView,
+    describe_result,
+)
 from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
 from vision.errors import UserError
 

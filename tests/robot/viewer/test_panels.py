@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from robot.interfaces import Outcome, PolicyStatus
-from robot.viewer.panels import DEPTH_FAR_M, DEPTH_NEAR_M, GROUND, describe, draw_depth, draw_wrist, fit, write_lines
+from robot.viewer.episode_view import (
+    DEPTH_FAR_M,
+    DEPTH_NEAR_M,
+    GROUND,
+    describe,
+    draw_depth,
+    draw_wrist,
+    fit,
+    write_lines,
+)
 from tests.robot.control.fake_devices import HOME, Bench, ListedPolicy
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from vision.assignment.costs import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
+from vision.assignment.hungarian import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
 from vision.boxes.formats import cxcywh_to_xyxy
 from vision.boxes.targets import BoxTargets
 

@@ -19,7 +19,7 @@ from vision.backbones.swin import (
     offset_index,
     shift_mask,
 )
-from vision.checkpoints.swin_names import SWIN_KEYS
+from vision.checkpoints.torchvision_backbones import SWIN_KEYS
 from vision.config import validate_config
 from vision.errors import ConfigError
 

@@ -18,7 +18,7 @@ from vision.backbones.vit import (
     refine_in_windows,
     windows_of_blocks,
 )
-from vision.checkpoints.vit_names import VIT_KEYS
+from vision.checkpoints.torchvision_backbones import VIT_KEYS
 from vision.config import validate_config
 from vision.errors import ConfigError, UserError
 

@@ -14,10 +14,9 @@ from tests.vision.checkpoints.conftest import Recording, rows_kept
 from tests.vision.checkpoints.test_rtdetr_names import assert_summary, compare, fingerprint, rows_as_recorded
 from vision.backbones.hgnetv2 import HGNetv2Config
 from vision.boxes.targets import BoxTargets
-from vision.checkpoints.dfine_names import DFINE_KEY_MAPS, DFINE_KEYS, TRANSFORMERS_DFINE_KEYS
+from vision.checkpoints.dfine import DFINE_KEY_MAPS, DFINE_KEYS, TRANSFORMERS_DFINE_KEYS, dfine_config
 from vision.checkpoints.key_map import best_key_map
 from vision.checkpoints.published import load_official, official_state_dict
-from vision.checkpoints.dfine import dfine_config
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError

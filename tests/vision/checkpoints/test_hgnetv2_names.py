@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
-from vision.checkpoints.hgnetv2_names import HGNETV2_NAMES
+from vision.checkpoints.dfine import HGNETV2_NAMES
 
 
 @pytest.fixture

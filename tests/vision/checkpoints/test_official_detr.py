@@ -13,17 +13,16 @@ from torch import Tensor, nn
 from tests.vision.checkpoints.conftest import Recording, rows_kept
 from vision.boxes.targets import BoxTargets
 from vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
-from vision.checkpoints.detr_names import DETR_KEY_MAPS, DETR_KEYS, DETR_TIMM_KEYS, DETR_TRANSFORMERS_KEYS
+from vision.checkpoints.detr import DETR_KEY_MAPS, DETR_KEYS, DETR_TIMM_KEYS, DETR_TRANSFORMERS_KEYS, detr_config
 from vision.checkpoints.key_map import best_key_map
 from vision.checkpoints.published import load_official, official_state_dict
-from vision.checkpoints.detr import detr_config
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector
 from vision.errors import ModelFileError
 from vision.evaluation.average_precision import GroundTruth
 from vision.heads.detr import DetrHeadConfig
 from vision.heads.outputs import QueryOutput
-from vision.layers.positions import sine_positions
+from vision.layers.attention import sine_positions
 from vision.runtime.decode import read_query_rows
 from vision.runtime.manifest import QueryRows
 

@@ -20,7 +20,7 @@ from vision.checkpoints.published import (
     official_state_dict,
     read_published_file,
 )
-from vision.checkpoints.yolox_names import YOLOX_KEYS
+from vision.checkpoints.yolox import YOLOX_KEYS
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ModelFileError, UserError

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from tests.vision.checkpoints.conftest import rows_kept
 from vision.checkpoints.published import key_maps_of, load_official, official_state_dict
-from vision.checkpoints.rtdetr import rtdetr_config
-from vision.checkpoints.rtdetr_names import RTDETRV2_KEYS
+from vision.checkpoints.rtdetr import RTDETRV2_KEYS, rtdetr_config
 from vision.checkpoints.zoo import published_models
 from vision.detector import Detector
 from vision.errors import ModelFileError

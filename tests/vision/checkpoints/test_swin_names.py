@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vision.backbones.swin import Swin, SwinConfig
-from vision.checkpoints.swin_names import SWIN_KEYS
+from vision.checkpoints.torchvision_backbones import SWIN_KEYS
 
 
 def test_the_recorded_logits_are_reproduced(recording):

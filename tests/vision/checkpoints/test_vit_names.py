@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vision.backbones.vit import ViT, ViTConfig
-from vision.checkpoints.vit_names import VIT_KEYS
+from vision.checkpoints.torchvision_backbones import VIT_KEYS
 
 
 @pytest.mark.slow

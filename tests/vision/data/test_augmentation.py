@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, limit_boxes, neighbours
-from vision.data.transforms import AffineConfig, LabelledImage
 from vision.data.mosaic import MixupConfig, MosaicConfig
-from vision.data.photometric import HsvConfig
+from vision.data.transforms import AffineConfig, HsvConfig, LabelledImage
 from vision.images import Preprocessing, prepare
 
 PREPROCESSING = Preprocessing(size_hw=(64, 96))

@@ -161,7 +161,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
 )
 def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessing):
     """Reading, fitting, stacking and normalising in torch give what `prepare` gives, but for the HSV rounding."""
-    from vision.data.photometric import HsvConfig
+    from vision.data.transforms import HsvConfig
 
     augmentation = AugmentationConfig(
         flip_probability=0, hsv=HsvConfig(hue=0, saturation=0, value=0), weak_last_epochs=100

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from vision.data.annotations import (
+    NOT_FINITE,
+    OUTSIDE,
+    TOO_FAR,
+    ZERO_AREA,
+    AnnotationSet,
+    Categories,
+    annotations_from_lists,
+)
 from vision.data.coco import read_coco, write_coco
-from vision.data.entries import NOT_FINITE, OUTSIDE, TOO_FAR, ZERO_AREA
 from vision.errors import DatasetError
 
 GOOD: dict[str, Any] = {

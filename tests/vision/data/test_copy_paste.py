@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision.data.augmentation import AugmentationConfig, SampleRequest, augment
-from vision.data.copy_paste import CopyPasteConfig, copy_paste
-from vision.data.transforms import LabelledImage, VisibilityConfig
 from vision.data.masks import Mask, draw_mask, mask_from_coco, mask_to_coco
+from vision.data.mosaic import CopyPasteConfig, copy_paste
+from vision.data.transforms import LabelledImage, VisibilityConfig
 from vision.errors import DatasetError
 from vision.images import Preprocessing
 

@@ -12,8 +12,7 @@ from tests.vision.data.drawn_images import draw_set
 from tools.command_line import run_command
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 from vision.data.coco import read_coco, write_coco
-from vision.data.convert import convert
-from vision.data.formats import evaluation_source, format_of, images_folder, read_annotations
+from vision.data.formats import convert, evaluation_source, format_of, images_folder, read_annotations
 from vision.data.yolo_txt import CROWD
 from vision.errors import DatasetError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.transforms import AffineConfig, LabelledImage
 from vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
+from vision.data.transforms import AffineConfig, LabelledImage
 from vision.images import Preprocessing
 
 STILL = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 1.0), translate=0)

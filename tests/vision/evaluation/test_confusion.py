@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.evaluation.confusion import confusion_matrix, plot_confusion
-from vision.evaluation.plots import precision_recall
+from vision.evaluation.plots import confusion_matrix, plot_confusion, precision_recall
 from vision.runtime.detections import Detections
 
 NAMES = ("cube", "ball", "cup")

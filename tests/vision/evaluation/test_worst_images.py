@@ -8,7 +8,7 @@ import pytest
 
 from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 from vision.errors import SourceError
-from vision.evaluation.worst_images import (
+from vision.evaluation.matching import (
     GAP_PX,
     MISSED_COLOUR,
     RIGHT_COLOUR,

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vision.assignment.costs import BatchTargets
-from vision.assignment.hungarian import Matches
+from vision.assignment.hungarian import BatchTargets, Matches
 from vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
 from vision.boxes.targets import BoxTargets
 from vision.config import validate_config

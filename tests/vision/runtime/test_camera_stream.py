@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from vision.errors import SourceError
-from vision.runtime.camera_stream import CameraStream, believable_fps
-from vision.runtime.sources import open_stream
+from vision.runtime.sources import CameraStream, believable_fps, open_stream
 
 LEVELS = 250
 """Levels of brightness by which frames of the network camera are told apart; then they begin anew."""

@@ -13,7 +13,7 @@ from onnx import helper
 
 from tests.vision.runtime.tiny_models import constant_model, empty_rows
 from vision.errors import ModelFileError
-from vision.runtime.onnx_file import parse_onnx, read_onnx_file
+from vision.runtime.manifest import parse_onnx, read_onnx_file
 
 
 def model_bytes(metadata: dict[str, str]) -> bytes:

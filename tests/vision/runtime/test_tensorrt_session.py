@@ -16,8 +16,8 @@ from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 from vision.errors import ModelFileError, UserError
 from vision.runtime.engine_file import read_engine_file
-from vision.runtime.image_detector import ImageDetector
 from vision.runtime.engines import Session, open_session
+from vision.runtime.image_detector import ImageDetector
 
 SIZE = (64, 96)
 

@@ -10,8 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from vision.images import Preprocessing
 from vision.runtime.decode import grid_cells
-from vision.runtime.manifest import METADATA_KEY, Manifest, YoloxRows
-from vision.runtime.onnx_file import parse_onnx
+from vision.runtime.manifest import METADATA_KEY, Manifest, YoloxRows, parse_onnx
 
 CLASSES = ("cube", "ball", "bin")
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot.errors import RobotError
-from robot.tracking.box_build import build_box_tracker
-from vision.tracking.camera_motion import SimilarityMotion
 from tests.benchmarks.moving_boxes import moving_boxes
 from tests.vision.tracking.box_scenes import CONFIGS, FRAME_S, NAMES, Scene, detections, square
 from vision.runtime.detections import Detections
+from vision.tracking.camera_motion import SimilarityMotion
+from vision.tracking.image_tracker import build_box_tracker
 
 each_tracker = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 
@@ -196,9 +196,9 @@ def test_a_moving_camera_is_followed(config):
 
 
 def test_the_blame_for_a_wrong_kind_is_clear():
-    from robot.tracking.box_build import BoxTrackingConfig
     from vision.config import validate_config
     from vision.errors import ConfigError
+    from vision.tracking.image_tracker import BoxTrackingConfig
 
     with pytest.raises(ConfigError, match=r"tracker.kind: expected one of .*bytetrack.*got 'magic'"):
         validate_config(BoxTrackingConfig, {"tracker": {"kind": "magic"}}, origin="test")

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from robot.errors import RobotError
-from robot.tracking.box_build import BoxTrackingConfig
-from vision.tracking.box_tracker import NOMINAL_RATE
-from vision.tracking.camera_motion import CameraMotionConfig
-from vision.tracking.image_tracker import ImageTracker
 from tests.vision.tracking.box_scenes import detections, square
 from tests.vision.tracking.test_camera_motion import moved, similarity, textured
+from vision.tracking.box_tracker import NOMINAL_RATE
+from vision.tracking.camera_motion import CameraMotionConfig
+from vision.tracking.image_tracker import BoxTrackingConfig, ImageTracker
 
 
 @pytest.mark.parametrize(

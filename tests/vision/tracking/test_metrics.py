@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.tracking.box_build import BoxTrackerConfig, build_box_tracker
-from robot.tracking.box_sequence import track_sequence
+from tests.vision.tracking.clear_mot import ClearMot
+from tests.vision.tracking.street import draw_street
 from vision.tracking.bytetrack import ByteTrackConfig
+from vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker, track_sequence
 from vision.tracking.metrics import MATCH_IOU, TrackingScores, evaluate_tracks, hota_scores, pair_frames
 from vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
 from vision.tracking.oc_sort import OcSortConfig
 from vision.tracking.sort import SortConfig
-from tests.vision.tracking.clear_mot import ClearMot
-from tests.vision.tracking.street import draw_street
 
 CONFIGS: Mapping[str, BoxTrackerConfig] = {"bytetrack": ByteTrackConfig(), "ocsort": OcSortConfig()}
 

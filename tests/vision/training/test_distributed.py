@@ -27,10 +27,16 @@ from tests.vision.training.conftest import train_to_step
 from vision.config import dump_config, load_config
 from vision.detector import Detector
 from vision.training.config import TrainDetectorConfig
-from vision.training.imagewise import ImagewiseConv2d
-from vision.training.distributed import TrainingError, any_of_all, same_for_all, synchronise_norms, telling_lost_processes
+from vision.training.distributed import (
+    ImagewiseConv2d,
+    SynchronisedNorm2d,
+    TrainingError,
+    any_of_all,
+    same_for_all,
+    synchronise_norms,
+    telling_lost_processes,
+)
 from vision.training.run_folder import RunFolder
-from vision.training.synchronised_norm import SynchronisedNorm2d
 from vision.training.training_data import read_split
 from vision.training.validate import detect_all, detect_together
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vision.training.early_stopping import EarlyStoppingConfig, has_stalled
+from vision.training.config import EarlyStoppingConfig, has_stalled
 
 
 @pytest.mark.parametrize(

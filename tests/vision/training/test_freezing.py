@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from vision.errors import ConfigError
-from vision.training.freezing import freeze, train_mode
+from vision.training.optimizer import freeze, train_mode
 
 
 def small_model() -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from vision.losses.classification import binary_cross_entropy
-from vision.training.imagewise import ImagewiseConv2d, with_steady_slopes
+from vision.training.distributed import ImagewiseConv2d, with_steady_slopes
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2, "stride": 2, "padding": 1, "bias": False}, {"dilation": 2}])

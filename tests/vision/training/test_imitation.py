@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from vision.heads.outputs import GridOutput, QueryOutput
-from vision.losses.imitation import (
+from vision.training.distillation import (
     choice_divergence,
     imitate_cells,
     imitate_features,

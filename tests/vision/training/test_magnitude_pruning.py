@@ -13,7 +13,7 @@ from tests.vision.training.conftest import NANO, losses_of, train_to_step
 from vision.checkpoints.native import load_detector, save_detector
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError
-from vision.training.magnitude_pruning import MagnitudePruningConfig, magnitude_masks, sparsity_report
+from vision.training.pruning import MagnitudePruningConfig, magnitude_masks, sparsity_report
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -18,8 +18,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from export.graph.folding import fold_for_inference
 from export.graph.graph_index import GraphIndex
-from export.quantization.int8_recipe import int8_from_learned, module_name
 from export.graph.onnx_export import DecodedRows, simplify, trace_onnx
+from export.quantization.int8_recipe import int8_from_learned, module_name
 from export.quantization.quantize import pinned_layers
 from export.quantization.sensitivity import outputs_of
 from tests.vision.training.conftest import NANO, losses_of, train_to_step

@@ -17,9 +17,8 @@ from vision.config import validate_config
 from vision.detector import Detector, DetectorConfig
 from vision.errors import ConfigError
 from vision.losses.build import build_loss
-from vision.training.optimizer import AdamWConfig, build_optimizer
+from vision.training.optimizer import AdamWConfig, WeightAverage, WeightAverageConfig, build_optimizer
 from vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
-from vision.training.weight_average import WeightAverage, WeightAverageConfig
 
 CPU = torch.device("cpu")
 TARGETS = [BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.tensor([1])), BoxTargets.empty()]

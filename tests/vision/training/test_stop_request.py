@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from vision.training.stop_request import StopRequest
+from vision.training.console import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

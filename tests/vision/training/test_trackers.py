@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from vision.errors import MissingPackageError
 from vision.training.config import TrainDetectorConfig
-from vision.training.trackers import finish_trackers, flat, start_trackers, tracker_options
+from vision.training.run_record import finish_trackers, flat, start_trackers, tracker_options
 
 CONFIG = TrainDetectorConfig.model_validate(
     {"detector": {"num_classes": 2}, "data": {"annotations": "a.json", "images": "images"}}

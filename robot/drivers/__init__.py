@@ -1,1 +1,0 @@
-"""Arms and grippers behind one protocol."""

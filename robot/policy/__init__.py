@@ -1,1 +1,0 @@
-"""What to do next: the protocol and the policies behind it."""

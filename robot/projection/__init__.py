@@ -1,1 +1,0 @@
-"""From boxes and depth to positions in the base frame."""
