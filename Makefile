@@ -10,7 +10,7 @@ BIN    := .venv/bin
 
 # One thread a worker: two workers on two cores are faster than one with two threads.
 WORKERS ?= $(shell .ci/workers)
-PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=vision,robot,export,beartype.beartype
+PYTEST   = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --jaxtyping-packages=handeye.vision,handeye.robot,handeye.export,beartype.beartype
 # Says how long: name and minutes of one core. Workers share them.
 FORECAST = @echo "$(1): about $$(( $(2) / $(WORKERS) + 1 )) minutes with $(WORKERS) workers"
 

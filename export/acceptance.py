@@ -12,15 +12,15 @@ import numpy as np
 import onnx
 from jaxtyping import Float32
 
-from export.graph.onnx_export import write_onnx
-from vision.errors import DatasetError, SourceError
-from vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
-from vision.evaluation.speed import percentiles_ms
-from vision.images import Preprocessing, prepare, read_image
-from vision.runtime.engines import EngineName, Session, open_session
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import LabelledBoxes, Manifest, read_manifest
-from vision.runtime.sources import IMAGE_SUFFIXES
+from handeye.export.graph.onnx_export import write_onnx
+from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
+from handeye.vision.evaluation.speed import percentiles_ms
+from handeye.vision.images import Preprocessing, prepare, read_image
+from handeye.vision.runtime.engines import EngineName, Session, open_session
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, read_manifest
+from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
 """Of the protocol by which detectors publish their figures."""

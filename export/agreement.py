@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vision.boxes.iou import pairwise_iou
-from vision.config import Config
-from vision.runtime.detections import Detections
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.config import Config
+from handeye.vision.runtime.detections import Detections
 
 SAME_OBJECT_IOU = 0.5
 

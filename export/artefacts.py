@@ -14,20 +14,20 @@ from typing import Literal
 
 import onnx
 
-from export.acceptance import ImageSet, Latency, evaluate_file, measure_latencies
-from export.graph.graph_index import count_gflops, count_parameters
-from export.graph.half_precision import to_half
-from export.graph.onnx_export import write_onnx
-from export.graph.operator_support import find_unsupported
-from export.parity import compare, synthetic_images
-from export.quantization.int8_recipe import PLAIN, Form, Int8Config, Int8Result, int8_from_learned, make_int8
-from export.quantization.qdq_linter import lint_for_tensorrt
-from export.quantization.x86_fusions import with_fewer_passes
-from vision.errors import UserError
-from vision.images import read_image
-from vision.runtime.engines import EngineName
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest, read_manifest
+from handeye.export.acceptance import ImageSet, Latency, evaluate_file, measure_latencies
+from handeye.export.graph.graph_index import count_gflops, count_parameters
+from handeye.export.graph.half_precision import to_half
+from handeye.export.graph.onnx_export import write_onnx
+from handeye.export.graph.operator_support import find_unsupported
+from handeye.export.parity import compare, synthetic_images
+from handeye.export.quantization.int8_recipe import PLAIN, Form, Int8Config, Int8Result, int8_from_learned, make_int8
+from handeye.export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.export.quantization.x86_fusions import with_fewer_passes
+from handeye.vision.errors import UserError
+from handeye.vision.images import read_image
+from handeye.vision.runtime.engines import EngineName
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import Manifest, read_manifest
 
 Precision = Literal["float32", "float16", "int8", "int8_float16", "int8_x86", "int8_openvino", "int8_plain"]
 SUFFIX: dict[Precision, str] = {

@@ -11,15 +11,15 @@ from jaxtyping import Float32, Int64, UInt8
 from scipy.optimize import linear_sum_assignment
 from typing_extensions import assert_never
 
-from export.agreement import Agreement, compare_detections
-from vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
-from vision.detector import Detector
-from vision.evaluation.torch_session import TorchSession, output_layout
-from vision.images import Preprocessing
-from vision.runtime.decode import decode_boxes, grid_cells
-from vision.runtime.engines import EngineName, fastest_engine, installed_engines
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows, read_manifest
+from handeye.export.agreement import Agreement, compare_detections
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
+from handeye.vision.detector import Detector
+from handeye.vision.evaluation.torch_session import TorchSession, output_layout
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.decode import decode_boxes, grid_cells
+from handeye.vision.runtime.engines import EngineName, fastest_engine, installed_engines
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows, read_manifest
 
 SCORE_MARGIN = 0.01
 """A detection this close to the score threshold may appear on one side only: rounding decides."""

@@ -8,10 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from export.artefacts import Artefact, judging_engine
-from export.quantization.int8_recipe import Int8Result
-from vision.evaluation.figures import figure
-from vision.files import replacing
+from handeye.export.artefacts import Artefact, judging_engine
+from handeye.export.quantization.int8_recipe import Int8Result
+from handeye.vision.evaluation.figures import figure
+from handeye.vision.files import replacing
 
 STYLE = (
     "body{font-family:sans-serif;max-width:72em;margin:2em auto}img{max-width:100%}"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 Vector2 = tuple[float, float]
 Vector3 = tuple[float, float, float]

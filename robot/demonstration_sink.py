@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from robot.config import WorkCellConfig
-from robot.control.loop import Tick
-from robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
-from robot.interfaces import PickTask
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
-from robot.types import Frame, Observation, Track
-from vision.errors import UserError
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.control.loop import Tick
+from handeye.robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
+from handeye.robot.interfaces import PickTask
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
+from handeye.robot.types import Frame, Observation, Track
+from handeye.vision.errors import UserError
 
 STATE, ACTION = "observation.state", "action"
 WRIST, SCENE, WRIST_DEPTH = "observation.images.wrist", "observation.images.scene", "depth.wrist"

@@ -20,26 +20,26 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.control.episode import EpisodeResult, Judgement
-from robot.datasets.format import Episode
-from robot.datasets.reader import EpisodeDataset
-from robot.datasets.writer import EpisodeWriter
-from robot.demonstration_sink import DemonstrationSink, PictureSize, demonstration_features, ticks_per_row
-from robot.interfaces import Policy
-from robot.kinematics.forward import forward_kinematics
-from robot.motion.set_points import Interpolation, interpolate_chunk
-from robot.pick import PickConfig, PickStation, build_task, load_detector, map_in_workers
-from robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
-from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.faults import MIXED, MishapConfig, draw_mishaps
-from robot.simulator.scene import arm_addresses
-from robot.simulator.success import PickTaskJudge
-from robot.timing import StageTimer
-from robot.types import NUM_JOINTS, ActionChunk
-from vision.errors import DatasetError, UserError
-from vision.runtime.video_writer import VideoWriter
+from handeye.robot.control.episode import EpisodeResult, Judgement
+from handeye.robot.datasets.format import Episode
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.robot.demonstration_sink import DemonstrationSink, PictureSize, demonstration_features, ticks_per_row
+from handeye.robot.interfaces import Policy
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.pick import PickConfig, PickStation, build_task, load_detector, map_in_workers
+from handeye.robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
+from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.faults import MIXED, MishapConfig, draw_mishaps
+from handeye.robot.simulator.scene import arm_addresses
+from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import NUM_JOINTS, ActionChunk
+from handeye.vision.errors import DatasetError, UserError
+from handeye.vision.runtime.video_writer import VideoWriter
 
 ROBOT_TYPE = "ur10e"
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from vision.errors import UserError
+from handeye.vision.errors import UserError
 
 
 class RobotError(RuntimeError):

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from robot.types import ActionChunk, Frame, JointState, Observation
+from handeye.robot.types import ActionChunk, Frame, JointState, Observation
 
 
 @dataclass(frozen=True, slots=True, eq=False)

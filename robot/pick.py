@@ -23,30 +23,29 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import Field
 
-import vision
-from robot.config import WorkCellConfig
-from robot.control.episode import EpisodeResult, run_episode
-from robot.control.loop import ControlLoop, TickSink
-from robot.control.safety import SafetyConfig, SafetyGates
-from robot.interfaces import PickTask, Policy
-from robot.kinematics.collision_geometry import ArmShape
-from robot.perception.pipeline import Detector, Perception, PerceptionConfig
-from robot.policies.chunk_execution import AsynchronousConfig
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
-from robot.policies.pick_state import PickStage
-from robot.policies.scripted_pick import PickSkillConfig, Stage
-from robot.policies.scripted_policy import PickSkill
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import Fault, MishapConfig, draw_mishaps
-from robot.simulator.success import PickTaskJudge
-from robot.timing import StageTimer
-from robot.viewer.episode_view import EpisodeFiles
-from vision.config import Config
-from vision.errors import ConfigError, ModelFileError
-from vision.runtime.image_detector import ImageDetector
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.control.episode import EpisodeResult, run_episode
+from handeye.robot.control.loop import ControlLoop, TickSink
+from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.interfaces import PickTask, Policy
+from handeye.robot.kinematics.collision_geometry import ArmShape
+from handeye.robot.perception.pipeline import Detector, Perception, PerceptionConfig
+from handeye.robot.policies.chunk_execution import AsynchronousConfig
+from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
+from handeye.robot.policies.pick_state import PickStage
+from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
+from handeye.robot.policies.scripted_policy import PickSkill
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.faults import Fault, MishapConfig, draw_mishaps
+from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.timing import StageTimer
+from handeye.robot.viewer.episode_view import EpisodeFiles
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError, ModelFileError
+from handeye.vision.runtime.image_detector import ImageDetector
 
-SHIPPED_DETECTOR = Path(vision.__path__[0]) / "weights" / "tabletop_nano.onnx"
+SHIPPED_DETECTOR = Path(__file__).parents[1] / "vision" / "weights" / "tabletop_nano.onnx"
 """The detector that comes with the package."""
 SHIPPED_POLICY = Path(__file__).parent / "weights" / "pick_state.onnx"
 """The trained policy that comes with the package."""

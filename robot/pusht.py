@@ -15,9 +15,9 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from robot.policies.chunk_execution import BlendingConfig, build_blending
-from robot.viewer.report import wilson_interval
-from vision.errors import MissingPackageError, UserError
+from handeye.robot.policies.chunk_execution import BlendingConfig, build_blending
+from handeye.robot.viewer.report import wilson_interval
+from handeye.vision.errors import MissingPackageError, UserError
 
 FPS = 10
 MAX_STEPS = 300

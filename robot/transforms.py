@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robot.errors import TransformError
+from handeye.robot.errors import TransformError
 
 ROTATION_TOLERANCE = 1e-6
 _SMALL_ANGLE = 1e-4  # below it series are used; their first neglected term is then under 1e-17

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.export import fake_cuda, fake_tensorrt
 
 BOUND = (
-    "vision.runtime.cuda_driver",
-    "vision.runtime.tensorrt_session",
-    "vision.runtime.tensorrt_session",
-    "export.tensorrt.engine",
+    "handeye.vision.runtime.cuda_driver",
+    "handeye.vision.runtime.tensorrt_session",
+    "handeye.vision.runtime.tensorrt_session",
+    "handeye.export.tensorrt.engine",
 )
 """Modules that import TensorRT or CUDA when they are imported themselves."""
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.calibration.files import (
+from handeye.robot.calibration.files import (
     HandEyeFile,
     LensFile,
     PosesFile,
@@ -19,14 +19,14 @@ from robot.calibration.files import (
     pose_config,
     save_config,
 )
-from robot.calibration.hand_eye import Setting, transform_errors
-from robot.calibration.poses import ViewSpread, random_views
-from robot.calibration.refinement import NoiseLevels
-from robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from robot.transforms import translation
+from handeye.robot.calibration.hand_eye import Setting, transform_errors
+from handeye.robot.calibration.poses import ViewSpread, random_views
+from handeye.robot.calibration.refinement import NoiseLevels
+from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
+from handeye.robot.transforms import translation
+from handeye.tools.command_line import run_command
+from handeye.vision.config import load_config
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples
-from tools.command_line import run_command
-from vision.config import load_config
 
 
 def write_pairs(path: Path, T_base_tool: np.ndarray, T_camera_board: np.ndarray) -> str:

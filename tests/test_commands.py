@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import VERBS, run_command
+from handeye.tools.command_line import VERBS, run_command
 
 
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS])

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from vision.config import Config, dump_config, load_config, parse_overrides
-from vision.errors import ConfigError
+from handeye.vision.config import Config, dump_config, load_config, parse_overrides
+from handeye.vision.errors import ConfigError
 
 
 class Optimizer(Config):

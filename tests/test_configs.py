@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.show_config import config_type_of
-from vision.config import dump_config, load_config
+from handeye.tools.show_config import config_type_of
+from handeye.vision.config import dump_config, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))

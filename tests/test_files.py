@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vision.files import replacing, write_json
+from handeye.vision.files import replacing, write_json
 
 
 def test_a_written_file_replaces_the_old_one(tmp_path: Path) -> None:

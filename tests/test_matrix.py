@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.graph.onnx_export import export_onnx
-from export.graph.operator_support import find_unsupported
-from export.parity import measure_parity
-from vision.boxes.targets import BoxTargets
-from vision.config import load_config
-from vision.detector import Detector
-from vision.losses.build import build_loss
-from vision.training.config import TrainDetectorConfig
+from handeye.export.graph.onnx_export import export_onnx
+from handeye.export.graph.operator_support import find_unsupported
+from handeye.export.parity import measure_parity
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import load_config
+from handeye.vision.detector import Detector
+from handeye.vision.losses.build import build_loss
+from handeye.vision.training.config import TrainDetectorConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs/detector/matrix"
 BACKBONES = ("resnet18", "resnet50", "cspdarknet", "swin_t", "vit_b", "hgnetv2")

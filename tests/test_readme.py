@@ -60,7 +60,7 @@ def test_slow_readme_block(lines: list[str], scratch: Path) -> None:
 
 
 def test_readme_commands_name_verbs_and_make_targets_that_exist() -> None:
-    from tools.command_line import VERBS
+    from handeye.tools.command_line import VERBS
 
     lines = [
         line.split("#")[0].split() for kind in ("", "slow", "hardware") for block in commands(kind) for line in block

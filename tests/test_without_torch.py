@@ -13,29 +13,29 @@ FORBIDDEN = ("torch", "onnx", "torchvision", "accelerate", "safetensors", "faste
 RUN_TIME = ("vision/boxes", "vision/runtime", "robot", "tools")
 # These train or judge; they name torch openly.
 TRAINING = {
-    "vision.boxes.nms_torch",
-    "vision.boxes.targets",
-    "tools.train",
-    "tools.find_rate",
-    "tools.tune",
-    "tools.evaluate",
-    "tools.models",
-    "tools.import_weights",
-    "tools.download",
-    "tools.train_policy",
-    "tools.export_policy",
-    "tools.import_policy",
-    "robot.learning.act",
-    "robot.learning.checkpoint",
-    "robot.learning.act_policy",
-    "robot.learning.data",
-    "robot.learning.export",
-    "robot.learning.import_lerobot",
-    "robot.learning.config",
-    "robot.learning.train",
+    "handeye.vision.boxes.nms_torch",
+    "handeye.vision.boxes.targets",
+    "handeye.tools.train",
+    "handeye.tools.find_rate",
+    "handeye.tools.tune",
+    "handeye.tools.evaluate",
+    "handeye.tools.models",
+    "handeye.tools.import_weights",
+    "handeye.tools.download",
+    "handeye.tools.train_policy",
+    "handeye.tools.export_policy",
+    "handeye.tools.import_policy",
+    "handeye.robot.learning.act",
+    "handeye.robot.learning.checkpoint",
+    "handeye.robot.learning.act_policy",
+    "handeye.robot.learning.data",
+    "handeye.robot.learning.export",
+    "handeye.robot.learning.import_lerobot",
+    "handeye.robot.learning.config",
+    "handeye.robot.learning.train",
 }
 # These need an NVIDIA GPU's packages, which are imported when an engine is opened.
-TENSORRT = {"vision.runtime.cuda_driver", "vision.runtime.tensorrt_session"}
+TENSORRT = {"handeye.vision.runtime.cuda_driver", "handeye.vision.runtime.tensorrt_session"}
 
 BLOCKER = """
 import importlib, sys
@@ -71,7 +71,7 @@ def test_run_time_modules_import_without_torch() -> None:
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("module", ["vision.detector", "vision.training.train_detector"])
+@pytest.mark.parametrize("module", ["handeye.vision.detector", "handeye.vision.training.train_detector"])
 def test_the_blocker_blocks(module: str) -> None:
     result = import_without_torch([module])
     assert result.returncode != 0

@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 from rich.console import Console
 
-from tools.detector_arguments import DetectorArguments, print_stages
-from vision.errors import SourceError
-from vision.evaluation.speed import stage_percentiles
-from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
-from vision.files import write_json
-from vision.images import decode_image
-from vision.runtime.engine_file import ENGINE_SUFFIX
-from vision.runtime.engines import installed_engines
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import IMAGE_SUFFIXES
+from handeye.tools.detector_arguments import DetectorArguments, print_stages
+from handeye.vision.errors import SourceError
+from handeye.vision.evaluation.speed import stage_percentiles
+from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
+from handeye.vision.files import write_json
+from handeye.vision.images import decode_image
+from handeye.vision.runtime.engine_file import ENGINE_SUFFIX
+from handeye.vision.runtime.engines import installed_engines
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from vision.errors import ConfigError
-from vision.files import write_json
+from handeye.vision.errors import ConfigError
+from handeye.vision.files import write_json
 
 console = Console(highlight=False)
 
@@ -38,10 +38,10 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Print the figures of each course and of all together."""
-    from robot.config import WorkCellConfig
-    from robot.simulator.rendering import RendererKind
-    from robot.simulator.tracking_benchmark import Sight, run_courses, summarise
-    from robot.simulator.tracking_scenarios import CourseKind
+    from handeye.robot.config import WorkCellConfig
+    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.tracking_benchmark import Sight, run_courses, summarise
+    from handeye.robot.simulator.tracking_scenarios import CourseKind
 
     if arguments.scenes < 1 or arguments.seed < 0:
         raise ConfigError("expected --scenes of at least 1 and --seed of at least 0")

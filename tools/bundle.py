@@ -15,17 +15,17 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from tools.command_line import Positional
-from vision.errors import UserError
-from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
-from vision.files import write_json
-from vision.images import read_image
-from vision.runtime.engine_file import sha256_of
-from vision.runtime.manifest import read_manifest
-from vision.runtime.sources import IMAGE_SUFFIXES
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
+from handeye.vision.files import write_json
+from handeye.vision.images import read_image
+from handeye.vision.runtime.engine_file import sha256_of
+from handeye.vision.runtime.manifest import read_manifest
+from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from export.bundle.bundle_index import BundleIndex, Precision
+    from handeye.export.bundle.bundle_index import BundleIndex, Precision
 
 DEFAULT_IMAGES = 8
 
@@ -56,7 +56,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Pack and say what is inside."""
-    from export.bundle.pack import make_bundle
+    from handeye.export.bundle.pack import make_bundle
 
     console = Console()
     if arguments.count < 1:
@@ -81,8 +81,8 @@ def _models(arguments: Arguments, folder: Path) -> dict[Precision, Path]:
 def _float32_model(model: Path, folder: Path) -> Path:
     if model.suffix.lower() != CHECKPOINT_SUFFIX:
         return model
-    from export.graph.onnx_export import export_onnx
-    from vision.checkpoints.native import load_detector
+    from handeye.export.graph.onnx_export import export_onnx
+    from handeye.vision.checkpoints.native import load_detector
 
     path = folder / f"{model.stem}.onnx"
     export_onnx(load_detector(model), path, made_by=model.name)
@@ -102,16 +102,16 @@ def _golden_images(arguments: Arguments, class_names: Sequence[str]) -> list[UIn
 
 def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.ndarray, "h w 3"]]:
     """Scenes out of the simulator; UserError when the detector knows none of their objects."""
-    from robot.simulator.objects import CUBE_CLASSES, Profile
+    from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
 
     if not set(class_names) & set(CUBE_CLASSES):
         raise UserError(
             f"the simulator renders {', '.join(CUBE_CLASSES)}; this detector knows {', '.join(class_names[:5])}; "
             "give a folder of golden images: --images"
         )
-    from robot.config import WorkCellConfig
-    from robot.simulator.rendering import RendererKind
-    from robot.simulator.samples import Studio
+    from handeye.robot.config import WorkCellConfig
+    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.samples import Studio
 
     studio = Studio(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
     try:

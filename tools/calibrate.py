@@ -9,10 +9,10 @@ from typing import Annotated
 
 from typing_extensions import assert_never
 
-from robot.errors import RobotError
-from tools import calibrate_board, calibrate_check, calibrate_hand_eye, calibrate_intrinsics, calibrate_poses
-from tools.command_line import step
-from vision.errors import UserError
+from handeye.robot.errors import RobotError
+from handeye.tools import calibrate_board, calibrate_check, calibrate_hand_eye, calibrate_intrinsics, calibrate_poses
+from handeye.tools.command_line import step
+from handeye.vision.errors import UserError
 
 Arguments = (
     Annotated[calibrate_board.Arguments, step("board")]

@@ -8,11 +8,11 @@ from pathlib import Path
 import cv2
 from rich.console import Console
 
-from robot.calibration.board import BoardConfig, draw_board
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import replacing, write_json
+from handeye.robot.calibration.board import BoardConfig, draw_board
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing, write_json
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from robot.calibration.files import HandEyeFile
-from robot.calibration.hand_eye import transform_errors
-from tools.calibrate_hand_eye import load_samples
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.calibration.files import HandEyeFile
+from handeye.robot.calibration.hand_eye import transform_errors
+from handeye.tools.calibrate_hand_eye import load_samples
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True)

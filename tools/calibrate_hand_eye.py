@@ -10,8 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from robot.calibration.board import BoardConfig
-from robot.calibration.files import (
+from handeye.robot.calibration.board import BoardConfig
+from handeye.robot.calibration.files import (
     HandEyeFile,
     Provenance,
     Samples,
@@ -21,12 +21,12 @@ from robot.calibration.files import (
     pose_config,
     save_config,
 )
-from robot.calibration.hand_eye import ClosedForm, Setting, solve_hand_eye, transform_errors
-from robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.calibration.hand_eye import ClosedForm, Setting, solve_hand_eye, transform_errors
+from handeye.robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 SUSPICIOUS_FACTOR = 4.0
 console = Console(highlight=False, soft_wrap=True)

@@ -11,9 +11,9 @@ import cv2
 from rich.console import Console
 from rich.table import Table
 
-from robot.calibration.board import BoardConfig, BoardDetector, BoardView
-from robot.calibration.files import Provenance, lens_file, save_config
-from robot.calibration.lens import (
+from handeye.robot.calibration.board import BoardConfig, BoardDetector, BoardView
+from handeye.robot.calibration.files import Provenance, lens_file, save_config
+from handeye.robot.calibration.lens import (
     Coverage,
     LensCalibration,
     calibrate_lens,
@@ -21,12 +21,12 @@ from robot.calibration.lens import (
     measure_coverage,
     rough_intrinsics,
 )
-from robot.camera.intrinsics import Lens
-from robot.errors import CalibrationError
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.files import replacing, write_json
-from vision.runtime.sources import open_stream
+from handeye.robot.camera.intrinsics import Lens
+from handeye.robot.errors import CalibrationError
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.files import replacing, write_json
+from handeye.vision.runtime.sources import open_stream
 
 SUSPICIOUS_FACTOR = 3.0
 console = Console(highlight=False, soft_wrap=True)

@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 from rich.console import Console
 
-from robot.calibration.board import BoardConfig
-from robot.calibration.files import GuessFile, PosesFile, load_intrinsics, pose_config, save_config
-from robot.calibration.poses import ReachablePoses, ViewSpread, reachable_candidates, suggest_poses
-from robot.config import WorkCellConfig
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.calibration.board import BoardConfig
+from handeye.robot.calibration.files import GuessFile, PosesFile, load_intrinsics, pose_config, save_config
+from handeye.robot.calibration.poses import ReachablePoses, ViewSpread, reachable_candidates, suggest_poses
+from handeye.robot.config import WorkCellConfig
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True)

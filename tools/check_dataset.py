@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
-from tools.command_line import Positional
-from vision.errors import DatasetError, UserError
-from vision.files import write_json
-from vision.images import Preprocessing
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import DatasetError, UserError
+from handeye.vision.files import write_json
+from handeye.vision.images import Preprocessing
 
 if TYPE_CHECKING:
-    from vision.boxes.anchors import AnchorFit
-    from vision.data.annotations import AnnotationSet
-    from vision.data.checks import Finding, ImageReport
+    from handeye.vision.boxes.anchors import AnchorFit
+    from handeye.vision.data.annotations import AnnotationSet
+    from handeye.vision.data.checks import Finding, ImageReport
 
 LISTED = 10
 NUM_ANCHORS = 9
@@ -54,7 +54,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Check, print, write the report; 1 when something was found."""
-    from vision.data.checks import check_annotations, fit_anchors
+    from handeye.vision.data.checks import check_annotations, fit_anchors
 
     if arguments.against_images and len(arguments.against_images) != len(arguments.against):
         raise UserError("--against-images needs one folder for each --against, or none")
@@ -79,7 +79,7 @@ def summarise(
     annotations: AnnotationSet, findings: Sequence[Finding], usable: int, anchors: AnchorFit | None
 ) -> dict[str, Any]:
     """What --json holds."""
-    from vision.data.checks import count_kinds, sizes_by_part
+    from handeye.vision.data.checks import count_kinds, sizes_by_part
 
     counts = annotations.boxes_per_class().tolist()
     boxes_of_class = dict(zip(annotations.categories.names, counts, strict=True))
@@ -122,7 +122,7 @@ def print_result(origin: Path, result: Mapping[str, Any], findings: Sequence[Fin
 
 
 def _folder(annotations: Path, images: Path | None) -> Path:
-    from vision.data.formats import images_folder
+    from handeye.vision.data.formats import images_folder
 
     found = images or images_folder(annotations)
     if found is None:
@@ -134,8 +134,8 @@ def _folder(annotations: Path, images: Path | None) -> Path:
 
 def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[AnnotationSet, dict[int, ImageReport]]:
     """Read everything that can be read, and look at every image."""
-    from vision.data.checks import check_images
-    from vision.data.formats import read_annotations
+    from handeye.vision.data.checks import check_images
+    from handeye.vision.data.formats import read_annotations
 
     annotations = read_annotations(path, images, split=split, skip_broken=True)
     console = Console(stderr=True)
@@ -148,7 +148,7 @@ def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[Annota
 def _leaks(
     arguments: Arguments, images: Path, annotations: AnnotationSet, reports: dict[int, ImageReport]
 ) -> list[Finding]:
-    from vision.data.checks import LEAK, Finding, check_leaks
+    from handeye.vision.data.checks import LEAK, Finding, check_leaks
 
     findings = []
     folders = arguments.against_images or tuple(images for _ in arguments.against)
@@ -167,7 +167,7 @@ def _write_report(
     result: Mapping[str, Any],
     anchors: AnchorFit | None,
 ) -> None:
-    from vision.evaluation.dataset_report import DatasetSummary, write_report
+    from handeye.vision.evaluation.dataset_report import DatasetSummary, write_report
 
     assert arguments.output is not None
     told = {key.replace("_", " "): value for key, value in result.items() if key not in ("findings", "anchors")}

@@ -16,14 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from robot.config import WorkCellConfig
-from robot.datasets.dataset_checks import DemonstrationReport, check_demonstrations
-from robot.datasets.episode_checks import CheckSettings, number_names
-from robot.datasets.format import BOOK_KEEPING
-from robot.datasets.reader import EpisodeDataset
-from tools.command_line import Positional
-from vision.errors import DatasetError, UserError
-from vision.files import write_json
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.datasets.dataset_checks import DemonstrationReport, check_demonstrations
+from handeye.robot.datasets.episode_checks import CheckSettings, number_names
+from handeye.robot.datasets.format import BOOK_KEEPING
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import DatasetError, UserError
+from handeye.vision.files import write_json
 
 LISTED = 10
 

@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from vision.errors import UserError
+from handeye.vision.errors import UserError
 
 Positional = tyro.conf.Positional
 """Marks an argument that is given by its place: `model: Positional[str]`."""
@@ -134,37 +134,39 @@ def _explain_missing(error: ModuleNotFoundError) -> str:
 
 
 VERBS = (
-    Verb("train", "tools.train", "train a detector from a configuration", takes_overrides=True),
-    Verb("find-rate", "tools.find_rate", "suggest a learning rate for a configuration", takes_overrides=True),
-    Verb("tune", "tools.tune", "search a training's configuration for the best values", takes_overrides=True),
-    Verb("train-policy", "tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
-    Verb("evaluate-pusht", "tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),
-    Verb("check-dataset", "tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
-    Verb("check-demonstrations", "tools.check_demonstrations", "what is wrong with recorded demonstrations"),
-    Verb("convert-dataset", "tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
-    Verb("calibrate", "tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
-    Verb("evaluate", "tools.evaluate", "COCO metrics of a model on a data set"),
-    Verb("detect", "tools.detect", "run a model on images, a video or a camera"),
-    Verb("track", "tools.track", "boxes with identity along a video or a camera", takes_overrides=True),
-    Verb("track-files", "tools.track_files", "MOT files of detections into tracks", takes_overrides=True),
-    Verb("export", "tools.export", "write deployment artefacts with a parity report"),
-    Verb("bundle", "tools.bundle", "models, golden images and proof for an edge device, in one file"),
-    Verb("verify", "tools.verify", "prove a bundle on this machine: build, compare, measure"),
-    Verb("export-policy", "tools.export_policy", "a policy's checkpoint to one ONNX file"),
-    Verb("benchmark", "tools.benchmark", "latency and throughput, stage by stage"),
-    Verb("benchmark-tracking", "tools.benchmark_tracking", "identity and position on the simulated tabletop"),
-    Verb("models", "tools.models", "list the model zoo"),
-    Verb("download", "tools.download", "published weights from their official address"),
-    Verb("import", "tools.import_weights", "published weights to a native checkpoint"),
-    Verb("import-policy", "tools.import_policy", "LeRobot's ACT policy to a native checkpoint"),
-    Verb("render-dataset", "tools.render_dataset", "labelled images out of the simulator"),
-    Verb("pick", "tools.pick", "the pick-and-place loop: simulator by default", takes_overrides=True),
-    Verb("evaluate-policy", "tools.evaluate_policy", "how often a trained policy succeeds", takes_overrides=True),
-    Verb("record", "tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
-    Verb("replay", "tools.replay", "a recorded episode played back in the simulator", takes_overrides=True),
-    Verb("show-demonstrations", "tools.show_demonstrations", "recorded demonstrations as one page"),
-    Verb("show-config", "tools.show_config", "the resolved configuration", takes_overrides=True),
-    Verb("doctor", "tools.doctor", "what this machine can run, and what is missing"),
+    Verb("train", "handeye.tools.train", "train a detector from a configuration", takes_overrides=True),
+    Verb("find-rate", "handeye.tools.find_rate", "suggest a learning rate for a configuration", takes_overrides=True),
+    Verb("tune", "handeye.tools.tune", "search a training's configuration for the best values", takes_overrides=True),
+    Verb("train-policy", "handeye.tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
+    Verb("evaluate-pusht", "handeye.tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),
+    Verb("check-dataset", "handeye.tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
+    Verb("check-demonstrations", "handeye.tools.check_demonstrations", "what is wrong with recorded demonstrations"),
+    Verb("convert-dataset", "handeye.tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
+    Verb("calibrate", "handeye.tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
+    Verb("evaluate", "handeye.tools.evaluate", "COCO metrics of a model on a data set"),
+    Verb("detect", "handeye.tools.detect", "run a model on images, a video or a camera"),
+    Verb("track", "handeye.tools.track", "boxes with identity along a video or a camera", takes_overrides=True),
+    Verb("track-files", "handeye.tools.track_files", "MOT files of detections into tracks", takes_overrides=True),
+    Verb("export", "handeye.tools.export", "write deployment artefacts with a parity report"),
+    Verb("bundle", "handeye.tools.bundle", "models, golden images and proof for an edge device, in one file"),
+    Verb("verify", "handeye.tools.verify", "prove a bundle on this machine: build, compare, measure"),
+    Verb("export-policy", "handeye.tools.export_policy", "a policy's checkpoint to one ONNX file"),
+    Verb("benchmark", "handeye.tools.benchmark", "latency and throughput, stage by stage"),
+    Verb("benchmark-tracking", "handeye.tools.benchmark_tracking", "identity and position on the simulated tabletop"),
+    Verb("models", "handeye.tools.models", "list the model zoo"),
+    Verb("download", "handeye.tools.download", "published weights from their official address"),
+    Verb("import", "handeye.tools.import_weights", "published weights to a native checkpoint"),
+    Verb("import-policy", "handeye.tools.import_policy", "LeRobot's ACT policy to a native checkpoint"),
+    Verb("render-dataset", "handeye.tools.render_dataset", "labelled images out of the simulator"),
+    Verb("pick", "handeye.tools.pick", "the pick-and-place loop: simulator by default", takes_overrides=True),
+    Verb(
+        "evaluate-policy", "handeye.tools.evaluate_policy", "how often a trained policy succeeds", takes_overrides=True
+    ),
+    Verb("record", "handeye.tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
+    Verb("replay", "handeye.tools.replay", "a recorded episode played back in the simulator", takes_overrides=True),
+    Verb("show-demonstrations", "handeye.tools.show_demonstrations", "recorded demonstrations as one page"),
+    Verb("show-config", "handeye.tools.show_config", "the resolved configuration", takes_overrides=True),
+    Verb("doctor", "handeye.tools.doctor", "what this machine can run, and what is missing"),
 )
 
 

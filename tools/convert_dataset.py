@@ -12,9 +12,9 @@ from typing import Literal
 
 from rich.console import Console
 
-from tools.command_line import Positional
-from vision.errors import DatasetError
-from vision.files import write_json
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import DatasetError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,8 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert and report counts."""
-    from vision.data.formats import convert, format_of, images_folder, read_annotations
-    from vision.data.image_files import without_missing
+    from handeye.vision.data.formats import convert, format_of, images_folder, read_annotations
+    from handeye.vision.data.image_files import without_missing
 
     images = arguments.images or images_folder(arguments.source)
     if images is None:

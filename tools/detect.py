@@ -14,13 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from tools.stream_files import StreamFiles, box_rows
-from tools.stream_run import StreamArguments, report_stream, run_stream
-from vision.evaluation.attention import AttentionMaps
-from vision.runtime.detections import Detections
-from vision.runtime.draw import draw_attention, draw_detections
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import StreamImage, open_stream
+from handeye.tools.stream_files import StreamFiles, box_rows
+from handeye.tools.stream_run import StreamArguments, report_stream, run_stream
+from handeye.vision.evaluation.attention import AttentionMaps
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import draw_attention, draw_detections
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.sources import StreamImage, open_stream
 
 LINES_NAME = "detections.jsonl"
 

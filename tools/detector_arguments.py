@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tools.command_line import Positional
-from vision.evaluation.torch_session import open_detector
-from vision.runtime.engines import EngineChoice
-from vision.runtime.image_detector import ImageDetector, ModelFormat
+from handeye.tools.command_line import Positional
+from handeye.vision.evaluation.torch_session import open_detector
+from handeye.vision.runtime.engines import EngineChoice
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from vision.errors import MissingPackageError, UserError
-from vision.files import write_json
-from vision.runtime.engines import require_tensorrt
+from handeye.vision.errors import MissingPackageError, UserError
+from handeye.vision.files import write_json
+from handeye.vision.runtime.engines import require_tensorrt
 
 State = Literal["ok", "missing", "absent"]
 
@@ -81,7 +81,7 @@ def find_tensorrt() -> Finding:
         require_tensorrt()
         import tensorrt
 
-        from vision.runtime.cuda_driver import CudaDevice
+        from handeye.vision.runtime.cuda_driver import CudaDevice
 
         device = CudaDevice()
     except MissingPackageError as error:
@@ -101,7 +101,7 @@ def find_renderers() -> list[Finding]:
     remedy = "pip install 'handeye[sim]'"
     if importlib.util.find_spec("mujoco") is None:
         return [Finding("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
-    from robot.simulator.gl_renderer import find_gl_backend
+    from handeye.robot.simulator.gl_renderer import find_gl_backend
 
     backend = find_gl_backend()
     gl = (
@@ -131,8 +131,8 @@ def find_precision() -> Finding:
     if any(importlib.util.find_spec(package) is None for package in ("torch", "accelerate")):
         return Finding("training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'")
     try:
-        from vision.training.distributed import training_device
-        from vision.training.precision import bf16_of_device
+        from handeye.vision.training.distributed import training_device
+        from handeye.vision.training.precision import bf16_of_device
 
         bf16 = bf16_of_device(training_device())
     except Exception as error:  # as for the engines
@@ -171,7 +171,7 @@ def _providers() -> str:
 
 
 def _devices() -> str:
-    from vision.runtime.openvino_session import shared_core
+    from handeye.vision.runtime.openvino_session import shared_core
 
     return ", ".join(shared_core().available_devices)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from tools.command_line import Positional
-from vision.checkpoints.download import PublishedFile, cache_folder, download, mirrored
-from vision.checkpoints.torchvision_backbones import published_backbones
-from vision.checkpoints.zoo import published_models
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.tools.command_line import Positional
+from handeye.vision.checkpoints.download import PublishedFile, cache_folder, download, mirrored
+from handeye.vision.checkpoints.torchvision_backbones import published_backbones
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from export.tensorrt.build_options import BuildOptions, trtexec_command
-from vision.runtime.engines import require_tensorrt
-from vision.runtime.manifest import read_manifest
+from handeye.export.tensorrt.build_options import BuildOptions, trtexec_command
+from handeye.vision.runtime.engines import require_tensorrt
+from handeye.vision.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from export.tensorrt.engine import EngineBuild
+    from handeye.export.tensorrt.engine import EngineBuild
 
 INPUT_NAME = "images"
 """What handeye's exports call their input."""
@@ -28,7 +28,7 @@ def build_and_report(onnx_path: Path, engine_path: Path, options: BuildOptions, 
     )
     console.print(f"with trtexec, for other programs: {command}", highlight=False, markup=False, soft_wrap=True)
     require_tensorrt()
-    from export.tensorrt.engine import build_engine
+    from handeye.export.tensorrt.engine import build_engine
 
     built = build_engine(onnx_path, engine_path, options)
     for warning in built.warnings:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from robot.control.episode import EpisodeResult
-from robot.pick import SHIPPED_DETECTOR, PickConfig
-from robot.simulator.rendering import RendererKind
-from robot.viewer.episode_view import describe_result
-from robot.viewer.report import summarise_episodes
-from vision.config import dump_config, load_config
-from vision.errors import UserError
-from vision.files import replacing, write_json
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.pick import SHIPPED_DETECTOR, PickConfig
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.viewer.episode_view import describe_result
+from handeye.robot.viewer.report import summarise_episodes
+from handeye.vision.config import dump_config, load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing, write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tools.detector_arguments import DetectorArguments, print_stages
-from vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
-from vision.evaluation.speed import stage_percentiles
-from vision.files import write_json
-from vision.images import read_image
-from vision.runtime.detections import Detections
-from vision.runtime.image_detector import ImageDetector
+from handeye.tools.detector_arguments import DetectorArguments, print_stages
+from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
+from handeye.vision.evaluation.speed import stage_percentiles
+from handeye.vision.files import write_json
+from handeye.vision.images import read_image
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.image_detector import ImageDetector
 
 
 @dataclass(frozen=True, kw_only=True)

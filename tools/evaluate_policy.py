@@ -15,11 +15,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.control.episode import EpisodeResult
-from robot.pick import Output, PickConfig, run_episodes
-from tools.command_line import Positional
-from tools.episode_arguments import EpisodeArguments, play_and_show, show_report
-from vision.errors import ModelFileError, UserError
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.pick import Output, PickConfig, run_episodes
+from handeye.tools.command_line import Positional
+from handeye.tools.episode_arguments import EpisodeArguments, play_and_show, show_report
+from handeye.vision.errors import ModelFileError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,10 @@ def as_onnx(checkpoint: Path) -> Iterator[Path]:
     if checkpoint.suffix == ".onnx":
         yield checkpoint
         return
-    from tools.export_policy import EXPORTED, export_checkpoint  # needs torch, which an exported policy does not
+    from handeye.tools.export_policy import (  # needs torch, which an exported policy does not
+        EXPORTED,
+        export_checkpoint,
+    )
 
     with tempfile.TemporaryDirectory() as folder:
         exported = export_checkpoint(checkpoint, Path(folder) / EXPORTED)

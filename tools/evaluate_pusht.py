@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
-from robot.policies.onnx_policy import OnnxPolicy
-from robot.pusht import open_pusht, require_pusht_policy, run_pusht_episode, summarise_pusht
-from tools.command_line import Positional
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
+from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.robot.pusht import open_pusht, require_pusht_policy, run_pusht_episode, summarise_pusht
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True)

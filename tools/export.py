@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from export.tensorrt.build_options import BuildOptions
-from tools.command_line import Positional
-from tools.engine_step import build_and_report
-from tools.export_summary import count_facts, origin_of, print_artefacts, print_parity
-from vision.errors import UserError
-from vision.evaluation.torch_session import CHECKPOINT_SUFFIX
-from vision.files import write_json
-from vision.runtime.engine_file import ENGINE_SUFFIX
-from vision.runtime.engines import installed_engines
-from vision.runtime.image_detector import ModelFormat
+from handeye.export.tensorrt.build_options import BuildOptions
+from handeye.tools.command_line import Positional
+from handeye.tools.engine_step import build_and_report
+from handeye.tools.export_summary import count_facts, origin_of, print_artefacts, print_parity
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
+from handeye.vision.files import write_json
+from handeye.vision.runtime.engine_file import ENGINE_SUFFIX
+from handeye.vision.runtime.engines import installed_engines
+from handeye.vision.runtime.image_detector import ModelFormat
 
 if TYPE_CHECKING:
     import onnx
 
-    from export.acceptance import ImageSet
-    from export.artefacts import Artefact, Precision
-    from export.graph.free_shapes import FreeShapes
-    from export.parity import EngineParity
-    from export.quantization.int8_recipe import Int8Result
-    from vision.detector import Detector
-    from vision.runtime.manifest import Manifest
+    from handeye.export.acceptance import ImageSet
+    from handeye.export.artefacts import Artefact, Precision
+    from handeye.export.graph.free_shapes import FreeShapes
+    from handeye.export.parity import EngineParity
+    from handeye.export.quantization.int8_recipe import Int8Result
+    from handeye.vision.detector import Detector
+    from handeye.vision.runtime.manifest import Manifest
 
 FORMATS: dict[str, Precision] = {
     "onnx": "float32",
@@ -113,8 +113,8 @@ def run(arguments: Arguments) -> int:
     asked = _check(arguments)
     if asked == [ENGINE] and _is_onnx(arguments):
         return _export_engine_alone(arguments)
-    from export.artefacts import build_models, compare_artefacts, evaluate_artefacts, judge_artefacts
-    from export.quantization.int8_recipe import Int8Config
+    from handeye.export.artefacts import build_models, compare_artefacts, evaluate_artefacts, judge_artefacts
+    from handeye.export.quantization.int8_recipe import Int8Config
 
     learned = _learned_ranges(arguments)
     _check_calibration(arguments, asked, learned)
@@ -139,7 +139,7 @@ def _write(
     arguments: Arguments, built: dict[Precision, tuple[onnx.ModelProto, Int8Result | None]], manifest: Manifest
 ) -> list[Artefact]:
     """Write the file of each precision."""
-    from export.artefacts import count_size, write_artefact
+    from handeye.export.artefacts import count_size, write_artefact
 
     artefacts = []
     for precision, (graph, recipe) in built.items():
@@ -151,7 +151,7 @@ def _write(
 
 def _open_beside(paths: Sequence[Path], manifest: Manifest, precisions: Sequence[Precision]) -> list[Artefact]:
     """The files that were exported before. Raises UserError, before anything is computed, for one that does not fit."""
-    from export.artefacts import open_beside
+    from handeye.export.artefacts import open_beside
 
     found = [open_beside(path, manifest) for path in paths]
     titles = ["float32", *(one for one in precisions if one != "float32"), *(artefact.title for artefact in found)]
@@ -200,7 +200,7 @@ def _build_engine(arguments: Arguments, onnx_path: Path) -> dict[str, str]:
 def _learned_ranges(arguments: Arguments) -> dict[str, float]:
     if _is_onnx(arguments):
         return {}
-    from vision.checkpoints.native import load_activation_ranges
+    from handeye.vision.checkpoints.native import load_activation_ranges
 
     return load_activation_ranges(arguments.model)
 
@@ -218,7 +218,7 @@ def _check_calibration(arguments: Arguments, asked: Sequence[str], learned: dict
 
 def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]:
     """The images to calibrate on and those to judge on. Raises UserError where one of them is not there."""
-    from export.acceptance import ImageSet
+    from handeye.export.acceptance import ImageSet
 
     calibration = judged = None
     if arguments.calibrate is not None:
@@ -236,7 +236,7 @@ def _image_sets(arguments: Arguments) -> tuple[ImageSet | None, ImageSet | None]
 def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detector | None]:
     """The float32 graph and its manifest, and the detector that a checkpoint holds."""
     if _is_onnx(arguments):
-        from export.graph.third_party_onnx import open_onnx
+        from handeye.export.graph.third_party_onnx import open_onnx
 
         model, manifest = open_onnx(arguments.model, arguments.model_format)
         wanted = {"score_threshold": arguments.score_threshold, "iou_threshold": arguments.iou_threshold}
@@ -244,8 +244,8 @@ def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detec
         return model, manifest.model_copy(update=changes | {"made_by": origin_of(arguments.model)}), None
     import onnx
 
-    from export.graph.onnx_export import export_onnx
-    from vision.checkpoints.native import load_detector
+    from handeye.export.graph.onnx_export import export_onnx
+    from handeye.vision.checkpoints.native import load_detector
 
     detector = load_detector(arguments.model)
     classes = None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")]
@@ -263,7 +263,7 @@ def _float_model(arguments: Arguments) -> tuple[onnx.ModelProto, Manifest, Detec
 
 
 def _free_shapes(arguments: Arguments) -> FreeShapes:
-    from export.graph.free_shapes import FreeShapes
+    from handeye.export.graph.free_shapes import FreeShapes
 
     return FreeShapes(batch=arguments.dynamic_batch, size=arguments.dynamic_size)
 
@@ -272,15 +272,15 @@ def _finished(arguments: Arguments, model: onnx.ModelProto, manifest: Manifest) 
     """With suppression behind it where that is asked for."""
     if arguments.nms == "outside":
         return model, manifest
-    from export.graph.nms_in_graph import suppress_in_graph
+    from handeye.export.graph.nms_in_graph import suppress_in_graph
 
     return suppress_in_graph(model, manifest)
 
 
 def _measure(arguments: Arguments, detector: Detector, path: Path) -> list[EngineParity]:
     """How far the file is from torch, in all shapes that it takes."""
-    from export.graph.free_shapes import FIXED, measure_free_shapes
-    from export.parity import measure_parity
+    from handeye.export.graph.free_shapes import FIXED, measure_free_shapes
+    from handeye.export.parity import measure_parity
 
     parities, free = measure_parity(detector, path), _free_shapes(arguments)
     return parities if free == FIXED else parities + measure_free_shapes(detector, path, free, installed_engines())
@@ -290,7 +290,7 @@ def _tell(
     arguments: Arguments, artefacts: Sequence[Artefact], parities: Sequence[EngineParity], model: onnx.ModelProto
 ) -> int:
     """Print, write report, engine and JSON; the exit code."""
-    from export.report import as_json, write_report
+    from handeye.export.report import as_json, write_report
 
     console = Console()
     if parities:

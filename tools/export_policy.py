@@ -10,12 +10,12 @@ from pathlib import Path
 
 import onnx
 
-from export.graph.operator_support import require_supported
-from robot.learning.checkpoint import load_policy
-from robot.learning.export import PolicyParity, export_policy, measure_policy_parity
-from tools.command_line import Positional
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.export.graph.operator_support import require_supported
+from handeye.robot.learning.checkpoint import load_policy
+from handeye.robot.learning.export import PolicyParity, export_policy, measure_policy_parity
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 EXPORTED = "policy.onnx"
 PARITY_LIMIT = 1e-3

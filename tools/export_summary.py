@@ -14,8 +14,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     import onnx
 
-    from export.artefacts import Artefact
-    from export.parity import EngineParity
+    from handeye.export.artefacts import Artefact
+    from handeye.export.parity import EngineParity
 
 
 def origin_of(source: Path) -> str:
@@ -30,7 +30,7 @@ def origin_of(source: Path) -> str:
 
 def count_facts(model: onnx.ModelProto) -> dict[str, str]:
     """Parameters and GFLOPs of a graph; GFLOPs are left out where a size is not fixed."""
-    from export.graph.graph_index import count_gflops, count_parameters
+    from handeye.export.graph.graph_index import count_gflops, count_parameters
 
     facts = {"parameters": f"{count_parameters(model) / 1e6:.3f} M"}
     try:

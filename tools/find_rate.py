@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.files import write_json
-from vision.training.config import TrainDetectorConfig
-from vision.training.lr_finder import RateSweep, find_rate, override_of, plot_sweep
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.files import write_json
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.lr_finder import RateSweep, find_rate, override_of, plot_sweep
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from robot.datasets.reader import EpisodeDataset
-from robot.learning.act_policy import ActPolicy
-from robot.learning.checkpoint import save_policy
-from robot.learning.data import signature_of
-from robot.learning.import_lerobot import load_lerobot_policy
-from tools.command_line import Positional
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.learning.act_policy import ActPolicy
+from handeye.robot.learning.checkpoint import save_policy
+from handeye.robot.learning.data import signature_of
+from handeye.robot.learning.import_lerobot import load_lerobot_policy
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.command_line import Positional
-from vision.checkpoints.native import save_detector
-from vision.checkpoints.published import load_official, read_published_file
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.tools.command_line import Positional
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.checkpoints.published import load_official, read_published_file
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass

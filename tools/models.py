@@ -12,10 +12,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vision.checkpoints.torchvision_backbones import LICENCE, TOP1_SOURCE, PublishedBackbone, published_backbones
-from vision.checkpoints.zoo import PublishedModel, count_cost, published_models
-from vision.classifier import count_parameters
-from vision.files import write_json
+from handeye.vision.checkpoints.torchvision_backbones import (
+    LICENCE,
+    TOP1_SOURCE,
+    PublishedBackbone,
+    published_backbones,
+)
+from handeye.vision.checkpoints.zoo import PublishedModel, count_cost, published_models
+from handeye.vision.classifier import count_parameters
+from handeye.vision.files import write_json
 
 
 @dataclass

@@ -11,10 +11,10 @@ from typing import Literal
 
 from rich.console import Console
 
-from robot.pick import SHIPPED_POLICY, Output, run_episodes
-from tools.command_line import Positional
-from tools.episode_arguments import EpisodeArguments, play_and_show, show_report
-from vision.errors import UserError
+from handeye.robot.pick import SHIPPED_POLICY, Output, run_episodes
+from handeye.tools.command_line import Positional
+from handeye.tools.episode_arguments import EpisodeArguments, play_and_show, show_report
+from handeye.vision.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,15 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import Progress
 
-from robot.datasets.writer import EpisodeWriter
-from robot.demonstration_sink import PictureSize
-from robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
-from robot.pick import SHIPPED_DETECTOR
-from robot.simulator.rendering import RendererKind
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.robot.demonstration_sink import PictureSize
+from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
+from handeye.robot.pick import SHIPPED_DETECTOR
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 SEEDS_FOR_EACH = 3
 """Gives up when so many times the wanted number of episodes have been played."""

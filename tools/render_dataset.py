@@ -11,8 +11,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vision.errors import ConfigError
-from vision.files import write_json
+from handeye.vision.errors import ConfigError
+from handeye.vision.files import write_json
 
 console = Console()
 
@@ -41,9 +41,9 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Render and report how many cubes of each colour are in the pictures."""
-    from robot.simulator.dataset import DatasetSettings, render_dataset
-    from robot.simulator.objects import Profile
-    from robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
+    from handeye.robot.simulator.objects import Profile
+    from handeye.robot.simulator.rendering import RendererKind
 
     for name in ("images", "workers"):
         if getattr(arguments, name) < 1:

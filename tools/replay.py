@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.datasets.reader import EpisodeDataset
-from robot.demonstrations import RecordConfig, Replay, read_recorded, replay
-from tools.command_line import Positional
-from vision.config import load_config
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.demonstrations import RecordConfig, Replay, read_recorded, replay
+from handeye.tools.command_line import Positional
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True)

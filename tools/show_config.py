@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.command_line import Positional
-from vision.config import Config, dump_config, load_config, read_yaml
-from vision.errors import ConfigError
-from vision.files import write_json
-from vision.tracking.image_tracker import BoxTrackingConfig
+from handeye.tools.command_line import Positional
+from handeye.vision.config import Config, dump_config, load_config, read_yaml
+from handeye.vision.errors import ConfigError
+from handeye.vision.files import write_json
+from handeye.vision.tracking.image_tracker import BoxTrackingConfig
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ def config_type_of(path: Path) -> type[Config]:
 
 def _training_config() -> type[Config]:
     """Imported only for such a file: it needs torch."""
-    from vision.training.config import TrainDetectorConfig
+    from handeye.vision.training.config import TrainDetectorConfig
 
     return TrainDetectorConfig
 
 
 def _policy_config() -> type[Config]:
     """Imported only for such a file: it needs torch."""
-    from robot.learning.config import TrainPolicyConfig
+    from handeye.robot.learning.config import TrainPolicyConfig
 
     return TrainPolicyConfig
 
 
 def _pick_config() -> type[Config]:
     """Imported only for such a file: it needs the simulator."""
-    from robot.pick import PickConfig
+    from handeye.robot.pick import PickConfig
 
     return PickConfig

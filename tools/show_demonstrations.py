@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from robot.datasets.reader import EpisodeDataset
-from robot.viewer.demonstration_page import spread, write_demonstration_page
-from tools.command_line import Positional
-from vision.errors import DatasetError, UserError
-from vision.files import write_json
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.viewer.demonstration_page import spread, write_demonstration_page
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import DatasetError, UserError
+from handeye.vision.files import write_json
 
 SHOWN = 8
 

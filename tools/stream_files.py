@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.errors import UserError
-from vision.files import replacing
-from vision.runtime.detections import Detections
-from vision.runtime.sources import StreamImage
-from vision.runtime.video_writer import VideoWriter
-from vision.tracking.box_tracker import BoxTracks
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.sources import StreamImage
+from handeye.vision.runtime.video_writer import VideoWriter
+from handeye.vision.tracking.box_tracker import BoxTracks
 
 CAMERA_NAME = "camera"
 WRITABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})

@@ -12,13 +12,13 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.progress import Progress
 
-from tools.command_line import Positional
-from tools.detector_arguments import DetectorArguments, print_stages
-from vision.errors import SourceError
-from vision.evaluation.speed import stage_percentiles
-from vision.files import write_json
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import Stream, StreamImage
+from handeye.tools.command_line import Positional
+from handeye.tools.detector_arguments import DetectorArguments, print_stages
+from handeye.vision.errors import SourceError
+from handeye.vision.evaluation.speed import stage_percentiles
+from handeye.vision.files import write_json
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.sources import Stream, StreamImage
 
 Step: TypeAlias = Callable[[StreamImage, float], Mapping[str, float]]
 """Does all that is to be done with one image, which took so many seconds to come; returns its seconds by stage."""

@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
 
-from robot.errors import RobotError
-from tools.stream_files import StreamFiles, box_rows
-from tools.stream_run import StreamArguments, report_stream, run_stream
-from tools.tracker_arguments import TrackerArguments
-from vision.errors import SourceError
-from vision.runtime.detections import Detections
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import StreamImage, open_stream
-from vision.tracking.box_tracker import BoxTracks
-from vision.tracking.image_tracker import ImageTracker, Trails, draw_tracks, weakest_useful_score
+from handeye.robot.errors import RobotError
+from handeye.tools.stream_files import StreamFiles, box_rows
+from handeye.tools.stream_run import StreamArguments, report_stream, run_stream
+from handeye.tools.tracker_arguments import TrackerArguments
+from handeye.vision.errors import SourceError
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.sources import StreamImage, open_stream
+from handeye.vision.tracking.box_tracker import BoxTracks
+from handeye.vision.tracking.image_tracker import ImageTracker, Trails, draw_tracks, weakest_useful_score
 
 LINES_NAME = "tracks.jsonl"
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from robot.errors import RobotError
-from tools.command_line import Positional
-from tools.tracker_arguments import TrackerArguments
-from vision.errors import UserError
-from vision.files import write_json
-from vision.tracking.box_tracker import NOMINAL_RATE
-from vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
-from vision.tracking.metrics import TrackingScores, evaluate_tracks
-from vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
+from handeye.robot.errors import RobotError
+from handeye.tools.command_line import Positional
+from handeye.tools.tracker_arguments import TrackerArguments
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
+from handeye.vision.tracking.box_tracker import NOMINAL_RATE
+from handeye.vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
+from handeye.vision.tracking.metrics import TrackingScores, evaluate_tracks
+from handeye.vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
 
 
 @dataclass(frozen=True, kw_only=True)

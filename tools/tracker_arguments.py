@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vision.config import load_config
-from vision.errors import UserError
-from vision.tracking.image_tracker import BoxTrackingConfig
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.tracking.image_tracker import BoxTrackingConfig
 
 TrackerName = Literal["sort", "bytetrack", "ocsort"]
 

@@ -1,7 +1,7 @@
 """Train a detector from a configuration, or go on with a run that was stopped or killed.
 
 Any value of the configuration can be given behind it: `epochs=30`, `--data.annotations FILE`, `--data.images DIR`.
-On several GPUs: `torchrun --nproc-per-node 4 -m tools.command_line train CONFIG`; batch_size counts all of them.
+On several GPUs: `torchrun --nproc-per-node 4 -m handeye train CONFIG`; batch_size counts all of them.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from tools.command_line import Positional
-from vision.config import Config, dump_config, load_config
-from vision.errors import ConfigError
-from vision.files import write_json
-from vision.training.config import TrainDetectorConfig
-from vision.training.distributed import TrainingError, is_main_process, same_for_all
-from vision.training.precision import with_settled
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import TrainingResult, train_detector
+from handeye.tools.command_line import Positional
+from handeye.vision.config import Config, dump_config, load_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.files import write_json
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.distributed import TrainingError, is_main_process, same_for_all
+from handeye.vision.training.precision import with_settled
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import TrainingResult, train_detector
 
 C = TypeVar("C", bound=Config)
 EXAMPLE = "configs/detector/bccd_nano.yaml"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tools.command_line import Positional, Repeated
-from vision.files import write_json
-from vision.training.search import Sampler, Search, SearchResult, parse_space, run_search
+from handeye.tools.command_line import Positional, Repeated
+from handeye.vision.files import write_json
+from handeye.vision.training.search import Sampler, Search, SearchResult, parse_space, run_search
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from export.bundle.bundle_file import Bundle, open_bundle
-from export.bundle.bundle_index import BundleModel, VerifyEngine
-from export.bundle.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
-from tools.benchmark import measure
-from tools.command_line import Positional
-from vision.errors import UserError
-from vision.files import write_json
+from handeye.export.bundle.bundle_file import Bundle, open_bundle
+from handeye.export.bundle.bundle_index import BundleModel, VerifyEngine
+from handeye.export.bundle.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
+from handeye.tools.benchmark import measure
+from handeye.tools.command_line import Positional
+from handeye.vision.errors import UserError
+from handeye.vision.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from vision.backbones.resnet import ResNet, ResNetConfig
-from vision.backbones.swin import Swin, SwinConfig
-from vision.backbones.vit import ViT, ViTConfig
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig
+from handeye.vision.backbones.swin import Swin, SwinConfig
+from handeye.vision.backbones.vit import ViT, ViTConfig
 
 ClassificationBackboneConfig = ResNetConfig | SwinConfig | ViTConfig
 ClassificationBackbone = ResNet | Swin | ViT

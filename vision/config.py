@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from vision.errors import ConfigError
+from handeye.vision.errors import ConfigError
 
 C = TypeVar("C", bound="Config")
 

@@ -14,17 +14,17 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vision.backbones.build import BackboneConfig, build_backbone
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.heads.build import HeadConfig, build_head
-from vision.heads.outputs import GridOutput, QueryOutput
-from vision.heads.yolox import YoloxHeadConfig
-from vision.images import Preprocessing
-from vision.layers.widths import Widths, narrow
-from vision.necks.build import NeckConfig, build_neck
-from vision.necks.path_aggregation import PathAggregationConfig
+from handeye.vision.backbones.build import BackboneConfig, build_backbone
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.heads.build import HeadConfig, build_head
+from handeye.vision.heads.outputs import GridOutput, QueryOutput
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.images import Preprocessing
+from handeye.vision.layers.widths import Widths, narrow
+from handeye.vision.necks.build import NeckConfig, build_neck
+from handeye.vision.necks.path_aggregation import PathAggregationConfig
 
 DetectorOutput = GridOutput | QueryOutput
 """What a detector gives: heads over cells the first, heads of queries the second; both have `rows`."""

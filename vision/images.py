@@ -19,8 +19,8 @@ from pydantic import Field
 from scipy.sparse import csr_array
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.errors import SourceError
+from handeye.vision.config import Config
+from handeye.vision.errors import SourceError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

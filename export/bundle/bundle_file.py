@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pydantic import ValidationError
 
-from export.bundle.bundle_index import INDEX_NAME, BundleError, BundleIndex, FileEntry
-from vision.files import replacing
-from vision.runtime.engine_file import sha256_of
+from handeye.export.bundle.bundle_index import INDEX_NAME, BundleError, BundleIndex, FileEntry
+from handeye.vision.files import replacing
+from handeye.vision.runtime.engine_file import sha256_of
 
 SEAL = b"handeye bundle sha256 "
 SEAL_DIGITS = 64

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from export.agreement import Tolerance
-from vision.config import Config
-from vision.errors import UserError
-from vision.runtime.detections import Detections
-from vision.runtime.engine_file import version_numbers
+from handeye.export.agreement import Tolerance
+from handeye.vision.config import Config
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.engine_file import version_numbers
 
 INDEX_NAME = "bundle.json"
 Precision = Literal["float32", "float16", "int8"]

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from export.bundle.bundle_file import write_bundle
-from export.bundle.bundle_index import (
+from handeye.export.bundle.bundle_file import write_bundle
+from handeye.export.bundle.bundle_index import (
     ENGINES,
     TOLERANCES,
     BundleIndex,
@@ -24,10 +24,10 @@ from export.bundle.bundle_index import (
     GoldenDetections,
     Precision,
 )
-from export.tensorrt.build_options import BuildOptions, trtexec_command
-from vision.errors import ModelFileError, UserError
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest, read_manifest
+from handeye.export.tensorrt.build_options import BuildOptions, trtexec_command
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import Manifest, read_manifest
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 Image = UInt8[np.ndarray, "h w 3"]

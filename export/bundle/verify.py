@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.agreement import Agreement, Tolerance, compare_detections
-from export.bundle.bundle_file import Bundle
-from export.bundle.bundle_index import BundleError, BundleModel, VerifyEngine
-from export.tensorrt.build_options import BuildOptions
-from vision.errors import MissingPackageError, ModelFileError, UserError
-from vision.images import decode_image
-from vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file, sha256_of
-from vision.runtime.engines import fastest_engine, require_tensorrt
-from vision.runtime.image_detector import ImageDetector
+from handeye.export.agreement import Agreement, Tolerance, compare_detections
+from handeye.export.bundle.bundle_file import Bundle
+from handeye.export.bundle.bundle_index import BundleError, BundleModel, VerifyEngine
+from handeye.export.tensorrt.build_options import BuildOptions
+from handeye.vision.errors import MissingPackageError, ModelFileError, UserError
+from handeye.vision.images import decode_image
+from handeye.vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file, sha256_of
+from handeye.vision.runtime.engines import fastest_engine, require_tensorrt
+from handeye.vision.runtime.image_detector import ImageDetector
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def prepare_model(path: Path, engine: VerifyEngine, engines: Path, num_threads: 
 
 
 def _build(path: Path, engine_path: Path, timing_cache: Path) -> tuple[str, ...]:
-    from export.tensorrt.engine import build_engine
+    from handeye.export.tensorrt.engine import build_engine
 
     return build_engine(path, engine_path, BuildOptions(timing_cache=timing_cache)).warnings
 
@@ -131,7 +131,7 @@ def _is_current(engine_path: Path, onnx_path: Path) -> bool:
 def _tensorrt_runs() -> bool:
     try:
         require_tensorrt()
-        from vision.runtime.cuda_driver import CudaDevice
+        from handeye.vision.runtime.cuda_driver import CudaDevice
 
         CudaDevice()
     except UserError:

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
-from vision.detector import Detector
-from vision.layers.convolution import ConvNormAct
-from vision.layers.csp_blocks import Focus, RepBlock
+from handeye.vision.detector import Detector
+from handeye.vision.layers.convolution import ConvNormAct
+from handeye.vision.layers.csp_blocks import Focus, RepBlock
 
 
 def fold_for_inference(detector: Detector) -> Detector:

@@ -13,18 +13,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from export.parity import EngineParity, compare_rows, synthetic_images
-from vision.backbones.swin import Swin
-from vision.backbones.vit import ViT
-from vision.detector import Detector
-from vision.errors import UserError
-from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, TorchSession, output_layout
-from vision.heads.query_selection import QuerySelection
-from vision.heads.yolo_grid import YoloGridHead
-from vision.images import Preprocessing, at_fixed_size, prepare
-from vision.necks.hybrid_encoder import HybridEncoder
-from vision.runtime.engines import EngineName, open_session
-from vision.runtime.manifest import read_manifest
+from handeye.export.parity import EngineParity, compare_rows, synthetic_images
+from handeye.vision.backbones.swin import Swin
+from handeye.vision.backbones.vit import ViT
+from handeye.vision.detector import Detector
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, TorchSession, output_layout
+from handeye.vision.heads.query_selection import QuerySelection
+from handeye.vision.heads.yolo_grid import YoloGridHead
+from handeye.vision.images import Preprocessing, at_fixed_size, prepare
+from handeye.vision.necks.hybrid_encoder import HybridEncoder
+from handeye.vision.runtime.engines import EngineName, open_session
+from handeye.vision.runtime.manifest import read_manifest
 
 OF_ONE_SIZE: Mapping[type, str] = {
     Swin: "its windows are laid out for one size",

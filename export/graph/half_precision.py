@@ -15,8 +15,8 @@ import onnx.version_converter
 from jaxtyping import Float32
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.graph_index import GraphIndex, in_running_order
-from vision.errors import UserError
+from handeye.export.graph.graph_index import GraphIndex, in_running_order
+from handeye.vision.errors import UserError
 
 LARGEST_HALF = 65504.0
 SMALLEST_HALF = np.float16(6e-8)

@@ -12,10 +12,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.graph_index import GraphIndex
-from vision.errors import UserError
-from vision.runtime.image_detector import MAX_DETECTIONS
-from vision.runtime.manifest import LabelledBoxes, Manifest, YoloxRows
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.image_detector import MAX_DETECTIONS
+from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, YoloxRows
 
 SCORE_FLOOR = 0.001
 """What is less sure never comes out; the threshold that the file is run with may be any above. Boxes below a threshold

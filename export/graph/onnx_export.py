@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from export.graph.folding import fold_for_inference
-from export.graph.free_shapes import FIXED, FreeShapes, require_free_size
-from export.graph.operator_support import require_supported
-from vision.detector import Detector
-from vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
-from vision.files import replacing
-from vision.images import at_fixed_size
-from vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
+from handeye.export.graph.folding import fold_for_inference
+from handeye.export.graph.free_shapes import FIXED, FreeShapes, require_free_size
+from handeye.export.graph.operator_support import require_supported
+from handeye.vision.detector import Detector
+from handeye.vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
+from handeye.vision.files import replacing
+from handeye.vision.images import at_fixed_size
+from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
 
 OPSET = 17
 

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.graph.graph_index import GraphIndex, attribute
-from vision.errors import UserError
+from handeye.export.graph.graph_index import GraphIndex, attribute
+from handeye.vision.errors import UserError
 
 TABLE_VERSION = "TensorRT 10.1"
 OLDEST_OPSET, NEWEST_OPSET = 9, 20

@@ -7,10 +7,10 @@ from pathlib import Path
 import onnx
 import onnx.version_converter
 
-from export.graph.onnx_export import OPSET, simplify
-from vision.errors import ModelFileError, UserError
-from vision.runtime.image_detector import ImageDetector, ModelFormat
-from vision.runtime.manifest import METADATA_KEY, Manifest, read_manifest
+from handeye.export.graph.onnx_export import OPSET, simplify
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
+from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, read_manifest
 
 
 def open_onnx(path: Path, model_format: ModelFormat | None) -> tuple[onnx.ModelProto, Manifest]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Int64
 from pydantic import Field
 from typing_extensions import assert_never
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 NUM_BINS = 4096
 """Bins of a histogram; even, so that two can be merged into one when the range doubles."""

@@ -16,8 +16,8 @@ import onnx
 from jaxtyping import Float32
 from onnx import helper, numpy_helper
 
-from export.graph.graph_index import GraphIndex, attribute, in_running_order, replace_inputs
-from export.quantization.calibration import tensor_values
+from handeye.export.graph.graph_index import GraphIndex, attribute, in_running_order, replace_inputs
+from handeye.export.quantization.calibration import tensor_values
 
 LEAST_SPREAD = 2.0
 """Tensors whose loudest channel is less than this times their mean channel are left alone: little is to be gained."""

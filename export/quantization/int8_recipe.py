@@ -14,9 +14,9 @@ import onnx
 from pydantic import Field
 from typing_extensions import assert_never
 
-from export.acceptance import ImageSet, evaluate_model
-from export.graph.graph_index import GraphIndex
-from export.quantization.calibration import (
+from handeye.export.acceptance import ImageSet, evaluate_model
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.quantization.calibration import (
     EntropyRule,
     Histogram,
     MinMaxRule,
@@ -27,19 +27,19 @@ from export.quantization.calibration import (
     choose_range,
     collect_histograms,
 )
-from export.quantization.equalization import channel_bounds, equalize
-from export.quantization.quantize import pinned_layers, quantize_for_tensorrt, quantized_inputs
-from export.quantization.quantize_x86 import quantize_for_onnxruntime, quantize_for_openvino, region_tensors
-from export.quantization.sensitivity import (
+from handeye.export.quantization.equalization import channel_bounds, equalize
+from handeye.export.quantization.quantize import pinned_layers, quantize_for_tensorrt, quantized_inputs
+from handeye.export.quantization.quantize_x86 import quantize_for_onnxruntime, quantize_for_openvino, region_tensors
+from handeye.export.quantization.sensitivity import (
     SearchResult,
     blocks_of,
     damage_of_blocks,
     outputs_of,
     search_float_blocks,
 )
-from vision.config import Config
-from vision.errors import UserError
-from vision.runtime.manifest import Manifest
+from handeye.vision.config import Config
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.manifest import Manifest
 
 Form = Literal["tensorrt", "onnxruntime", "openvino"]
 JUDGE_ENGINE = "onnxruntime"

@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import onnx
 
-from export.graph.graph_index import LAYERS, GraphIndex, attribute
-from export.quantization.quantize import weight_axis
+from handeye.export.graph.graph_index import LAYERS, GraphIndex, attribute
+from handeye.export.quantization.quantize import weight_axis
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 SUMS = frozenset({"Add"})

@@ -14,8 +14,8 @@ import onnx
 from jaxtyping import Float32, Int8
 from onnx import helper, numpy_helper
 
-from export.graph.graph_index import GraphIndex, replace_inputs
-from export.quantization.calibration import Range
+from handeye.export.graph.graph_index import GraphIndex, replace_inputs
+from handeye.export.quantization.calibration import Range
 
 LARGEST = 127
 """-128 is not used: with it the range would not be symmetric."""

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from export.graph.graph_index import GraphIndex, replace_inputs
-from export.quantization.calibration import Range
-from export.quantization.quantize import (
+from handeye.export.graph.graph_index import GraphIndex, replace_inputs
+from handeye.export.quantization.calibration import Range
+from handeye.export.quantization.quantize import (
     SMALLEST_SCALE,
     PairWriter,
     quantized_inputs,

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 from jaxtyping import Float32
 
-from export.graph.graph_index import GraphIndex
+from handeye.export.graph.graph_index import GraphIndex
 
 NUM_RUNS = 60
 """Into how many runs the layers are divided where the graph has no names of blocks."""

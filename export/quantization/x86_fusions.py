@@ -13,7 +13,7 @@ import onnx
 from jaxtyping import Float32
 from onnx import helper, numpy_helper
 
-from export.graph.graph_index import GraphIndex, attribute
+from handeye.export.graph.graph_index import GraphIndex, attribute
 
 PHASES = {(0, 0), (0, 1), (1, 0), (1, 1)}
 """Rows and columns, even or odd, whose pixels a focus sorts into channels."""

@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from vision.errors import ModelFileError, UserError
-from vision.runtime.engine_file import version_numbers
-from vision.runtime.engines import Shape
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime.engine_file import version_numbers
+from handeye.vision.runtime.engines import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

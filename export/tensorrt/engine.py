@@ -13,13 +13,13 @@ from pathlib import Path
 
 import tensorrt as trt
 
-from export.tensorrt.build_options import BuildOptions, faults_of, refuse_old_version
-from vision.errors import ModelFileError, UserError
-from vision.files import replacing
-from vision.runtime.cuda_driver import CudaDevice, CudaError
-from vision.runtime.engine_file import EngineRecord, sha256_of, write_engine_file
-from vision.runtime.manifest import read_manifest
-from vision.runtime.tensorrt_session import MessageLog
+from handeye.export.tensorrt.build_options import BuildOptions, faults_of, refuse_old_version
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.files import replacing
+from handeye.vision.runtime.cuda_driver import CudaDevice, CudaError
+from handeye.vision.runtime.engine_file import EngineRecord, sha256_of, write_engine_file
+from handeye.vision.runtime.manifest import read_manifest
+from handeye.vision.runtime.tensorrt_session import MessageLog
 
 SHOWN_ERRORS = 3
 ADVICE = {

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from pydantic import Field, model_validator
 
-from robot.camera.intrinsics import Intrinsics
-from robot.errors import CalibrationError
-from robot.transforms import apply_transform, make_transform, rotvec_to_rotation
-from vision.config import Config
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
+from handeye.vision.config import Config
 
 
 class MarkerDictionary(Enum):

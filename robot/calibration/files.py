@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.calibration.board import BoardConfig, BoardDetector, board_pose
-from robot.calibration.hand_eye import HandEye, PosePairs, Setting
-from robot.calibration.refinement import BoardMeasurement, measure, measure_pose
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.config import PoseConfig, Vector3
-from robot.errors import CameraError
-from robot.transforms import nearest_transform, rotation_to_quat_wxyz
-from vision.config import Config, dump_config, load_config
-from vision.errors import ConfigError, UserError
-from vision.files import replacing
-from vision.images import read_image
+from handeye.robot.calibration.board import BoardConfig, BoardDetector, board_pose
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
+from handeye.robot.calibration.refinement import BoardMeasurement, measure, measure_pose
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.config import PoseConfig, Vector3
+from handeye.robot.errors import CameraError
+from handeye.robot.transforms import nearest_transform, rotation_to_quat_wxyz
+from handeye.vision.config import Config, dump_config, load_config
+from handeye.vision.errors import ConfigError, UserError
+from handeye.vision.files import replacing
+from handeye.vision.images import read_image
 
 
 class Provenance(Config):

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.errors import CalibrationError
-from robot.transforms import (
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import (
     inverse,
     make_transform,
     nearest_rotation,

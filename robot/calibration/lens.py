@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from typing_extensions import assert_never
 
-from robot.calibration.board import BoardView, board_pose
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.errors import CalibrationError, CameraError
-from robot.transforms import apply_transform
+from handeye.robot.calibration.board import BoardView, board_pose
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.errors import CalibrationError, CameraError
+from handeye.robot.transforms import apply_transform
 
 MIN_VIEWS = 6
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robot.calibration.board import BoardConfig
-from robot.calibration.hand_eye import HandEye, Setting
-from robot.calibration.refinement import NUM_SHARED, NoiseLevels, Reprojection, measure
-from robot.camera.intrinsics import Intrinsics
-from robot.config import WorkCellConfig
-from robot.errors import CalibrationError, UnreachableError
-from robot.kinematics.collision_geometry import UR10E_PARTS, ArmShape, PlacedArm, lines_cut
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import inverse_kinematics, nearest_turns
-from robot.transforms import apply_transform, inverse, make_transform, rotvec_to_rotation
+from handeye.robot.calibration.board import BoardConfig
+from handeye.robot.calibration.hand_eye import HandEye, Setting
+from handeye.robot.calibration.refinement import NUM_SHARED, NoiseLevels, Reprojection, measure
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import CalibrationError, UnreachableError
+from handeye.robot.kinematics.collision_geometry import UR10E_PARTS, ArmShape, PlacedArm, lines_cut
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import inverse_kinematics, nearest_turns
+from handeye.robot.transforms import apply_transform, inverse, make_transform, rotvec_to_rotation
 
 IsReachable = Callable[[Float[np.ndarray, "4 4"]], bool]
 """Whether the arm can take a tool pose T_base_tool."""

@@ -17,10 +17,16 @@ from jaxtyping import Float, Int64
 from scipy.optimize import least_squares
 from typing_extensions import assert_never
 
-from robot.calibration.hand_eye import HandEye, PosePairs, Setting, tool_motion
-from robot.camera.intrinsics import Intrinsics
-from robot.errors import CalibrationError
-from robot.transforms import apply_transform, cross_matrix, make_transform, rotation_left_jacobian, rotvec_to_rotation
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, tool_motion
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import (
+    apply_transform,
+    cross_matrix,
+    make_transform,
+    rotation_left_jacobian,
+    rotvec_to_rotation,
+)
 
 NUM_SHARED = 12  # translation and rotation of X, then of Z
 _EM_STEPS = 12

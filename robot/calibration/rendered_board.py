@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from robot.calibration.board import BoardConfig, draw_board
-from robot.camera.intrinsics import Intrinsics
-from robot.transforms import inverse
+from handeye.robot.calibration.board import BoardConfig, draw_board
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.transforms import inverse
 
 _BACKGROUND = 140.0
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from robot.calibration.board import BoardDetector, BoardView, board_pose
-from robot.calibration.hand_eye import HandEye, PosePairs, Setting
-from robot.calibration.poses import ViewSpread, random_views, suggest_poses, tool_poses
-from robot.calibration.refinement import NoiseLevels
-from robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from robot.errors import CalibrationError
-from robot.transforms import make_transform, rotvec_to_rotation
+from handeye.robot.calibration.board import BoardDetector, BoardView, board_pose
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
+from handeye.robot.calibration.poses import ViewSpread, random_views, suggest_poses, tool_poses
+from handeye.robot.calibration.refinement import NoiseLevels
+from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import make_transform, rotvec_to_rotation
 
 _CANDIDATES = 120
 _GUESS = NoiseLevels(tool_m=0.01, tool_rad=0.03)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.errors import CameraError
+from handeye.robot.errors import CameraError
 
 # How lenses bend normalised image coordinates (x / z, y / z), and back: OpenCV's pinhole and fisheye models.
 #

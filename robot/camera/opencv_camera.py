@@ -10,12 +10,12 @@ from types import TracebackType
 
 import numpy as np
 
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.rectification import Undistortion
-from robot.errors import CameraError
-from robot.types import Frame
-from vision.errors import SourceError
-from vision.runtime.sources import CameraStream, StreamImage
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.camera.rectification import Undistortion
+from handeye.robot.errors import CameraError
+from handeye.robot.types import Frame
+from handeye.vision.errors import SourceError
+from handeye.vision.runtime.sources import CameraStream, StreamImage
 
 
 class OpencvCamera:

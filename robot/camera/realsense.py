@@ -18,12 +18,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.camera.rectification import DepthAlignment, Undistortion, depth_to_metres
-from robot.errors import CameraError
-from robot.transforms import make_transform, nearest_transform
-from robot.types import Frame
-from vision.errors import MissingPackageError
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.camera.rectification import DepthAlignment, Undistortion, depth_to_metres
+from handeye.robot.errors import CameraError
+from handeye.robot.transforms import make_transform, nearest_transform
+from handeye.robot.types import Frame
+from handeye.vision.errors import MissingPackageError
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.rectification import depth_to_metres
-from robot.errors import CameraError, TransformError
-from robot.transforms import nearest_transform
-from robot.types import Frame
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.camera.rectification import depth_to_metres
+from handeye.robot.errors import CameraError, TransformError
+from handeye.robot.transforms import nearest_transform
+from handeye.robot.types import Frame
 
 # Recorded poses are printed with few digits; a rotation is accepted up to this and then made exact.
 _POSE_TOLERANCE = 1e-2

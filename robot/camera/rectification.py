@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, UInt8, UInt16
 
-from robot.camera.intrinsics import Intrinsics
-from robot.errors import CameraError
-from robot.transforms import require_transform, rotate_vectors
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.errors import CameraError
+from handeye.robot.transforms import require_transform, rotate_vectors
 
 
 class Undistortion:

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from typing_extensions import assert_never
 
-from robot.control.loop import ControlLoop, Tick
-from robot.interfaces import Outcome, PickTask
+from handeye.robot.control.loop import ControlLoop, Tick
+from handeye.robot.interfaces import Outcome, PickTask
 
 EPISODE_TIMEOUT = "episode_timeout"
 """The policy had come to no end when the episode's time was over."""

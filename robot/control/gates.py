@@ -13,9 +13,9 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Float
 
-from robot.kinematics.forward import SingularityMargins, singularity_measures
-from robot.kinematics.limits import JointLimits
-from robot.types import NUM_JOINTS
+from handeye.robot.kinematics.forward import SingularityMargins, singularity_measures
+from handeye.robot.kinematics.limits import JointLimits
+from handeye.robot.types import NUM_JOINTS
 
 _ROUNDING = 1e-6  # relative; a motion planned exactly at a limit passes
 JOINT_NAMES = tuple(f"joint {i + 1}" for i in range(NUM_JOINTS))

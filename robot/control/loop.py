@@ -13,13 +13,13 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from robot.control.gates import GateViolation
-from robot.control.safety import GateDecision, SafetyGates
-from robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
-from robot.motion.set_points import ChunkFollower, Interpolation, SetPoint
-from robot.perception.pipeline import JointHistory, Percept, Perception
-from robot.timing import StageTimer
-from robot.types import ActionChunk, JointState, Observation, Track
+from handeye.robot.control.gates import GateViolation
+from handeye.robot.control.safety import GateDecision, SafetyGates
+from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
+from handeye.robot.motion.set_points import ChunkFollower, Interpolation, SetPoint
+from handeye.robot.perception.pipeline import JointHistory, Percept, Perception
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import ActionChunk, JointState, Observation, Track
 
 EARLY_S = 1e-6
 """Stamps that differ by less than this are the same time: they are sums of rounded steps."""

@@ -15,9 +15,9 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Float
 
-from robot.control.loop import Tick
-from robot.types import Track
-from vision.errors import SourceError
+from handeye.robot.control.loop import Tick
+from handeye.robot.types import Track
+from handeye.vision.errors import SourceError
 
 DECIMALS = 7
 """A tenth of a micrometre, a tenth of a microradian, a tenth of a microsecond."""

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
-from robot.config import WorkCellConfig
-from robot.control.gates import (
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.control.gates import (
     GateReason,
     Violations,
     check_acceleration,
@@ -31,14 +31,14 @@ from robot.control.gates import (
     check_velocity,
     check_workspace,
 )
-from robot.errors import SafetyError
-from robot.kinematics.collision_geometry import points_of_cell
-from robot.kinematics.forward import SingularityMargins, link_frames
-from robot.kinematics.limits import joint_limits_from_config
-from robot.transforms import apply_transform
-from robot.types import NUM_JOINTS
-from vision.config import Config
-from vision.errors import ConfigError
+from handeye.robot.errors import SafetyError
+from handeye.robot.kinematics.collision_geometry import points_of_cell
+from handeye.robot.kinematics.forward import SingularityMargins, link_frames
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.transforms import apply_transform
+from handeye.robot.types import NUM_JOINTS
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,8 +10,8 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Float
 
-from robot.config import WorkCellConfig
-from robot.datasets.episode_checks import (
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.datasets.episode_checks import (
     SHORT,
     Bounds,
     CheckSettings,
@@ -25,10 +25,10 @@ from robot.datasets.episode_checks import (
     joint_bounds,
     number_names,
 )
-from robot.datasets.format import BOOK_KEEPING, Feature
-from robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
-from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
-from vision.errors import DatasetError
+from handeye.robot.datasets.format import BOOK_KEEPING, Feature
+from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.vision.errors import DatasetError
 
 NO_STREAM, UNREADABLE, NO_PICTURES = "missing stream", "unreadable episode", "missing pictures"
 OTHER_SIZE, OTHER_RATE = "pictures of another size", "video of another rate"

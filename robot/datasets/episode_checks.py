@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Num, Shaped
 
-from robot.config import WorkCellConfig
-from robot.datasets.format import Feature
-from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.datasets.format import Feature
+from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 
 NOT_FINITE, BOOKS = "number that is not finite", "wrong book-keeping"
 BACKWARDS, GAP, RATE = "time that does not go on", "gap in time", "another rate"

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vision.errors import DatasetError, MissingPackageError
-from vision.files import write_json
+from handeye.vision.errors import DatasetError, MissingPackageError
+from handeye.vision.files import write_json
 
 VERSION = "v3.0"
 INFO_PATH = "meta/info.json"

@@ -12,9 +12,18 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from robot.datasets.format import STATS_PATH, TASKS_PATH, DatasetInfo, Episode, Feature, read_info, read_table, to_numpy
-from robot.datasets.video import read_video
-from vision.errors import DatasetError
+from handeye.robot.datasets.format import (
+    STATS_PATH,
+    TASKS_PATH,
+    DatasetInfo,
+    Episode,
+    Feature,
+    read_info,
+    read_table,
+    to_numpy,
+)
+from handeye.robot.datasets.video import read_video
+from handeye.vision.errors import DatasetError
 
 Place = tuple[int, int]
 """Chunk and file index."""

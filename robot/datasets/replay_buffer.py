@@ -18,8 +18,8 @@ import numcodecs
 import numpy as np
 from pydantic import Field
 
-from vision.config import Config
-from vision.errors import DatasetError
+from handeye.vision.config import Config
+from handeye.vision.errors import DatasetError
 
 
 class ColumnConfig(Config):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.errors import DatasetError, MissingPackageError
+from handeye.vision.errors import DatasetError, MissingPackageError
 
 CODEC, PIXELS, QUALITY, KEY_EVERY = "libx264", "yuv420p", 20, 2
 MISSING = "videos need the package av: pip install 'handeye[demonstrations]'"

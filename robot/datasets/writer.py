@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from robot.datasets.format import (
+from handeye.robot.datasets.format import (
     BOOK_KEEPING,
     EPISODES_PATH,
     FILES_IN_CHUNK,
@@ -35,10 +35,10 @@ from robot.datasets.format import (
     require_same_origin,
     save_origin,
 )
-from robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
-from robot.datasets.video import video_info, write_video
-from vision.errors import DatasetError
-from vision.files import write_json
+from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from handeye.robot.datasets.video import video_info, write_video
+from handeye.vision.errors import DatasetError
+from handeye.vision.files import write_json
 
 STAGING = ".staging"
 """Folder in the data set for files that are not whole yet; readers look elsewhere."""

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from robot.config import Vector3, WorkCellConfig
-from robot.kinematics.forward import link_frames
-from robot.transforms import make_transform, rotvec_to_rotation
-from robot.types import NUM_JOINTS
+from handeye.robot.config import Vector3, WorkCellConfig
+from handeye.robot.kinematics.forward import link_frames
+from handeye.robot.transforms import make_transform, rotvec_to_rotation
+from handeye.robot.types import NUM_JOINTS
 
 PALM_START_M, PALM_END_M = 0.03, 0.095
 PALM_HALF_XY_M = (0.050, 0.030)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from robot.types import NUM_JOINTS
-from vision.errors import ConfigError
+from handeye.robot.types import NUM_JOINTS
+from handeye.vision.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

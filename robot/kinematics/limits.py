@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robot.config import JointLimitsConfig
-from robot.types import NUM_JOINTS
-from vision.errors import ConfigError
+from handeye.robot.config import JointLimitsConfig
+from handeye.robot.types import NUM_JOINTS
+from handeye.vision.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

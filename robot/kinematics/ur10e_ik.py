@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from robot.errors import JointLimitError, UnreachableError
-from robot.kinematics.forward import UR10E
-from robot.kinematics.limits import JointLimits
-from robot.types import NUM_JOINTS
+from handeye.robot.errors import JointLimitError, UnreachableError
+from handeye.robot.kinematics.forward import UR10E
+from handeye.robot.kinematics.limits import JointLimits
+from handeye.robot.types import NUM_JOINTS
 
 _D1, _D4, _D5, _D6 = UR10E.d_m[0], UR10E.d_m[3], UR10E.d_m[4], UR10E.d_m[5]
 _A2, _A3 = UR10E.a_m[1], UR10E.a_m[2]

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from robot.policies.onnx_policy import PolicySignature
-from vision.backbones.resnet import ResNet, ResNetConfig
-from vision.config import Config
-from vision.layers.attention import sine_positions
-from vision.layers.transformer import DecoderLayer, EncoderLayer
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig
+from handeye.vision.config import Config
+from handeye.vision.layers.attention import sine_positions
+from handeye.vision.layers.transformer import DecoderLayer, EncoderLayer
 
 # The style of a demonstration as a few numbers: the encoder of ACT's conditional autoencoder.
 #

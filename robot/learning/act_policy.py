@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from pydantic import Field
 from torch import Tensor, nn
 
-from robot.learning.act import Act, ActConfig, ActInputs, Demonstration
-from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY, PolicySignature
-from vision.config import Config
-from vision.errors import ConfigError, DatasetError, UserError
+from handeye.robot.learning.act import Act, ActConfig, ActInputs, Demonstration
+from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY, PolicySignature
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError, DatasetError, UserError
 
 # Mean and standard deviation of what a policy sees and does: networks learn numbers around zero of size one.
 #

@@ -13,15 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from robot.learning.act import Act, ActConfig
-from robot.learning.act_policy import ActPolicy, ActPolicyConfig
-from robot.policies.onnx_policy import PolicySignature
-from vision.checkpoints.detr import LAYER_RENAMES
-from vision.checkpoints.key_map import KeyMap
-from vision.checkpoints.native import require_fit
-from vision.checkpoints.torchvision_backbones import plain_renames
-from vision.errors import ConfigError, DatasetError, ModelFileError, UserError
-from vision.files import replacing
+from handeye.robot.learning.act import Act, ActConfig
+from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.vision.checkpoints.detr import LAYER_RENAMES
+from handeye.vision.checkpoints.key_map import KeyMap
+from handeye.vision.checkpoints.native import require_fit
+from handeye.vision.checkpoints.torchvision_backbones import plain_renames
+from handeye.vision.errors import ConfigError, DatasetError, ModelFileError, UserError
+from handeye.vision.files import replacing
 
 FORMAT = "handeye-policy-1"
 

@@ -7,13 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robot.datasets.replay_buffer import ColumnConfig
-from robot.learning.act import ActLossConfig
-from robot.learning.act_policy import ActPolicyConfig
-from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
-from vision.config import Config
-from vision.training.optimizer import AdamWConfig, OptimizerConfig, WeightAverageConfig
-from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
+from handeye.robot.datasets.replay_buffer import ColumnConfig
+from handeye.robot.learning.act import ActLossConfig
+from handeye.robot.learning.act_policy import ActPolicyConfig
+from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
+from handeye.vision.config import Config
+from handeye.vision.training.optimizer import AdamWConfig, OptimizerConfig, WeightAverageConfig
+from handeye.vision.training.schedules import CosineScheduleConfig, ScheduleConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]
 

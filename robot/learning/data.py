@@ -17,11 +17,11 @@ from jaxtyping import Bool, Float, Float32, Int, UInt8
 from torch import Tensor
 from typing_extensions import assert_never
 
-from robot.datasets.reader import EpisodeDataset
-from robot.datasets.replay_buffer import ReplayBuffer
-from robot.learning.act_policy import ActPolicy, Observations, Statistics
-from robot.learning.config import LeRobotDataConfig, ReplayBufferDataConfig, SplitConfig, TrainPolicyConfig
-from robot.policies.onnx_policy import (
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.replay_buffer import ReplayBuffer
+from handeye.robot.learning.act_policy import ActPolicy, Observations, Statistics
+from handeye.robot.learning.config import LeRobotDataConfig, ReplayBufferDataConfig, SplitConfig, TrainPolicyConfig
+from handeye.robot.policies.onnx_policy import (
     ACTION_KEY,
     ENVIRONMENT_KEY,
     IMAGE_PREFIX,
@@ -29,8 +29,8 @@ from robot.policies.onnx_policy import (
     PolicySignature,
     resize_image,
 )
-from vision.checkpoints.published import load_official_backbone, read_published_file
-from vision.errors import ConfigError, DatasetError, UserError
+from handeye.vision.checkpoints.published import load_official_backbone, read_published_file
+from handeye.vision.errors import ConfigError, DatasetError, UserError
 
 
 @runtime_checkable

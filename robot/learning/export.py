@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from robot.learning.act_policy import ActPolicy, Observations
-from robot.policies.onnx_policy import (
+from handeye.robot.learning.act_policy import ActPolicy, Observations
+from handeye.robot.policies.onnx_policy import (
     ENVIRONMENT_KEY,
     METADATA_KEY,
     OUTPUT_NAME,
@@ -28,10 +28,10 @@ from robot.policies.onnx_policy import (
     PolicyManifest,
     StateStatistics,
 )
-from vision.files import replacing
-from vision.layers.attention import MultiHeadAttention
-from vision.runtime.engines import installed_engines, open_session
-from vision.runtime.manifest import parse_onnx
+from handeye.vision.files import replacing
+from handeye.vision.layers.attention import MultiHeadAttention
+from handeye.vision.runtime.engines import installed_engines, open_session
+from handeye.vision.runtime.manifest import parse_onnx
 
 OPSET = 17
 PARITY_OBSERVATIONS = 8

@@ -16,13 +16,13 @@ from jaxtyping import Float
 from pydantic import ConfigDict, Field
 from torch import Tensor
 
-from robot.learning.act import ActConfig
-from robot.learning.act_policy import ActPolicy, ActPolicyConfig
-from robot.learning.checkpoint import LEROBOT_KEYS, require_finite
-from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
-from vision.checkpoints.published import read_published_file
-from vision.config import Config, validate_config
-from vision.errors import ConfigError, ModelFileError
+from handeye.robot.learning.act import ActConfig
+from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig
+from handeye.robot.learning.checkpoint import LEROBOT_KEYS, require_finite
+from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
+from handeye.vision.checkpoints.published import read_published_file
+from handeye.vision.config import Config, validate_config
+from handeye.vision.errors import ConfigError, ModelFileError
 
 WEIGHTS_FILE = "model.safetensors"
 WORDS = {STATE_KEY: "state", ENVIRONMENT_KEY: "environment", ACTION_KEY: "action"}

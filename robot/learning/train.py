@@ -15,20 +15,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from robot.learning.act import act_loss, action_error
-from robot.learning.act_policy import ActPolicy
-from robot.learning.checkpoint import save_policy
-from robot.learning.config import TrainPolicyConfig
-from robot.learning.data import PolicyBatch, TrainingFrames, frames_of_step, new_policy, read_training_frames
-from vision.evaluation.plots import plot_losses
-from vision.files import write_json
-from vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
-from vision.training.console import ProgressDisplay, StopRequest
-from vision.training.distributed import TrainingError
-from vision.training.optimizer import WeightAverage, build_optimizer
-from vision.training.precision import settle_precision
-from vision.training.run_folder import RunFolder
-from vision.training.schedules import RateSetter, build_schedule
+from handeye.robot.learning.act import act_loss, action_error
+from handeye.robot.learning.act_policy import ActPolicy
+from handeye.robot.learning.checkpoint import save_policy
+from handeye.robot.learning.config import TrainPolicyConfig
+from handeye.robot.learning.data import PolicyBatch, TrainingFrames, frames_of_step, new_policy, read_training_frames
+from handeye.vision.evaluation.plots import plot_losses
+from handeye.vision.files import write_json
+from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
+from handeye.vision.training.console import ProgressDisplay, StopRequest
+from handeye.vision.training.distributed import TrainingError
+from handeye.vision.training.optimizer import WeightAverage, build_optimizer
+from handeye.vision.training.precision import settle_precision
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.schedules import RateSetter, build_schedule
 
 VALIDATION_BATCH = 256
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from robot.errors import MotionPlanningError
-from vision.errors import MissingPackageError
+from handeye.robot.errors import MotionPlanningError
+from handeye.vision.errors import MissingPackageError
 
 if TYPE_CHECKING:
     import ruckig

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.errors import ActionError
-from robot.types import NUM_JOINTS, ActionChunk
+from handeye.robot.errors import ActionError
+from handeye.robot.types import NUM_JOINTS, ActionChunk
 
 _ON_A_ROW = 1e-6  # part of a row's period; a stamp this near to a row means that row
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from robot.errors import MotionPlanningError, SingularityError, UnreachableError
-from robot.kinematics.forward import SingularityMargins, geometric_jacobian, singularity_measures
-from robot.kinematics.limits import JointLimits
-from robot.kinematics.ur10e_ik import inverse_kinematics_branches, wrap_angle
-from robot.motion.jerk_limited import Bounds, brake_to_rest, state_to_rest
-from robot.transforms import make_transform, require_transform, rotation_to_rotvec, rotvec_to_rotation
-from robot.types import NUM_JOINTS, ActionChunk
-from vision.errors import ConfigError
+from handeye.robot.errors import MotionPlanningError, SingularityError, UnreachableError
+from handeye.robot.kinematics.forward import SingularityMargins, geometric_jacobian, singularity_measures
+from handeye.robot.kinematics.limits import JointLimits
+from handeye.robot.kinematics.ur10e_ik import inverse_kinematics_branches, wrap_angle
+from handeye.robot.motion.jerk_limited import Bounds, brake_to_rest, state_to_rest
+from handeye.robot.transforms import make_transform, require_transform, rotation_to_rotvec, rotvec_to_rotation
+from handeye.robot.types import NUM_JOINTS, ActionChunk
+from handeye.vision.errors import ConfigError
 
 _LIMIT_TOLERANCE_RAD = 1e-9
 _SAME_PLACE_RAD = 1e-6  # start_qpos and T_base_start may differ by this; a step of it passes every limit unnoticed

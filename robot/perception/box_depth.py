@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 from pydantic import Field
 
-from robot.errors import RobotError
-from vision.config import Config
+from handeye.robot.errors import RobotError
+from handeye.vision.config import Config
 
 MAX_PLAUSIBLE_DEPTH_M = 100.0
 _MAD_TO_SIGMA = 1.4826  # of a normal distribution

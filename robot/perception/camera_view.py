@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Float, Int64
 from pydantic import Field
 
-from robot.camera.intrinsics import check_fits_image, check_pinhole
-from robot.errors import RobotError
-from robot.perception.box_depth import BoxDepth, DepthConfig, check_depth
-from robot.transforms import apply_transform, inverse, require_transform, rotate_vectors
-from robot.types import Frame
-from vision.config import Config
+from handeye.robot.camera.intrinsics import check_fits_image, check_pinhole
+from handeye.robot.errors import RobotError
+from handeye.robot.perception.box_depth import BoxDepth, DepthConfig, check_depth
+from handeye.robot.transforms import apply_transform, inverse, require_transform, rotate_vectors
+from handeye.robot.types import Frame
+from handeye.vision.config import Config
 
 # Pixel rays and where they meet a plane: what is left of 3D without depth, and the depth that a table would show.
 #

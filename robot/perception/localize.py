@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.perception.box_depth import BoxDepth, NoDepth, measure_box_depth
-from robot.perception.camera_view import Located, ProjectionConfig, View, plane_inverse_depth
-from robot.perception.tabletop import locate_on_ray, locate_standing, locate_surface
-from robot.types import Frame, ObjectPosition
-from vision.runtime.detections import Detections
+from handeye.robot.perception.box_depth import BoxDepth, NoDepth, measure_box_depth
+from handeye.robot.perception.camera_view import Located, ProjectionConfig, View, plane_inverse_depth
+from handeye.robot.perception.tabletop import locate_on_ray, locate_standing, locate_surface
+from handeye.robot.types import Frame, ObjectPosition
+from handeye.vision.runtime.detections import Detections
 
 
 def locate_objects(

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 
-from robot.errors import RobotError
-from robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
-from robot.perception.track_filter import (
+from handeye.robot.errors import RobotError
+from handeye.robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
+from handeye.robot.perception.track_filter import (
     Attributes,
     YawFilter,
     constant_velocity,
@@ -24,8 +24,8 @@ from robot.perception.track_filter import (
     predict,
     update,
 )
-from robot.types import ObjectPosition, Track, TrackStatus
-from vision.config import Config
+from handeye.robot.types import ObjectPosition, Track, TrackStatus
+from handeye.vision.config import Config
 
 Visible = Callable[[Float[np.ndarray, " 3"]], bool]
 """Whether an object at p_base would be seen by the camera now: inside the image and not behind something."""

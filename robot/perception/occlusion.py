@@ -12,12 +12,12 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.kinematics.collision_geometry import PlacedArm, points_on_arm
-from robot.perception.camera_view import ProjectionConfig, pixel_rays
-from robot.transforms import apply_transform, inverse
-from robot.types import Frame
-from vision.config import Config
-from vision.runtime.detections import Detections
+from handeye.robot.kinematics.collision_geometry import PlacedArm, points_on_arm
+from handeye.robot.perception.camera_view import ProjectionConfig, pixel_rays
+from handeye.robot.transforms import apply_transform, inverse
+from handeye.robot.types import Frame
+from handeye.vision.config import Config
+from handeye.vision.runtime.detections import Detections
 
 
 class VisibilityConfig(Config):

@@ -12,17 +12,17 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from robot.errors import CameraError
-from robot.kinematics.collision_geometry import ArmShape, PlacedArm, occluded_by_arm
-from robot.kinematics.forward import forward_kinematics
-from robot.perception.camera_view import ProjectionConfig
-from robot.perception.localize import locate_objects
-from robot.perception.object_tracker import ObjectTracker, TrackerConfig, Visible
-from robot.perception.occlusion import VisibilityConfig, build_visibility, without_arm
-from robot.timing import StageTimer
-from robot.types import Frame, JointState, ObjectPosition, Track
-from vision.config import Config
-from vision.runtime.detections import Detections
+from handeye.robot.errors import CameraError
+from handeye.robot.kinematics.collision_geometry import ArmShape, PlacedArm, occluded_by_arm
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.perception.camera_view import ProjectionConfig
+from handeye.robot.perception.localize import locate_objects
+from handeye.robot.perception.object_tracker import ObjectTracker, TrackerConfig, Visible
+from handeye.robot.perception.occlusion import VisibilityConfig, build_visibility, without_arm
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import Frame, JointState, ObjectPosition, Track
+from handeye.vision.config import Config
+from handeye.vision.runtime.detections import Detections
 
 HISTORY_S = 0.5
 """Joint states are kept this long; an exposure that lies further back is too old to act upon."""

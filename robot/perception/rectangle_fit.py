@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from scipy.optimize import least_squares
 
-from robot.perception.box_depth import BoxDepth
-from robot.perception.camera_view import View, pixels_on_plane
-from robot.transforms import apply_transform, inverse
+from handeye.robot.perception.box_depth import BoxDepth
+from handeye.robot.perception.camera_view import View, pixels_on_plane
+from handeye.robot.transforms import apply_transform, inverse
 
 _MIN_RECTANGULARITY = 0.5
 _SAME_SIDE_COSINE = 0.8

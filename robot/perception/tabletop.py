@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from robot.perception.box_depth import BoxDepth
-from robot.perception.camera_view import (
+from handeye.robot.perception.box_depth import BoxDepth
+from handeye.robot.perception.camera_view import (
     Located,
     View,
     averaged_depth_sigma,
@@ -21,8 +21,8 @@ from robot.perception.camera_view import (
     pixels_on_plane,
     plane_jacobians,
 )
-from robot.perception.rectangle_fit import Footprint, Rectangle, fit_footprint, fit_touching, reaches_beyond
-from robot.transforms import apply_transform, inverse, rotate_vectors
+from handeye.robot.perception.rectangle_fit import Footprint, Rectangle, fit_footprint, fit_touching, reaches_beyond
+from handeye.robot.transforms import apply_transform, inverse, rotate_vectors
 
 _MIN_TOLERANCE_M = 0.003
 _TOP_QUANTILE = 0.9

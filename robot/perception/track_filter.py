@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from robot.types import ObjectPosition
+from handeye.robot.types import ObjectPosition
 
 
 def constant_velocity(

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 
-from robot.errors import RobotError
-from robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
-from robot.perception.object_tracker import Visible
-from robot.perception.track_filter import (
+from handeye.robot.errors import RobotError
+from handeye.robot.perception.association import Pairs, assign_pairs, chi_square_gate, pairs_within
+from handeye.robot.perception.object_tracker import Visible
+from handeye.robot.perception.track_filter import (
     constant_velocity,
     mahalanobis_squared,
     position_measurement,
@@ -23,8 +23,8 @@ from robot.perception.track_filter import (
     update,
     wrap_angle,
 )
-from robot.perception.upright_boxes import Volumes
-from vision.config import Config
+from handeye.robot.perception.upright_boxes import Volumes
+from handeye.vision.config import Config
 
 _H = position_measurement(3)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from typing_extensions import assert_never
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 ON_A_ROW = 1e-6
 """Part of a period; a time this near to a row means that row."""

@@ -13,13 +13,20 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.interfaces import PickTask, PolicyStatus
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.hand_motion import HandMotion, HandMotionConfig
-from robot.policies.pick_state import HELD_OPENING_M, NOT_BEGUN, STILL_M_S, PickProgress, PickState, PickStateReader
-from robot.types import ActionChunk, Observation
-from vision.config import Config
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import PickTask, PolicyStatus
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.hand_motion import HandMotion, HandMotionConfig
+from handeye.robot.policies.pick_state import (
+    HELD_OPENING_M,
+    NOT_BEGUN,
+    STILL_M_S,
+    PickProgress,
+    PickState,
+    PickStateReader,
+)
+from handeye.robot.types import ActionChunk, Observation
+from handeye.vision.config import Config
 
 # The teacher of learned policies: a feedback law from the state of a pick to where the hand should go next.
 #

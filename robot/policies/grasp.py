@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.errors import KinematicsError
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.transforms import apply_transform, inverse, make_transform
-from robot.types import Frame, Track
-from vision.config import Config
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import KinematicsError
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.transforms import apply_transform, inverse, make_transform
+from handeye.robot.types import Frame, Track
+from handeye.vision.config import Config
 
 
 class GraspConfig(Config):

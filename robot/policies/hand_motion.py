@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.errors import KinematicsError
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.policies.grasp import tool_pose_down
-from vision.config import Config
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import KinematicsError
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.policies.grasp import tool_pose_down
+from handeye.vision.config import Config
 
 
 class HandMotionConfig(Config):

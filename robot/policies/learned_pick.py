@@ -13,23 +13,29 @@ import numpy as np
 from jaxtyping import Float, Float32
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.demonstration_sink import SCENE, WRIST, SceneView, ticks_per_row
-from robot.errors import KinematicsError, PolicyInputError
-from robot.interfaces import PickTask, PolicyStatus
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.motion.set_points import SetPointLimiter
-from robot.policies.chunk_execution import BlendingConfig, ChunkPredictor, EnsembledConfig, Images, build_blending
-from robot.policies.grasp import tool_pose_down
-from robot.policies.onnx_policy import OnnxPolicy
-from robot.policies.pick_state import ACTION_NAMES, NOT_BEGUN, STATE_NAMES, PickProgress, PickStateReader
-from robot.timing import StageTimer
-from robot.types import NUM_JOINTS, ActionChunk, Frame, Observation
-from vision.config import Config
-from vision.errors import ModelFileError, UserError
-from vision.runtime.engines import Precision
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.demonstration_sink import SCENE, WRIST, SceneView, ticks_per_row
+from handeye.robot.errors import KinematicsError, PolicyInputError
+from handeye.robot.interfaces import PickTask, PolicyStatus
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.motion.set_points import SetPointLimiter
+from handeye.robot.policies.chunk_execution import (
+    BlendingConfig,
+    ChunkPredictor,
+    EnsembledConfig,
+    Images,
+    build_blending,
+)
+from handeye.robot.policies.grasp import tool_pose_down
+from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.robot.policies.pick_state import ACTION_NAMES, NOT_BEGUN, STATE_NAMES, PickProgress, PickStateReader
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import NUM_JOINTS, ActionChunk, Frame, Observation
+from handeye.vision.config import Config
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime.engines import Precision
 
 EARLY_S = 1e-6
 UNUSUAL = 10.0

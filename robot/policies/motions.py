@@ -13,13 +13,19 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import joint_limits_from_config
-from robot.motion.set_points import Interpolation, interpolate_chunk
-from robot.motion.trajectory import JointTrajectory, ToolLimits, plan_brake, plan_joint_motion, plan_linear_motion
-from robot.types import ActionChunk, Frame, JointState, Observation
-from vision.config import Config
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.motion.trajectory import (
+    JointTrajectory,
+    ToolLimits,
+    plan_brake,
+    plan_joint_motion,
+    plan_linear_motion,
+)
+from handeye.robot.types import ActionChunk, Frame, JointState, Observation
+from handeye.vision.config import Config
 
 
 class MotionConfig(Config):

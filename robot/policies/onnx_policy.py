@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from robot.errors import PolicyInputError
-from vision.config import Config
-from vision.errors import ModelFileError
-from vision.runtime.engines import EngineChoice, Precision, Session, open_session
-from vision.runtime.manifest import read_onnx_file
+from handeye.robot.errors import PolicyInputError
+from handeye.vision.config import Config
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.engines import EngineChoice, Precision, Session, open_session
+from handeye.vision.runtime.manifest import read_onnx_file
 
 OUTPUT_NAME = "action_chunk"
 

@@ -13,11 +13,11 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Float, Float32
 
-from robot.config import WorkCellConfig
-from robot.interfaces import Outcome, PickTask, PolicyStatus
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.target_selection import Look, is_in_place
-from robot.types import NUM_JOINTS, JointState, Observation, Track, TrackStatus
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.target_selection import Look, is_in_place
+from handeye.robot.types import NUM_JOINTS, JointState, Observation, Track, TrackStatus
 
 STATE_NAMES = (
     *(f"qpos_{joint}" for joint in range(1, NUM_JOINTS + 1)),

@@ -13,15 +13,22 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from robot.config import WorkCellConfig
-from robot.interfaces import PickTask
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.grasp import Grasp, GraspConfig, GraspPlanner, camera_pose_down, points_around, tool_pose_down
-from robot.policies.motions import MotionConfig, Motions, Script
-from robot.policies.target_selection import Look, is_in_place
-from robot.transforms import translation
-from robot.types import Observation, Track
-from vision.config import Config
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import PickTask
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.grasp import (
+    Grasp,
+    GraspConfig,
+    GraspPlanner,
+    camera_pose_down,
+    points_around,
+    tool_pose_down,
+)
+from handeye.robot.policies.motions import MotionConfig, Motions, Script
+from handeye.robot.policies.target_selection import Look, is_in_place
+from handeye.robot.transforms import translation
+from handeye.robot.types import Observation, Track
+from handeye.vision.config import Config
 
 
 class LookConfig(Config):

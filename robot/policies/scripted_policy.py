@@ -5,12 +5,12 @@ It knows what a real cell knows: its configuration, joint states, frames and tra
 
 from __future__ import annotations
 
-from robot.config import WorkCellConfig
-from robot.errors import KinematicsError, MotionPlanningError
-from robot.interfaces import Outcome, PickTask, PolicyStatus
-from robot.policies.motions import Motions, Script
-from robot.policies.scripted_pick import GaveUp, PickScript, PickSkillConfig, Stage, Trouble
-from robot.types import ActionChunk, Observation
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import KinematicsError, MotionPlanningError
+from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
+from handeye.robot.policies.motions import Motions, Script
+from handeye.robot.policies.scripted_pick import GaveUp, PickScript, PickSkillConfig, Stage, Trouble
+from handeye.robot.types import ActionChunk, Observation
 
 
 class PickSkill:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from robot.interfaces import PickTask
-from robot.types import Track, TrackStatus
+from handeye.robot.interfaces import PickTask
+from handeye.robot.types import Track, TrackStatus
 
 IN_PLACE_MARGIN_M = 0.03
 """An object whose centre is measured this far outside of the place's walls is not in it."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from typing_extensions import assert_never
 
-from robot.simulator.objects import Profile, Rgba, Vector3
+from handeye.robot.simulator.objects import Profile, Rgba, Vector3
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,14 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from robot.config import WorkCellConfig
-from robot.errors import CameraError
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.physics import Physics
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer
-from robot.simulator.sensor_noise import develop, noisy_depth
-from robot.types import Frame
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import CameraError
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.physics import Physics
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer
+from handeye.robot.simulator.sensor_noise import develop, noisy_depth
+from handeye.robot.types import Frame
 
 _ROUNDING_S = 1e-6
 

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator.appearance import draw_appearance
-from robot.simulator.camera import SimulatedCamera
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import Fault, FaultSchedule
-from robot.simulator.layout import Area, Layout, object_pose, settle
-from robot.simulator.objects import CUBE_CLASSES, SceneObject
-from robot.simulator.physics import Physics
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer
-from robot.simulator.scene import Scene, build_scene, film_camera, resized_camera
-from robot.simulator.servo_arm import SimulatedArm
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.camera import SimulatedCamera
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.faults import Fault, FaultSchedule
+from handeye.robot.simulator.layout import Area, Layout, object_pose, settle
+from handeye.robot.simulator.objects import CUBE_CLASSES, SceneObject
+from handeye.robot.simulator.physics import Physics
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer
+from handeye.robot.simulator.scene import Scene, build_scene, film_camera, resized_camera
+from handeye.robot.simulator.servo_arm import SimulatedArm
 
 _ATTEMPTS = 50
 _SETTLE_S = 0.3

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from robot.simulator.objects import Profile
-from robot.simulator.rendering import RendererKind
-from robot.simulator.sensor_noise import DepthNoiseConfig
-from vision.config import Config
+from handeye.robot.simulator.objects import Profile
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig
+from handeye.vision.config import Config
 
 
 class SimulatorConfig(Config):

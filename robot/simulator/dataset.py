@@ -18,13 +18,13 @@ from typing import Any
 
 import cv2
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator.gl_renderer import find_gl_backend
-from robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
-from robot.simulator.rendering import RendererKind
-from robot.simulator.samples import Example, Studio
-from vision.errors import DatasetError
-from vision.files import write_json
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.simulator.gl_renderer import find_gl_backend
+from handeye.robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.samples import Example, Studio
+from handeye.vision.errors import DatasetError
+from handeye.vision.files import write_json
 
 JPEG_QUALITY = 95
 _CHUNK = 8

@@ -12,14 +12,14 @@ import numpy as np
 from pydantic import Field
 from typing_extensions import assert_never
 
-from robot.config import TableConfig
-from robot.simulator.camera import SimulatedCamera
-from robot.simulator.layout import move_object, object_pose
-from robot.simulator.physics import Physics
-from robot.simulator.robot_model import PAD_NAMES
-from robot.simulator.scene import Scene
-from robot.simulator.servo_arm import SimulatedArm
-from vision.config import Config
+from handeye.robot.config import TableConfig
+from handeye.robot.simulator.camera import SimulatedCamera
+from handeye.robot.simulator.layout import move_object, object_pose
+from handeye.robot.simulator.physics import Physics
+from handeye.robot.simulator.robot_model import PAD_NAMES
+from handeye.robot.simulator.scene import Scene
+from handeye.robot.simulator.servo_arm import SimulatedArm
+from handeye.vision.config import Config
 
 NUDGE_TRIES = 80
 NUDGE_GAP_M = 0.03

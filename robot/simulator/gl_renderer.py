@@ -17,9 +17,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Int32
 
-from robot.config import CameraConfig
-from robot.simulator.rendering import Rendering
-from robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Scene
+from handeye.robot.config import CameraConfig
+from handeye.robot.simulator.rendering import Rendering
+from handeye.robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Scene
 
 _MAX_GEOMS = 500
 

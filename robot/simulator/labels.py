@@ -16,11 +16,11 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Int32
 
-from robot.config import CameraConfig
-from robot.simulator.layout import object_pose
-from robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
-from robot.simulator.scene import NEAR_M, Scene
-from robot.transforms import quat_wxyz_to_rotation
+from handeye.robot.config import CameraConfig
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
+from handeye.robot.simulator.scene import NEAR_M, Scene
+from handeye.robot.transforms import quat_wxyz_to_rotation
 
 MIN_VISIBLE_FRACTION = 0.25
 MIN_SIDE_PX = 6

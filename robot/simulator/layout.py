@@ -12,9 +12,9 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from robot.config import WorkCellConfig
-from robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, draw_cube, draw_distractor
-from robot.simulator.scene import PHYSICS_DT_S, Scene, arm_addresses
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.scene import PHYSICS_DT_S, Scene, arm_addresses
 
 _ATTEMPTS = 60
 _DROP_M = 0.002

@@ -7,7 +7,7 @@ from numbers import Integral
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from robot.config import CameraConfig
+from handeye.robot.config import CameraConfig
 
 Numbers = Iterable[float | int]
 Value = str | float | int | Numbers

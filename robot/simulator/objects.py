@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from typing_extensions import assert_never
 
-from robot.config import WorkCellConfig
-from robot.simulator.mjcf import add
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.mjcf import add
 
 CUBE_CLASSES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 CLUTTER_CLASS = "clutter"

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import mujoco
 
-from robot.simulator.scene import PHYSICS_DT_S, Scene
+from handeye.robot.simulator.scene import PHYSICS_DT_S, Scene
 
 Hook = Callable[[float], None]
 _ROUNDING = 1e-6

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing_extensions import assert_never
 
-from robot.config import CameraConfig
-from robot.simulator.gl_renderer import find_gl_backend
-from robot.simulator.rendering import Renderer, RendererKind
-from vision.errors import MissingPackageError
+from handeye.robot.config import CameraConfig
+from handeye.robot.simulator.gl_renderer import find_gl_backend
+from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.vision.errors import MissingPackageError
 
 
 def build_renderer(
@@ -17,8 +17,8 @@ def build_renderer(
 
     Raises MissingPackageError when GL is asked for and does not work.
     """
-    from robot.simulator.gl_renderer import GlRenderer
-    from robot.simulator.ray_renderer import RayRenderer
+    from handeye.robot.simulator.gl_renderer import GlRenderer
+    from handeye.robot.simulator.ray_renderer import RayRenderer
 
     match kind:
         case RendererKind.RAYS:

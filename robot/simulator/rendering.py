@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from robot.simulator.scene import Scene
+from handeye.robot.simulator.scene import Scene
 
 
 class RendererKind(Enum):

@@ -13,8 +13,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from robot.config import JointLimitsConfig, WorkCellConfig
-from robot.kinematics.collision_geometry import (
+from handeye.robot.config import JointLimitsConfig, WorkCellConfig
+from handeye.robot.kinematics.collision_geometry import (
     BRACKET_HALF_X_M,
     BRACKET_HALF_Z_M,
     BRACKET_Z_M,
@@ -31,8 +31,8 @@ from robot.kinematics.collision_geometry import (
     PALM_START_M,
     UR10E_PARTS,
 )
-from robot.kinematics.forward import UR10E
-from robot.simulator.mjcf import Numbers, add, camera_lens
+from handeye.robot.kinematics.forward import UR10E
+from handeye.robot.simulator.mjcf import Numbers, add, camera_lens
 
 JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 

@@ -12,19 +12,19 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from typing_extensions import assert_never
 
-from robot.config import WorkCellConfig
-from robot.errors import KinematicsError
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.simulator.appearance import draw_appearance
-from robot.simulator.labels import Label, label_objects
-from robot.simulator.layout import Area, Layout, move_object, object_pose, settle
-from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer, RendererKind
-from robot.simulator.scene import Scene, build_scene, place_arm
-from robot.simulator.sensor_noise import develop
-from robot.transforms import inverse, rotation_to_quat_wxyz
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import KinematicsError
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.labels import Label, label_objects
+from handeye.robot.simulator.layout import Area, Layout, move_object, object_pose, settle
+from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.scene import Scene, build_scene, place_arm
+from handeye.robot.simulator.sensor_noise import develop
+from handeye.robot.transforms import inverse, rotation_to_quat_wxyz
 
 _ATTEMPTS = 30
 _GRIPPER_GEOMS = ("palm", "finger", "pad", "camera", "wrist", "coupling")

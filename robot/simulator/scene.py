@@ -18,12 +18,12 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from robot.config import BinConfig, CameraConfig, WorkCellConfig
-from robot.simulator.appearance import Appearance, Light
-from robot.simulator.mjcf import add, camera_lens, to_xml
-from robot.simulator.objects import SceneObject, add_object
-from robot.simulator.robot_model import FINGER_NAMES, JOINT_NAMES, add_arm, add_gripper
-from robot.transforms import rotation_to_quat_wxyz
+from handeye.robot.config import BinConfig, CameraConfig, WorkCellConfig
+from handeye.robot.simulator.appearance import Appearance, Light
+from handeye.robot.simulator.mjcf import add, camera_lens, to_xml
+from handeye.robot.simulator.objects import SceneObject, add_object
+from handeye.robot.simulator.robot_model import FINGER_NAMES, JOINT_NAMES, add_arm, add_gripper
+from handeye.robot.transforms import rotation_to_quat_wxyz
 
 PHYSICS_DT_S = 0.002
 FLOOR_BELOW_TABLE_M = 0.75

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 from scipy.stats import norm
 
-from robot.simulator.appearance import ImageEffects
-from vision.config import Config
+from handeye.robot.simulator.appearance import ImageEffects
+from handeye.vision.config import Config
 
 
 class DepthNoiseConfig(Config):

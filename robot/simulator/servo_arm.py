@@ -11,11 +11,11 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float
 
-from robot.config import WorkCellConfig
-from robot.errors import ArmError
-from robot.simulator.physics import Physics
-from robot.simulator.scene import PHYSICS_DT_S, arm_addresses
-from robot.types import NUM_JOINTS, JointState
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import ArmError
+from handeye.robot.simulator.physics import Physics
+from handeye.robot.simulator.scene import PHYSICS_DT_S, arm_addresses
+from handeye.robot.types import NUM_JOINTS, JointState
 
 
 class SimulatedArm:

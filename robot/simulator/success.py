@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from robot.control.episode import Judgement
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.layout import object_pose
-from robot.simulator.robot_model import PAD_NAMES
-from robot.simulator.scene import FLOOR_BELOW_TABLE_M
+from handeye.robot.control.episode import Judgement
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.robot_model import PAD_NAMES
+from handeye.robot.simulator.scene import FLOOR_BELOW_TABLE_M
 
 _STILL_M_S = 0.02
 _AWAY_M = 0.07

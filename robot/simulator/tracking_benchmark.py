@@ -15,22 +15,22 @@ import numpy as np
 from jaxtyping import Bool, Float
 from typing_extensions import assert_never
 
-from robot.config import WorkCellConfig
-from robot.kinematics.collision_geometry import ArmShape, PlacedArm
-from robot.perception.localize import locate_objects
-from robot.perception.object_tracker import ObjectTracker, Visible
-from robot.perception.occlusion import build_visibility, without_arm
-from robot.perception.pipeline import PerceptionConfig, seen_past_arm
-from robot.simulator.labels import label_objects
-from robot.simulator.layout import object_pose
-from robot.simulator.objects import CUBE_CLASSES
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer, RendererKind
-from robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
-from robot.simulator.tracking_scenarios import FRAME_S, Course, CourseKind, draw_course
-from robot.types import Frame, ObjectPosition, Track, TrackStatus
-from vision.runtime.detections import Detections
-from vision.tracking.metrics import FramePairs, TrackingScores, score_frames
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.kinematics.collision_geometry import ArmShape, PlacedArm
+from handeye.robot.perception.localize import locate_objects
+from handeye.robot.perception.object_tracker import ObjectTracker, Visible
+from handeye.robot.perception.occlusion import build_visibility, without_arm
+from handeye.robot.perception.pipeline import PerceptionConfig, seen_past_arm
+from handeye.robot.simulator.labels import label_objects
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.objects import CUBE_CLASSES
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
+from handeye.robot.simulator.tracking_scenarios import FRAME_S, Course, CourseKind, draw_course
+from handeye.robot.types import Frame, ObjectPosition, Track, TrackStatus
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.tracking.metrics import FramePairs, TrackingScores, score_frames
 
 MATCH_M = 0.03
 """A track farther from a cube than this is not its track."""

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from typing_extensions import assert_never
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator.appearance import draw_appearance
-from robot.simulator.layout import move_object, yaw_quaternion
-from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, draw_cube
-from robot.simulator.samples import joints_for, tool_grasping_at, tool_looking_at, tool_rotation
-from robot.simulator.scene import Scene, aim_film_camera, build_scene, film_camera, place_arm
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.layout import move_object, yaw_quaternion
+from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, draw_cube
+from handeye.robot.simulator.samples import joints_for, tool_grasping_at, tool_looking_at, tool_rotation
+from handeye.robot.simulator.scene import Scene, aim_film_camera, build_scene, film_camera, place_arm
 
 FRAME_S = 0.1
 _EYE, _TARGET = np.array([1.25, 0.55, 0.75]), np.array([0.58, 0.0, 0.02])

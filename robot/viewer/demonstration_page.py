@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8, UInt16
 
-from robot.datasets.episode_checks import number_names
-from robot.datasets.format import BOOK_KEEPING, Episode, Feature
-from robot.datasets.reader import EpisodeDataset
-from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
-from robot.viewer.episode_view import draw_depth
-from vision.files import replacing
+from handeye.robot.datasets.episode_checks import number_names
+from handeye.robot.datasets.format import BOOK_KEEPING, Episode, Feature
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.viewer.episode_view import draw_depth
+from handeye.vision.files import replacing
 
 STYLE = (
     "body{font-family:sans-serif;max-width:76em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"

@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from robot.control.episode import EpisodeResult
-from robot.control.loop import Tick
-from robot.control.recorder import EpisodeRecorder
-from robot.perception.pipeline import Percept
-from vision.errors import UserError
-from vision.files import replacing
-from vision.runtime.draw import draw_detections
-from vision.runtime.video_writer import VideoWriter
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.control.loop import Tick
+from handeye.robot.control.recorder import EpisodeRecorder
+from handeye.robot.perception.pipeline import Percept
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing
+from handeye.vision.runtime.draw import draw_detections
+from handeye.vision.runtime.video_writer import VideoWriter
 
 OutsideView = Callable[[], UInt8[np.ndarray, "h w 3"]]
 """A picture of the cell from outside, now; a simulator has one where it can render, a real cell a second camera."""

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
-from robot.control.episode import EpisodeResult
-from robot.timing import StageTimer
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.timing import StageTimer
 
 Z_95 = 1.959964
 """The standard normal quantile of a two-sided 95 % interval."""

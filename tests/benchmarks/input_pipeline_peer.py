@@ -27,10 +27,10 @@ WARM_UP_STEPS, STEPS = 20, 40
 
 def prepare_ours(annotations: Path, images: Path) -> Callable[[int], Any]:
     """A function that makes the batch of a step."""
-    from vision.data.augmentation import AugmentationConfig
-    from vision.data.batches import BatchPlan, TrainingSamples
-    from vision.data.formats import read_annotations
-    from vision.images import Preprocessing
+    from handeye.vision.data.augmentation import AugmentationConfig
+    from handeye.vision.data.batches import BatchPlan, TrainingSamples
+    from handeye.vision.data.formats import read_annotations
+    from handeye.vision.images import Preprocessing
 
     train_set = read_annotations(annotations, images)
     size_hw = (SIDE_PX, SIDE_PX)

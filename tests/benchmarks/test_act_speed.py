@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.learning.export import export_policy
-from robot.learning.import_lerobot import load_lerobot_policy
-from robot.policies.onnx_policy import OnnxPolicy
-from vision.runtime.engines import EngineName, Precision, installed_engines
+from handeye.robot.learning.export import export_policy
+from handeye.robot.learning.import_lerobot import load_lerobot_policy
+from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.vision.runtime.engines import EngineName, Precision, installed_engines
 
 ROUNDS, WARM_UP = 30, 3
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "bf16": 0.05}

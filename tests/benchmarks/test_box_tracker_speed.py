@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handeye.vision.evaluation.figures import figure
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.tracking.box_tracker import NOMINAL_RATE
+from handeye.vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
 from tests.benchmarks.moving_boxes import moving_boxes
-from vision.evaluation.figures import figure
-from vision.runtime.detections import Detections
-from vision.tracking.box_tracker import NOMINAL_RATE
-from vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
 
 NUM_FRAMES = 60
 PEER = Path(__file__).with_name("peer_tracker.py")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.checkpoints.detr import DETR_TRANSFORMERS_KEYS, detr_config
-from vision.detector import Detector
+from handeye.vision.checkpoints.detr import DETR_TRANSFORMERS_KEYS, detr_config
+from handeye.vision.detector import Detector
 
 INPUT_HW = (640, 640)
 ROUNDS = 10

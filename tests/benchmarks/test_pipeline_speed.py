@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
+from handeye.vision.images import read_image
+from handeye.vision.runtime.engines import EngineName
+from handeye.vision.runtime.image_detector import ImageDetector
 from tests.benchmarks.plain_pipeline import PlainPipeline
-from vision.images import read_image
-from vision.runtime.engines import EngineName
-from vision.runtime.image_detector import ImageDetector
 
 MODEL, IMAGES = "data/yolox_nano_coco/yolox_nano.onnx", "data/coco_mini/val2017"
 

@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 
-from robot.pick import SHIPPED_POLICY
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
-from robot.timing import StageTimer
-from robot.types import ActionChunk, Observation
+from handeye.robot.pick import SHIPPED_POLICY
+from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, load_pick_network
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import ActionChunk, Observation
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from vision.boxes.formats import pixels_to_norm, xyxy_to_cxcywh
-from vision.boxes.targets import BoxTargets
-from vision.checkpoints.published import key_maps_of
-from vision.checkpoints.rtdetr import rtdetr_config
-from vision.detector import Detector
-from vision.losses.set_loss import SetLoss
+from handeye.vision.boxes.formats import pixels_to_norm, xyxy_to_cxcywh
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.checkpoints.published import key_maps_of
+from handeye.vision.checkpoints.rtdetr import rtdetr_config
+from handeye.vision.detector import Detector
+from handeye.vision.losses.set_loss import SetLoss
 
 REPEATS, STEPS = 9, 6
 BATCH_SIZE, OBJECTS = 4, 8

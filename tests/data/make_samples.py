@@ -23,19 +23,19 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from export.graph.folding import fold_for_inference
-from robot.config import WorkCellConfig
-from robot.simulator.labels import MIN_SIDE_PX
-from robot.simulator.objects import SceneObject
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import RendererKind
-from robot.simulator.sensor_noise import develop
-from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
-from vision.checkpoints.native import load_detector
-from vision.detector import Detector
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.sources import open_stream
-from vision.tracking.mot_files import MotBoxes, write_mot
+from handeye.export.graph.folding import fold_for_inference
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.labels import MIN_SIDE_PX
+from handeye.robot.simulator.objects import SceneObject
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.sensor_noise import develop
+from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.vision.checkpoints.native import load_detector
+from handeye.vision.detector import Detector
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.sources import open_stream
+from handeye.vision.tracking.mot_files import MotBoxes, write_mot
 
 HERE = Path(__file__).resolve().parent
 DETECTOR = HERE.parents[1] / "vision/weights/tabletop_nano.onnx"

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vision.detector import Detector
-from vision.heads.query_selection import QuerySelection
+from handeye.vision.detector import Detector
+from handeye.vision.heads.query_selection import QuerySelection
 
 CLEAR = 1e-4
 """Class logits this far apart are told apart by every engine: logits near 5 are multiples of 5e-7 in single precision,

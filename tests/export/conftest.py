@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from export.graph.onnx_export import export_onnx
-from vision.checkpoints.yolox import yolox_config
-from vision.detector import Detector, DetectorConfig
-from vision.images import Preprocessing
-from vision.runtime.manifest import Manifest
+from handeye.export.graph.onnx_export import export_onnx
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.manifest import Manifest
 
 NAMES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 

@@ -13,9 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from vision.checkpoints.yolox import yolox_config
-from vision.detector import Detector
-from vision.layers.convolution import ConvNormAct
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.detector import Detector
+from handeye.vision.layers.convolution import ConvNormAct
 
 
 def published_yolox_nano(path: Path) -> Detector:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.agreement import Agreement, Tolerance, compare_detections
-from vision.runtime.detections import Detections
+from handeye.export.agreement import Agreement, Tolerance, compare_detections
+from handeye.vision.runtime.detections import Detections
 
 NAMES = ("cube", "ball")
 

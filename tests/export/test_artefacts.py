@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.acceptance import Latency, measure_latencies
-from export.artefacts import (
+from handeye.export.acceptance import Latency, measure_latencies
+from handeye.export.artefacts import (
     Artefact,
     compare_artefacts,
     count_size,
@@ -19,16 +19,16 @@ from export.artefacts import (
     open_beside,
     write_artefact,
 )
-from export.graph.graph_index import GraphIndex, attribute, count_gflops, count_parameters
-from export.graph.onnx_export import export_onnx, write_onnx
-from export.quantization.int8_recipe import Int8Result
-from export.report import as_json, write_report
+from handeye.export.graph.graph_index import GraphIndex, attribute, count_gflops, count_parameters
+from handeye.export.graph.onnx_export import export_onnx, write_onnx
+from handeye.export.quantization.int8_recipe import Int8Result
+from handeye.export.report import as_json, write_report
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.detector import Detector
+from handeye.vision.errors import UserError
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.manifest import Manifest
 from tests.export.graphs import chain, model_of
-from vision.checkpoints.yolox import yolox_config
-from vision.detector import Detector
-from vision.errors import UserError
-from vision.images import Preprocessing
-from vision.runtime.manifest import Manifest
 
 
 def artefact(folder: Path, precision, ap: dict[str, float], ms: dict[str, float]) -> Artefact:
@@ -81,8 +81,8 @@ def test_an_engine_that_computes_a_file_wrongly_is_named(tmp_path: Path):
 
 
 def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_model):
-    from export.quantization.calibration import Range
-    from export.quantization.quantize_x86 import quantize_for_openvino
+    from handeye.export.quantization.calibration import Range
+    from handeye.export.quantization.quantize_x86 import quantize_for_openvino
 
     model, manifest = float_model
     names = {name for node in model.graph.node for name in node.input}

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from export.parity import EngineParity, _worst, boxes_of, compare, corresponding_rows
-from vision.images import Preprocessing
-from vision.runtime.engines import Shape
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import LabelledBoxes, Manifest, QueryRows, YoloxRows
+from handeye.export.parity import EngineParity, _worst, boxes_of, compare, corresponding_rows
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.engines import Shape
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, QueryRows, YoloxRows
 
 SIZE_HW = (32, 64)
 NONE = np.array([[np.nan, 1]], np.float32)

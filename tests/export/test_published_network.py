@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-from export.graph.nms_in_graph import suppress_in_graph
-from export.graph.onnx_export import export_onnx, write_onnx
+from handeye.export.graph.nms_in_graph import suppress_in_graph
+from handeye.export.graph.onnx_export import export_onnx, write_onnx
+from handeye.tools.command_line import run_command
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.evaluation.torch_session import TorchSession
+from handeye.vision.images import prepare, read_image
+from handeye.vision.runtime.decode import decode_boxes, grid_cells
+from handeye.vision.runtime.engines import EngineName, open_session
+from handeye.vision.runtime.image_detector import ImageDetector
 from tests.export.published_network import published_yolox_nano
-from tools.command_line import run_command
-from vision.checkpoints.native import save_detector
-from vision.evaluation.torch_session import TorchSession
-from vision.images import prepare, read_image
-from vision.runtime.decode import decode_boxes, grid_cells
-from vision.runtime.engines import EngineName, open_session
-from vision.runtime.image_detector import ImageDetector
 
 MODEL = "data/yolox_nano_coco/yolox_nano.onnx"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.layout import object_pose
-from robot.simulator.objects import CUBE_CLASSES, SceneObject
-from vision.runtime.detections import Detections
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.objects import CUBE_CLASSES, SceneObject
+from handeye.vision.runtime.detections import Detections
 
 MIN_SIDE_PX = 8
 CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])

@@ -9,9 +9,9 @@ from types import TracebackType
 import numpy as np
 import pytest
 
-from robot.errors import ArmError
-from robot.interfaces import Arm
-from robot.types import JointState
+from handeye.robot.errors import ArmError
+from handeye.robot.interfaces import Arm
+from handeye.robot.types import JointState
 
 HOME = np.array([2.8, -1.9, 1.95, -1.6, -1.57, 2.8])
 

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from scipy.spatial.transform import Rotation
 
-from robot.config import BoxConfig, PoseConfig, WorkCellConfig
-from robot.kinematics.forward import forward_kinematics
+from handeye.robot.config import BoxConfig, PoseConfig, WorkCellConfig
+from handeye.robot.kinematics.forward import forward_kinematics
 
 
 def test_pose_matrix_agrees_with_scipy() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.control.loop import Tick
-from robot.control.safety import GateDecision
-from robot.datasets.format import Episode
-from robot.demonstration_sink import (
+from handeye.robot.control.loop import Tick
+from handeye.robot.control.safety import GateDecision
+from handeye.robot.datasets.format import Episode
+from handeye.robot.demonstration_sink import (
     OLDEST_S,
     SCENE,
     WRIST,
@@ -20,14 +20,14 @@ from robot.demonstration_sink import (
     shrink,
     ticks_per_row,
 )
-from robot.interfaces import Outcome, PolicyStatus
-from robot.motion.set_points import SetPoint
-from robot.perception.pipeline import Percept
-from robot.types import ActionChunk, Frame, JointState
+from handeye.robot.interfaces import Outcome, PolicyStatus
+from handeye.robot.motion.set_points import SetPoint
+from handeye.robot.perception.pipeline import Percept
+from handeye.robot.types import ActionChunk, Frame, JointState
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
-from vision.errors import UserError
-from vision.runtime.detections import Detections
 
 HOME = np.array(CELL.home_qpos)
 SIZE = PictureSize(4, 6)

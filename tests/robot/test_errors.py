@@ -8,9 +8,9 @@ import re
 import numpy as np
 import pytest
 
-from robot import errors
-from robot.errors import RobotError, TransformError, UnreachableError
-from robot.transforms import make_transform
+from handeye.robot import errors
+from handeye.robot.errors import RobotError, TransformError, UnreachableError
+from handeye.robot.transforms import make_transform
 
 FAMILY = {
     name: kind

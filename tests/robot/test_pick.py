@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.control.episode import EpisodeResult
-from robot.control.loop import TickSink
-from robot.control.recorder import read_recording
-from robot.interfaces import Outcome
-from robot.pick import (
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.control.loop import TickSink
+from handeye.robot.control.recorder import read_recording
+from handeye.robot.interfaces import Outcome
+from handeye.robot.pick import (
     SHIPPED_DETECTOR,
     SHIPPED_POLICY,
     Output,
@@ -23,10 +23,10 @@ from robot.pick import (
     open_station,
     run_episodes,
 )
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
-from robot.simulator.rendering import RendererKind
-from robot.simulator.sensor_noise import DepthNoiseConfig
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig
 from tests.robot.control.fake_devices import BlindDetector, KeptTicks
 from tests.robot.oracle_detector import OracleDetector
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot import pusht
-from robot.datasets.replay_buffer import read_zarr_array
-from robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
-from robot.pusht import (
+from handeye.robot import pusht
+from handeye.robot.datasets.replay_buffer import read_zarr_array
+from handeye.robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
+from handeye.robot.pusht import (
     ENVIRONMENT_NAMES,
     FPS,
     STATE_NAMES,
@@ -25,10 +25,10 @@ from robot.pusht import (
     run_pusht_episode,
     summarise_pusht,
 )
+from handeye.tools import evaluate_pusht
+from handeye.tools.evaluate_pusht import Arguments
+from handeye.vision.errors import MissingPackageError, UserError
 from tests.robot.datasets.test_replay_buffer import FIRST_EPISODES, PUSHT
-from tools import evaluate_pusht
-from tools.evaluate_pusht import Arguments
-from vision.errors import MissingPackageError, UserError
 
 CHUNK = 6
 

@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.datasets.format import Episode, Feature, numbers
-from robot.datasets.reader import EpisodeDataset
-from robot.datasets.writer import EpisodeWriter
-from robot.demonstration_sink import demonstration_features
-from robot.demonstrations import ROBOT_TYPE, RecordConfig, Recorded, Recorder, read_recorded, replay
-from robot.kinematics.forward import forward_kinematics
-from robot.pick import SHIPPED_DETECTOR
-from robot.policies.pick_state import STATE_NAMES
-from tools.command_line import run_command
-from vision.errors import DatasetError, UserError
+from handeye.robot.datasets.format import Episode, Feature, numbers
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.robot.demonstration_sink import demonstration_features
+from handeye.robot.demonstrations import ROBOT_TYPE, RecordConfig, Recorded, Recorder, read_recorded, replay
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.pick import SHIPPED_DETECTOR
+from handeye.robot.policies.pick_state import STATE_NAMES
+from handeye.tools.command_line import run_command
+from handeye.vision.errors import DatasetError, UserError
 
 FPS, FRAMES, SEED = 25, 30, 7
 CONFIG = RecordConfig()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.images import read_image
-from vision.runtime.sources import open_stream
+from handeye.vision.images import read_image
+from handeye.vision.runtime.sources import open_stream
 
 COPIED = {
     "calibration/handeye_moveit": "data/handeye_moveit",

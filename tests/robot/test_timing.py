@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.timing import StageTimer
+from handeye.robot.timing import StageTimer
 
 
 def test_summary_is_the_percentiles_of_what_was_merged() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
 
-from robot.errors import TransformError
-from robot.transforms import (
+from handeye.robot.errors import TransformError
+from handeye.robot.transforms import (
     apply_transform,
     axis_angle_to_rotation,
     compose,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from robot.pick import AHEAD, map_in_workers
+from handeye.robot.pick import AHEAD, map_in_workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,7 +59,7 @@ def test_who_stops_early_plays_little_in_vain() -> None:
 FOREVER = """
 import os
 from tests.robot.test_worker_pool import report_and_sleep, station
-from robot.pick import map_in_workers
+from handeye.robot.pick import map_in_workers
 if __name__ == "__main__":
     list(map_in_workers(station, (1,), report_and_sleep, range(4), workers=2))
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import run_command
+from handeye.tools.command_line import run_command
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from handeye.tools.command_line import run_command
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.coco import write_coco
 from tests.vision.data.drawn_images import draw_set
-from tools.command_line import run_command
-from vision.data.annotations import AnnotationSet
-from vision.data.coco import write_coco
 
 
 def check(file: Path, images: Path, *words: str) -> tuple[int, dict]:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from tools.command_line import run_command
-from vision.checkpoints.native import save_detector
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.runtime.sources import open_stream
-from vision.runtime.video_writer import VideoWriter
+from handeye.tools.command_line import run_command
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.runtime.sources import open_stream
+from handeye.vision.runtime.video_writer import VideoWriter
 
 CUBES = Path(__file__).resolve().parents[2] / "vision/weights/tabletop_nano.onnx"
 STAGES = ["read", "preprocess", "infer", "postprocess", "total"]
@@ -218,7 +218,7 @@ def test_ctrl_c_ends_a_stream_with_everything_written(tmp_path: Path, detect, mo
     with VideoWriter(path, fps=10.0) as writer:
         for _ in range(8):
             writer.write(np.zeros((48, 64, 3), np.uint8))
-    from vision.runtime.image_detector import ImageDetector
+    from handeye.vision.runtime.image_detector import ImageDetector
 
     calls, detect_one = [], ImageDetector.__call__
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import run_command
-from tools.download import file_of
-from vision.checkpoints.download import PublishedFile
-from vision.checkpoints.zoo import published_models
+from handeye.tools.command_line import run_command
+from handeye.tools.download import file_of
+from handeye.vision.checkpoints.download import PublishedFile
+from handeye.vision.checkpoints.zoo import published_models
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def test_a_known_hash_is_checked(mirror, tmp_path, monkeypatch, capsys):
     digest = hashlib.sha256(b"weights").hexdigest()
     words = ["download", "yolox_nano", "--mirror", mirror, "--cache", str(tmp_path / "cache")]
     address = published_models()["yolox_nano"].weights.address
-    monkeypatch.setattr("tools.download.file_of", lambda _: PublishedFile(address, sha256_start=digest[:8]))
+    monkeypatch.setattr("handeye.tools.download.file_of", lambda _: PublishedFile(address, sha256_start=digest[:8]))
     assert run_command(words) == 0
     assert ": checked" in capsys.readouterr().out
-    monkeypatch.setattr("tools.download.file_of", lambda _: PublishedFile(address, sha256_start="00000000"))
+    monkeypatch.setattr("handeye.tools.download.file_of", lambda _: PublishedFile(address, sha256_start="00000000"))
     assert run_command(words) == 2
     assert "begins with 00000000" in capsys.readouterr().err
 

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
+from handeye.tools.command_line import run_command
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from tools.command_line import run_command
 
 SIZE = (64, 96)
 
@@ -62,11 +62,11 @@ def test_without_tensorrt_the_command_of_trtexec_is_still_told(model: Path, tmp_
 
 
 def test_an_engine_is_built_from_the_smallest_file_that_is_not_refused(stand_in: StandIn, tmp_path: Path):
+    from handeye.vision.checkpoints.native import save_detector
+    from handeye.vision.checkpoints.yolox import yolox_config
+    from handeye.vision.detector import Detector, DetectorConfig
+    from handeye.vision.images import Preprocessing
     from tests.tools.test_export import NAMES, dataset
-    from vision.checkpoints.native import save_detector
-    from vision.checkpoints.yolox import yolox_config
-    from vision.detector import Detector, DetectorConfig
-    from vision.images import Preprocessing
 
     config = yolox_config("nano", NAMES).model_dump() | {"preprocessing": Preprocessing(size_hw=(32, 32)).model_dump()}
     save_detector(tmp_path / "m.safetensors", Detector(DetectorConfig.model_validate(config)))
@@ -80,7 +80,7 @@ def test_an_engine_is_built_from_the_smallest_file_that_is_not_refused(stand_in:
 def test_doctor_tells_tensorrt_that_runs_from_what_is_missing_or_not_for_this_machine(
     stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ):
-    from tools.doctor import find_tensorrt
+    from handeye.tools.doctor import find_tensorrt
 
     found = find_tensorrt()
     assert (found.state, found.detail) == ("ok", "10.3.0 on Orin, compute capability 8.7")

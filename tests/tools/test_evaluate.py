@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import run_command
+from handeye.tools.command_line import run_command
 
 SHIPPED_AP, SHIPPED_AP50 = 0.3562, 0.7050
 """Of the network in tests/data on the eight test images there; tests/data/README.md has those of all 72."""

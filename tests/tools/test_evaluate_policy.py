@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from robot.learning.checkpoint import save_policy
+from handeye.robot.learning.checkpoint import save_policy
+from handeye.tools.command_line import run_command
 from tests.robot.learning.small_policy import small_policy, untrained_pick_policy
-from tools.command_line import run_command
 
 PICK_KEYS = {"episodes", "successes", "success_rate", "wilson_low", "wilson_high", "gate_violations", "failures"}
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tools.command_line import run_command
-from vision.checkpoints.native import save_detector
-from vision.checkpoints.yolox import yolox_config
-from vision.detector import Detector, DetectorConfig
-from vision.images import Preprocessing
-from vision.runtime.image_detector import ImageDetector
+from handeye.tools.command_line import run_command
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.image_detector import ImageDetector
 
 NAMES = ("cube", "ball")
 
@@ -124,10 +124,10 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
-    from export.graph.graph_index import GraphIndex
-    from export.graph.onnx_export import export_onnx
-    from export.quantization.int8_recipe import module_name
-    from vision.checkpoints.native import RANGES_KEY, load_detector
+    from handeye.export.graph.graph_index import GraphIndex
+    from handeye.export.graph.onnx_export import export_onnx
+    from handeye.export.quantization.int8_recipe import module_name
+    from handeye.vision.checkpoints.native import RANGES_KEY, load_detector
 
     export_onnx(load_detector(checkpoint), tmp_path / "float.onnx")
     layers = [module_name(node.name) for node in GraphIndex(onnx.load(tmp_path / "float.onnx").graph).layers()]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from export.graph.operator_support import SUPPORTED
-from robot.learning.act_policy import Observations
-from robot.learning.checkpoint import save_policy
-from robot.policies.onnx_policy import OnnxPolicy, read_policy_manifest
+from handeye.export.graph.operator_support import SUPPORTED
+from handeye.robot.learning.act_policy import Observations
+from handeye.robot.learning.checkpoint import save_policy
+from handeye.robot.policies.onnx_policy import OnnxPolicy, read_policy_manifest
+from handeye.tools import export_policy
+from handeye.tools.command_line import run_command
 from tests.robot.learning.small_policy import small_policy
-from tools import export_policy
-from tools.command_line import run_command
 
 
 def test_the_file_computes_what_the_checkpoint_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import run_command
+from handeye.tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,9 @@ def test_a_bundle_is_proven_where_there_is_no_torch(fresh_python: Path, tmp_path
     assert run_command(["bundle", str(model), "--count", "3", "--output", str(bundle)]) == 0
     absent = "import importlib.util as u; print([name for name in ('torch', 'onnx', 'openvino') if u.find_spec(name)])"
     assert run_checked(fresh_python, "-c", absent, folder=scratch).strip() == "[]"
-    where = run_checked(fresh_python, "-c", "import export.bundle.verify as v; print(v.__file__)", folder=scratch)
+    where = run_checked(
+        fresh_python, "-c", "import handeye.export.bundle.verify as v; print(v.__file__)", folder=scratch
+    )
     assert Path(where.strip()).is_relative_to(tmp_path / "fresh")
     handeye = fresh_python.with_name("handeye")
     quick = ("--repeats", "5", "--pause-s", "0", "--json", "verified.json")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
-from robot.datasets.format import Episode, numbers
-from robot.datasets.writer import EpisodeWriter
-from robot.learning.checkpoint import load_policy
-from robot.policies.onnx_policy import ACTION_KEY, STATE_KEY, OnnxPolicy
+from handeye.robot.datasets.format import Episode, numbers
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.robot.learning.checkpoint import load_policy
+from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY, OnnxPolicy
+from handeye.tools.command_line import run_command
 from tests.robot.learning.test_import_lerobot import RECORDED, recorded_of, weights_of
-from tools.command_line import run_command
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from tools.command_line import run_command
-from vision.checkpoints.native import load_detector, load_metadata
-from vision.checkpoints.published import official_names, official_state_dict
-from vision.checkpoints.torchvision_backbones import published_backbones
-from vision.checkpoints.yolox import yolox_config
-from vision.checkpoints.zoo import ModelCost
-from vision.detector import Detector
+from handeye.tools.command_line import run_command
+from handeye.vision.checkpoints.native import load_detector, load_metadata
+from handeye.vision.checkpoints.published import official_names, official_state_dict
+from handeye.vision.checkpoints.torchvision_backbones import published_backbones
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.checkpoints.zoo import ModelCost
+from handeye.vision.detector import Detector
 
 
 def publish(path, num_classes: int) -> Detector:
@@ -27,7 +27,7 @@ def publish(path, num_classes: int) -> Detector:
 
 def test_models_lists_every_model_with_its_licences(tmp_path, capsys, monkeypatch):
     # Counting all of them is slow, and is tested with the zoo.
-    monkeypatch.setattr("tools.models.count_cost", lambda config: ModelCost(parameters=912_159, gflops=1.05))
+    monkeypatch.setattr("handeye.tools.models.count_cost", lambda config: ModelCost(parameters=912_159, gflops=1.05))
     assert run_command(["models", "--json", str(tmp_path / "models.json")]) == 0
     content = json.loads((tmp_path / "models.json").read_text())
     assert [row["name"] for row in content["models"]] == official_names()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-import tools.pick
-from robot.control.episode import EpisodeResult
-from tools.command_line import run_command
+import handeye.tools.pick
+from handeye.robot.control.episode import EpisodeResult
+from handeye.tools.command_line import run_command
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.yaml")
 
@@ -79,7 +79,7 @@ def test_ctrl_c_keeps_the_report_of_what_is_done(
         yield next(iter(whole(*arguments, **settings)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tools.pick, "run_episodes", interrupted)
+    monkeypatch.setattr(handeye.tools.pick, "run_episodes", interrupted)
     report_path = tmp_path / "r.json"
     assert run_command(["pick", CONFIG, "--seed", "7", "--episodes", "3", "--json", str(report_path)]) == 1
     assert json.loads(report_path.read_text(encoding="utf-8"))["episodes"] == 1

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tools.record
-from robot.control.episode import EpisodeResult
-from robot.datasets.format import Episode
-from robot.datasets.reader import EpisodeDataset
-from robot.demonstration_sink import demonstration_features
-from robot.demonstrations import Played, RecordConfig
-from robot.interfaces import Outcome
-from tools.command_line import run_command
+import handeye.tools.record
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.datasets.format import Episode
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.demonstration_sink import demonstration_features
+from handeye.robot.demonstrations import Played, RecordConfig
+from handeye.robot.interfaces import Outcome
+from handeye.tools.command_line import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = str(ROOT / "configs" / "robot" / "pick.yaml")
@@ -81,7 +81,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             seeds_played.append(seed)
             yield played(seed)
 
-    monkeypatch.setattr(tools.record, "play_episodes", play)
+    monkeypatch.setattr(handeye.tools.record, "play_episodes", play)
     return seeds_played
 
 
@@ -183,8 +183,8 @@ def test_the_data_set_does_not_depend_on_the_number_of_workers(whole: Path, tmp_
 
 DIES_IN_THE_SECOND = """
 import os, signal, sys
-from robot.demonstration_sink import DemonstrationSink
-from tools.command_line import run_command
+from handeye.robot.demonstration_sink import DemonstrationSink
+from handeye.tools.command_line import run_command
 write, episodes = DemonstrationSink.write, []
 def write_or_die(sink, tick):
     if sink not in episodes:

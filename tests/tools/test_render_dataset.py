@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tools.command_line import run_command
-from tools.render_dataset import summarise
+from handeye.tools.command_line import run_command
+from handeye.tools.render_dataset import summarise
 
 
 def test_command_writes_the_set_and_its_counts(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tools.command_line import run_command
-from vision.boxes.iou import pairwise_iou
-from vision.tracking.mot_files import read_mot_tracks
+from handeye.tools.command_line import run_command
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.tracking.mot_files import read_mot_tracks
 
 Find = Callable[[str], Path]
 KEYS = ["frames", "tracks", "boxes", "update_ms_p50"]

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from robot.datasets.format import Episode, colour_video, numbers
-from robot.datasets.reader import EpisodeDataset
-from robot.datasets.writer import EpisodeWriter
-from robot.errors import PolicyInputError
-from robot.learning.act_policy import ActPolicyConfig, Observations
-from robot.learning.checkpoint import load_policy
-from robot.learning.config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
-from robot.learning.train import PolicyTraining
-from robot.policies.onnx_policy import OnnxPolicy
+from handeye.robot.datasets.format import Episode, colour_video, numbers
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.robot.errors import PolicyInputError
+from handeye.robot.learning.act_policy import ActPolicyConfig, Observations
+from handeye.robot.learning.checkpoint import load_policy
+from handeye.robot.learning.config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
+from handeye.robot.learning.train import PolicyTraining
+from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.tools.command_line import run_command
+from handeye.vision.config import dump_config
 from tests.robot.learning.small_policy import CHUNK, small_network
-from tools.command_line import run_command
-from vision.config import dump_config
 
 FPS, LENGTH, SIZE_HW = 10, 8, (48, 64)
 WRIST, SCENE = "observation.images.wrist", "observation.images.scene"

@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from export.bundle.bundle_file import open_bundle, write_bundle
+from handeye.export.bundle.bundle_file import open_bundle, write_bundle
+from handeye.tools.command_line import run_command
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from tools.command_line import run_command
 
 SIZE = (64, 96)
 QUICK = ["--repeats", "2", "--pause-s", "0", "--threads", "1"]

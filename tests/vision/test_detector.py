@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig, DetectorOutput
-from vision.errors import ConfigError
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig, DetectorOutput
+from handeye.vision.errors import ConfigError
 
 SMALL = {
     "backbone": {"kind": "cspdarknet", "width": 0.125, "depthwise": True},

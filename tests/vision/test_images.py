@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from vision.config import validate_config
-from vision.errors import ConfigError, SourceError
-from vision.images import (
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError, SourceError
+from handeye.vision.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Preprocessing,

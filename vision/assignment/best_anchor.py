@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vision.boxes.anchors import shape_iou, within_ratio
-from vision.boxes.formats import xyxy_to_cxcywh
-from vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.anchors import shape_iou, within_ratio
+from handeye.vision.boxes.formats import xyxy_to_cxcywh
+from handeye.vision.boxes.iou import pairwise_iou
 
 
 @dataclass(frozen=True, slots=True, eq=False)

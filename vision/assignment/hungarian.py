@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
-from vision.boxes.iou import aligned_giou
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.errors import UserError
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
+from handeye.vision.boxes.iou import aligned_giou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.errors import UserError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import pairwise_iou
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
 
 CENTRE_RADIUS = 1.5
 """Half the side of the square of candidate cells around an object's centre, in cells of each level."""

@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor
 
-from vision.boxes.iou import pairwise_iou
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
 
 
 class TaskAlignedConfig(Config):

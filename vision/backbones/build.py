@@ -10,12 +10,12 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import assert_never
 
-from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
-from vision.backbones.darknet import Darknet, DarknetConfig
-from vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
-from vision.backbones.resnet import ResNet, ResNetConfig
-from vision.backbones.swin import Swin, SwinConfig
-from vision.backbones.vit import ViT, ViTConfig
+from handeye.vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
+from handeye.vision.backbones.darknet import Darknet, DarknetConfig
+from handeye.vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig
+from handeye.vision.backbones.swin import Swin, SwinConfig
+from handeye.vision.backbones.vit import ViT, ViTConfig
 
 BackboneConfig = Annotated[
     CSPDarknetConfig | DarknetConfig | HGNetv2Config | ResNetConfig | SwinConfig | ViTConfig,

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.layers.convolution import spatial_convolution
-from vision.layers.csp_blocks import CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
+from handeye.vision.config import Config
+from handeye.vision.layers.convolution import spatial_convolution
+from handeye.vision.layers.csp_blocks import CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
 
 BLOCKS_PER_STAGE = (3, 9, 9, 3)
 """Bottlenecks of the stages at depth 1."""

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.layers.convolution import TORCH_NORM, ConvNormAct
+from handeye.vision.config import Config
+from handeye.vision.layers.convolution import TORCH_NORM, ConvNormAct
 
 STAGE_STRIDES = (2, 4, 8, 16, 32)
 STAGE_WIDTHS = (64, 128, 256, 512, 1024)

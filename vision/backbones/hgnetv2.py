@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.config import Config
-from vision.layers.convolution import FROZEN_NORM, TORCH_NORM, BatchNormConstants, ConvNormAct
+from handeye.vision.config import Config
+from handeye.vision.layers.convolution import FROZEN_NORM, TORCH_NORM, BatchNormConstants, ConvNormAct
 
 HGNetv2Size = Literal["b0", "b1", "b2", "b3", "b4", "b5"]
 Stride = Literal[4, 8, 16, 32]

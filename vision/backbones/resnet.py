@@ -14,8 +14,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.layers.convolution import FROZEN_NORM, TORCH_NORM, BatchNormConstants, ConvNormAct
+from handeye.vision.config import Config
+from handeye.vision.layers.convolution import FROZEN_NORM, TORCH_NORM, BatchNormConstants, ConvNormAct
 
 Stride = Literal[4, 8, 16, 32]
 Variant = Literal["plain", "vd"]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
-from vision.config import Config
-from vision.layers.attention import grid_size, join_windows, pad_to_windows, partition_windows
-from vision.layers.transformer import FeedForward
+from handeye.vision.config import Config
+from handeye.vision.layers.attention import grid_size, join_windows, pad_to_windows, partition_windows
+from handeye.vision.layers.transformer import FeedForward
 
 Stride = Literal[4, 8, 16, 32]
 

@@ -15,10 +15,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.config import Config
-from vision.errors import UserError
-from vision.layers.attention import MultiHeadAttention, grid_size, join_windows, pad_to_windows, partition_windows
-from vision.layers.transformer import FeedForward
+from handeye.vision.config import Config
+from handeye.vision.errors import UserError
+from handeye.vision.layers.attention import (
+    MultiHeadAttention,
+    grid_size,
+    join_windows,
+    pad_to_windows,
+    partition_windows,
+)
+from handeye.vision.layers.transformer import FeedForward
 
 PATCH = 16
 """Pixels along a side of what becomes one token."""

@@ -13,7 +13,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from jaxtyping import Bool, Float, Float64, Int64
 
-from vision.boxes.formats import ArrayT
+from handeye.vision.boxes.formats import ArrayT
 
 MOST_ITERATIONS = 300
 """Of k-means; it usually settles within a few dozen."""

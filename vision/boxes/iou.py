@@ -14,7 +14,7 @@ from typing import Any, cast
 from array_api_compat import array_namespace, is_torch_array
 from jaxtyping import Float
 
-from vision.boxes.formats import ArrayT, box_area, positive_part
+from handeye.vision.boxes.formats import ArrayT, box_area, positive_part
 
 
 def aligned_iou(boxes_xyxy: Float[ArrayT, "*N 4"], others_xyxy: Float[ArrayT, "*N 4"]) -> Float[ArrayT, "*N"]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
-from vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.iou import pairwise_iou
 
 BLOCK = 128
 """Boxes compared with each other at a time: a full matrix of thousands of boxes would be mostly wasted."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vision.backbones.resnet import ResNetConfig
-from vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID
-from vision.checkpoints.key_map import KeyMap, Rename
-from vision.checkpoints.torchvision_backbones import plain_renames
-from vision.detector import DetectorConfig
-from vision.heads.detr import DetrHeadConfig
-from vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from vision.necks.levels import LevelsConfig
+from handeye.vision.backbones.resnet import ResNetConfig
+from handeye.vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID
+from handeye.vision.checkpoints.key_map import KeyMap, Rename
+from handeye.vision.checkpoints.torchvision_backbones import plain_renames
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.heads.detr import DetrHeadConfig
+from handeye.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from handeye.vision.necks.levels import LevelsConfig
 
 
 def detr_config(depth: Literal[50, 101], class_names: tuple[str, ...] = COCO_NAMES_BY_CATEGORY_ID) -> DetectorConfig:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from vision.backbones.hgnetv2 import HGNetv2Config
-from vision.checkpoints.coco_names import COCO_NAMES
-from vision.checkpoints.key_map import KeyMap, Rename
-from vision.checkpoints.rtdetr import (
+from handeye.vision.backbones.hgnetv2 import HGNetv2Config
+from handeye.vision.checkpoints.coco_names import COCO_NAMES
+from handeye.vision.checkpoints.key_map import KeyMap, Rename
+from handeye.vision.checkpoints.rtdetr import (
     AIFI,
     ATTENTION_RENAMES,
     COMPUTED,
@@ -22,9 +22,9 @@ from vision.checkpoints.rtdetr import (
     level_renames,
     split_attention,
 )
-from vision.detector import DetectorConfig
-from vision.heads.dfine import DfineHeadConfig
-from vision.necks.hybrid_encoder import HybridEncoderConfig
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.heads.dfine import DfineHeadConfig
+from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
 
 DfineVariant = Literal["n", "s", "m", "l", "x"]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vision.errors import UserError
+from handeye.vision.errors import UserError
 
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int, int | None], None]

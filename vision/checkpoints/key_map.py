@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vision.checkpoints.native import is_batch_counter, require_fit
+from handeye.vision.checkpoints.native import is_batch_counter, require_fit
 
 Rename = tuple[str, str]
 """A pattern and its replacement, as `re.sub` takes them."""

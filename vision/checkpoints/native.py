@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError, ModelFileError
-from vision.files import replacing
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError, ModelFileError
+from handeye.vision.files import replacing
 
 FORMAT = "handeye-detector-1"
 """Value of the metadata key `format`, by which one of our files is known."""

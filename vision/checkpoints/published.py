@@ -15,20 +15,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vision.checkpoints.detr import DETR_KEY_MAPS
-from vision.checkpoints.dfine import DFINE_KEY_MAPS
-from vision.checkpoints.key_map import KeyMap, best_key_map
-from vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
-from vision.checkpoints.torchvision_backbones import published_backbones
-from vision.checkpoints.yolox import YOLOX_KEYS
-from vision.checkpoints.zoo import published_models
-from vision.classifier import Classifier, build_classifier
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ModelFileError, UserError
-from vision.heads.detr import DetrHeadConfig
-from vision.heads.dfine import DfineHeadConfig
-from vision.heads.rtdetr import RtdetrHeadConfig
-from vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.checkpoints.detr import DETR_KEY_MAPS
+from handeye.vision.checkpoints.dfine import DFINE_KEY_MAPS
+from handeye.vision.checkpoints.key_map import KeyMap, best_key_map
+from handeye.vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSFORMERS_RTDETR_KEYS
+from handeye.vision.checkpoints.torchvision_backbones import published_backbones
+from handeye.vision.checkpoints.yolox import YOLOX_KEYS
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.classifier import Classifier, build_classifier
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.heads.detr import DetrHeadConfig
+from handeye.vision.heads.dfine import DfineHeadConfig
+from handeye.vision.heads.rtdetr import RtdetrHeadConfig
+from handeye.vision.heads.yolox import YoloxHeadConfig
 
 
 def official_names() -> list[str]:

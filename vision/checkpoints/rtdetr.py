@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from vision.backbones.resnet import ResNetConfig
-from vision.checkpoints.coco_names import COCO_NAMES
-from vision.checkpoints.key_map import KeyMap, Rename
-from vision.checkpoints.torchvision_backbones import VD_RENAMES, VD_TRANSFORMERS_RENAMES
-from vision.detector import DetectorConfig
-from vision.heads.rtdetr import RtdetrHeadConfig
-from vision.images import Preprocessing
-from vision.necks.hybrid_encoder import HybridEncoderConfig
+from handeye.vision.backbones.resnet import ResNetConfig
+from handeye.vision.checkpoints.coco_names import COCO_NAMES
+from handeye.vision.checkpoints.key_map import KeyMap, Rename
+from handeye.vision.checkpoints.torchvision_backbones import VD_RENAMES, VD_TRANSFORMERS_RENAMES
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.heads.rtdetr import RtdetrHeadConfig
+from handeye.vision.images import Preprocessing
+from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
 
 RtdetrVersion = Literal[1, 2]
 RtdetrVariant = Literal["r18vd", "r34vd", "r50vd_m", "r50vd", "r101vd"]

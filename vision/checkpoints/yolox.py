@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.checkpoints.coco_names import COCO_NAMES
-from vision.checkpoints.key_map import KeyMap
-from vision.detector import DetectorConfig
-from vision.heads.yolox import YoloxHeadConfig
-from vision.images import Preprocessing
-from vision.necks.path_aggregation import PathAggregationConfig
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.checkpoints.coco_names import COCO_NAMES
+from handeye.vision.checkpoints.key_map import KeyMap
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.images import Preprocessing
+from handeye.vision.necks.path_aggregation import PathAggregationConfig
 
 YoloxVariant = Literal["nano", "tiny", "s", "m", "l", "x"]
 

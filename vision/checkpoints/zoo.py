@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vision.checkpoints.detr import detr_config
-from vision.checkpoints.dfine import DFINE_PLANS, DfineVariant, dfine_config
-from vision.checkpoints.download import PublishedFile
-from vision.checkpoints.rtdetr import RTDETR_RELEASES, RtdetrVariant, RtdetrVersion, rtdetr_config
-from vision.checkpoints.yolox import YOLOX_SIZES, YoloxVariant, yolox_config
-from vision.detector import Detector, DetectorConfig
+from handeye.vision.checkpoints.detr import detr_config
+from handeye.vision.checkpoints.dfine import DFINE_PLANS, DfineVariant, dfine_config
+from handeye.vision.checkpoints.download import PublishedFile
+from handeye.vision.checkpoints.rtdetr import RTDETR_RELEASES, RtdetrVariant, RtdetrVersion, rtdetr_config
+from handeye.vision.checkpoints.yolox import YOLOX_SIZES, YoloxVariant, yolox_config
+from handeye.vision.detector import Detector, DetectorConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from unicodedata import category
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from vision.data.masks import Mask
-from vision.errors import DatasetError
+from handeye.vision.data.masks import Mask
+from handeye.vision.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)

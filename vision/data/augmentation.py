@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Int64
 from pydantic import Field
 
-from vision.config import Config
-from vision.data.masks import Mask
-from vision.data.mosaic import CopyPasteConfig, MixupConfig, MosaicConfig, copy_paste, mixup, mosaic
-from vision.data.transforms import (
+from handeye.vision.config import Config
+from handeye.vision.data.masks import Mask
+from handeye.vision.data.mosaic import CopyPasteConfig, MixupConfig, MosaicConfig, copy_paste, mixup, mosaic
+from handeye.vision.data.transforms import (
     AffineConfig,
     CropConfig,
     Fraction,
@@ -35,7 +35,7 @@ from vision.data.transforms import (
     warp,
     warp_boxes,
 )
-from vision.images import Preprocessing, at_fixed_size
+from handeye.vision.images import Preprocessing, at_fixed_size
 
 NEIGHBOURS = 128
 """Mosaics and mixup take their images from groups of at least so many."""

@@ -25,13 +25,13 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from vision.data.annotations import AnnotationSet
-from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
-from vision.data.image_files import read_stated_image
-from vision.data.recent_images import RecentImages
-from vision.data.transforms import LabelledImage
-from vision.errors import DatasetError, SourceError, UserError
-from vision.images import Preprocessing
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
+from handeye.vision.data.image_files import read_stated_image
+from handeye.vision.data.recent_images import RecentImages
+from handeye.vision.data.transforms import LabelledImage
+from handeye.vision.errors import DatasetError, SourceError, UserError
+from handeye.vision.images import Preprocessing
 
 SIZE_MULTIPLE_PX = 32
 """Multi-scale sizes are multiples of the coarsest stride."""

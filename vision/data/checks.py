@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.boxes.anchors import AnchorFit, kmeans_anchors
-from vision.data.annotations import BROKEN, AnnotationSet, ImageAnnotations
-from vision.data.image_files import read_stated_image
-from vision.data.near_duplicates import Likeness, LikePair, like_pairs, likeness_of
-from vision.errors import DatasetError, SourceError
-from vision.images import Preprocessing, place
+from handeye.vision.boxes.anchors import AnchorFit, kmeans_anchors
+from handeye.vision.data.annotations import BROKEN, AnnotationSet, ImageAnnotations
+from handeye.vision.data.image_files import read_stated_image
+from handeye.vision.data.near_duplicates import Likeness, LikePair, like_pairs, likeness_of
+from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.images import Preprocessing, place
 
 MISSING, UNREADABLE, OTHER_SIZE = "missing image", "unreadable image", "image of another size"
 OVER_EDGE, DUPLICATE, TINY = "box over the image's edge", "box given twice", "box smaller than a pixel"

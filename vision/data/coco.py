@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.annotations import AnnotationSet, Categories, Entry, Omissions, build_image, safe_name
-from vision.data.masks import mask_from_coco, mask_to_coco
-from vision.errors import DatasetError
-from vision.files import write_json
+from handeye.vision.data.annotations import AnnotationSet, Categories, Entry, Omissions, build_image, safe_name
+from handeye.vision.data.masks import mask_from_coco, mask_to_coco
+from handeye.vision.errors import DatasetError
+from handeye.vision.files import write_json
 
 LARGEST_ID = 2**53
 """Beyond it JSON readers of other languages, and the evaluation, no longer tell two ids apart."""

@@ -11,12 +11,12 @@ from typing import Literal
 
 from typing_extensions import assert_never
 
-from vision.data.annotations import BROKEN, AnnotationSet, Omissions
-from vision.data.coco import coco_content, read_coco, write_coco
-from vision.data.image_files import IMAGE_SUFFIXES
-from vision.data.voc import read_voc, voc_root, write_voc
-from vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
-from vision.errors import DatasetError
+from handeye.vision.data.annotations import BROKEN, AnnotationSet, Omissions
+from handeye.vision.data.coco import coco_content, read_coco, write_coco
+from handeye.vision.data.image_files import IMAGE_SUFFIXES
+from handeye.vision.data.voc import read_voc, voc_root, write_voc
+from handeye.vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
+from handeye.vision.errors import DatasetError
 
 Format = Literal["coco", "voc", "yolo"]
 ANNOTATIONS_NAME = "annotations.json"

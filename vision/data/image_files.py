@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.data.annotations import BROKEN, AnnotationSet, LeftOut
-from vision.errors import DatasetError, SourceError, UserError
-from vision.images import decode_image, read_image
+from handeye.vision.data.annotations import BROKEN, AnnotationSet, LeftOut
+from handeye.vision.errors import DatasetError, SourceError, UserError
+from handeye.vision.images import decode_image, read_image
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 2**28

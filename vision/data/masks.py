@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from vision.errors import DatasetError
+from handeye.vision.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

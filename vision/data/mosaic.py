@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Bool
 from pydantic import Field
 
-from vision.config import Config
-from vision.data.masks import Mask, draw_mask
-from vision.data.transforms import (
+from handeye.vision.config import Config
+from handeye.vision.data.masks import Mask, draw_mask
+from handeye.vision.data.transforms import (
     AffineConfig,
     Fraction,
     LabelledImage,
@@ -31,7 +31,7 @@ from vision.data.transforms import (
     warp,
     warp_boxes,
 )
-from vision.images import Preprocessing
+from handeye.vision.images import Preprocessing
 
 
 class MosaicConfig(Config):

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from pydantic import Field
 
-from vision.boxes.iou import pairwise_iou
-from vision.config import Config
-from vision.images import Preprocessing, fit_image, place
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.config import Config
+from handeye.vision.images import Preprocessing, fit_image, place
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

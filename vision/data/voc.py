@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, ElementTree, SubElement, TreeBuilder, indent
 from xml.parsers import expat
 
-from vision.data.annotations import (
+from handeye.vision.data.annotations import (
     AnnotationSet,
     Categories,
     Entry,
@@ -21,8 +21,8 @@ from vision.data.annotations import (
     build_image,
     safe_name,
 )
-from vision.data.image_files import IMAGE_SUFFIXES, read_size
-from vision.errors import DatasetError, SourceError
+from handeye.vision.data.image_files import IMAGE_SUFFIXES, read_size
+from handeye.vision.errors import DatasetError, SourceError
 
 CLASSES_NAME = "classes.txt"
 """Names in the order of the class ids, one a line; VOC itself has no such list."""

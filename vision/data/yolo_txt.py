@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vision.data.annotations import (
+from handeye.vision.data.annotations import (
     AnnotationSet,
     Categories,
     Entry,
@@ -25,10 +25,10 @@ from vision.data.annotations import (
     build_image,
     safe_name,
 )
-from vision.data.image_files import IMAGE_SUFFIXES, list_images, read_size
-from vision.data.masks import Mask
-from vision.data.voc import CLASSES_NAME, read_classes
-from vision.errors import DatasetError, SourceError
+from handeye.vision.data.image_files import IMAGE_SUFFIXES, list_images, read_size
+from handeye.vision.data.masks import Mask
+from handeye.vision.data.voc import CLASSES_NAME, read_classes
+from handeye.vision.errors import DatasetError, SourceError
 
 DATA_NAME = "data.yaml"
 CROWD = "a crowd, which YOLO text cannot say"

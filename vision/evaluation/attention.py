@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
-from vision.errors import UserError
-from vision.evaluation.torch_session import TorchSession
-from vision.images import Placement, prepare
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.torch_session import TorchSession
+from handeye.vision.images import Placement, prepare
 
 if TYPE_CHECKING:
-    from vision.runtime.image_detector import ImageDetector
+    from handeye.vision.runtime.image_detector import ImageDetector
 
 
 @runtime_checkable

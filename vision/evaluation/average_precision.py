@@ -16,8 +16,8 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Float
 
-from vision.errors import DatasetError
-from vision.runtime.detections import Detections
+from handeye.vision.errors import DatasetError
+from handeye.vision.runtime.detections import Detections
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vision.boxes.anchors import AnchorFit
-from vision.data.annotations import AnnotationSet, ImageAnnotations
-from vision.data.checks import Finding
-from vision.errors import SourceError
-from vision.files import replacing
-from vision.images import read_image
-from vision.runtime.draw import class_colour, draw_box
+from handeye.vision.boxes.anchors import AnchorFit
+from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
+from handeye.vision.data.checks import Finding
+from handeye.vision.errors import SourceError
+from handeye.vision.files import replacing
+from handeye.vision.images import read_image
+from handeye.vision.runtime.draw import class_colour, draw_box
 
 MAX_CLASSES = 40
 MAX_EXAMPLES = 12

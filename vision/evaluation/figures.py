@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vision.files import replacing
+from handeye.vision.files import replacing
 
 PANEL_INCHES = (6.4, 4.4)
 DPI = 120

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 
-from vision.boxes.iou import pairwise_iou
-from vision.data.annotations import AnnotationSet, ImageAnnotations
-from vision.evaluation.figures import write_picture
-from vision.images import read_image
-from vision.runtime.detections import Detections
-from vision.runtime.draw import class_colour, draw_box
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
+from handeye.vision.evaluation.figures import write_picture
+from handeye.vision.images import read_image
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import class_colour, draw_box
 
 
 @dataclass(frozen=True, slots=True, eq=False)

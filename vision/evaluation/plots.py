@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from matplotlib.axes import Axes
 
-from vision.data.annotations import AnnotationSet
-from vision.evaluation.figures import figure
-from vision.evaluation.matching import judge
-from vision.runtime.detections import Detections
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.evaluation.figures import figure
+from handeye.vision.evaluation.matching import judge
+from handeye.vision.runtime.detections import Detections
 
 SMOOTHING_STEPS = 50
 """Window of the moving average drawn over the losses."""

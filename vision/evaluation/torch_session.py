@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from typing_extensions import assert_never
 
-from vision.errors import UserError
-from vision.runtime.engines import EngineChoice, available_processors
-from vision.runtime.image_detector import ImageDetector, ModelFormat
-from vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.engines import EngineChoice, available_processors
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
+from handeye.vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
 
 if TYPE_CHECKING:
-    from vision.detector import Detector
+    from handeye.vision.detector import Detector
 
 CHECKPOINT_SUFFIX = ".safetensors"
 INPUT_NAME, OUTPUT_NAME = "images", "rows"
@@ -50,7 +50,7 @@ def open_detector(
         )
     if engine != "auto" or model_format is not None:
         raise UserError(f"{model}: a checkpoint runs in torch only; export it first: handeye export {model}")
-    from vision.checkpoints.native import load_detector
+    from handeye.vision.checkpoints.native import load_detector
 
     detector = load_detector(Path(model))
     return ImageDetector(

@@ -8,11 +8,11 @@ from typing import Annotated
 from pydantic import Field
 from typing_extensions import assert_never
 
-from vision.heads.detr import DetrHead, DetrHeadConfig
-from vision.heads.dfine import DfineHead, DfineHeadConfig
-from vision.heads.rtdetr import RtdetrHead, RtdetrHeadConfig
-from vision.heads.yolo_grid import YoloGridHead, YoloGridHeadConfig
-from vision.heads.yolox import YoloxHead, YoloxHeadConfig
+from handeye.vision.heads.detr import DetrHead, DetrHeadConfig
+from handeye.vision.heads.dfine import DfineHead, DfineHeadConfig
+from handeye.vision.heads.rtdetr import RtdetrHead, RtdetrHeadConfig
+from handeye.vision.heads.yolo_grid import YoloGridHead, YoloGridHeadConfig
+from handeye.vision.heads.yolox import YoloxHead, YoloxHeadConfig
 
 HeadConfig = Annotated[
     YoloxHeadConfig | YoloGridHeadConfig | DetrHeadConfig | RtdetrHeadConfig | DfineHeadConfig,

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
-from vision.boxes.targets import BoxTargets
-from vision.heads.query_selection import inverse_sigmoid
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.heads.query_selection import inverse_sigmoid
 
 
 @dataclass(frozen=True, slots=True, eq=False)

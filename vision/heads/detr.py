@@ -15,11 +15,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.heads.outputs import QueryOutput, QueryPredictions
-from vision.layers.attention import sine_positions
-from vision.layers.transformer import DecoderLayer, EncoderLayer, map_to_tokens
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.heads.outputs import QueryOutput, QueryPredictions
+from handeye.vision.layers.attention import sine_positions
+from handeye.vision.layers.transformer import DecoderLayer, EncoderLayer, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
 BOX_LAYERS = 3

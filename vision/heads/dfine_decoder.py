@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vision.layers.attention import MultiHeadAttention
-from vision.layers.deformable import DeformableAttention, Glances, Sampling
-from vision.layers.distribution import split_edges
-from vision.layers.transformer import FeedForward
+from handeye.vision.layers.attention import MultiHeadAttention
+from handeye.vision.layers.deformable import DeformableAttention, Glances, Sampling
+from handeye.vision.layers.distribution import split_edges
+from handeye.vision.layers.transformer import FeedForward
 
 LARGEST_HALF = torch.finfo(torch.float16).max
 """A larger sum would become infinite in half precision before its norm."""

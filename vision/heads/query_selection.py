@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vision.heads.detr import BoxPredictor
-from vision.heads.outputs import QueryPredictions
-from vision.heads.yolox import PRIOR_PROBABILITY
+from handeye.vision.heads.detr import BoxPredictor
+from handeye.vision.heads.outputs import QueryPredictions
+from handeye.vision.heads.yolox import PRIOR_PROBABILITY
 
 ANCHOR_SIZE = 0.05
 """Side of the anchors of the finest level as a share of the input; every coarser level doubles it."""

@@ -14,22 +14,22 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.errors import ConfigError
-from vision.heads.denoising import ContrastiveDenoising, DenoisingQueries
-from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from vision.heads.query_selection import (
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.denoising import ContrastiveDenoising, DenoisingQueries
+from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
+from handeye.vision.heads.query_selection import (
     QuerySelection,
     SelectedQueries,
     build_box_refinement,
     build_class_predictor,
     inverse_sigmoid,
 )
-from vision.layers.attention import MultiHeadAttention
-from vision.layers.convolution import TORCH_NORM, ConvNormAct
-from vision.layers.deformable import DeformableAttention, Glances, Sampling, glance_maps
-from vision.layers.transformer import FeedForward, map_to_tokens
+from handeye.vision.layers.attention import MultiHeadAttention
+from handeye.vision.layers.convolution import TORCH_NORM, ConvNormAct
+from handeye.vision.layers.deformable import DeformableAttention, Glances, Sampling, glance_maps
+from handeye.vision.layers.transformer import FeedForward, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
 LARGEST_HALF = 65504.0

@@ -24,13 +24,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from vision.boxes.anchors import grid_anchors
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.errors import ConfigError
-from vision.heads.outputs import GridOutput
-from vision.heads.yolox import PRIOR_PROBABILITY
-from vision.layers.convolution import ConvNormAct
+from handeye.vision.boxes.anchors import grid_anchors
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.outputs import GridOutput
+from handeye.vision.heads.yolox import PRIOR_PROBABILITY
+from handeye.vision.layers.convolution import ConvNormAct
 
 Version = Literal["v1", "v2", "v3", "v4", "v5"]
 Size = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]

@@ -15,10 +15,10 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.heads.outputs import GridOutput
-from vision.layers.convolution import ConvNormAct, spatial_convolution
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.heads.outputs import GridOutput
+from handeye.vision.layers.convolution import ConvNormAct, spatial_convolution
 
 PRIOR_PROBABILITY = 0.01
 """What a fresh head believes of any cell: without it the many empty cells drown the first steps of training."""

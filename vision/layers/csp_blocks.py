@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.layers.convolution import TORCH_NORM, Activation, ConvNormAct, build_activation, spatial_convolution
+from handeye.vision.layers.convolution import TORCH_NORM, Activation, ConvNormAct, build_activation, spatial_convolution
 
 
 class Focus(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
 
 
 @dataclass(frozen=True, slots=True, eq=False)

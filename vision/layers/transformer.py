@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from vision.layers.attention import MultiHeadAttention
-from vision.layers.convolution import Activation, build_activation
+from handeye.vision.layers.attention import MultiHeadAttention
+from handeye.vision.layers.convolution import Activation, build_activation
 
 
 def map_to_tokens(features: Float[Tensor, "B C h w"]) -> Float[Tensor, "B h*w C"]:

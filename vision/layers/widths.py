@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.errors import ConfigError
+from handeye.vision.errors import ConfigError
 
 Width = Annotated[int, Field(gt=0)]
 Widths = dict[str, tuple[Width, ...]]

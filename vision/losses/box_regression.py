@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from vision.boxes.iou import aligned_ciou, aligned_diou, aligned_giou, aligned_iou
+from handeye.vision.boxes.iou import aligned_ciou, aligned_diou, aligned_giou, aligned_iou
 
 
 def squared_iou_loss(boxes_xyxy: Float[Tensor, "N 4"], targets_xyxy: Float[Tensor, "N 4"]) -> Float[Tensor, " N"]:

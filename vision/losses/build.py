@@ -10,18 +10,18 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import assert_never
 
-from vision.boxes.targets import BoxTargets
-from vision.errors import ConfigError
-from vision.heads.build import HeadConfig
-from vision.heads.detr import DetrHeadConfig
-from vision.heads.dfine import DfineHeadConfig
-from vision.heads.rtdetr import RtdetrHeadConfig
-from vision.heads.yolo_grid import YoloGridHeadConfig
-from vision.heads.yolox import YoloxHeadConfig
-from vision.losses.counting import Count, average_count
-from vision.losses.dfine_loss import DfineLoss, DfineLossConfig
-from vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig
-from vision.losses.yolo_loss import (
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.build import HeadConfig
+from handeye.vision.heads.detr import DetrHeadConfig
+from handeye.vision.heads.dfine import DfineHeadConfig
+from handeye.vision.heads.rtdetr import RtdetrHeadConfig
+from handeye.vision.heads.yolo_grid import YoloGridHeadConfig
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.losses.counting import Count, average_count
+from handeye.vision.losses.dfine_loss import DfineLoss, DfineLossConfig
+from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig
+from handeye.vision.losses.yolo_loss import (
     YoloLoss,
     YoloV1LossConfig,
     YoloV2LossConfig,
@@ -29,7 +29,7 @@ from vision.losses.yolo_loss import (
     YoloV5LossConfig,
     published_yolo_loss,
 )
-from vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
+from handeye.vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
 
 LossConfig = Annotated[
     YoloxLossConfig

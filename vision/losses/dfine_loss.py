@@ -17,15 +17,15 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from vision.assignment.hungarian import BatchTargets, Matches
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import aligned_iou
-from vision.config import Config
-from vision.heads.dfine import DfineOutput, EdgePredictions
-from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from vision.layers.distribution import EdgeBins, split_edges
-from vision.losses.counting import average_count
-from vision.losses.set_loss import MatchedOutput, SetLoss, SetLossConfig, Weight, denoising_matches
+from handeye.vision.assignment.hungarian import BatchTargets, Matches
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import aligned_iou
+from handeye.vision.config import Config
+from handeye.vision.heads.dfine import DfineOutput, EdgePredictions
+from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
+from handeye.vision.layers.distribution import EdgeBins, split_edges
+from handeye.vision.losses.counting import average_count
+from handeye.vision.losses.set_loss import MatchedOutput, SetLoss, SetLossConfig, Weight, denoising_matches
 
 
 class DfineLossConfig(Config):

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from vision.assignment.hungarian import (
+from handeye.vision.assignment.hungarian import (
     DETR_COST,
     BatchTargets,
     Matches,
@@ -26,14 +26,14 @@ from vision.assignment.hungarian import (
     match_hungarian,
     matching_cost,
 )
-from vision.boxes.formats import box_area, cxcywh_to_xyxy, pixels_to_norm, positive_part
-from vision.boxes.iou import aligned_iou
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from vision.losses.box_regression import giou_loss, l1_loss
-from vision.losses.classification import varifocal_loss
-from vision.losses.counting import Count, average_count, mean_over_processes
+from handeye.vision.boxes.formats import box_area, cxcywh_to_xyxy, pixels_to_norm, positive_part
+from handeye.vision.boxes.iou import aligned_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
+from handeye.vision.losses.box_regression import giou_loss, l1_loss
+from handeye.vision.losses.classification import varifocal_loss
+from handeye.vision.losses.counting import Count, average_count, mean_over_processes
 
 Weight = Annotated[float, Field(ge=0)]
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]

@@ -18,22 +18,22 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from vision.assignment.best_anchor import (
+from handeye.vision.assignment.best_anchor import (
     Pairs,
     assign_best_anchor,
     assign_by_ratio,
     assign_responsible,
     overlaps_an_object,
 )
-from vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
-from vision.boxes.iou import aligned_ciou, aligned_iou
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.errors import ConfigError
-from vision.heads.yolo_grid import Version, YoloGridOutput, encode_sizes
-from vision.losses.classification import binary_cross_entropy, smooth_labels
-from vision.losses.counting import num_processes
-from vision.losses.yolox_loss import is_ignored
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
+from handeye.vision.boxes.iou import aligned_ciou, aligned_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.yolo_grid import Version, YoloGridOutput, encode_sizes
+from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
+from handeye.vision.losses.counting import num_processes
+from handeye.vision.losses.yolox_loss import is_ignored
 
 Weight = Annotated[float, Field(ge=0)]
 Threshold = Annotated[float, Field(ge=0, le=1)]

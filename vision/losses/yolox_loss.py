@@ -17,15 +17,15 @@ from torch import Tensor
 from torch.nn import functional
 from typing_extensions import assert_never
 
-from vision.assignment.simota import SimotaConfig, assign_simota
-from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
-from vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
-from vision.boxes.targets import BoxTargets
-from vision.config import Config
-from vision.heads.outputs import GridOutput
-from vision.losses.box_regression import l1_loss, squared_iou_loss
-from vision.losses.classification import binary_cross_entropy, smooth_labels
-from vision.losses.counting import Count, average_count
+from handeye.vision.assignment.simota import SimotaConfig, assign_simota
+from handeye.vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import Config
+from handeye.vision.heads.outputs import GridOutput
+from handeye.vision.losses.box_regression import l1_loss, squared_iou_loss
+from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
+from handeye.vision.losses.counting import Count, average_count
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -12,12 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
-from vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
-from vision.necks.levels import Levels, LevelsConfig
-from vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
-from vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
+from handeye.vision.config import Config
+from handeye.vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
+from handeye.vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
+from handeye.vision.necks.levels import Levels, LevelsConfig
+from handeye.vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
+from handeye.vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
 
 SingleNeckConfig = Annotated[
     PathAggregationConfig | FeaturePyramidConfig | LevelsConfig | HybridEncoderConfig | SimplePyramidConfig,

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 
 class FeaturePyramidConfig(Config):

@@ -15,11 +15,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.layers.attention import sin_cos_table
-from vision.layers.convolution import TORCH_NORM, ConvNormAct
-from vision.layers.csp_blocks import DecoupledShrink, RepCrossStage, RepElan
-from vision.layers.transformer import EncoderLayer, map_to_tokens
+from handeye.vision.config import Config
+from handeye.vision.layers.attention import sin_cos_table
+from handeye.vision.layers.convolution import TORCH_NORM, ConvNormAct
+from handeye.vision.layers.csp_blocks import DecoupledShrink, RepCrossStage, RepElan
+from handeye.vision.layers.transformer import EncoderLayer, map_to_tokens
 
 BLOCKS_PER_MERGE = 3
 """RepVGG blocks of each merging block at depth 1."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 
 class LevelsConfig(Config):

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.layers.convolution import ConvNormAct, spatial_convolution
-from vision.layers.csp_blocks import CrossStagePartial, scaled_depth
+from handeye.vision.config import Config
+from handeye.vision.layers.convolution import ConvNormAct, spatial_convolution
+from handeye.vision.layers.csp_blocks import CrossStagePartial, scaled_depth
 
 BLOCKS_PER_MERGE = 3
 """Bottlenecks of each merging block at depth 1."""

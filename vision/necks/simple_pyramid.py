@@ -12,8 +12,8 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.errors import ConfigError
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
 
 NORM_EPS = 1e-6
 Stride = Literal[4, 8, 16, 32]

@@ -15,7 +15,7 @@ import numpy as np
 from cuda.bindings import driver as cuda
 from jaxtyping import UInt8
 
-from vision.errors import UserError
+from handeye.vision.errors import UserError
 
 Answer = TypeVar("Answer")
 NAME_BYTES = 256

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 from typing_extensions import assert_never
 
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.nms import suppress
-from vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.nms import suppress
+from handeye.vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

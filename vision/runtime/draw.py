@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32, Int32, UInt8
 
-from vision.runtime.detections import Detections
+from handeye.vision.runtime.detections import Detections
 
 Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -14,10 +14,10 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from vision.config import Config
-from vision.errors import ModelFileError
-from vision.files import replacing
-from vision.runtime.manifest import Manifest
+from handeye.vision.config import Config
+from handeye.vision.errors import ModelFileError
+from handeye.vision.files import replacing
+from handeye.vision.runtime.manifest import Manifest
 
 ENGINE_SUFFIX = ".engine"
 MAGIC = b"handeye\x01"

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from typing_extensions import assert_never
 
-from vision.errors import MissingPackageError, UserError
+from handeye.vision.errors import MissingPackageError, UserError
 
 EngineChoice = Literal["auto", "onnxruntime", "openvino"]
 EngineName = Literal["onnxruntime", "openvino"]
@@ -67,11 +67,11 @@ def open_session(
     if importlib.util.find_spec(name) is None:
         raise MissingPackageError(f"the engine {name!r} is not installed; add it with: pip install 'handeye[cpu]'")
     if name == "onnxruntime":
-        from vision.runtime.onnxruntime_session import OnnxRuntimeSession
+        from handeye.vision.runtime.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(path, num_threads)
     if name == "openvino":
-        from vision.runtime.openvino_session import OpenvinoSession
+        from handeye.vision.runtime.openvino_session import OpenvinoSession
 
         return OpenvinoSession(path, num_threads, precision)
     assert_never(name)

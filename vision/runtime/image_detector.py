@@ -12,13 +12,13 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from typing_extensions import assert_never
 
-from vision.errors import ModelFileError
-from vision.images import Placement, prepare
-from vision.runtime.decode import read_rows
-from vision.runtime.detections import Detections
-from vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
-from vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
-from vision.runtime.manifest import (
+from handeye.vision.errors import ModelFileError
+from handeye.vision.images import Placement, prepare
+from handeye.vision.runtime.decode import read_rows
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
+from handeye.vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
+from handeye.vision.runtime.manifest import (
     LabelledBoxes,
     Manifest,
     QueryRows,
@@ -28,7 +28,7 @@ from vision.runtime.manifest import (
     read_manifest,
     read_onnx_file,
 )
-from vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
+from handeye.vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
 
 ModelFormat = Literal["yolox", "rtdetr"]
 MAX_DETECTIONS = 300
@@ -225,7 +225,7 @@ def _open_engine(path: Path, engine: EngineChoice, model_format: ModelFormat | N
         raise ModelFileError(f"{path}: an engine runs in TensorRT only and knows its format; leave those options out")
     file = read_engine_file(path)
     require_tensorrt()
-    from vision.runtime.tensorrt_session import TensorrtSession
+    from handeye.vision.runtime.tensorrt_session import TensorrtSession
 
     return TensorrtSession(file), file.record.manifest
 

@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from vision.config import Config
-from vision.errors import ModelFileError
-from vision.images import Preprocessing
+from handeye.vision.config import Config
+from handeye.vision.errors import ModelFileError
+from handeye.vision.images import Preprocessing
 
 METADATA_KEY = "handeye"
 FORMAT_VERSION = 1

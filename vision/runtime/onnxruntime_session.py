@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from vision.errors import ModelFileError
-from vision.runtime.engines import Shape
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.engines import Shape
 
 ERRORS_ONLY = 3
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import openvino
 
-from vision.errors import ModelFileError
-from vision.runtime.engines import Precision, Shape
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.engines import Precision, Shape
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.errors import ModelFileError
-from vision.runtime.engines import Session, Shape
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.engines import Session, Shape
 
 IMAGE, SIZE = "images", "orig_target_sizes"
 OUTPUTS = ("boxes", "scores", "labels")

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.errors import SourceError
-from vision.images import read_image
-from vision.runtime.video_writer import quiet_opencv
+from handeye.vision.errors import SourceError
+from handeye.vision.images import read_image
+from handeye.vision.runtime.video_writer import quiet_opencv
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import tensorrt as trt
 
-from vision.errors import ModelFileError
-from vision.runtime.cuda_driver import CudaDevice, CudaError, MirroredBuffer, RecordedWork
-from vision.runtime.engine_file import EngineFile, check_engine_fits
-from vision.runtime.engines import Shape
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.cuda_driver import CudaDevice, CudaError, MirroredBuffer, RecordedWork
+from handeye.vision.runtime.engine_file import EngineFile, check_engine_fits
+from handeye.vision.runtime.engines import Shape
 
 DTYPES = {
     trt.DataType.FLOAT: np.float32,

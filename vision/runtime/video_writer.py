@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from vision.errors import UserError
-from vision.files import replacing
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing
 
 
 class VideoWriter:

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 Rows = Int64[np.ndarray, " _"] | Bool[np.ndarray, " _"]
 FrameTime = float | Float[np.ndarray, " N"]

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from robot.errors import RobotError
-from vision.runtime.detections import Detections
-from vision.tracking.box_kalman import BoxModel, BoxMotion, Rows
-from vision.tracking.camera_motion import SimilarityMotion
+from handeye.robot.errors import RobotError
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.tracking.box_kalman import BoxModel, BoxMotion, Rows
+from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 Indices: TypeAlias = Int64[np.ndarray, " _"]
 Mask: TypeAlias = Bool[np.ndarray, " _"]

@@ -11,11 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from vision.config import Config
-from vision.tracking.box_association import Matches, most_gain, overlapping_pairs, split_matched
-from vision.tracking.box_kalman import HeightModel
-from vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, Indices, Seen
-from vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.config import Config
+from handeye.vision.tracking.box_association import Matches, most_gain, overlapping_pairs, split_matched
+from handeye.vision.tracking.box_kalman import HeightModel
+from handeye.vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, Indices, Seen
+from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 
 class ByteTrackConfig(Config):

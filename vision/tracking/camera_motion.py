@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from pydantic import Field
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 
 @dataclass(frozen=True, slots=True, eq=False)

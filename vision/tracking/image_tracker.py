@@ -11,15 +11,15 @@ from jaxtyping import Float, Int64, UInt8
 from pydantic import Field
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.runtime.detections import Detections
-from vision.runtime.draw import class_colour, draw_box, draw_line, line_width
-from vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, BoxTracks
-from vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
-from vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
-from vision.tracking.mot_files import MotBoxes
-from vision.tracking.oc_sort import OcSortConfig, OcSortTracker
-from vision.tracking.sort import SortConfig, SortTracker
+from handeye.vision.config import Config
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import class_colour, draw_box, draw_line, line_width
+from handeye.vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, BoxTracks
+from handeye.vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
+from handeye.vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
+from handeye.vision.tracking.mot_files import MotBoxes
+from handeye.vision.tracking.oc_sort import OcSortConfig, OcSortTracker
+from handeye.vision.tracking.sort import SortConfig, SortTracker
 
 
 class ImageTracker:

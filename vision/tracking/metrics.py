@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 
-from vision.boxes.iou import pairwise_iou
-from vision.tracking.mot_files import MotBoxes
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.tracking.mot_files import MotBoxes
 
 MATCH_IOU = 0.5
 """Least IoU of a match in MOTA and IDF1."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from vision.errors import DatasetError
-from vision.files import replacing
+from handeye.vision.errors import DatasetError
+from handeye.vision.files import replacing
 
 MIN_COLUMNS = 7
 LAST_FRAME = 10_000_000

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from vision.config import Config
-from vision.tracking.box_association import (
+from handeye.vision.config import Config
+from handeye.vision.tracking.box_association import (
     Matches,
     Overlaps,
     is_one_to_one,
@@ -23,9 +23,9 @@ from vision.tracking.box_association import (
     overlapping_pairs,
     split_matched,
 )
-from vision.tracking.box_kalman import AreaModel, BoxMotion
-from vision.tracking.box_tracker import BoxTracker, Indices, Mask, Seen
-from vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.tracking.box_kalman import AreaModel, BoxMotion
+from handeye.vision.tracking.box_tracker import BoxTracker, Indices, Mask, Seen
+from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 _TINY = 1e-6
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
-from vision.data.batches import Batch
+from handeye.vision.data.batches import Batch
 
 
 def split_batch(batch: Batch, num_parts: int) -> list[Batch]:

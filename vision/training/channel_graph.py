@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from vision.detector import Detector
-from vision.layers.csp_blocks import RepBlock
-from vision.layers.widths import is_depthwise
+from handeye.vision.detector import Detector
+from handeye.vision.layers.csp_blocks import RepBlock
+from handeye.vision.layers.widths import is_depthwise
 
 Channels = Int64[np.ndarray, " _"]
 """Numbers of channels, in the order of a map."""

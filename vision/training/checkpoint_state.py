@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from vision.errors import ModelFileError
-from vision.files import replacing
-from vision.training.distributed import TrainingError
+from handeye.vision.errors import ModelFileError
+from handeye.vision.files import replacing
+from handeye.vision.training.distributed import TrainingError
 
 FORMAT = "handeye-training-1"
 SPARE_BYTES = 16 * 2**20

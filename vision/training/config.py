@@ -8,16 +8,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from vision.config import Config
-from vision.data.augmentation import AugmentationConfig
-from vision.detector import DetectorConfig
-from vision.losses.build import LossConfig
-from vision.training.distillation import DistillationConfig
-from vision.training.network import PruningConfig
-from vision.training.optimizer import OptimizerConfig, SgdConfig, WeightAverageConfig
-from vision.training.precision import Precision
-from vision.training.quantization_aware import QuantizationAwareConfig
-from vision.training.schedules import CosineScheduleConfig, ScheduleConfig
+from handeye.vision.config import Config
+from handeye.vision.data.augmentation import AugmentationConfig
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.losses.build import LossConfig
+from handeye.vision.training.distillation import DistillationConfig
+from handeye.vision.training.network import PruningConfig
+from handeye.vision.training.optimizer import OptimizerConfig, SgdConfig, WeightAverageConfig
+from handeye.vision.training.precision import Precision
+from handeye.vision.training.quantization_aware import QuantizationAwareConfig
+from handeye.vision.training.schedules import CosineScheduleConfig, ScheduleConfig
 
 # Ending a run that no longer improves; a pure function of what was measured, so a resumed run decides the same.
 

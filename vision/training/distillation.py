@@ -16,18 +16,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vision.assignment.hungarian import match_hungarian
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import aligned_iou, pairwise_giou
-from vision.boxes.targets import BoxTargets
-from vision.checkpoints.native import load_detector
-from vision.config import Config
-from vision.data.batches import normalise_images
-from vision.detector import Detector, DetectorConfig, DetectorOutput
-from vision.errors import ConfigError
-from vision.heads.outputs import GridOutput, QueryOutput
-from vision.heads.yolo_grid import YoloGridHeadConfig
-from vision.losses.counting import mean_over_processes
+from handeye.vision.assignment.hungarian import match_hungarian
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import aligned_iou, pairwise_giou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.checkpoints.native import load_detector
+from handeye.vision.config import Config
+from handeye.vision.data.batches import normalise_images
+from handeye.vision.detector import Detector, DetectorConfig, DetectorOutput
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.outputs import GridOutput, QueryOutput
+from handeye.vision.heads.yolo_grid import YoloGridHeadConfig
+from handeye.vision.losses.counting import mean_over_processes
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from vision.losses.counting import mean_over_processes, num_processes
+from handeye.vision.losses.counting import mean_over_processes, num_processes
 
 LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
 """Of the errors with which torch tells that another process does not answer; gloo's have no class of their own."""

@@ -17,15 +17,15 @@ import numpy as np
 from jaxtyping import Float64
 from rich.console import Console
 
-from vision.data.batches import iterate_batches
-from vision.errors import UserError
-from vision.evaluation.figures import figure
-from vision.training.config import TrainDetectorConfig
-from vision.training.distributed import TrainingError
-from vision.training.optimizer import SgdConfig
-from vision.training.run_folder import RunFolder
-from vision.training.schedules import RateSetter
-from vision.training.train_detector import Training
+from handeye.vision.data.batches import iterate_batches
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.figures import figure
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.distributed import TrainingError
+from handeye.vision.training.optimizer import SgdConfig
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.schedules import RateSetter
+from handeye.vision.training.train_detector import Training
 
 SMOOTHING = 0.95
 """Share of the old average of the loss kept at each step."""

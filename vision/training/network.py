@@ -13,17 +13,17 @@ from pydantic import Field
 from rich.console import Console
 from typing_extensions import assert_never
 
-from vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.pruning import (
+from handeye.vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.pruning import (
     ChannelPruningConfig,
     MagnitudePruningConfig,
     WeightMasks,
     magnitude_masks,
     prune_channels,
 )
-from vision.training.quantization_aware import (
+from handeye.vision.training.quantization_aware import (
     QuantizationAwareConfig,
     activation_ranges,
     quantize,

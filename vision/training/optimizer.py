@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.errors import ConfigError
-from vision.training.sharding import own_share
+from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.sharding import own_share
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

@@ -14,10 +14,10 @@ from typing import Literal, Protocol, TypeVar, cast
 import torch
 from accelerate.utils import gather_object
 
-from vision.config import Config, read_yaml
-from vision.errors import ConfigError
-from vision.training.distributed import is_main_process, process_state
-from vision.training.run_folder import RunFolder
+from handeye.vision.config import Config, read_yaml
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.distributed import is_main_process, process_state
+from handeye.vision.training.run_folder import RunFolder
 
 C = TypeVar("C", bound=Config)
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

@@ -17,11 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import assert_never
 
-from vision.config import Config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.channel_graph import ChannelGraph, Channels, channel_graph
-from vision.training.optimizer import is_below
+from handeye.vision.config import Config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.channel_graph import ChannelGraph, Channels, channel_graph
+from handeye.vision.training.optimizer import is_below
 
 Kept = Bool[np.ndarray, " N"]
 

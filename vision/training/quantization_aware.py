@@ -13,12 +13,12 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from vision.config import Config
-from vision.detector import Detector
-from vision.errors import ConfigError
-from vision.layers.csp_blocks import RepBlock
-from vision.training.channel_graph import channel_graph
-from vision.training.optimizer import is_below
+from handeye.vision.config import Config
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ConfigError
+from handeye.vision.layers.csp_blocks import RepBlock
+from handeye.vision.training.channel_graph import channel_graph
+from handeye.vision.training.optimizer import is_below
 
 LEVELS = 127
 """Integers on either side of 0; -128 stays unused, so that a scale serves both signs."""

@@ -20,9 +20,9 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-from vision.config import Config, dump_config
-from vision.errors import UserError
-from vision.files import replacing, write_json
+from handeye.vision.config import Config, dump_config
+from handeye.vision.errors import UserError
+from handeye.vision.files import replacing, write_json
 
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-python-headless", "accelerate", "handeye")
 """Whose versions are recorded with a run."""

@@ -15,13 +15,13 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from jaxtyping import UInt8
 
-from vision.config import Config
-from vision.data.annotations import AnnotationSet
-from vision.data.batches import Batch
-from vision.errors import MissingPackageError
-from vision.evaluation.figures import write_picture
-from vision.evaluation.matching import draw_judged, worst_images
-from vision.evaluation.plots import (
+from handeye.vision.config import Config
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.batches import Batch
+from handeye.vision.errors import MissingPackageError
+from handeye.vision.evaluation.figures import write_picture
+from handeye.vision.evaluation.matching import draw_judged, worst_images
+from handeye.vision.evaluation.plots import (
     ConfusionMatrix,
     PrecisionRecall,
     best_common_threshold,
@@ -33,13 +33,13 @@ from vision.evaluation.plots import (
     plot_precision_recall,
     precision_recall,
 )
-from vision.files import whole_files, write_json
-from vision.images import Preprocessing
-from vision.runtime.detections import Detections
-from vision.runtime.draw import class_colour, draw_box
-from vision.training.config import TrainDetectorConfig
-from vision.training.run_folder import RunFolder
-from vision.training.run_report import write_run_report
+from handeye.vision.files import whole_files, write_json
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import class_colour, draw_box
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.run_report import write_run_report
 
 DRAWN_BATCHES = 3
 WORST_IMAGES = 8

@@ -9,10 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from vision.config import read_yaml
-from vision.evaluation.matching import LEGEND
-from vision.files import replacing, whole_files
-from vision.training.run_folder import RunFolder
+from handeye.vision.config import read_yaml
+from handeye.vision.evaluation.matching import LEGEND
+from handeye.vision.files import replacing, whole_files
+from handeye.vision.training.run_folder import RunFolder
 
 STYLE = (
     "body{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}img{max-width:100%}"

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field
 from torch.optim import Optimizer
 from typing_extensions import assert_never
 
-from vision.config import Config
+from handeye.vision.config import Config
 
 Epochs = Annotated[float, Field(ge=0)]
 PositiveEpochs = Annotated[float, Field(gt=0)]

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from typing_extensions import assert_never
 
-from vision.config import dump_config, load_config
-from vision.errors import ConfigError, UserError
-from vision.files import replacing
-from vision.training.config import TrainDetectorConfig
-from vision.training.distributed import TrainingError, training_device
-from vision.training.precision import settle_precision
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import train_detector
+from handeye.vision.config import dump_config, load_config
+from handeye.vision.errors import ConfigError, UserError
+from handeye.vision.files import replacing
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.distributed import TrainingError, training_device
+from handeye.vision.training.precision import settle_precision
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import train_detector
 
 if TYPE_CHECKING:
     import optuna

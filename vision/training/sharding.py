@@ -18,12 +18,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.torch_version import TorchVersion
 from torch.utils import _pytree
 
-from vision.detector import Detector
-from vision.errors import ConfigError
-from vision.heads.dfine import DfineOutput, EdgePredictions
-from vision.heads.outputs import DenoisingPredictions, GridOutput, QueryOutput, QueryPredictions
-from vision.heads.yolo_grid import YoloGridOutput
-from vision.losses.counting import num_processes
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.dfine import DfineOutput, EdgePredictions
+from handeye.vision.heads.outputs import DenoisingPredictions, GridOutput, QueryOutput, QueryPredictions
+from handeye.vision.heads.yolo_grid import YoloGridOutput
+from handeye.vision.losses.counting import num_processes
 
 M = TypeVar("M", bound=nn.Module)
 OLDEST_TORCH = "2.7"

@@ -20,18 +20,18 @@ from accelerate.utils import set_seed
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
-from vision.boxes.targets import BoxTargets
-from vision.data.batches import Batch, iterate_batches, normalise_images
-from vision.detector import Detector
-from vision.evaluation.average_precision import evaluate_boxes
-from vision.losses.build import build_loss, divides_once, grows_with_batch, published_loss
-from vision.losses.counting import PartCounts, average_count, mean_over_processes
-from vision.training.accumulation import add_losses, divide_gradients, split_batch
-from vision.training.checkpoint_state import Progress, load_state, require_space, telling_full_disk, write_state
-from vision.training.config import TrainDetectorConfig, has_stalled
-from vision.training.console import ProgressDisplay, StopRequest
-from vision.training.distillation import Distillation
-from vision.training.distributed import (
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.data.batches import Batch, iterate_batches, normalise_images
+from handeye.vision.detector import Detector
+from handeye.vision.evaluation.average_precision import evaluate_boxes
+from handeye.vision.losses.build import build_loss, divides_once, grows_with_batch, published_loss
+from handeye.vision.losses.counting import PartCounts, average_count, mean_over_processes
+from handeye.vision.training.accumulation import add_losses, divide_gradients, split_batch
+from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, telling_full_disk, write_state
+from handeye.vision.training.config import TrainDetectorConfig, has_stalled
+from handeye.vision.training.console import ProgressDisplay, StopRequest
+from handeye.vision.training.distillation import Distillation
+from handeye.vision.training.distributed import (
     TrainingError,
     any_of_all,
     are_many_on_cpus,
@@ -40,14 +40,14 @@ from vision.training.distributed import (
     training_device,
     with_steady_slopes,
 )
-from vision.training.network import begin_network, on_device, ship
-from vision.training.optimizer import WeightAverage, build_optimizer, freeze, train_mode
-from vision.training.precision import settle_precision
-from vision.training.run_folder import RunFolder
-from vision.training.run_record import RunRecord, tracker_options
-from vision.training.schedules import RateSetter, build_schedule
-from vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
-from vision.training.training_data import (
+from handeye.vision.training.network import begin_network, on_device, ship
+from handeye.vision.training.optimizer import WeightAverage, build_optimizer, freeze, train_mode
+from handeye.vision.training.precision import settle_precision
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.run_record import RunRecord, tracker_options
+from handeye.vision.training.schedules import RateSetter, build_schedule
+from handeye.vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
+from handeye.vision.training.training_data import (
     batch_plan,
     batch_targets,
     read_split,
@@ -55,7 +55,7 @@ from vision.training.training_data import (
     training_samples,
     validation_set,
 )
-from vision.training.validate import detect_together
+from handeye.vision.training.validate import detect_together
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """Our words for accelerate's."""

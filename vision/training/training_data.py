@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from vision.boxes.targets import BoxTargets
-from vision.data.annotations import BROKEN, AnnotationSet
-from vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
-from vision.data.formats import evaluation_source, read_annotations
-from vision.data.image_files import without_broken
-from vision.detector import DetectorConfig
-from vision.errors import ConfigError
-from vision.evaluation.average_precision import GroundTruth
-from vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.data.annotations import BROKEN, AnnotationSet
+from handeye.vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
+from handeye.vision.data.formats import evaluation_source, read_annotations
+from handeye.vision.data.image_files import without_broken
+from handeye.vision.detector import DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.evaluation.average_precision import GroundTruth
+from handeye.vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
 
 
 def batch_targets(batch: Batch) -> list[BoxTargets]:

@@ -15,14 +15,14 @@ from accelerate.utils import gather_object
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from vision.data.annotations import AnnotationSet, ImageAnnotations
-from vision.detector import Detector
-from vision.evaluation.torch_session import output_layout
-from vision.images import Placement, at_fixed_size, prepare, read_image
-from vision.runtime.decode import read_rows
-from vision.runtime.detections import Detections
-from vision.training.config import EvaluationConfig
-from vision.training.distributed import agree_on_buffers, process_state
+from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
+from handeye.vision.detector import Detector
+from handeye.vision.evaluation.torch_session import output_layout
+from handeye.vision.images import Placement, at_fixed_size, prepare, read_image
+from handeye.vision.runtime.decode import read_rows
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.training.config import EvaluationConfig
+from handeye.vision.training.distributed import agree_on_buffers, process_state
 
 READING_THREADS = 2
 MAX_DETECTIONS = 100

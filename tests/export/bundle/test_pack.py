@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.bundle import bundle_file
-from export.bundle.bundle_file import open_bundle, write_bundle
-from export.bundle.bundle_index import BundleError, VersionRange
-from export.bundle.pack import make_bundle
+from handeye.export.bundle import bundle_file
+from handeye.export.bundle.bundle_file import open_bundle, write_bundle
+from handeye.export.bundle.bundle_index import BundleError, VersionRange
+from handeye.export.bundle.pack import make_bundle
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.images import decode_image
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from vision.errors import ModelFileError, UserError
-from vision.images import decode_image
 
 SIZE = (64, 96)
 

@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from export.bundle.pack import REQUIREMENTS
+from handeye.export.bundle.pack import REQUIREMENTS
 
 BOARDS = {"jetpack6-cp310.txt": "3.10", "jetpack7-cp312.txt": "3.12"}
 PLATFORMS = [f"manylinux{tag}_aarch64" for tag in ("_2_28", "_2_27", "_2_24", "_2_17", "2014")]

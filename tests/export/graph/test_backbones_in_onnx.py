@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.graph.onnx_export import OPSET, simplify
-from vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
-from vision.backbones.swin import Swin, SwinConfig
-from vision.backbones.vit import ViT, ViTConfig
-from vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
+from handeye.export.graph.onnx_export import OPSET, simplify
+from handeye.vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
+from handeye.vision.backbones.swin import Swin, SwinConfig
+from handeye.vision.backbones.vit import ViT, ViTConfig
+from handeye.vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
 
 
 def hgnetv2() -> nn.Module:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from export.graph.folding import fold_for_inference
-from export.graph.onnx_export import export_onnx
+from handeye.export.graph.folding import fold_for_inference
+from handeye.export.graph.onnx_export import export_onnx
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.layers.csp_blocks import RepBlock
 from tests.export.clear_choice import clear_images
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.layers.csp_blocks import RepBlock
 
 
 def small_dfine(size_hw: tuple[int, int]) -> Detector:

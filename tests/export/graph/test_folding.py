@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.graph.folding import fold_focus, fold_for_inference, fold_rep_block
-from vision.detector import Detector
-from vision.layers.csp_blocks import Focus, RepBlock
+from handeye.export.graph.folding import fold_focus, fold_for_inference, fold_rep_block
+from handeye.vision.detector import Detector
+from handeye.vision.layers.csp_blocks import Focus, RepBlock
 
 
 def test_the_folded_detector_computes_the_same_to_rounding(detector: Detector):

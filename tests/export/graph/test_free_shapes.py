@@ -9,14 +9,14 @@ import onnx
 import pytest
 import torch
 
-from export.graph.free_shapes import FIXED, FreeShapes, measure_free_shapes, require_free_size
-from export.graph.onnx_export import export_onnx, write_onnx
+from handeye.export.graph.free_shapes import FIXED, FreeShapes, measure_free_shapes, require_free_size
+from handeye.export.graph.onnx_export import export_onnx, write_onnx
+from handeye.vision.detector import Detector
+from handeye.vision.errors import UserError
+from handeye.vision.runtime.engines import open_session
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import Manifest
 from tests.test_matrix import for_export, small
-from vision.detector import Detector
-from vision.errors import UserError
-from vision.runtime.engines import open_session
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest
 
 BOTH = FreeShapes(batch=True, size=True)
 BATCH = FreeShapes(batch=True)

@@ -7,12 +7,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.graph.graph_index import GraphIndex
-from export.graph.half_precision import ISLANDS, tensor_types, to_half
-from export.quantization.quantize import pinned_layers, quantize_for_tensorrt
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.half_precision import ISLANDS, tensor_types, to_half
+from handeye.export.quantization.quantize import pinned_layers, quantize_for_tensorrt
+from handeye.vision.errors import UserError
 from tests.export.graphs import model_of, noise
 from tests.export.quantization.test_quantize import ranges_of, run
-from vision.errors import UserError
 
 HALF, FULL = TensorProto.FLOAT16, TensorProto.FLOAT
 

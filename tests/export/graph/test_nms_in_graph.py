@@ -8,19 +8,19 @@ import numpy as np
 import onnx
 import pytest
 
-from export.graph.half_precision import to_half
-from export.graph.nms_in_graph import CANDIDATES, suppress_in_graph
-from export.graph.onnx_export import write_onnx
-from export.graph.operator_support import find_unsupported
-from export.parity import compare, measure_parity, synthetic_images
+from handeye.export.graph.half_precision import to_half
+from handeye.export.graph.nms_in_graph import CANDIDATES, suppress_in_graph
+from handeye.export.graph.onnx_export import write_onnx
+from handeye.export.graph.operator_support import find_unsupported
+from handeye.export.parity import compare, measure_parity, synthetic_images
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.engines import EngineName
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import Manifest, QueryRows, YoloxRows
 from tests.export.graphs import model_of
-from vision.detector import Detector
-from vision.errors import ModelFileError, UserError
-from vision.images import Preprocessing
-from vision.runtime.detections import Detections
-from vision.runtime.engines import EngineName
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest, QueryRows, YoloxRows
 
 ENGINES: tuple[EngineName, ...] = ("onnxruntime", "openvino")
 Exported = tuple[onnx.ModelProto, Manifest]

@@ -9,12 +9,12 @@ import onnx
 import pytest
 import torch
 
-from export.graph.onnx_export import OPSET, export_onnx
-from export.parity import measure_parity, synthetic_images
-from vision.detector import Detector
-from vision.images import Preprocessing
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import Manifest, read_manifest
+from handeye.export.graph.onnx_export import OPSET, export_onnx
+from handeye.export.parity import measure_parity, synthetic_images
+from handeye.vision.detector import Detector
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import Manifest, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.graph.graph_index import GraphIndex
-from export.graph.onnx_export import export_onnx
-from export.graph.operator_support import SUPPORTED, find_unsupported, require_supported
-from export.quantization.calibration import Range
-from export.quantization.quantize import quantize_for_tensorrt, quantized_inputs
-from export.quantization.quantize_x86 import quantize_for_openvino
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.onnx_export import export_onnx
+from handeye.export.graph.operator_support import SUPPORTED, find_unsupported, require_supported
+from handeye.export.quantization.calibration import Range
+from handeye.export.quantization.quantize import quantize_for_tensorrt, quantized_inputs
+from handeye.export.quantization.quantize_x86 import quantize_for_openvino
+from handeye.vision.detector import Detector
+from handeye.vision.errors import UserError
 from tests.export.graphs import chain, model_of
-from vision.detector import Detector
-from vision.errors import UserError
 
 SHAPE = (1, 3, 8, 8)
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}

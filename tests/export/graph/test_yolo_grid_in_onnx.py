@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from export.graph.onnx_export import export_onnx
-from vision.detector import Detector, DetectorConfig
+from handeye.export.graph.onnx_export import export_onnx
+from handeye.vision.detector import Detector, DetectorConfig
 
 
 def loud_detector(version: str) -> Detector:

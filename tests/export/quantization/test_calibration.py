@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
 from scipy.stats import entropy
 
-from export.quantization.calibration import (
+from handeye.export.quantization.calibration import (
     LEVELS,
     NUM_BINS,
     EntropyRule,

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.graph.graph_index import GraphIndex
-from export.quantization.equalization import MOST_AMPLIFIED, channel_bounds, equalize
-from export.quantization.quantize import quantize_for_tensorrt, quantized_inputs
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.quantization.equalization import MOST_AMPLIFIED, channel_bounds, equalize
+from handeye.export.quantization.quantize import quantize_for_tensorrt, quantized_inputs
 from tests.export.graphs import model_of, node_named, noise
 from tests.export.quantization.test_quantize import ranges_of, run
 

@@ -14,17 +14,17 @@ import pytest
 import torch
 from torch import nn
 
-from export.acceptance import ImageSet
-from export.graph.graph_index import GraphIndex
-from export.graph.onnx_export import export_onnx, write_onnx
-from export.graph.operator_support import find_unsupported
-from export.quantization.calibration import MinMaxRule, SquaredErrorRule, tensor_values
-from export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
-from export.quantization.qdq_linter import lint_for_tensorrt
-from vision.checkpoints.rtdetr import rtdetr_config
-from vision.detector import Detector, DetectorConfig
-from vision.images import prepare, read_image
-from vision.runtime.image_detector import ImageDetector
+from handeye.export.acceptance import ImageSet
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.onnx_export import export_onnx, write_onnx
+from handeye.export.graph.operator_support import find_unsupported
+from handeye.export.quantization.calibration import MinMaxRule, SquaredErrorRule, tensor_values
+from handeye.export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
+from handeye.export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.vision.checkpoints.rtdetr import rtdetr_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.images import prepare, read_image
+from handeye.vision.runtime.image_detector import ImageDetector
 
 RECIPE = Int8Config(rules=(SquaredErrorRule(),), allowed_loss=1.0)
 DEEPEST = "/detector/backbone/stages.3/stages.3.1/layers/layers.1/conv/Conv"

@@ -9,15 +9,15 @@ import cv2
 import numpy as np
 import pytest
 
-from export.acceptance import ImageSet, evaluate_file, evaluate_model
-from export.graph.graph_index import GraphIndex
-from export.graph.onnx_export import write_onnx
-from export.graph.third_party_onnx import open_onnx
-from export.quantization.calibration import MinMaxRule, SquaredErrorRule
-from export.quantization.int8_recipe import PLAIN, Int8Config, int8_from_learned, make_int8, module_name
-from export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.export.acceptance import ImageSet, evaluate_file, evaluate_model
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.onnx_export import write_onnx
+from handeye.export.graph.third_party_onnx import open_onnx
+from handeye.export.quantization.calibration import MinMaxRule, SquaredErrorRule
+from handeye.export.quantization.int8_recipe import PLAIN, Int8Config, int8_from_learned, make_int8, module_name
+from handeye.export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.vision.errors import DatasetError, SourceError, UserError
 from tests.export.graphs import chain, constant, node_named
-from vision.errors import DatasetError, SourceError, UserError
 
 
 @pytest.fixture(scope="module")

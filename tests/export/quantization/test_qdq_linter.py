@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.quantization.calibration import Range
-from export.quantization.qdq_linter import lint_for_tensorrt
-from export.quantization.quantize import quantize_for_tensorrt
+from handeye.export.quantization.calibration import Range
+from handeye.export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.export.quantization.quantize import quantize_for_tensorrt
 from tests.export.graphs import chain, constant, maker_of, node_named, replace_constant
 
 RANGES = {name: Range(-1.0, 1.0) for name in ("images", "stem", "sum", "up")}

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from export.graph.graph_index import GraphIndex
-from export.graph.onnx_export import write_onnx
-from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
-from export.quantization.qdq_linter import lint_for_tensorrt
-from export.quantization.quantize import (
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.onnx_export import write_onnx
+from handeye.export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
+from handeye.export.quantization.qdq_linter import lint_for_tensorrt
+from handeye.export.quantization.quantize import (
     LARGEST,
     pinned_layers,
     quantize_for_tensorrt,
@@ -23,9 +23,9 @@ from export.quantization.quantize import (
     weight_axis,
     weight_scales,
 )
+from handeye.vision.runtime.manifest import read_manifest
+from handeye.vision.runtime.openvino_session import shared_core
 from tests.export.graphs import chain, constant, maker_of, model_of, node_named, noise
-from vision.runtime.manifest import read_manifest
-from vision.runtime.openvino_session import shared_core
 
 
 def ranges_of(model: onnx.ModelProto, images: list[np.ndarray]) -> dict[str, Range]:

@@ -12,19 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.graph.graph_index import GraphIndex
-from export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
-from export.quantization.quantize import pinned_layers, quantized_inputs
-from export.quantization.quantize_x86 import (
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.quantization.calibration import MinMaxRule, Range, choose_range, collect_histograms
+from handeye.export.quantization.quantize import pinned_layers, quantized_inputs
+from handeye.export.quantization.quantize_x86 import (
     SILU_FLOOR,
     affine_parameters,
     quantize_for_onnxruntime,
     quantize_for_openvino,
     region_tensors,
 )
+from handeye.vision.runtime.openvino_session import shared_core
 from tests.export.graphs import chain, constant, maker_of, model_of, node_named, noise
 from tests.export.quantization.test_quantize import run
-from vision.runtime.openvino_session import shared_core
 
 
 def ranges_of(model: onnx.ModelProto, names: list[str], images: list[np.ndarray]) -> dict[str, Range]:

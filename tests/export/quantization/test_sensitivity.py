@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
 
-from export.graph.graph_index import GraphIndex
-from export.quantization.quantize import quantize_for_tensorrt
-from export.quantization.sensitivity import (
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.quantization.quantize import quantize_for_tensorrt
+from handeye.export.quantization.sensitivity import (
     DOMINANT,
     Block,
     blocks_of,

@@ -11,15 +11,15 @@ import onnx
 import pytest
 from onnx import helper
 
-from export.acceptance import ImageSet
-from export.artefacts import build_models
-from export.graph.third_party_onnx import open_onnx
-from export.quantization.int8_recipe import Int8Config
-from export.quantization.x86_fusions import with_fewer_passes
+from handeye.export.acceptance import ImageSet
+from handeye.export.artefacts import build_models
+from handeye.export.graph.third_party_onnx import open_onnx
+from handeye.export.quantization.int8_recipe import Int8Config
+from handeye.export.quantization.x86_fusions import with_fewer_passes
+from handeye.vision.images import prepare, read_image
+from handeye.vision.runtime.manifest import Manifest
 from tests.export.graphs import model_of, noise
 from tests.export.quantization.test_quantize import run
-from vision.images import prepare, read_image
-from vision.runtime.manifest import Manifest
 
 END = np.iinfo(np.int64).max
 

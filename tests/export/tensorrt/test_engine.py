@@ -8,18 +8,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.tensorrt.build_options import BuildOptions, trtexec_command
+from handeye.export.tensorrt.build_options import BuildOptions, trtexec_command
+from handeye.vision.errors import MissingPackageError, ModelFileError, UserError
+from handeye.vision.runtime.engine_file import read_engine_file, sha256_of
+from handeye.vision.runtime.engines import require_tensorrt
+from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from vision.errors import MissingPackageError, ModelFileError, UserError
-from vision.runtime.engine_file import read_engine_file, sha256_of
-from vision.runtime.engines import require_tensorrt
-from vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
 
 
 def build(onnx_path: Path, options: BuildOptions | None = None):
-    from export.tensorrt.engine import build_engine
+    from handeye.export.tensorrt.engine import build_engine
 
     return build_engine(onnx_path, onnx_path.with_suffix(".engine"), options)
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from robot.calibration.hand_eye import ClosedForm, relative_motions, solve_ax_xb, transform_errors
-from robot.errors import CalibrationError
-from robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
+from handeye.robot.calibration.hand_eye import ClosedForm, relative_motions, solve_ax_xb, transform_errors
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
 
 OPENCV_METHODS = [
     cv2.CALIB_HAND_EYE_TSAI,

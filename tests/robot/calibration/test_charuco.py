@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
-from robot.calibration.hand_eye import transform_errors
-from robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from robot.camera.intrinsics import Intrinsics
-from robot.errors import CameraError
-from robot.transforms import apply_transform, make_transform, rotvec_to_rotation
+from handeye.robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
+from handeye.robot.calibration.hand_eye import transform_errors
+from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.errors import CameraError
+from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.images import read_image
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS
-from vision.config import validate_config
-from vision.errors import ConfigError
-from vision.images import read_image
 
 PHOTO = "calibration/handeye_moveit/test_charuco_board_detection.jpg"
 PHOTO_K = np.array([[590.6972346, 0.0, 322.33104773], [0.0, 592.84676713, 247.40030325], [0.0, 0.0, 1.0]])

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.calibration.hand_eye import (
+from handeye.robot.calibration.hand_eye import (
     ClosedForm,
     HandEye,
     PosePairs,
@@ -19,9 +19,9 @@ from robot.calibration.hand_eye import (
     solve_hand_eye,
     transform_errors,
 )
-from robot.calibration.refinement import measure_pose, refine_hand_eye
-from robot.errors import CalibrationError, TransformError
-from robot.transforms import inverse, make_transform, nearest_transform, rotvec_to_rotation, translation
+from handeye.robot.calibration.refinement import measure_pose, refine_hand_eye
+from handeye.robot.errors import CalibrationError, TransformError
+from handeye.robot.transforms import inverse, make_transform, nearest_transform, rotvec_to_rotation, translation
 from tests.robot.calibration.hand_eye_scene import EXACT, make_samples
 
 RECORDINGS = "calibration/handeye_moveit/pose_samples.json"

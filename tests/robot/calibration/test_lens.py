@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from robot.calibration.board import BoardView
-from robot.calibration.lens import calibrate_lens, draw_residuals, measure_coverage, rough_intrinsics
-from robot.calibration.poses import ViewSpread, random_views
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.errors import CalibrationError
-from robot.transforms import apply_transform
+from handeye.robot.calibration.board import BoardView
+from handeye.robot.calibration.lens import calibrate_lens, draw_residuals, measure_coverage, rough_intrinsics
+from handeye.robot.calibration.poses import ViewSpread, random_views
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import apply_transform
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS
 
 FISHEYE = Intrinsics(INTRINSICS.K, (480, 640), np.array([-0.02, 0.01, -0.004, 0.001]), lens=Lens.FISHEYE)

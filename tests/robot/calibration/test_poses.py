@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.calibration.files import (
+from handeye.robot.calibration.files import (
     GuessFile,
     PosesFile,
     Provenance,
@@ -15,8 +15,8 @@ from robot.calibration.files import (
     pose_config,
     save_config,
 )
-from robot.calibration.hand_eye import HandEye, Setting, transform_errors
-from robot.calibration.poses import (
+from handeye.robot.calibration.hand_eye import HandEye, Setting, transform_errors
+from handeye.robot.calibration.poses import (
     LIMIT_MARGIN_RAD,
     ReachablePoses,
     ViewSpread,
@@ -26,15 +26,15 @@ from robot.calibration.poses import (
     suggest_poses,
     tool_poses,
 )
-from robot.calibration.refinement import NoiseLevels, measure, refine_hand_eye
-from robot.config import JointLimitsConfig, WorkCellConfig
-from robot.errors import CalibrationError
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import UR10E_LIMITS
-from robot.transforms import apply_transform, make_transform, translation
+from handeye.robot.calibration.refinement import NoiseLevels, measure, refine_hand_eye
+from handeye.robot.config import JointLimitsConfig, WorkCellConfig
+from handeye.robot.errors import CalibrationError
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import UR10E_LIMITS
+from handeye.robot.transforms import apply_transform, make_transform, translation
+from handeye.tools.command_line import run_command
+from handeye.vision.config import load_config
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS
-from tools.command_line import run_command
-from vision.config import load_config
 
 CELL = WorkCellConfig()
 HALF_BOARD = np.array([*BOARD.size_m, 0.0]) / 2.0

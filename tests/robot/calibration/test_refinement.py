@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from robot.calibration.board import BoardView, board_pose
-from robot.calibration.hand_eye import (
+from handeye.robot.calibration.board import BoardView, board_pose
+from handeye.robot.calibration.hand_eye import (
     ClosedForm,
     HandEye,
     PosePairs,
@@ -19,10 +19,10 @@ from robot.calibration.hand_eye import (
     tool_motion,
     transform_errors,
 )
-from robot.calibration.refinement import BoardMeasurement, NoiseLevels, leave_one_out, measure, refine_hand_eye
-from robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from robot.calibration.simulated_session import simulate_session
-from robot.transforms import inverse, make_transform, rotation_to_rotvec, translation
+from handeye.robot.calibration.refinement import BoardMeasurement, NoiseLevels, leave_one_out, measure, refine_hand_eye
+from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
+from handeye.robot.calibration.simulated_session import simulate_session
+from handeye.robot.transforms import inverse, make_transform, rotation_to_rotvec, translation
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples
 
 NOISE = NoiseLevels(0.1, 0.5e-3, np.deg2rad(0.1))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.calibration.hand_eye import Setting
-from robot.calibration.refinement import Reprojection, measure, measure_pose
-from robot.camera.intrinsics import Intrinsics
-from robot.errors import CalibrationError
-from robot.transforms import translation
+from handeye.robot.calibration.hand_eye import Setting
+from handeye.robot.calibration.refinement import Reprojection, measure, measure_pose
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.errors import CalibrationError
+from handeye.robot.transforms import translation
 from tests.robot.calibration.hand_eye_scene import EXACT, INTRINSICS, make_samples
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.rectification import DepthAlignment
-from robot.errors import CameraError, TransformError
-from robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.camera.rectification import DepthAlignment
+from handeye.robot.errors import CameraError, TransformError
+from handeye.robot.transforms import inverse, make_transform, rotvec_to_rotation, translation
 
 DEPTH = Intrinsics(np.array([[420.0, 0.0, 211.5], [0.0, 420.0, 119.5], [0.0, 0.0, 1.0]]), (240, 424))
 COLOR = Intrinsics(

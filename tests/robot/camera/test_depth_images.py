@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.camera.rectification import check_depth_unit, depth_to_metres, metres_to_millimetres
-from robot.errors import CameraError
+from handeye.robot.camera.rectification import check_depth_unit, depth_to_metres, metres_to_millimetres
+from handeye.robot.errors import CameraError
 
 
 def test_millimetres_become_metres_and_invalid_readings_nan():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.camera.intrinsics import Intrinsics, Lens, check_fits_image, check_pinhole, distort, undistort
-from robot.errors import CameraError
+from handeye.robot.camera.intrinsics import Intrinsics, Lens, check_fits_image, check_pinhole, distort, undistort
+from handeye.robot.errors import CameraError
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 390.0, 239.5], [0.0, 0.0, 1.0]])
 SIZE_HW = (480, 640)

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.opencv_camera import OpencvCamera
-from robot.errors import CameraError
-from robot.interfaces import Camera
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.camera.opencv_camera import OpencvCamera
+from handeye.robot.errors import CameraError
+from handeye.robot.interfaces import Camera
 
 K = np.array([[100.0, 0.0, 79.5], [0.0, 100.0, 59.5], [0.0, 0.0, 1.0]])
 INTRINSICS = Intrinsics(K, (120, 160), np.array([-0.2, 0.05, 0.0, 0.0]))

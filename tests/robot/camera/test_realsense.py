@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.camera.realsense import (
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.camera.realsense import (
     RealsenseCamera,
     RealsenseFrames,
     RealsenseGeometry,
@@ -17,9 +17,9 @@ from robot.camera.realsense import (
     intrinsics_from_sdk,
     transform_from_sdk,
 )
-from robot.errors import CameraError, TransformError
-from robot.interfaces import Camera
-from robot.transforms import translation
+from handeye.robot.errors import CameraError, TransformError
+from handeye.robot.interfaces import Camera
+from handeye.robot.transforms import translation
 
 SIZE_HW = (48, 64)
 PINHOLE = Intrinsics(np.array([[60.0, 0.0, 31.5], [0.0, 60.0, 23.5], [0.0, 0.0, 1.0]]), SIZE_HW)

@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics
-from robot.camera.recorded_camera import RecordedCamera, load_recording
-from robot.errors import CameraError
-from robot.interfaces import Camera
-from robot.transforms import apply_transform, inverse
-from robot.types import Frame
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.camera.recorded_camera import RecordedCamera, load_recording
+from handeye.robot.errors import CameraError
+from handeye.robot.interfaces import Camera
+from handeye.robot.transforms import apply_transform, inverse
+from handeye.robot.types import Frame
 from tests.robot.perception.ray_scene import SIZE_HW, K, cast, cube, look_at
 
 OPEN3D = "rgbd/open3d"

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics, Lens
-from robot.camera.rectification import Undistortion, pixel_map
-from robot.errors import CameraError
+from handeye.robot.camera.intrinsics import Intrinsics, Lens
+from handeye.robot.camera.rectification import Undistortion, pixel_map
+from handeye.robot.errors import CameraError
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 390.0, 239.5], [0.0, 0.0, 1.0]])
 SIZE_HW = (480, 640)

@@ -7,15 +7,15 @@ from types import TracebackType
 
 import numpy as np
 
-from robot.config import WorkCellConfig
-from robot.control.loop import ControlLoop, Tick
-from robot.control.safety import SafetyConfig, SafetyGates
-from robot.interfaces import ManualClock, Outcome, PickTask, PolicyStatus
-from robot.kinematics.collision_geometry import ArmShape
-from robot.perception.pipeline import Perception, PerceptionConfig
-from robot.timing import StageTimer
-from robot.types import ActionChunk, Frame, JointState, Observation
-from vision.runtime.detections import Detections
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.control.loop import ControlLoop, Tick
+from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.interfaces import ManualClock, Outcome, PickTask, PolicyStatus
+from handeye.robot.kinematics.collision_geometry import ArmShape
+from handeye.robot.perception.pipeline import Perception, PerceptionConfig
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import ActionChunk, Frame, JointState, Observation
+from handeye.vision.runtime.detections import Detections
 
 CELL = WorkCellConfig()
 HOME = np.array(CELL.home_qpos)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from robot.control.episode import Judgement, run_episode
-from robot.interfaces import Outcome
+from handeye.robot.control.episode import Judgement, run_episode
+from handeye.robot.interfaces import Outcome
 from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
 
 YES, NO = Judgement(success=True), Judgement(success=False, reason="not in the bin")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.control.gates import (
+from handeye.robot.control.gates import (
     GateReason,
     GateViolation,
     Violations,
@@ -24,8 +24,8 @@ from robot.control.gates import (
     check_velocity,
     check_workspace,
 )
-from robot.kinematics.forward import SingularityMargins, singularity_measures
-from robot.kinematics.limits import UR10E_LIMITS
+from handeye.robot.kinematics.forward import SingularityMargins, singularity_measures
+from handeye.robot.kinematics.limits import UR10E_LIMITS
 
 DT_S = 0.008
 joints = arrays(np.float64, 6, elements=st.floats(-8.0, 8.0))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.control.gates import GateReason
-from robot.errors import SafetyError
-from robot.kinematics.forward import forward_kinematics
-from robot.types import Frame
+from handeye.robot.control.gates import GateReason
+from handeye.robot.errors import SafetyError
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.types import Frame
 from tests.robot.control.fake_devices import CELL, HOME, TASK, Bench, ListedPolicy, slow_turn
 
 

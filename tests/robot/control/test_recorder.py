@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.control.recorder import EpisodeRecorder, read_recording, tick_to_row
+from handeye.robot.control.recorder import EpisodeRecorder, read_recording, tick_to_row
+from handeye.vision.errors import SourceError
 from tests.robot.control.fake_devices import HOME, Bench, ListedPolicy, slow_turn
-from vision.errors import SourceError
 
 
 def record(path: Path, num_ticks: int) -> Bench:

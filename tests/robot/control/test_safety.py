@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.config import WorkCellConfig
-from robot.control.gates import GateReason
-from robot.control.safety import SafetyConfig, SafetyGates
-from robot.errors import SafetyError
-from robot.kinematics.collision_geometry import points_of_cell
-from robot.kinematics.forward import forward_kinematics, link_frames
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.motion.trajectory import ToolLimits, plan_joint_motion, plan_linear_motion
-from robot.transforms import apply_transform
-from vision.config import validate_config
-from vision.errors import ConfigError
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.control.gates import GateReason
+from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.errors import SafetyError
+from handeye.robot.kinematics.collision_geometry import points_of_cell
+from handeye.robot.kinematics.forward import forward_kinematics, link_frames
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.motion.trajectory import ToolLimits, plan_joint_motion, plan_linear_motion
+from handeye.robot.transforms import apply_transform
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError
 
 CELL = WorkCellConfig()
 LIMITS = joint_limits_from_config(CELL.joint_limits)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
-from robot.datasets.writer import EpisodeWriter
+from handeye.robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
+from handeye.robot.datasets.writer import EpisodeWriter
 
 FPS = 10
 SIZE_HW = (32, 48)

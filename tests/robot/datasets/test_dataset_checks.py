@@ -13,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.datasets import dataset_checks as checks
-from robot.datasets import episode_checks as of_episode
-from robot.datasets.dataset_checks import check_demonstrations
-from robot.datasets.episode_checks import CheckSettings, Finding, is_moving, longest_run
-from robot.datasets.format import Episode, numbers
-from robot.datasets.reader import EpisodeDataset
-from robot.datasets.video import write_video
-from robot.datasets.writer import EpisodeWriter
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.datasets import dataset_checks as checks
+from handeye.robot.datasets import episode_checks as of_episode
+from handeye.robot.datasets.dataset_checks import check_demonstrations
+from handeye.robot.datasets.episode_checks import CheckSettings, Finding, is_moving, longest_run
+from handeye.robot.datasets.format import Episode, numbers
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.video import write_video
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.tools.command_line import run_command
+from handeye.vision.errors import DatasetError
 from tests.robot.datasets.drawn_episodes import FPS, SIZE_HW, draw_episode, open_writer
-from tools.command_line import run_command
-from vision.errors import DatasetError
 
 LENGTH = 24
 TOP, DEPTH = "observation.images.top", "depth.top"

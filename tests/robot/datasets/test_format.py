@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from robot.datasets import writer as episode_writer
-from robot.datasets.format import BOOK_KEEPING, Episode, numbers
-from robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
-from robot.datasets.writer import EpisodeWriter
+from handeye.robot.datasets import writer as episode_writer
+from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers
+from handeye.robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
+from handeye.robot.datasets.writer import EpisodeWriter
+from handeye.vision.errors import DatasetError
 from tests.robot.datasets.drawn_episodes import FEATURES, FPS, SIZE_HW, draw_episode, open_writer
-from vision.errors import DatasetError
 
 ROOT = Path(__file__).resolve().parents[3]
 MADE_BY_LEROBOT = Path(__file__).parent / "lerobot_dataset"

@@ -11,8 +11,8 @@ import numcodecs
 import numpy as np
 import pytest
 
-from robot.datasets.replay_buffer import ColumnConfig, ReplayBuffer, read_zarr_array
-from vision.errors import DatasetError
+from handeye.robot.datasets.replay_buffer import ColumnConfig, ReplayBuffer, read_zarr_array
+from handeye.vision.errors import DatasetError
 
 PUSHT = "data/pusht_cchi_v7_lowdim/pusht_cchi_v7_replay.zarr"
 FIRST_EPISODES = "policy/pusht/first_episodes.zarr"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import UR10E, DHParameters
+from handeye.robot.kinematics.forward import UR10E, DHParameters
 
 MujocoPose = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import UR10E, forward_kinematics, joint_transforms, link_frames
-from robot.transforms import is_rotation
+from handeye.robot.kinematics.forward import UR10E, forward_kinematics, joint_transforms, link_frames
+from handeye.robot.transforms import is_rotation
 from tests.robot.kinematics.conftest import MujocoPose
 
 RANDOM_QPOS = np.random.default_rng(0).uniform(-2 * np.pi, 2 * np.pi, (200, 6))

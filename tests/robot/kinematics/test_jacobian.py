@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.kinematics.forward import (
+from handeye.robot.kinematics.forward import (
     UR10E,
     SingularityMargins,
     condition_number,
@@ -14,9 +14,9 @@ from robot.kinematics.forward import (
     manipulability,
     singularity_measures,
 )
-from robot.transforms import apply_transform, rotation_to_rotvec
+from handeye.robot.transforms import apply_transform, rotation_to_rotvec
+from handeye.vision.errors import ConfigError
 from tests.robot.kinematics.conftest import MujocoPose
-from vision.errors import ConfigError
 
 RANDOM_QPOS = np.random.default_rng(1).uniform(-np.pi, np.pi, (100, 6))
 P_TOOL = np.array([0.02, -0.07, 0.16])

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.kinematics.limits import UR10E_LIMITS, JointLimits, clip_to_limits
-from vision.errors import ConfigError
+from handeye.robot.kinematics.limits import UR10E_LIMITS, JointLimits, clip_to_limits
+from handeye.vision.errors import ConfigError
 
 joint_angles = arrays(np.float64, 6, elements=st.floats(-10.0, 10.0))
 

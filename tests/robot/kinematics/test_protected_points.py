@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.kinematics.collision_geometry import points_of_cell
-from robot.kinematics.forward import forward_kinematics, link_frames
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.kinematics.collision_geometry import points_of_cell
+from handeye.robot.kinematics.forward import forward_kinematics, link_frames
 
 CELL = WorkCellConfig()
 HOME = np.array(CELL.home_qpos)

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import least_squares
 
-from robot.errors import JointLimitError, UnreachableError
-from robot.kinematics.forward import UR10E, forward_kinematics, geometric_jacobian
-from robot.kinematics.limits import UR10E_LIMITS, JointLimits
-from robot.kinematics.ur10e_ik import (
+from handeye.robot.errors import JointLimitError, UnreachableError
+from handeye.robot.kinematics.forward import UR10E, forward_kinematics, geometric_jacobian
+from handeye.robot.kinematics.limits import UR10E_LIMITS, JointLimits
+from handeye.robot.kinematics.ur10e_ik import (
     choose_solution,
     inverse_kinematics,
     inverse_kinematics_branches,
     nearest_turns,
     wrap_angle,
 )
-from robot.transforms import log_se3, make_transform
+from handeye.robot.transforms import log_se3, make_transform
 
 NUM_RANDOM = 2000
 RANDOM_QPOS = np.random.default_rng(2).uniform(-np.pi, np.pi, (NUM_RANDOM, 6))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.kinematics.collision_geometry import ArmShape, PlacedArm, lines_cut, occluded_by_arm, points_on_arm
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import UR10E_LIMITS
-from robot.perception.camera_view import pixel_rays
-from robot.transforms import apply_transform, make_transform, translation
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.kinematics.collision_geometry import ArmShape, PlacedArm, lines_cut, occluded_by_arm, points_on_arm
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import UR10E_LIMITS
+from handeye.robot.perception.camera_view import pixel_rays
+from handeye.robot.transforms import apply_transform, make_transform, translation
 
 CELL = WorkCellConfig()
 HOME = np.array(CELL.home_qpos)
@@ -106,9 +106,9 @@ def test_points_lie_on_the_arm_within_their_margin() -> None:
 def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() -> None:
     """Depth of a rendered hand before the outside camera, by the geoms that its pixels show."""
     pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from robot.simulator.renderers import build_renderer
-    from robot.simulator.rendering import RendererKind
-    from robot.simulator.tracking_scenarios import CourseKind, draw_course
+    from handeye.robot.simulator.renderers import build_renderer
+    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.tracking_scenarios import CourseKind, draw_course
 
     small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
     course = draw_course(CourseKind.ARM, small, 0)
@@ -130,9 +130,9 @@ def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() ->
 def test_on_random_configurations_lines_are_cut_as_the_simulator_casts_them() -> None:
     """MuJoCo's mj_ray through the simulated arm, which was compiled from these shapes by another program."""
     mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from robot.simulator.appearance import draw_appearance
-    from robot.simulator.objects import Profile
-    from robot.simulator.scene import build_scene, place_arm
+    from handeye.robot.simulator.appearance import draw_appearance
+    from handeye.robot.simulator.objects import Profile
+    from handeye.robot.simulator.scene import build_scene, place_arm
 
     rng = np.random.default_rng(0)
     scene, shape = build_scene(CELL, (), draw_appearance(rng, Profile.TRAIN)), ArmShape(CELL)

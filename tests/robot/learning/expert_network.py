@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from robot.config import WorkCellConfig
-from robot.interfaces import PickTask
-from robot.kinematics.forward import forward_kinematics
-from robot.kinematics.limits import joint_limits_from_config
-from robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from robot.policies.expert import ExpertConfig, PickExpert
-from robot.policies.grasp import tool_pose_down
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickState
-from robot.policies.target_selection import is_in_place
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import PickTask
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.policies.expert import ExpertConfig, PickExpert
+from handeye.robot.policies.grasp import tool_pose_down
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickState
+from handeye.robot.policies.target_selection import is_in_place
 
 SPEED_M_S, TURN_RAD_S = 0.4, 1.0
 NEAR = 0.25

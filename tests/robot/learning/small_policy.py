@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from robot.config import WorkCellConfig
-from robot.learning.act import ActConfig
-from robot.learning.act_policy import ActPolicy, ActPolicyConfig
-from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from vision.backbones.resnet import ResNetConfig
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.learning.act import ActConfig
+from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig
+from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from handeye.vision.backbones.resnet import ResNetConfig
 
 CHUNK = 4
 

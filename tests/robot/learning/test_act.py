@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robot.learning.act import Act, ActConfig, ActInputs, Demonstration, Posterior, sequence_positions
+from handeye.robot.learning.act import Act, ActConfig, ActInputs, Demonstration, Posterior, sequence_positions
 from tests.robot.learning.small_policy import CHUNK, small_network, small_signature
 
 BATCH = 3

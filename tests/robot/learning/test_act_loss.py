@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from robot.learning.act import (
+from handeye.robot.learning.act import (
     Act,
     ActInputs,
     ActLossConfig,

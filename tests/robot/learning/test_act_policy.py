@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from robot.learning.act_policy import ActPolicy, ActPolicyConfig, Observations
-from robot.learning.checkpoint import is_policy_file, load_policy, read_metadata, save_policy
-from robot.policies.onnx_policy import PolicySignature
+from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig, Observations
+from handeye.robot.learning.checkpoint import is_policy_file, load_policy, read_metadata, save_policy
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.vision.errors import ConfigError, ModelFileError
 from tests.robot.learning.small_policy import CHUNK, small_network, small_policy, small_signature
-from vision.errors import ConfigError, ModelFileError
 
 
 def observations(num_cameras: int = 0, batch: int = 2) -> Observations:

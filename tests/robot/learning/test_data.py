@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.learning.data import DemonstrationFrames, frames_of_step, read_frames, signature_of
-from robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
+from handeye.robot.learning.data import DemonstrationFrames, frames_of_step, read_frames, signature_of
+from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
+from handeye.vision.errors import DatasetError
 from tests.robot.learning.small_policy import MadeDemonstrations, MadeFeature
-from vision.errors import DatasetError
 
 
 def numbered_frames(lengths: tuple[int, ...]) -> DemonstrationFrames:

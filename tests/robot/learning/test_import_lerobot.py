@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from robot.learning.act import ActLossConfig, Demonstration, act_loss
-from robot.learning.act_policy import ActPolicy, Observations
-from robot.learning.checkpoint import LEROBOT_KEYS
-from robot.learning.import_lerobot import load_lerobot_policy
-from robot.policies.onnx_policy import PolicySignature
+from handeye.robot.learning.act import ActLossConfig, Demonstration, act_loss
+from handeye.robot.learning.act_policy import ActPolicy, Observations
+from handeye.robot.learning.checkpoint import LEROBOT_KEYS
+from handeye.robot.learning.import_lerobot import load_lerobot_policy
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.vision.errors import ModelFileError
 from tests.formula_weights import formula_weight
-from vision.errors import ModelFileError
 
 RECORDED = Path(__file__).parent / "lerobot_act"
 VARIANTS = ("state", "images")

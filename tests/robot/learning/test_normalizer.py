@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from robot.learning.act_policy import Normalizer, Statistics
-from vision.errors import DatasetError, UserError
+from handeye.robot.learning.act_policy import Normalizer, Statistics
+from handeye.vision.errors import DatasetError, UserError
 
 NAMES = ("q1", "q2")
 

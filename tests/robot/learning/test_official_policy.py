@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from robot.learning.act import Act, ActInputs, Demonstration
-from robot.learning.checkpoint import ACT_KEYS, load_official_policy
+from handeye.robot.learning.act import Act, ActInputs, Demonstration
+from handeye.robot.learning.checkpoint import ACT_KEYS, load_official_policy
+from handeye.vision.errors import ModelFileError, UserError
 from tests.formula_weights import formula_weight
-from vision.errors import ModelFileError, UserError
 
 TOLERANCE = 5e-5
 VARIANTS = ("", "_g")

@@ -14,20 +14,27 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from robot.learning import data as train_data
-from robot.learning.checkpoint import load_policy
-from robot.learning.config import LeRobotDataConfig, SplitConfig, TrainPolicyConfig
-from robot.learning.data import EpisodeSource, open_source, read_frames, signature_of, split_episodes, wanted_actions
-from robot.learning.train import PolicyTraining, PolicyTrainingResult, train_policy
-from robot.policies.onnx_policy import ENVIRONMENT_KEY, STATE_KEY
+from handeye.robot.learning import data as train_data
+from handeye.robot.learning.checkpoint import load_policy
+from handeye.robot.learning.config import LeRobotDataConfig, SplitConfig, TrainPolicyConfig
+from handeye.robot.learning.data import (
+    EpisodeSource,
+    open_source,
+    read_frames,
+    signature_of,
+    split_episodes,
+    wanted_actions,
+)
+from handeye.robot.learning.train import PolicyTraining, PolicyTrainingResult, train_policy
+from handeye.robot.policies.onnx_policy import ENVIRONMENT_KEY, STATE_KEY
+from handeye.vision.config import load_config
+from handeye.vision.errors import ConfigError, DatasetError, UserError
+from handeye.vision.training import precision
+from handeye.vision.training.distributed import TrainingError
+from handeye.vision.training.precision import Bf16
+from handeye.vision.training.run_folder import RunFolder
 from tests.robot.learning.small_policy import MadeDemonstrations, small_network
 from tests.robot.learning.test_data import numbered_frames
-from vision.config import load_config
-from vision.errors import ConfigError, DatasetError, UserError
-from vision.training import precision
-from vision.training.distributed import TrainingError
-from vision.training.precision import Bf16
-from vision.training.run_folder import RunFolder
 
 
 def small_config(**changes: Any) -> TrainPolicyConfig:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.errors import MotionPlanningError
-from robot.motion.jerk_limited import Bounds, Profile, brake_to_rest, state_to_rest
-from vision.errors import MissingPackageError
+from handeye.robot.errors import MotionPlanningError
+from handeye.robot.motion.jerk_limited import Bounds, Profile, brake_to_rest, state_to_rest
+from handeye.vision.errors import MissingPackageError
 
 DT_S = 0.008
 BOUNDS = Bounds(np.array([2.0, 3.0, 1.0]), np.array([6.0, 8.0, 5.0]), np.array([60.0, 80.0, 200.0]))

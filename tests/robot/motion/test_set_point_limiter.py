@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.motion.set_points import SetPointLimiter
+from handeye.robot.motion.set_points import SetPointLimiter
 
 DT_S = 0.008
 VELOCITY_MAX, ACCELERATION_MAX = np.array([2.0, 3.0]), np.array([6.0, 10.0])

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.errors import ActionError
-from robot.motion.set_points import ChunkFollower, Interpolation, SetPoint, interpolate_chunk
-from robot.types import ActionChunk
+from handeye.robot.errors import ActionError
+from handeye.robot.motion.set_points import ChunkFollower, Interpolation, SetPoint, interpolate_chunk
+from handeye.robot.types import ActionChunk
 
 ROW_S = 0.1
 TICK_S = 0.008

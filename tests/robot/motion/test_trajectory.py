@@ -8,19 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robot.config import WorkCellConfig
-from robot.errors import MotionPlanningError, SingularityError, TransformError, UnreachableError
-from robot.kinematics.forward import forward_kinematics, geometric_jacobian
-from robot.kinematics.limits import UR10E_LIMITS, JointLimits
-from robot.motion.trajectory import (
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import MotionPlanningError, SingularityError, TransformError, UnreachableError
+from handeye.robot.kinematics.forward import forward_kinematics, geometric_jacobian
+from handeye.robot.kinematics.limits import UR10E_LIMITS, JointLimits
+from handeye.robot.motion.trajectory import (
     JointTrajectory,
     ToolLimits,
     plan_brake,
     plan_joint_motion,
     plan_linear_motion,
 )
-from robot.transforms import axis_angle_to_rotation, make_transform, rotation_angle
-from vision.errors import ConfigError
+from handeye.robot.transforms import axis_angle_to_rotation, make_transform, rotation_angle
+from handeye.vision.errors import ConfigError
 
 DT_S = 0.008
 HOME = np.array(WorkCellConfig().home_qpos)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from robot.perception.upright_boxes import Volumes, volume_iou
+from handeye.robot.perception.upright_boxes import Volumes, volume_iou
 from tests.robot.perception.kitti import Boxes, Tracked
 
 MIN_IOU, MIN_HITS, MAX_AGE = 0.01, 3, 2

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from robot.perception.upright_boxes import Volumes, volume_iou
+from handeye.robot.perception.upright_boxes import Volumes, volume_iou
 from tests.vision.tracking.clear_mot import ClearMot
 
 SEQUENCES = ("0001", "0008", "0012", "0014", "0018")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from robot.transforms import inverse, make_transform
-from robot.types import Frame
-from vision.runtime.detections import Detections
+from handeye.robot.transforms import inverse, make_transform
+from handeye.robot.types import Frame
+from handeye.vision.runtime.detections import Detections
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 386.0, 239.5], [0.0, 0.0, 1.0]])
 SIZE_HW = (480, 640)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from robot.perception.camera_view import ProjectionConfig
-from robot.perception.localize import locate_objects
-from robot.perception.object_tracker import ObjectTracker, TrackerConfig
-from robot.perception.occlusion import VisibilityConfig, build_visibility
-from robot.types import Track, TrackStatus
+from handeye.robot.perception.camera_view import ProjectionConfig
+from handeye.robot.perception.localize import locate_objects
+from handeye.robot.perception.object_tracker import ObjectTracker, TrackerConfig
+from handeye.robot.perception.occlusion import VisibilityConfig, build_visibility
+from handeye.robot.types import Track, TrackStatus
 from tests.robot.perception.ray_scene import (
     Box,
     add_stereo_noise,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.perception.association import Pairs, assign, assign_pairs, chi_square_gate
+from handeye.robot.perception.association import Pairs, assign, assign_pairs, chi_square_gate
 
 
 def test_example_30_4_3_of_the_specification():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.perception.track_filter import Attributes, YawFilter, wrap_angle
-from robot.types import ObjectPosition
+from handeye.robot.perception.track_filter import Attributes, YawFilter, wrap_angle
+from handeye.robot.types import ObjectPosition
 
 QUARTER = math.pi / 2
 

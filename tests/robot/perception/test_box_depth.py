@@ -5,8 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.perception.box_depth import BoxDepth, DepthConfig, DepthError, NoDepth, check_depth, measure_box_depth
-from robot.perception.camera_view import plane_inverse_depth
+from handeye.robot.perception.box_depth import (
+    BoxDepth,
+    DepthConfig,
+    DepthError,
+    NoDepth,
+    check_depth,
+    measure_box_depth,
+)
+from handeye.robot.perception.camera_view import plane_inverse_depth
 from tests.robot.perception.ray_scene import SIZE_HW, Box, K, add_stereo_noise, box_of, cast, cube, look_at
 
 F = 386.0

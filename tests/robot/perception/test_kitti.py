@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.camera.intrinsics import Intrinsics
-from robot.perception.upright_box_tracker import VolumeTracker, VolumeTrackerConfig
-from robot.perception.upright_boxes import Volumes, volume_iou
+from handeye.robot.camera.intrinsics import Intrinsics
+from handeye.robot.perception.upright_box_tracker import VolumeTracker, VolumeTrackerConfig
+from handeye.robot.perception.upright_boxes import Volumes, volume_iou
 from tests.robot.perception.ab3dmot_reference import track_plainly
 from tests.robot.perception.drawn_drive import write_drive
 from tests.robot.perception.kitti import (

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from robot.errors import CameraError, RobotError, TransformError
-from robot.perception.box_depth import DepthError, NoDepth
-from robot.perception.camera_view import ProjectionConfig, View
-from robot.perception.localize import locate_box, locate_objects
-from robot.transforms import exp_se3, make_transform
-from robot.types import Frame, ObjectPosition
+from handeye.robot.errors import CameraError, RobotError, TransformError
+from handeye.robot.perception.box_depth import DepthError, NoDepth
+from handeye.robot.perception.camera_view import ProjectionConfig, View
+from handeye.robot.perception.localize import locate_box, locate_objects
+from handeye.robot.transforms import exp_se3, make_transform
+from handeye.robot.types import Frame, ObjectPosition
 from tests.robot.perception.ray_scene import (
     NAMES,
     SIZE_HW,

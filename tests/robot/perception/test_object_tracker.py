@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from robot.errors import RobotError
-from robot.perception.object_tracker import ObjectTracker, TrackerConfig
-from robot.types import ObjectPosition, Track, TrackStatus
+from handeye.robot.errors import RobotError
+from handeye.robot.perception.object_tracker import ObjectTracker, TrackerConfig
+from handeye.robot.types import ObjectPosition, Track, TrackStatus
 
 NAMES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 SIGMA_M = 0.0015

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from robot.perception.occlusion import VisibilityConfig, build_visibility
+from handeye.robot.perception.occlusion import VisibilityConfig, build_visibility
 from tests.robot.perception.ray_scene import SIZE_HW, Box, add_stereo_noise, cast, cube, frame_of, look_at
 
 T_BASE_CAMERA = look_at(np.array([0.55, 0.0, 0.6]), np.array([0.6, 0.0, 0.0]))

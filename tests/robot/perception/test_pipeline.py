@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.errors import CameraError, RobotError, TransformError
-from robot.kinematics.collision_geometry import ArmShape
-from robot.kinematics.forward import forward_kinematics
-from robot.perception.pipeline import HISTORY_S, Detector, JointHistory, Perception, PerceptionConfig
-from robot.timing import StageTimer
-from robot.transforms import apply_transform, inverse
-from robot.types import Frame, JointState
+from handeye.robot.errors import CameraError, RobotError, TransformError
+from handeye.robot.kinematics.collision_geometry import ArmShape
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.perception.pipeline import HISTORY_S, Detector, JointHistory, Perception, PerceptionConfig
+from handeye.robot.timing import StageTimer
+from handeye.robot.transforms import apply_transform, inverse
+from handeye.robot.types import Frame, JointState
+from handeye.vision.runtime.detections import Detections
 from tests.robot.control.fake_devices import CELL, HOME
-from vision.runtime.detections import Detections
 
 AT_HOME = JointState(HOME, np.zeros(6), 0.085, 1.0)
 

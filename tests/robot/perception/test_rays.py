@@ -5,8 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.perception.camera_view import pixel_rays, pixels_on_plane, plane_depth, plane_inverse_depth, plane_jacobians
-from robot.transforms import apply_transform, inverse
+from handeye.robot.perception.camera_view import (
+    pixel_rays,
+    pixels_on_plane,
+    plane_depth,
+    plane_inverse_depth,
+    plane_jacobians,
+)
+from handeye.robot.transforms import apply_transform, inverse
 from tests.robot.perception.ray_scene import K, cast, look_at
 
 T_BASE_CAMERA = look_at(np.array([0.3, -0.2, 0.6]), np.array([0.6, 0.1, 0.0]), roll=0.4)

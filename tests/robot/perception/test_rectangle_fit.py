@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.perception.rectangle_fit import fit_footprint
+from handeye.robot.perception.rectangle_fit import fit_footprint
 
 
 def outline(size: tuple[float, float], yaw: float, centre: tuple[float, float], spacing: float = 0.001) -> np.ndarray:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.kinematics.collision_geometry import ArmShape
-from robot.perception.camera_view import ProjectionConfig
-from robot.perception.localize import locate_objects
-from robot.perception.occlusion import without_arm
-from robot.types import Frame
-from vision.runtime.detections import Detections
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.kinematics.collision_geometry import ArmShape
+from handeye.robot.perception.camera_view import ProjectionConfig
+from handeye.robot.perception.localize import locate_objects
+from handeye.robot.perception.occlusion import without_arm
+from handeye.robot.types import Frame
+from handeye.vision.runtime.detections import Detections
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
-from robot.simulator.labels import label_objects
-from robot.simulator.layout import object_pose
-from robot.simulator.objects import CUBE_CLASSES
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import RendererKind
-from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.robot.simulator.labels import label_objects
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.objects import CUBE_CLASSES
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
 
 CELL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
 CONFIG = ProjectionConfig()

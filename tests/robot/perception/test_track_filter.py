@@ -10,7 +10,13 @@ from scipy.integrate import quad
 from scipy.linalg import expm, solve_discrete_are
 from scipy.stats import chi2
 
-from robot.perception.track_filter import constant_velocity, mahalanobis_squared, position_measurement, predict, update
+from handeye.robot.perception.track_filter import (
+    constant_velocity,
+    mahalanobis_squared,
+    position_measurement,
+    predict,
+    update,
+)
 
 H = position_measurement(3)
 memories = st.sampled_from([np.inf, 0.3, 2.0])

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.perception.camera_view import (
+from handeye.robot.perception.camera_view import (
     UncertaintyConfig,
     averaged_depth_sigma,
     rotate_covariance,
     surface_covariance,
 )
-from robot.transforms import rotvec_to_rotation
+from handeye.robot.transforms import rotvec_to_rotation
 
 P_CAMERA = np.array([0.12, -0.08, 0.6])
 

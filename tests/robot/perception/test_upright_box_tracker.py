@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.errors import RobotError
-from robot.perception.upright_box_tracker import VolumeTracker, VolumeTrackerConfig, VolumeTracks
-from robot.perception.upright_boxes import Volumes
+from handeye.robot.errors import RobotError
+from handeye.robot.perception.upright_box_tracker import VolumeTracker, VolumeTrackerConfig, VolumeTracks
+from handeye.robot.perception.upright_boxes import Volumes
 
 SIZE = (4.0, 1.7, 1.5)
 

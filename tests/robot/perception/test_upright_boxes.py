@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.perception.upright_boxes import Volumes, convex_overlap, volume_iou
+from handeye.robot.perception.upright_boxes import Volumes, convex_overlap, volume_iou
 
 
 def boxes(*rows: tuple[float, ...]) -> Volumes:

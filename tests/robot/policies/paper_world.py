@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from robot.config import WorkCellConfig
-from robot.interfaces import Policy, PolicyStatus
-from robot.kinematics.forward import forward_kinematics
-from robot.motion.set_points import Interpolation, interpolate_chunk
-from robot.types import JointState, Observation, Track, TrackStatus
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import Policy, PolicyStatus
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.types import JointState, Observation, Track, TrackStatus
 
 CELL = WorkCellConfig(control_hz=50.0)
 EDGE_M = 0.045

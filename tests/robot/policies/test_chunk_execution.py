@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.policies.chunk_execution import (
+from handeye.robot.policies.chunk_execution import (
     Asynchronous,
     AsynchronousConfig,
     Blending,

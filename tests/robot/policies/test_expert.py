@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot.interfaces import Outcome, Policy, PolicyStatus
-from robot.kinematics.limits import joint_limits_from_config
-from robot.policies.expert import (
+from handeye.robot.interfaces import Outcome, Policy, PolicyStatus
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.policies.expert import (
     Disturbance,
     DisturbanceConfig,
     ExpertConfig,
@@ -17,7 +17,7 @@ from robot.policies.expert import (
     ExpertPolicyConfig,
     PickExpert,
 )
-from robot.policies.pick_state import PickState
+from handeye.robot.policies.pick_state import PickState
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK, is_in_bin
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.grasp import GraspConfig, GraspPlanner, camera_pose_down, tool_pose_down
-from robot.types import Track
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.grasp import GraspConfig, GraspPlanner, camera_pose_down, tool_pose_down
+from handeye.robot.types import Track
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 
 HOME = np.array(CELL.home_qpos)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from jaxtyping import AbstractArray
 
-from robot.interfaces import PickTask
-from robot.types import Observation
+from handeye.robot.interfaces import PickTask
+from handeye.robot.types import Observation
 
 ROOT = Path(__file__).resolve().parents[3]
 OURS = ("vision", "robot", "export", "tools")
-FORBIDDEN = ("robot.simulator", "robot.pick", "mujoco")
+FORBIDDEN = ("handeye.robot.simulator", "handeye.robot.pick", "mujoco")
 
 
 def module_file(module: str) -> Path | None:
@@ -55,17 +55,17 @@ def reachable_imports(package: str) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("package", ["robot.policy", "robot.control"])
+@pytest.mark.parametrize("package", ["handeye.robot.policy", "handeye.robot.control"])
 def test_nothing_of_the_simulator_can_be_imported_from_here(package: str) -> None:
     reached = reachable_imports(package)
-    assert "robot.types" in reached, "the walk found nothing, so it proves nothing"
+    assert "handeye.robot.types" in reached, "the walk found nothing, so it proves nothing"
     bad = {name: where for name, where in reached.items() if f"{name}.".startswith(tuple(f"{f}." for f in FORBIDDEN))}
     assert bad == {}
 
 
 def test_the_walk_would_find_the_simulator() -> None:
     """The proof above is worth something only if the same walk does find it where it is used."""
-    assert any(name.startswith("robot.simulator") for name in imports_of(ROOT / "robot" / "pick.py"))
+    assert any(name.startswith("handeye.robot.simulator") for name in imports_of(ROOT / "robot" / "pick.py"))
 
 
 PLAIN = (float, int, str, bool, type(None))

@@ -9,13 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.interfaces import Outcome, Policy, PolicyStatus
-from robot.kinematics.forward import forward_kinematics
-from robot.learning.export import export_policy
-from robot.policies.chunk_execution import AsynchronousConfig, BlendingConfig, EnsembledConfig, SynchronousConfig
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, ask_network, load_pick_network, require_fit
-from robot.policies.onnx_policy import (
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.interfaces import Outcome, Policy, PolicyStatus
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.learning.export import export_policy
+from handeye.robot.policies.chunk_execution import (
+    AsynchronousConfig,
+    BlendingConfig,
+    EnsembledConfig,
+    SynchronousConfig,
+)
+from handeye.robot.policies.learned_pick import (
+    LearnedPick,
+    LearnedPickConfig,
+    ask_network,
+    load_pick_network,
+    require_fit,
+)
+from handeye.robot.policies.onnx_policy import (
     ENVIRONMENT_KEY,
     OUTPUT_NAME,
     STATE_KEY,
@@ -24,13 +35,13 @@ from robot.policies.onnx_policy import (
     PolicySignature,
     StateStatistics,
 )
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from robot.timing import StageTimer
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from handeye.robot.timing import StageTimer
+from handeye.vision.errors import ModelFileError
 from tests.robot.learning.expert_network import ExpertNetwork
 from tests.robot.learning.small_policy import untrained_pick_policy
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK, is_in_bin
-from vision.errors import ModelFileError
 
 ON_TABLE = np.array([0.6, 0.1, EDGE_M / 2])
 BLENDINGS = [

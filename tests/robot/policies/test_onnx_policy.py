@@ -12,15 +12,15 @@ import openvino
 import pytest
 import torch
 
-from export.graph.operator_support import find_unsupported
-from robot.errors import PolicyInputError
-from robot.learning.act_policy import Observations
-from robot.learning.export import export_policy, measure_policy_parity
-from robot.policies.onnx_policy import METADATA_KEY, OnnxPolicy, read_policy_manifest, resize_image
+from handeye.export.graph.operator_support import find_unsupported
+from handeye.robot.errors import PolicyInputError
+from handeye.robot.learning.act_policy import Observations
+from handeye.robot.learning.export import export_policy, measure_policy_parity
+from handeye.robot.policies.onnx_policy import METADATA_KEY, OnnxPolicy, read_policy_manifest, resize_image
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime import openvino_session
+from handeye.vision.runtime.engines import installed_engines
 from tests.robot.learning.small_policy import CHUNK, small_policy
-from vision.errors import ModelFileError, UserError
-from vision.runtime import openvino_session
-from vision.runtime.engines import installed_engines
 
 CAMERAS = ("wrist", "scene")
 

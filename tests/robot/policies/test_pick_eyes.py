@@ -7,19 +7,19 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
-from robot.interfaces import Policy
-from robot.pick import PickConfig, PickStation, build_task
-from robot.policies.learned_pick import LearnedPick, LearnedPickConfig, PickEyes
-from robot.policies.onnx_policy import resize_image
-from robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
-from robot.simulator.objects import CUBE_CLASSES
-from robot.timing import StageTimer
-from robot.types import Frame, JointState, Observation
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
+from handeye.robot.interfaces import Policy
+from handeye.robot.pick import PickConfig, PickStation, build_task
+from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, PickEyes
+from handeye.robot.policies.onnx_policy import resize_image
+from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from handeye.robot.simulator.objects import CUBE_CLASSES
+from handeye.robot.timing import StageTimer
+from handeye.robot.types import Frame, JointState, Observation
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.test_scripted_policy import TASK
-from vision.errors import ModelFileError
-from vision.runtime.detections import Detections
 
 SIZE = PictureSize(60, 80)
 TOLD = (*STATE_NAMES[:7], "is_holding")

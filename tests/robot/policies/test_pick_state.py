@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.interfaces import Outcome
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.pick_state import KEEP_S, NEAR_M, STATE_NAMES, PickProgress, PickState, PickStateReader
-from robot.types import Observation, Track, TrackStatus
+from handeye.robot.interfaces import Outcome
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.pick_state import KEEP_S, NEAR_M, STATE_NAMES, PickProgress, PickState, PickStateReader
+from handeye.robot.types import Observation, Track, TrackStatus
 from tests.robot.policies.paper_world import CELL, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 
@@ -137,7 +137,7 @@ def test_a_cube_let_go_over_its_place_is_placed_at_once_and_verified_when_seen()
 
 
 def joints_over(p_tcp: np.ndarray) -> np.ndarray:
-    from robot.policies.hand_motion import HandMotion, HandMotionConfig
+    from handeye.robot.policies.hand_motion import HandMotion, HandMotionConfig
 
     motion = HandMotion(CELL, HandMotionConfig(), HOME)
     for _ in range(400):

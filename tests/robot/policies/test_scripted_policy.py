@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.interfaces import Outcome, PickTask, PolicyStatus
-from robot.kinematics.limits import joint_limits_from_config
-from robot.policies.grasp import GraspConfig
-from robot.policies.scripted_pick import PickSkillConfig
-from robot.policies.scripted_policy import PickSkill
-from robot.types import Observation, Track
+from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.policies.grasp import GraspConfig
+from handeye.robot.policies.scripted_pick import PickSkillConfig
+from handeye.robot.policies.scripted_policy import PickSkill
+from handeye.robot.types import Observation, Track
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 
 TASK = PickTask(

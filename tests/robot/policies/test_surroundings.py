@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from robot.kinematics.forward import forward_kinematics
-from robot.policies.grasp import GraspConfig, count_in_finger_sweep, points_around
-from robot.types import Frame
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.policies.grasp import GraspConfig, count_in_finger_sweep, points_around
+from handeye.robot.types import Frame
 from tests.robot.policies.paper_world import CELL
 
 CONFIG = GraspConfig(finger_gap_m=0.014, finger_thickness_m=0.02, finger_width_m=0.026)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.policies.target_selection import IN_PLACE_MARGIN_M, Look, is_in_place
-from robot.types import Track, TrackStatus
+from handeye.robot.policies.target_selection import IN_PLACE_MARGIN_M, Look, is_in_place
+from handeye.robot.types import Track, TrackStatus
 from tests.robot.policies.paper_world import PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 

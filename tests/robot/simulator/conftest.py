@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.gl_renderer import find_gl_backend
-from robot.simulator.objects import Part, SceneObject
-from robot.simulator.rendering import RendererKind
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.gl_renderer import find_gl_backend
+from handeye.robot.simulator.objects import Part, SceneObject
+from handeye.robot.simulator.rendering import RendererKind
 
 CELL = WorkCellConfig()
 KINDS = (RendererKind.RAYS, RendererKind.GL)

@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.errors import CameraError
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.config import SimulatorConfig
-from robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
-from robot.simulator.layout import move_object, object_pose
-from robot.simulator.objects import UPRIGHT
-from robot.simulator.success import PickTaskJudge
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import CameraError
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
+from handeye.robot.simulator.layout import move_object, object_pose
+from handeye.robot.simulator.objects import UPRIGHT
+from handeye.robot.simulator.success import PickTaskJudge
 
 
 def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers(simulated: SimulatedCell) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from robot.config import WorkCellConfig
-from robot.simulator import dataset
-from robot.simulator.dataset import DatasetSettings, render_dataset
-from robot.simulator.labels import label_objects
-from robot.simulator.objects import CUBE_CLASSES, Profile
-from robot.simulator.ray_renderer import RayRenderer
-from robot.simulator.rendering import RendererKind
-from robot.simulator.samples import Studio, View, pose_scene
-from vision.errors import DatasetError
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator import dataset
+from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
+from handeye.robot.simulator.labels import label_objects
+from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
+from handeye.robot.simulator.ray_renderer import RayRenderer
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.samples import Studio, View, pose_scene
+from handeye.vision.errors import DatasetError
 
 SETTINGS = DatasetSettings(3, seed=5, renderer=RendererKind.RAYS)
 

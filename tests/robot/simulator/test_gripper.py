@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.faults import FrictionLowered
-from robot.simulator.layout import object_pose
-from robot.simulator.samples import joints_for, tool_grasping_at, tool_rotation
-from robot.simulator.success import PickTaskJudge
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.faults import FrictionLowered
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.samples import joints_for, tool_grasping_at, tool_rotation
+from handeye.robot.simulator.success import PickTaskJudge
 from tests.robot.simulator.conftest import straight_line
 
 DT_S = 0.008

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from robot.config import WorkCellConfig
-from robot.simulator.labels import Label, label_objects
-from robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
-from robot.simulator.ray_renderer import RayRenderer
-from robot.simulator.scene import Scene, build_scene
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.labels import Label, label_objects
+from handeye.robot.simulator.objects import CLUTTER_CLASS_ID, Part, SceneObject
+from handeye.robot.simulator.ray_renderer import RayRenderer
+from handeye.robot.simulator.scene import Scene, build_scene
 from tests.robot.simulator.conftest import make_cube
 from tests.robot.simulator.test_rendering import plain_look, project
 

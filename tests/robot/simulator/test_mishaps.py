@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from robot.simulator.faults import MIXED, CubeNudged, Fault, FrictionLowered, GripperStuck, MishapConfig, draw_mishaps
+from handeye.robot.simulator.faults import (
+    MIXED,
+    CubeNudged,
+    Fault,
+    FrictionLowered,
+    GripperStuck,
+    MishapConfig,
+    draw_mishaps,
+)
 
 ALWAYS = MishapConfig(nudge_chance=1.0, slip_chance=1.0, stuck_chance=1.0)
 

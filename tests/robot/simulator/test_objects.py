@@ -7,11 +7,11 @@ import colorsys
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.simulator.appearance import TEXTURE_PX, draw_appearance, draw_table_texture
-from robot.simulator.layout import Area, Layout, object_pose, settle
-from robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, draw_cube, draw_distractor
-from robot.simulator.scene import build_scene
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.simulator.appearance import TEXTURE_PX, draw_appearance, draw_table_texture
+from handeye.robot.simulator.layout import Area, Layout, object_pose, settle
+from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.scene import build_scene
 
 HUE_DEGREES = {"red_cube": 0.0, "green_cube": 125.0, "blue_cube": 220.0, "yellow_cube": 52.0}
 

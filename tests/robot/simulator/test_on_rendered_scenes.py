@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from robot.config import WorkCellConfig
-from robot.perception.camera_view import ProjectionConfig
-from robot.perception.localize import locate_objects
-from robot.transforms import exp_se3, make_transform
-from robot.types import Frame
-from vision.runtime.detections import Detections
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.perception.camera_view import ProjectionConfig
+from handeye.robot.perception.localize import locate_objects
+from handeye.robot.transforms import exp_se3, make_transform
+from handeye.robot.types import Frame
+from handeye.vision.runtime.detections import Detections
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
-from robot.simulator.appearance import draw_appearance
-from robot.simulator.labels import label_objects
-from robot.simulator.layout import object_pose, yaw_quaternion
-from robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, draw_cube
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer, RendererKind
-from robot.simulator.samples import View, joints_for, pose_scene, tool_looking_at, tool_rotation
-from robot.simulator.scene import Scene, build_scene, place_arm
-from robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
+from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.labels import label_objects
+from handeye.robot.simulator.layout import object_pose, yaw_quaternion
+from handeye.robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, draw_cube
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.samples import View, joints_for, pose_scene, tool_looking_at, tool_rotation
+from handeye.robot.simulator.scene import Scene, build_scene, place_arm
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
 
 CELL = WorkCellConfig()
 

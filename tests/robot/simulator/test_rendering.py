@@ -8,17 +8,17 @@ import sys
 import numpy as np
 import pytest
 
-from robot.config import CameraConfig, WorkCellConfig
-from robot.simulator import gl_renderer as gl_backend
-from robot.simulator import rendering
-from robot.simulator.appearance import Appearance, ImageEffects, Light
-from robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
-from robot.simulator.objects import Part, Profile, SceneObject, draw_cube, draw_distractor
-from robot.simulator.ray_renderer import RayRenderer
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import Renderer, RendererKind
-from robot.simulator.scene import Scene, build_scene, place_arm
-from vision.errors import MissingPackageError
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.simulator import gl_renderer as gl_backend
+from handeye.robot.simulator import rendering
+from handeye.robot.simulator.appearance import Appearance, ImageEffects, Light
+from handeye.robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
+from handeye.robot.simulator.objects import Part, Profile, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.ray_renderer import RayRenderer
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.scene import Scene, build_scene, place_arm
+from handeye.vision.errors import MissingPackageError
 
 # Off-centre and anisotropic on purpose: a symmetric camera forgives sign errors.
 ODD_CAMERA = CameraConfig(width_px=320, height_px=240, fx_px=190.0, fy_px=205.0, cx_px=171.0, cy_px=104.0)
@@ -171,9 +171,9 @@ def test_a_crashing_driver_counts_as_no(monkeypatch: pytest.MonkeyPatch) -> None
 def test_no_gl_library_is_loaded_by_rays() -> None:
     program = (
         "import sys, numpy as np\n"
-        "from robot.config import WorkCellConfig\n"
-        "from robot.simulator.cell import SimulatedCell\n"
-        "from robot.simulator.config import SimulatorConfig\n"
+        "from handeye.robot.config import WorkCellConfig\n"
+        "from handeye.robot.simulator.cell import SimulatedCell\n"
+        "from handeye.robot.simulator.config import SimulatorConfig\n"
         "cell = SimulatedCell(WorkCellConfig(), SimulatorConfig.model_validate({'renderer': 'rays'}))\n"
         "cell.reset(0)\n"
         "with cell.camera as camera: camera.read()\n"

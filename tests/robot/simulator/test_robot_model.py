@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.config import WorkCellConfig
-from robot.errors import ArmError
-from robot.interfaces import Arm
-from robot.kinematics.forward import forward_kinematics
-from robot.simulator.appearance import draw_appearance
-from robot.simulator.cell import SimulatedCell
-from robot.simulator.objects import Profile
-from robot.simulator.scene import build_scene, place_arm
+from handeye.robot.config import WorkCellConfig
+from handeye.robot.errors import ArmError
+from handeye.robot.interfaces import Arm
+from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.cell import SimulatedCell
+from handeye.robot.simulator.objects import Profile
+from handeye.robot.simulator.scene import build_scene, place_arm
 
 DT_S = 0.008
 

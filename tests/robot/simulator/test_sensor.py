@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.simulator.appearance import ImageEffects
-from robot.simulator.sensor_noise import develop, gaussian_noise
+from handeye.robot.simulator.appearance import ImageEffects
+from handeye.robot.simulator.sensor_noise import develop, gaussian_noise
 
 
 def gradient() -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.simulator.sensor_noise import DepthNoiseConfig, depth_sigma_m, noisy_depth
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, depth_sigma_m, noisy_depth
 
 FOCAL_PX = 386.0
 ONLY_NOISE = DepthNoiseConfig(dropout_probability=0.0)

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.config import CameraConfig, WorkCellConfig
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
-from robot.simulator.layout import object_pose
-from robot.simulator.renderers import build_renderer
-from robot.simulator.rendering import RendererKind
-from robot.simulator.tracking_benchmark import CourseResult, Sight, run_courses, summarise, track_course
-from robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
-from tools.command_line import run_command
+from handeye.robot.simulator.layout import object_pose
+from handeye.robot.simulator.renderers import build_renderer
+from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.tracking_benchmark import CourseResult, Sight, run_courses, summarise, track_course
+from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.tools.command_line import run_command
 
 CELL = WorkCellConfig()
 SMALL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.datasets.reader import EpisodeDataset
-from robot.viewer.demonstration_page import (
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.viewer.demonstration_page import (
     BOTTOM_PX,
     HEIGHT_PX,
     LEFT_PX,
@@ -27,8 +27,8 @@ from robot.viewer.demonstration_page import (
     spread,
     thin,
 )
+from handeye.tools.command_line import run_command
 from tests.robot.datasets.drawn_episodes import FPS, draw_episode, open_writer
-from tools.command_line import run_command
 
 LENGTH = 12
 

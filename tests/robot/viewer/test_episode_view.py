@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from robot.control.episode import EpisodeResult, Judgement, run_episode
-from robot.control.loop import Tick
-from robot.control.recorder import read_recording
-from robot.interfaces import Outcome, PolicyStatus
-from robot.viewer.episode_view import (
+from handeye.robot.control.episode import EpisodeResult, Judgement, run_episode
+from handeye.robot.control.loop import Tick
+from handeye.robot.control.recorder import read_recording
+from handeye.robot.interfaces import Outcome, PolicyStatus
+from handeye.robot.viewer.episode_view import (
     CAPTION_PX,
     CELL_HW,
     GAP_PX,
@@ -22,8 +22,8 @@ from robot.viewer.episode_view import (
     OutsideView,
     describe_result,
 )
+from handeye.vision.errors import UserError
 from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
-from vision.errors import UserError
 
 
 def white() -> np.ndarray:

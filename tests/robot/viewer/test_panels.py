@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robot.interfaces import Outcome, PolicyStatus
-from robot.viewer.episode_view import (
+from handeye.robot.interfaces import Outcome, PolicyStatus
+from handeye.robot.viewer.episode_view import (
     DEPTH_FAR_M,
     DEPTH_NEAR_M,
     GROUND,

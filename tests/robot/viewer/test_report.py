@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from robot.control.episode import EpisodeResult
-from robot.interfaces import Outcome
-from robot.viewer.report import summarise_episodes, wilson_interval
+from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.interfaces import Outcome
+from handeye.robot.viewer.report import summarise_episodes, wilson_interval
 
 
 @given(st.integers(1, 500), st.data())

@@ -7,15 +7,15 @@ import math
 import pytest
 import torch
 
-from vision.assignment.best_anchor import (
+from handeye.vision.assignment.best_anchor import (
     Pairs,
     assign_best_anchor,
     assign_by_ratio,
     assign_responsible,
     overlaps_an_object,
 )
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import pairwise_iou
 
 SIZE_HW = (64, 96)
 ANCHORS = {8: ((8, 8), (12, 20)), 16: ((24, 16), (20, 40)), 32: ((40, 60), (70, 50))}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torchvision.ops import generalized_box_iou
 
-from vision.assignment.hungarian import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.targets import BoxTargets
+from handeye.vision.assignment.hungarian import DETR_COST, BatchTargets, MatchingCostConfig, matching_cost
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.targets import BoxTargets
 
 INPUT_HW = (64, 128)
 

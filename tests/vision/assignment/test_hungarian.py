@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vision.assignment.hungarian import Matches, match_hungarian
-from vision.errors import UserError
+from handeye.vision.assignment.hungarian import Matches, match_hungarian
+from handeye.vision.errors import UserError
 
 
 def match_one(cost: list[list[float]] | Tensor) -> list[tuple[int, int]]:

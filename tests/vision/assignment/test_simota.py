@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vision.assignment.simota import assign_simota
-from vision.boxes.targets import BoxTargets
+from handeye.vision.assignment.simota import assign_simota
+from handeye.vision.boxes.targets import BoxTargets
 
 SIZE_HW = (96, 128)
 

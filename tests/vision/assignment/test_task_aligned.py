@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
-from vision.boxes.iou import pairwise_iou
-from vision.boxes.targets import BoxTargets
+from handeye.vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.targets import BoxTargets
 
 
 def scene(num_boxes: int, seed: int, num_classes: int = 3):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.backbones.build import build_backbone
-from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
+from handeye.vision.backbones.build import build_backbone
+from handeye.vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
 
 
 @pytest.mark.parametrize(

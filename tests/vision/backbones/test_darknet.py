@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from vision.backbones.build import build_backbone
-from vision.backbones.darknet import Darknet, DarknetConfig, ResidualBlock
+from handeye.vision.backbones.build import build_backbone
+from handeye.vision.backbones.darknet import Darknet, DarknetConfig, ResidualBlock
 
 
 @pytest.mark.parametrize("depth", [19, 53])

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from vision.backbones.build import build_backbone
-from vision.backbones.resnet import ResNet, ResNetConfig, build_shortcut, build_stem
-from vision.layers.convolution import TORCH_NORM
+from handeye.vision.backbones.build import build_backbone
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig, build_shortcut, build_stem
+from handeye.vision.layers.convolution import TORCH_NORM
 
 SHALLOW = (1, 1, 1, 1)
 

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import swin_b, swin_s, swin_t
 from torchvision.models.swin_transformer import ShiftedWindowAttention, SwinTransformer
 
-from vision.backbones.build import build_backbone
-from vision.backbones.swin import (
+from handeye.vision.backbones.build import build_backbone
+from handeye.vision.backbones.swin import (
     OTHER_REGION,
     PLANS,
     PatchMerging,
@@ -19,9 +19,9 @@ from vision.backbones.swin import (
     offset_index,
     shift_mask,
 )
-from vision.checkpoints.torchvision_backbones import SWIN_KEYS
-from vision.config import validate_config
-from vision.errors import ConfigError
+from handeye.vision.checkpoints.torchvision_backbones import SWIN_KEYS
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError
 
 
 def lively(network: nn.Module) -> nn.Module:

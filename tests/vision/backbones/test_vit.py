@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.models import vit_b_16, vit_l_16
 from torchvision.models.vision_transformer import VisionTransformer
 
-from vision.backbones.build import build_backbone
-from vision.backbones.vit import (
+from handeye.vision.backbones.build import build_backbone
+from handeye.vision.backbones.vit import (
     Block,
     ViT,
     ViTConfig,
@@ -18,9 +18,9 @@ from vision.backbones.vit import (
     refine_in_windows,
     windows_of_blocks,
 )
-from vision.checkpoints.torchvision_backbones import VIT_KEYS
-from vision.config import validate_config
-from vision.errors import ConfigError, UserError
+from handeye.vision.checkpoints.torchvision_backbones import VIT_KEYS
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError, UserError
 
 
 def lively(network: nn.Module) -> nn.Module:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.vq import kmeans2
 
-from vision.boxes.anchors import grid_anchors, kmeans_anchors, shape_iou, within_ratio
-from vision.boxes.iou import pairwise_iou
+from handeye.vision.boxes.anchors import grid_anchors, kmeans_anchors, shape_iou, within_ratio
+from handeye.vision.boxes.iou import pairwise_iou
 
 SIDES = st.floats(0.5, 500)
 

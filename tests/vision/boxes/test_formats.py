@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchvision.ops import box_convert
 
-from vision.boxes.formats import (
+from handeye.vision.boxes.formats import (
     box_area,
     clip_xyxy,
     cxcywh_to_xyxy,

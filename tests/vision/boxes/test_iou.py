@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision.ops as second_opinion
 
-from vision.boxes import iou as overlap
+from handeye.vision.boxes import iou as overlap
 
 FAMILY = {
     "iou": second_opinion.box_iou,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vision.boxes.nms import BLOCK, soft_suppress_gaussian, soft_suppress_linear, suppress
-from vision.boxes.nms_torch import suppress_torch
+from handeye.vision.boxes.nms import BLOCK, soft_suppress_gaussian, soft_suppress_linear, suppress
+from handeye.vision.boxes.nms_torch import suppress_torch
 
 CHAPTER_23_BOXES = np.array(
     [[100, 100, 200, 200], [105, 105, 205, 205], [400, 400, 500, 500], [405, 405, 505, 505], [600, 600, 700, 700]],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.boxes.targets import BoxTargets
+from handeye.vision.boxes.targets import BoxTargets
 
 
 def test_an_image_without_objects_has_no_rows():

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.heads.yolox import YoloxHeadConfig
 from tests.formula_weights import formula_weight
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.detector import Detector, DetectorConfig
-from vision.heads.yolox import YoloxHeadConfig
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handeye.vision.backbones.hgnetv2 import HGNetv2Config
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.checkpoints.dfine import DFINE_KEY_MAPS, DFINE_KEYS, TRANSFORMERS_DFINE_KEYS, dfine_config
+from handeye.vision.checkpoints.key_map import best_key_map
+from handeye.vision.checkpoints.published import load_official, official_state_dict
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ModelFileError
+from handeye.vision.heads.dfine import DfineHeadConfig, DfineOutput, EdgePredictions
+from handeye.vision.heads.query_selection import SelectedQueries
+from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
+from handeye.vision.runtime.decode import read_query_rows
+from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import Recording, rows_kept
 from tests.vision.checkpoints.test_rtdetr_names import assert_summary, compare, fingerprint, rows_as_recorded
-from vision.backbones.hgnetv2 import HGNetv2Config
-from vision.boxes.targets import BoxTargets
-from vision.checkpoints.dfine import DFINE_KEY_MAPS, DFINE_KEYS, TRANSFORMERS_DFINE_KEYS, dfine_config
-from vision.checkpoints.key_map import best_key_map
-from vision.checkpoints.published import load_official, official_state_dict
-from vision.checkpoints.zoo import published_models
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ModelFileError
-from vision.heads.dfine import DfineHeadConfig, DfineOutput, EdgePredictions
-from vision.heads.query_selection import SelectedQueries
-from vision.necks.hybrid_encoder import HybridEncoderConfig
-from vision.runtime.decode import read_query_rows
-from vision.runtime.manifest import QueryRows
 
 PUBLISHED = {
     "n": ("bf2e8e9afa3d6a2e", "8cc1b8417129f999", 674, 3_782_693),

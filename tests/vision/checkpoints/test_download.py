@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vision.checkpoints.download import DownloadError, PublishedFile, cache_folder, download, mirrored
+from handeye.vision.checkpoints.download import DownloadError, PublishedFile, cache_folder, download, mirrored
 
 CONTENT = bytes(range(256)) * 4096
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

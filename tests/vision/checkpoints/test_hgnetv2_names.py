@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
-from vision.checkpoints.dfine import HGNETV2_NAMES
+from handeye.vision.backbones.hgnetv2 import HGNetv2, HGNetv2Config
+from handeye.vision.checkpoints.dfine import HGNETV2_NAMES
 
 
 @pytest.fixture

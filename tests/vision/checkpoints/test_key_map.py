@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.checkpoints.key_map import KeyMap, best_key_map
-from vision.errors import ModelFileError
+from handeye.vision.checkpoints.key_map import KeyMap, best_key_map
+from handeye.vision.errors import ModelFileError
 
 PACKED = KeyMap(
     renames=(

@@ -9,9 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vision.checkpoints.native import load_detector, load_metadata, save_detector, start_from
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ModelFileError
+from handeye.vision.checkpoints.native import load_detector, load_metadata, save_detector, start_from
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ModelFileError
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(saved, small_d
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("vision.checkpoints.native.save_file", fail_half_way)
+    monkeypatch.setattr("handeye.vision.checkpoints.native.save_file", fail_half_way)
     with pytest.raises(OSError, match="disk full"):
         save_detector(saved, small_detector)
     assert saved.read_bytes() == before

@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
-from vision.checkpoints.published import load_official_backbone
-from vision.checkpoints.torchvision_backbones import published_backbones
-from vision.classifier import build_classifier
-from vision.errors import ModelFileError, UserError
+from handeye.vision.checkpoints.published import load_official_backbone
+from handeye.vision.checkpoints.torchvision_backbones import published_backbones
+from handeye.vision.classifier import build_classifier
+from handeye.vision.errors import ModelFileError, UserError
 
 PARAMETERS = {
     "resnet18": 11_689_512,

@@ -10,21 +10,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
+from handeye.vision.checkpoints.detr import (
+    DETR_KEY_MAPS,
+    DETR_KEYS,
+    DETR_TIMM_KEYS,
+    DETR_TRANSFORMERS_KEYS,
+    detr_config,
+)
+from handeye.vision.checkpoints.key_map import best_key_map
+from handeye.vision.checkpoints.published import load_official, official_state_dict
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ModelFileError
+from handeye.vision.evaluation.average_precision import GroundTruth
+from handeye.vision.heads.detr import DetrHeadConfig
+from handeye.vision.heads.outputs import QueryOutput
+from handeye.vision.layers.attention import sine_positions
+from handeye.vision.runtime.decode import read_query_rows
+from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import Recording, rows_kept
-from vision.boxes.targets import BoxTargets
-from vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
-from vision.checkpoints.detr import DETR_KEY_MAPS, DETR_KEYS, DETR_TIMM_KEYS, DETR_TRANSFORMERS_KEYS, detr_config
-from vision.checkpoints.key_map import best_key_map
-from vision.checkpoints.published import load_official, official_state_dict
-from vision.checkpoints.zoo import published_models
-from vision.detector import Detector
-from vision.errors import ModelFileError
-from vision.evaluation.average_precision import GroundTruth
-from vision.heads.detr import DetrHeadConfig
-from vision.heads.outputs import QueryOutput
-from vision.layers.attention import sine_positions
-from vision.runtime.decode import read_query_rows
-from vision.runtime.manifest import QueryRows
 
 PUBLISHED = {
     50: ("0d4e9be683b1b42a", 458, 41_524_768, 41_302_368),

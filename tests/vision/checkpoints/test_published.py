@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.vision.checkpoints.conftest import rows_kept
-from vision.checkpoints.published import (
+from handeye.vision.checkpoints.published import (
     key_maps_of,
     load_official,
     official_names,
     official_state_dict,
     read_published_file,
 )
-from vision.checkpoints.yolox import YOLOX_KEYS
-from vision.checkpoints.zoo import published_models
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ModelFileError, UserError
-from vision.heads.yolo_grid import YoloGridHeadConfig
-from vision.necks.levels import LevelsConfig
+from handeye.vision.checkpoints.yolox import YOLOX_KEYS
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.heads.yolo_grid import YoloGridHeadConfig
+from handeye.vision.necks.levels import LevelsConfig
+from tests.vision.checkpoints.conftest import rows_kept
 
 PUBLISHED = {
     "yolox_nano": ("596fd4bc367ac778", "8e260bfa8a6324d2", 642, 912_159),

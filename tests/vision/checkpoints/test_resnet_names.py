@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from vision.backbones.resnet import ResNet, ResNetConfig
-from vision.checkpoints.key_map import KeyMap
-from vision.checkpoints.torchvision_backbones import VD_RENAMES, VD_TRANSFORMERS_RENAMES, plain_renames
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig
+from handeye.vision.checkpoints.key_map import KeyMap
+from handeye.vision.checkpoints.torchvision_backbones import VD_RENAMES, VD_TRANSFORMERS_RENAMES, plain_renames
 
 RTDETR_KEYS = KeyMap(VD_RENAMES)
 DETR_KEYS = KeyMap(plain_renames("backbone.0.body."))

@@ -13,17 +13,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from handeye.vision.checkpoints.published import key_maps_of, load_official, official_state_dict
+from handeye.vision.checkpoints.rtdetr import RTDETRV2_KEYS, rtdetr_config
+from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ModelFileError
+from handeye.vision.heads.outputs import QueryOutput
+from handeye.vision.heads.query_selection import OUTSIDE, SelectedQueries
+from handeye.vision.heads.rtdetr import RtdetrHead
+from handeye.vision.runtime.decode import read_rows
+from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import rows_kept
-from vision.checkpoints.published import key_maps_of, load_official, official_state_dict
-from vision.checkpoints.rtdetr import RTDETRV2_KEYS, rtdetr_config
-from vision.checkpoints.zoo import published_models
-from vision.detector import Detector
-from vision.errors import ModelFileError
-from vision.heads.outputs import QueryOutput
-from vision.heads.query_selection import OUTSIDE, SelectedQueries
-from vision.heads.rtdetr import RtdetrHead
-from vision.runtime.decode import read_rows
-from vision.runtime.manifest import QueryRows
 
 PUBLISHED = {
     "rtdetr_r18vd": ("808defe579c98c9f", "455e28e47e29cac0", 533, 20_184_464),
@@ -209,7 +209,7 @@ def test_the_published_scramble_of_positions_on_other_than_square_inputs(recordi
         angles = [place[:, None] * frequencies for place in (columns, rows)]
         return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
 
-    monkeypatch.setattr("vision.necks.hybrid_encoder.sin_cos_table", scrambled)
+    monkeypatch.setattr("handeye.vision.necks.hybrid_encoder.sin_cos_table", scrambled)
     assert_as_recorded(watched(detector, recorded.images), recorded.outputs, counts)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from vision.backbones.swin import Swin, SwinConfig
-from vision.checkpoints.torchvision_backbones import SWIN_KEYS
+from handeye.vision.backbones.swin import Swin, SwinConfig
+from handeye.vision.checkpoints.torchvision_backbones import SWIN_KEYS
 
 
 def test_the_recorded_logits_are_reproduced(recording):

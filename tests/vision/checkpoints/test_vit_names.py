@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.backbones.vit import ViT, ViTConfig
-from vision.checkpoints.torchvision_backbones import VIT_KEYS
+from handeye.vision.backbones.vit import ViT, ViTConfig
+from handeye.vision.checkpoints.torchvision_backbones import VIT_KEYS
 
 
 @pytest.mark.slow

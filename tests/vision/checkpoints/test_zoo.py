@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
-from vision.checkpoints.yolox import yolox_config
-from vision.checkpoints.zoo import count_cost, published_models
-from vision.detector import Detector
+from handeye.vision.checkpoints.coco_names import COCO_NAMES, COCO_NAMES_BY_CATEGORY_ID
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.checkpoints.zoo import count_cost, published_models
+from handeye.vision.detector import Detector
 
 YOLOX_GFLOPS = {"nano": 1.08, "tiny": 6.45, "s": 26.8, "m": 73.8, "l": 155.6, "x": 281.9}
 RTDETR_GFLOPS = {"r18vd": 60, "r34vd": 92, "r50vd_m": 100, "r50vd": 136, "r101vd": 259}

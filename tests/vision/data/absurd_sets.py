@@ -12,8 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vision.data.annotations import AnnotationSet
-from vision.data.coco import coco_content, write_coco
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.coco import coco_content, write_coco
 
 Spoil = Callable[[Path, Path, AnnotationSet], None]
 """Spoils (annotation file, folder of images, the set that both hold)."""

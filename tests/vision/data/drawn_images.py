@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 
 SIZE_HW = (40, 50)
 

@@ -10,16 +10,16 @@ import cv2
 import numpy as np
 import pytest
 
+from handeye.tools.command_line import run_command
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
+from handeye.vision.data.batches import TrainingSamples
+from handeye.vision.data.formats import read_annotations
+from handeye.vision.data.image_files import declared_size, list_images, without_broken
+from handeye.vision.errors import DatasetError
+from handeye.vision.images import Preprocessing, read_image
 from tests.vision.data.absurd_sets import REFUSED, SURVIVED, write_good
 from tests.vision.data.drawn_images import draw_set
-from tools.command_line import run_command
-from vision.data.annotations import AnnotationSet
-from vision.data.augmentation import AugmentationConfig, SampleRequest
-from vision.data.batches import TrainingSamples
-from vision.data.formats import read_annotations
-from vision.data.image_files import declared_size, list_images, without_broken
-from vision.errors import DatasetError
-from vision.images import Preprocessing, read_image
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.augmentation import AugmentationConfig, SampleRequest, augment, limit_boxes, neighbours
-from vision.data.mosaic import MixupConfig, MosaicConfig
-from vision.data.transforms import AffineConfig, HsvConfig, LabelledImage
-from vision.images import Preprocessing, prepare
+from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment, limit_boxes, neighbours
+from handeye.vision.data.mosaic import MixupConfig, MosaicConfig
+from handeye.vision.data.transforms import AffineConfig, HsvConfig, LabelledImage
+from handeye.vision.images import Preprocessing, prepare
 
 PREPROCESSING = Preprocessing(size_hw=(64, 96))
 NO_COLOUR = HsvConfig(hue=0, saturation=0, value=0)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.augmentation import AugmentationConfig, SampleRequest
-from vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images, threads_for
-from vision.errors import DatasetError
-from vision.images import Preprocessing, prepare
-from vision.training.training_data import batch_targets
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
+from handeye.vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images, threads_for
+from handeye.vision.errors import DatasetError
+from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.training.training_data import batch_targets
 
 PREPROCESSING = Preprocessing(size_hw=(64, 64))
 
@@ -161,7 +161,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
 )
 def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessing):
     """Reading, fitting, stacking and normalising in torch give what `prepare` gives, but for the HSV rounding."""
-    from vision.data.transforms import HsvConfig
+    from handeye.vision.data.transforms import HsvConfig
 
     augmentation = AugmentationConfig(
         flip_probability=0, hsv=HsvConfig(hue=0, saturation=0, value=0), weak_last_epochs=100
@@ -201,7 +201,7 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
 
 
 BREAKING = """
-from vision.data import batches
+from handeye.vision.data import batches
 
 class Samples(batches.TrainingSamples):
     def __init__(self):

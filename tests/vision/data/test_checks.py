@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.vision.data.drawn_images import draw_set
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.checks import (
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.checks import (
     DUPLICATE,
     MISSING,
     OTHER_SIZE,
@@ -21,9 +20,10 @@ from vision.data.checks import (
     fit_anchors,
     sizes_by_part,
 )
-from vision.data.coco import read_coco
-from vision.data.near_duplicates import like_pairs, likeness_of
-from vision.images import Preprocessing, read_image
+from handeye.vision.data.coco import read_coco
+from handeye.vision.data.near_duplicates import like_pairs, likeness_of
+from handeye.vision.images import Preprocessing, read_image
+from tests.vision.data.drawn_images import draw_set
 
 
 def set_of(boxes: list[list[float]], class_ids: list[int] | None = None) -> AnnotationSet:

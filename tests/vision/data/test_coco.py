@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from vision.data.annotations import (
+from handeye.vision.data.annotations import (
     NOT_FINITE,
     OUTSIDE,
     TOO_FAR,
@@ -20,8 +20,8 @@ from vision.data.annotations import (
     Categories,
     annotations_from_lists,
 )
-from vision.data.coco import read_coco, write_coco
-from vision.errors import DatasetError
+from handeye.vision.data.coco import read_coco, write_coco
+from handeye.vision.errors import DatasetError
 
 GOOD: dict[str, Any] = {
     "images": [

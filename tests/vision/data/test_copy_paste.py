@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.augmentation import AugmentationConfig, SampleRequest, augment
-from vision.data.masks import Mask, draw_mask, mask_from_coco, mask_to_coco
-from vision.data.mosaic import CopyPasteConfig, copy_paste
-from vision.data.transforms import LabelledImage, VisibilityConfig
-from vision.errors import DatasetError
-from vision.images import Preprocessing
+from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment
+from handeye.vision.data.masks import Mask, draw_mask, mask_from_coco, mask_to_coco
+from handeye.vision.data.mosaic import CopyPasteConfig, copy_paste
+from handeye.vision.data.transforms import LabelledImage, VisibilityConfig
+from handeye.vision.errors import DatasetError
+from handeye.vision.images import Preprocessing
 
 EVERYTHING = CopyPasteConfig(probability=1.0, visibility=VisibilityConfig(min_visible=0.1, min_side_px=1))
 

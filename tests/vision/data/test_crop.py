@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.data.transforms import CropConfig, LabelledImage, crop, random_crop
+from handeye.vision.data.transforms import CropConfig, LabelledImage, crop, random_crop
 
 
 def noise_sample(seed: int) -> LabelledImage:

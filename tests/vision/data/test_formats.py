@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handeye.tools.command_line import run_command
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.coco import read_coco, write_coco
+from handeye.vision.data.formats import convert, evaluation_source, format_of, images_folder, read_annotations
+from handeye.vision.data.yolo_txt import CROWD
+from handeye.vision.errors import DatasetError
 from tests.vision.data.drawn_images import draw_set
-from tools.command_line import run_command
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.coco import read_coco, write_coco
-from vision.data.formats import convert, evaluation_source, format_of, images_folder, read_annotations
-from vision.data.yolo_txt import CROWD
-from vision.errors import DatasetError
 
 VOC_PX, YOLO_PX = 0.0006, 1e-4
 """Three decimals of a pixel; eight decimals of a width, and float32."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
-from vision.data.transforms import AffineConfig, LabelledImage
-from vision.images import Preprocessing
+from handeye.vision.data.mosaic import MixupConfig, MosaicConfig, mixup, mosaic
+from handeye.vision.data.transforms import AffineConfig, LabelledImage
+from handeye.vision.images import Preprocessing
 
 STILL = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 1.0), translate=0)
 TURNED = AffineConfig(degrees=20, shear_degrees=5, scale=(0.5, 1.0), translate=0.1)

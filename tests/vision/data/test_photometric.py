@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 import pytest
 
-from vision.data.transforms import HsvConfig, jitter_hsv, shift_hsv
+from handeye.vision.data.transforms import HsvConfig, jitter_hsv, shift_hsv
 
 COLOURS = np.array([[[200, 40, 40], [40, 200, 40], [40, 40, 200], [200, 200, 40], [90, 120, 60]]], np.uint8)
 

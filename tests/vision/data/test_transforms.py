@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vision.data.transforms import (
+from handeye.vision.data.transforms import (
     AffineConfig,
     LabelledImage,
     VisibilityConfig,
@@ -21,7 +21,7 @@ from vision.data.transforms import (
     warp,
     warp_boxes,
 )
-from vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, prepare
 
 # Not below 1: an edge narrower than a pixel has no place that the picture could tell.
 UPRIGHT = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 2.0), translate=0.2)

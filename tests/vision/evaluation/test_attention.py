@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import UserError
+from handeye.vision.evaluation.attention import AttentionMaps
+from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector
+from handeye.vision.images import prepare
+from handeye.vision.runtime.image_detector import ImageDetector
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from vision.checkpoints.native import save_detector
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import UserError
-from vision.evaluation.attention import AttentionMaps
-from vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector
-from vision.images import prepare
-from vision.runtime.image_detector import ImageDetector
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 96, 3), dtype=np.uint8)
 """Wider than the square input: letterboxed, its lower part is padding."""

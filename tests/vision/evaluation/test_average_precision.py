@@ -12,10 +12,10 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID, UNUSED_CATEGORY_IDS
-from vision.errors import DatasetError
-from vision.evaluation.average_precision import GroundTruth, evaluate_boxes, evaluate_rows
-from vision.runtime.detections import Detections
+from handeye.vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID, UNUSED_CATEGORY_IDS
+from handeye.vision.errors import DatasetError
+from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes, evaluate_rows
+from handeye.vision.runtime.detections import Detections
 
 SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.evaluation.plots import confusion_matrix, plot_confusion, precision_recall
-from vision.runtime.detections import Detections
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.evaluation.plots import confusion_matrix, plot_confusion, precision_recall
+from handeye.vision.runtime.detections import Detections
 
 NAMES = ("cube", "ball", "cup")
 A, B = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 80.0, 80.0]

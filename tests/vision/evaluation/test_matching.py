@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.data.annotations import ImageAnnotations, annotations_from_lists
-from vision.evaluation.matching import judge
-from vision.runtime.detections import Detections
+from handeye.vision.data.annotations import ImageAnnotations, annotations_from_lists
+from handeye.vision.evaluation.matching import judge
+from handeye.vision.runtime.detections import Detections
 
 A, B, FAR = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 80.0, 80.0], [0.0, 60.0, 9.0, 90.0]
 CLOSE_TO_A = [10.0, 10.0, 30.0, 28.0]

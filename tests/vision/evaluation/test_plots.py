@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.coco import read_coco, write_coco
-from vision.evaluation.average_precision import evaluate_boxes
-from vision.evaluation.plots import (
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.coco import read_coco, write_coco
+from handeye.vision.evaluation.average_precision import evaluate_boxes
+from handeye.vision.evaluation.plots import (
     PrecisionRecall,
     best_common_threshold,
     plot_f1,
@@ -18,7 +18,7 @@ from vision.evaluation.plots import (
     plot_precision_recall,
     precision_recall,
 )
-from vision.runtime.detections import Detections
+from handeye.vision.runtime.detections import Detections
 
 
 def one_image(boxes: list[list[float]], is_crowd: list[bool] | None = None) -> AnnotationSet:

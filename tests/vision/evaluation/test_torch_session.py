@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from vision.checkpoints.native import save_detector
-from vision.checkpoints.yolox import yolox_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ModelFileError, UserError
-from vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector, row_columns
-from vision.images import Preprocessing, prepare
-from vision.runtime.image_detector import ImageDetector
+from handeye.vision.checkpoints.native import save_detector
+from handeye.vision.checkpoints.yolox import yolox_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector, row_columns
+from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.runtime.image_detector import ImageDetector
 
 NAMES = ("cube", "ball")
 

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.errors import SourceError
-from vision.evaluation.matching import (
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.errors import SourceError
+from handeye.vision.evaluation.matching import (
     GAP_PX,
     MISSED_COLOUR,
     RIGHT_COLOUR,
@@ -17,7 +17,7 @@ from vision.evaluation.matching import (
     draw_judged,
     worst_images,
 )
-from vision.runtime.detections import Detections
+from handeye.vision.runtime.detections import Detections
 
 A, B, FAR = [10.0, 10.0, 30.0, 30.0], [50.0, 50.0, 80.0, 80.0], [0.0, 60.0, 9.0, 90.0]
 

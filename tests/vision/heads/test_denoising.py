@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.targets import BoxTargets
-from vision.heads.denoising import ContrastiveDenoising, disturb_boxes, disturb_classes
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.heads.denoising import ContrastiveDenoising, disturb_boxes, disturb_classes
 
 INPUT_HW = (64, 128)
 

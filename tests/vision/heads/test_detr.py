@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vision.backbones.build import BackboneConfig
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.backbones.resnet import ResNetConfig
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import aligned_iou
-from vision.boxes.targets import BoxTargets
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.heads.build import build_head
-from vision.heads.detr import DetrHead, DetrHeadConfig
-from vision.heads.outputs import QueryOutput
-from vision.losses.set_loss import DETR_LOSS, SetLoss
-from vision.necks.levels import LevelsConfig
+from handeye.vision.backbones.build import BackboneConfig
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.backbones.resnet import ResNetConfig
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import aligned_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.build import build_head
+from handeye.vision.heads.detr import DetrHead, DetrHeadConfig
+from handeye.vision.heads.outputs import QueryOutput
+from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss
+from handeye.vision.necks.levels import LevelsConfig
 
 SMALL = DetrHeadConfig(
     num_queries=10, hidden_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=3, feed_forward_dim=48

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.boxes.targets import BoxTargets
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.heads.dfine import DfineHead, DfineHeadConfig, DfineOutput, EdgePredictions
-from vision.heads.dfine_decoder import Gateway, LocalisationQuality
-from vision.images import Preprocessing
-from vision.losses.dfine_loss import DfineLoss
-from vision.necks.hybrid_encoder import HybridEncoderConfig
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.dfine import DfineHead, DfineHeadConfig, DfineOutput, EdgePredictions
+from handeye.vision.heads.dfine_decoder import Gateway, LocalisationQuality
+from handeye.vision.images import Preprocessing
+from handeye.vision.losses.dfine_loss import DfineLoss
+from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
 
 SMALL = DfineHeadConfig(
     num_queries=12, hidden_dim=16, num_heads=2, num_decoder_layers=3, feed_forward_dim=24, num_denoising=6

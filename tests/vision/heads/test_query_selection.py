@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.heads.query_selection import (
+from handeye.vision.heads.query_selection import (
     OUTSIDE,
     QuerySelection,
     SizedAnchors,

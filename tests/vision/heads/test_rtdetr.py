@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from vision.boxes.targets import BoxTargets
-from vision.checkpoints.published import key_maps_of
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.heads.build import build_head
-from vision.heads.outputs import QueryOutput
-from vision.heads.rtdetr import RtdetrHead, RtdetrHeadConfig
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.checkpoints.published import key_maps_of
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.build import build_head
+from handeye.vision.heads.outputs import QueryOutput
+from handeye.vision.heads.rtdetr import RtdetrHead, RtdetrHeadConfig
 
 SMALL = RtdetrHeadConfig(
     num_queries=20, hidden_dim=16, num_heads=2, num_decoder_layers=3, feed_forward_dim=24, num_denoising=6

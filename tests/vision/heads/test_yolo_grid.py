@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.heads.build import build_head
-from vision.heads.yolo_grid import (
+from handeye.vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.build import build_head
+from handeye.vision.heads.yolo_grid import (
     YoloGridHead,
     YoloGridHeadConfig,
     YoloGridOutput,

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from vision.heads.build import build_head
-from vision.heads.outputs import GridOutput
-from vision.heads.yolox import YoloxHead, YoloxHeadConfig
+from handeye.vision.heads.build import build_head
+from handeye.vision.heads.outputs import GridOutput
+from handeye.vision.heads.yolox import YoloxHead, YoloxHeadConfig
 
 
 def head_output(size_hw=(2, 3), num_classes=4, num_images=2) -> GridOutput:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vision.layers.attention import HIDDEN, MultiHeadAttention, finite_mask
+from handeye.vision.layers.attention import HIDDEN, MultiHeadAttention, finite_mask
 
 PAD = torch.tensor([[False] * 7, [False] * 4 + [True] * 3])
 

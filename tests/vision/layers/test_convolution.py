@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vision.layers.convolution import ConvNormAct, DepthwiseSeparable, spatial_convolution
+from handeye.vision.layers.convolution import ConvNormAct, DepthwiseSeparable, spatial_convolution
 
 
 def randomise_norms(module: torch.nn.Module) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vision.layers.csp_blocks import Bottleneck, CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
+from handeye.vision.layers.csp_blocks import Bottleneck, CrossStagePartial, Focus, SpatialPyramidPooling, scaled_depth
 
 
 def test_focus_keeps_every_pixel_in_the_published_order():

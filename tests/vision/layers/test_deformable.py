@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.layers.deformable import DeformableAttention, Glances, glance_maps, read_points
+from handeye.vision.layers.deformable import DeformableAttention, Glances, glance_maps, read_points
 
 SIZES_HW = ((6, 9), (3, 5), (2, 2))
 NUM_CELLS = sum(height * width for height, width in SIZES_HW)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.layers.distribution import EdgeBins, WeightingFunction
+from handeye.vision.layers.distribution import EdgeBins, WeightingFunction
 
 SHAPES = [(33, 0.5, 4.0), (33, 0.5, 8.0), (9, 0.3, 2.0), (7, 1.0, 1.0)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.layers.csp_blocks import DecoupledShrink, RepElan
+from handeye.vision.layers.csp_blocks import DecoupledShrink, RepElan
 
 
 @pytest.mark.parametrize(("hidden", "num_blocks"), [(3, 1), (5, 2)])

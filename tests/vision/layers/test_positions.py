@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vision.layers.attention import sin_cos_table, sine_positions
+from handeye.vision.layers.attention import sin_cos_table, sine_positions
 
 
 def test_sine_positions_by_hand():

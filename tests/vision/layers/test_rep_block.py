@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vision.layers.csp_blocks import RepBlock, RepCrossStage
+from handeye.vision.layers.csp_blocks import RepBlock, RepCrossStage
 
 
 def with_experience(module: nn.Module, channels: int) -> nn.Module:

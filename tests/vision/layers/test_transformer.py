@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.layers.attention import MultiHeadAttention
-from vision.layers.transformer import DecoderLayer, EncoderLayer, FeedForward, map_to_tokens
+from handeye.vision.layers.attention import MultiHeadAttention
+from handeye.vision.layers.transformer import DecoderLayer, EncoderLayer, FeedForward, map_to_tokens
 
 PAD = torch.tensor([[False] * 6, [False] * 4 + [True] * 2])
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.errors import ConfigError
-from vision.layers.widths import is_depthwise, narrow
+from handeye.vision.errors import ConfigError
+from handeye.vision.layers.widths import is_depthwise, narrow
 
 
 def network() -> nn.Sequential:

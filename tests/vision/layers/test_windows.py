@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.layers.attention import join_windows, pad_to_windows, partition_windows
+from handeye.vision.layers.attention import join_windows, pad_to_windows, partition_windows
 
 
 @pytest.mark.parametrize(("size_hw", "window"), [((6, 9), 3), ((4, 4), 4), ((2, 10), 2), ((5, 3), 1)])

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vision.losses.box_regression import (
+from handeye.vision.losses.box_regression import (
     ciou_loss,
     diou_loss,
     distribution_focal_loss,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from vision.errors import ConfigError
-from vision.heads.detr import DetrHeadConfig
-from vision.heads.dfine import DfineHeadConfig
-from vision.heads.rtdetr import RtdetrHeadConfig
-from vision.heads.yolox import YoloxHeadConfig
-from vision.losses.build import build_loss
-from vision.losses.dfine_loss import DfineLoss
-from vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig
-from vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.detr import DetrHeadConfig
+from handeye.vision.heads.dfine import DfineHeadConfig
+from handeye.vision.heads.rtdetr import RtdetrHeadConfig
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.losses.build import build_loss
+from handeye.vision.losses.dfine_loss import DfineLoss
+from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig
+from handeye.vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
 
 
 @pytest.mark.parametrize(

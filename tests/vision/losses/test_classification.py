@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss
 
-from vision.losses.classification import binary_cross_entropy, focal_loss, smooth_labels, varifocal_loss
+from handeye.vision.losses.classification import binary_cross_entropy, focal_loss, smooth_labels, varifocal_loss
 
 LOGITS = torch.linspace(-6, 6, 12, dtype=torch.float64).view(3, 4)
 TARGETS = (torch.arange(12, dtype=torch.float64) % 3 / 2).view(3, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vision.losses.counting import PartCounts, average_count, mean_over_processes
+from handeye.vision.losses.counting import PartCounts, average_count, mean_over_processes
 
 CPU = torch.device("cpu")
 

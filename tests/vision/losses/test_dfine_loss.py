@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vision.assignment.hungarian import BatchTargets, Matches
-from vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
-from vision.boxes.targets import BoxTargets
-from vision.config import validate_config
-from vision.errors import ConfigError
-from vision.heads.dfine import DfineHeadConfig, DfineOutput, EdgePredictions
-from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from vision.heads.yolox import YoloxHeadConfig
-from vision.layers.distribution import EdgeBins, WeightingFunction
-from vision.losses.build import build_loss
-from vision.losses.dfine_loss import (
+from handeye.vision.assignment.hungarian import BatchTargets, Matches
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, norm_to_pixels
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.dfine import DfineHeadConfig, DfineOutput, EdgePredictions
+from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.layers.distribution import EdgeBins, WeightingFunction
+from handeye.vision.losses.build import build_loss
+from handeye.vision.losses.dfine_loss import (
     DfineLoss,
     DfineLossConfig,
     distillation_loss,
     localisation_loss,
     union_of_matches,
 )
-from vision.losses.set_loss import SetLossConfig
+from handeye.vision.losses.set_loss import SetLossConfig
 
 INPUT_HW, NUM_CLASSES, NUM_QUERIES = (64, 128), 3, 7
 ONLY_EDGES = DfineLossConfig(set_loss=SetLossConfig(class_weight=0, l1_weight=0, giou_weight=0))

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import box_iou, generalized_box_iou
 
-from vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
-from vision.boxes.targets import BoxTargets
-from vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from vision.losses.counting import average_count
-from vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig, denoising_matches
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, pixels_to_norm, xyxy_to_cxcywh
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
+from handeye.vision.losses.counting import average_count
+from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss, SetLossConfig, denoising_matches
 
 INPUT_HW = (64, 128)
 NUM_CLASSES = 4

@@ -8,16 +8,16 @@ import math
 import pytest
 import torch
 
-from vision.assignment.best_anchor import assign_best_anchor, assign_by_ratio, assign_responsible
-from vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
-from vision.boxes.iou import aligned_ciou, aligned_iou, pairwise_iou
-from vision.boxes.targets import BoxTargets
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.heads.build import build_head
-from vision.heads.yolo_grid import YoloGridHeadConfig, YoloGridOutput, encode_centres, encode_sizes
-from vision.losses.build import build_loss
-from vision.losses.yolo_loss import (
+from handeye.vision.assignment.best_anchor import assign_best_anchor, assign_by_ratio, assign_responsible
+from handeye.vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
+from handeye.vision.boxes.iou import aligned_ciou, aligned_iou, pairwise_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.heads.build import build_head
+from handeye.vision.heads.yolo_grid import YoloGridHeadConfig, YoloGridOutput, encode_centres, encode_sizes
+from handeye.vision.losses.build import build_loss
+from handeye.vision.losses.yolo_loss import (
     YoloLoss,
     YoloV1LossConfig,
     YoloV2LossConfig,
@@ -25,7 +25,7 @@ from vision.losses.yolo_loss import (
     YoloV5LossConfig,
     published_yolo_loss,
 )
-from vision.losses.yolox_loss import YoloxLossConfig
+from handeye.vision.losses.yolox_loss import YoloxLossConfig
 
 VERSIONS = ["v1", "v2", "v3", "v4", "v5"]
 ANCHORS = {

@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vision.assignment.simota import assign_simota
-from vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
-from vision.backbones.cspdarknet import CSPDarknetConfig
-from vision.boxes.formats import cxcywh_to_xyxy
-from vision.boxes.iou import aligned_iou
-from vision.boxes.targets import BoxTargets
-from vision.detector import Detector, DetectorConfig
-from vision.heads.outputs import GridOutput
-from vision.heads.yolox import YoloxHeadConfig
-from vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
+from handeye.vision.assignment.simota import assign_simota
+from handeye.vision.assignment.task_aligned import TaskAlignedConfig, assign_task_aligned
+from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.boxes.formats import cxcywh_to_xyxy
+from handeye.vision.boxes.iou import aligned_iou
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.heads.outputs import GridOutput
+from handeye.vision.heads.yolox import YoloxHeadConfig
+from handeye.vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
 
 BOXES = BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 36.0], [30.0, 26.0, 62.0, 60.0]]), torch.tensor([2, 0]))
 NOTHING = BoxTargets.empty()

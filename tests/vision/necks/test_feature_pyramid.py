@@ -10,9 +10,9 @@ from torch.nn import functional
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from vision.backbones.resnet import ResNet, ResNetConfig
-from vision.necks.build import build_neck
-from vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
+from handeye.vision.backbones.resnet import ResNet, ResNetConfig
+from handeye.vision.necks.build import build_neck
+from handeye.vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
 
 CHANNELS, STRIDES = (8, 16, 32), (8, 16, 32)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.necks.build import build_neck
-from vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
+from handeye.vision.necks.build import build_neck
+from handeye.vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
 
 SMALL = HybridEncoderConfig(hidden_dim=16, num_heads=2, feed_forward_dim=24, depth=0.4)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.necks.build import build_neck
-from vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
+from handeye.vision.necks.build import build_neck
+from handeye.vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
 
 
 def pyramid_of(channels, size_hw, num_images=1):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from vision.config import validate_config
-from vision.errors import ConfigError
-from vision.necks.build import build_neck
-from vision.necks.simple_pyramid import ChannelNorm, SimplePyramid, SimplePyramidConfig, build_resize
+from handeye.vision.config import validate_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.necks.build import build_neck
+from handeye.vision.necks.simple_pyramid import ChannelNorm, SimplePyramid, SimplePyramidConfig, build_resize
 
 
 @pytest.mark.parametrize("strides", [(8, 16, 32), (4, 8, 16, 32), (16,), (4, 32)])

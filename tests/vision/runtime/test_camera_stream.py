@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.errors import SourceError
-from vision.runtime.sources import CameraStream, believable_fps, open_stream
+from handeye.vision.errors import SourceError
+from handeye.vision.runtime.sources import CameraStream, believable_fps, open_stream
 
 LEVELS = 250
 """Levels of brightness by which frames of the network camera are told apart; then they begin anew."""

@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from vision.boxes.nms import suppress
-from vision.runtime.decode import Found, decode_boxes, grid_cells, read_query_rows, read_rows, read_yolox_rows
-from vision.runtime.manifest import LabelledBoxes, QueryRows, YoloxRows
+from handeye.vision.boxes.nms import suppress
+from handeye.vision.runtime.decode import Found, decode_boxes, grid_cells, read_query_rows, read_rows, read_yolox_rows
+from handeye.vision.runtime.manifest import LabelledBoxes, QueryRows, YoloxRows
 
 RAW, DECODED = YoloxRows(decoded=False), YoloxRows(decoded=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.runtime.detections import Detections
+from handeye.vision.runtime.detections import Detections
 
 NAMES = ("cube", "ball")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vision.runtime.detections import Detections
-from vision.runtime.draw import class_colour, draw_attention, draw_detections, text_colour
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import class_colour, draw_attention, draw_detections, text_colour
 
 NAMES = tuple(f"class {number}" for number in range(80))
 

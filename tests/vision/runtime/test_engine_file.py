@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from vision.errors import ModelFileError
-from vision.runtime.engine_file import (
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.engine_file import (
     EngineRecord,
     read_engine_file,
     sha256_of,
     version_numbers,
     write_engine_file,
 )
-from vision.runtime.manifest import Manifest
+from handeye.vision.runtime.manifest import Manifest
 
 PLAN = bytes(range(40))
 

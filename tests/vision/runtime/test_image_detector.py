@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.data.coco import read_coco
+from handeye.vision.errors import ModelFileError
+from handeye.vision.images import Preprocessing, read_image
+from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.manifest import QueryRows, YoloxRows
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
-from vision.boxes.iou import pairwise_iou
-from vision.data.coco import read_coco
-from vision.errors import ModelFileError
-from vision.images import Preprocessing, read_image
-from vision.runtime.image_detector import ImageDetector
-from vision.runtime.manifest import QueryRows, YoloxRows
 
 SIZE = (64, 96)
 IMAGE = np.full((128, 192, 3), 90, np.uint8)

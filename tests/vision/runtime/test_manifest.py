@@ -8,9 +8,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
-from vision.errors import ModelFileError
-from vision.runtime.manifest import (
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.manifest import (
     METADATA_KEY,
     LabelledBoxes,
     Manifest,
@@ -20,6 +19,7 @@ from vision.runtime.manifest import (
     foreign_yolox_manifest,
     read_manifest,
 )
+from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):

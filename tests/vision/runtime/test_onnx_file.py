@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
+from handeye.vision.errors import ModelFileError
+from handeye.vision.runtime.manifest import parse_onnx, read_onnx_file
 from tests.vision.runtime.tiny_models import constant_model, empty_rows
-from vision.errors import ModelFileError
-from vision.runtime.manifest import parse_onnx, read_onnx_file
 
 
 def model_bytes(metadata: dict[str, str]) -> bytes:

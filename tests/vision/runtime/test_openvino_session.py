@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from vision.runtime.onnxruntime_session import OnnxRuntimeSession
-from vision.runtime.openvino_session import OpenvinoSession, _has_signed_activations, shared_core
+from handeye.vision.runtime.onnxruntime_session import OnnxRuntimeSession
+from handeye.vision.runtime.openvino_session import OpenvinoSession, _has_signed_activations, shared_core
 
 SHAPE = (1, 32, 26, 26)
 RUN = """
 import sys, numpy
 from pathlib import Path
-from vision.runtime.openvino_session import OpenvinoSession
+from handeye.vision.runtime.openvino_session import OpenvinoSession
 values = OpenvinoSession(Path(sys.argv[1]), 1).run({"images": numpy.load(sys.argv[2])})
 numpy.save(sys.argv[3], values["out"])
 """

@@ -18,7 +18,7 @@ class Refuse:
             raise ModuleNotFoundError(f"{name} is not to be had here", name=name)
 
 sys.meta_path.insert(0, Refuse())
-from tools.command_line import run_command
+from handeye.tools.command_line import run_command
 code = run_command(sys.argv[1:])
 assert "torch" not in sys.modules
 sys.exit(code)

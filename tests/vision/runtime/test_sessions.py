@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handeye.vision.errors import MissingPackageError, ModelFileError
+from handeye.vision.runtime import engines as sessions
+from handeye.vision.runtime.engines import available_processors, fastest_engine, installed_engines, open_session
 from tests.vision.runtime.tiny_models import constant_model, empty_rows
-from vision.errors import MissingPackageError, ModelFileError
-from vision.runtime import engines as sessions
-from vision.runtime.engines import available_processors, fastest_engine, installed_engines, open_session
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -103,7 +103,7 @@ def test_threads_are_no_more_than_openmp_is_told(monkeypatch, limit, most):
 DROPPED_ELSEWHERE = """
 import signal, sys, threading
 from pathlib import Path
-from vision.runtime.engines import open_session
+from handeye.vision.runtime.engines import open_session
 
 sessions = [open_session(Path(sys.argv[1]), sys.argv[2], 1)]
 dropping = threading.Thread(target=sessions.clear)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vision.errors import SourceError
-from vision.runtime.sources import open_stream
-from vision.runtime.video_writer import VideoWriter
+from handeye.vision.errors import SourceError
+from handeye.vision.runtime.sources import open_stream
+from handeye.vision.runtime.video_writer import VideoWriter
 
 
 def frames(count: int) -> list[np.ndarray]:

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from export.tensorrt.build_options import BuildOptions
+from handeye.export.tensorrt.build_options import BuildOptions
+from handeye.vision.errors import ModelFileError, UserError
+from handeye.vision.runtime.engine_file import read_engine_file
+from handeye.vision.runtime.engines import Session, open_session
+from handeye.vision.runtime.image_detector import ImageDetector
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn
 from tests.vision.runtime.tiny_models import empty_rows, write_model
-from vision.errors import ModelFileError, UserError
-from vision.runtime.engine_file import read_engine_file
-from vision.runtime.engines import Session, open_session
-from vision.runtime.image_detector import ImageDetector
 
 SIZE = (64, 96)
 
@@ -34,8 +34,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def resealed(path: Path, model: onnx.ModelProto) -> Path:
-    from export.graph.onnx_export import write_onnx
-    from vision.runtime.manifest import read_manifest
+    from handeye.export.graph.onnx_export import write_onnx
+    from handeye.vision.runtime.manifest import read_manifest
 
     manifest = read_manifest(path)
     write_onnx(path, model, manifest)
@@ -43,13 +43,13 @@ def resealed(path: Path, model: onnx.ModelProto) -> Path:
 
 
 def engine_of(path: Path, options: BuildOptions | None = None) -> Path:
-    from export.tensorrt.engine import build_engine
+    from handeye.export.tensorrt.engine import build_engine
 
     return build_engine(path, path.with_suffix(".engine"), options).path
 
 
 def session_of(path: Path, options: BuildOptions | None = None):
-    from vision.runtime.tensorrt_session import TensorrtSession
+    from handeye.vision.runtime.tensorrt_session import TensorrtSession
 
     return TensorrtSession(read_engine_file(engine_of(path, options)))
 

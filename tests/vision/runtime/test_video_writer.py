@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision.runtime.video_writer import VideoWriter
+from handeye.vision.runtime.video_writer import VideoWriter
 
 FRAME = np.zeros((48, 64, 3), np.uint8)
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vision.images import Preprocessing
-from vision.runtime.decode import grid_cells
-from vision.runtime.manifest import METADATA_KEY, Manifest, YoloxRows, parse_onnx
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.decode import grid_cells
+from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, YoloxRows, parse_onnx
 
 CLASSES = ("cube", "ball", "bin")
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from vision.runtime.detections import Detections
-from vision.tracking.box_tracker import BoxTracker, BoxTracks
-from vision.tracking.bytetrack import ByteTrackConfig
-from vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker
-from vision.tracking.oc_sort import OcSortConfig
-from vision.tracking.sort import SortConfig
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.tracking.box_tracker import BoxTracker, BoxTracks
+from handeye.vision.tracking.bytetrack import ByteTrackConfig
+from handeye.vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker
+from handeye.vision.tracking.oc_sort import OcSortConfig
+from handeye.vision.tracking.sort import SortConfig
 
 CONFIGS: tuple[BoxTrackerConfig, ...] = (SortConfig(), ByteTrackConfig(), OcSortConfig())
 NAMES = ("cube", "ball", "cup")

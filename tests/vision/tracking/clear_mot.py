@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float
 
-from robot.perception.association import assign
+from handeye.robot.perception.association import assign
 
 
 @dataclass(frozen=True, slots=True)

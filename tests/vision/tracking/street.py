@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.boxes.iou import pairwise_iou
-from vision.tracking.mot_files import NO_ID, MotBoxes, write_mot
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.tracking.mot_files import NO_ID, MotBoxes, write_mot
 
 SEED = 20
 NUM_FRAMES, NUM_PEOPLE = 150, 10

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from vision.boxes.iou import pairwise_iou
-from vision.tracking import box_association
-from vision.tracking.box_association import is_one_to_one, most_gain, overlapping_pairs, split_matched
+from handeye.vision.boxes.iou import pairwise_iou
+from handeye.vision.tracking import box_association
+from handeye.vision.tracking.box_association import is_one_to_one, most_gain, overlapping_pairs, split_matched
 
 seeds = st.integers(0, 2**32 - 1)
 

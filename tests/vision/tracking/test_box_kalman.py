@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.tracking.box_kalman import AreaModel, BoxModel, BoxMotion, HeightModel, predict
-from vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.tracking.box_kalman import AreaModel, BoxModel, BoxMotion, HeightModel, predict
+from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 frame_times = st.floats(0.0, 4.0)
 MODELS = [AreaModel(), HeightModel()]

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot.errors import RobotError
+from handeye.robot.errors import RobotError
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.tracking.image_tracker import build_box_tracker
 from tests.benchmarks.moving_boxes import moving_boxes
 from tests.vision.tracking.box_scenes import CONFIGS, FRAME_S, NAMES, Scene, detections, square
-from vision.runtime.detections import Detections
-from vision.tracking.camera_motion import SimilarityMotion
-from vision.tracking.image_tracker import build_box_tracker
 
 each_tracker = pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.kind)
 
@@ -196,9 +196,9 @@ def test_a_moving_camera_is_followed(config):
 
 
 def test_the_blame_for_a_wrong_kind_is_clear():
-    from vision.config import validate_config
-    from vision.errors import ConfigError
-    from vision.tracking.image_tracker import BoxTrackingConfig
+    from handeye.vision.config import validate_config
+    from handeye.vision.errors import ConfigError
+    from handeye.vision.tracking.image_tracker import BoxTrackingConfig
 
     with pytest.raises(ConfigError, match=r"tracker.kind: expected one of .*bytetrack.*got 'magic'"):
         validate_config(BoxTrackingConfig, {"tracker": {"kind": "magic"}}, origin="test")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from handeye.vision.tracking.bytetrack import ByteTrackConfig
 from tests.vision.tracking.box_scenes import Scene, square
-from vision.tracking.bytetrack import ByteTrackConfig
 
 
 def settled(num_frames: int = 5, frame_rate: float = 30.0, **config) -> Scene:

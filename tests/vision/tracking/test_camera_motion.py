@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vision.images import read_image
-from vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
+from handeye.vision.images import read_image
+from handeye.vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
 
 NO_BOXES = np.zeros((0, 4))
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from robot.errors import RobotError
+from handeye.robot.errors import RobotError
+from handeye.vision.tracking.box_tracker import NOMINAL_RATE
+from handeye.vision.tracking.camera_motion import CameraMotionConfig
+from handeye.vision.tracking.image_tracker import BoxTrackingConfig, ImageTracker
 from tests.vision.tracking.box_scenes import detections, square
 from tests.vision.tracking.test_camera_motion import moved, similarity, textured
-from vision.tracking.box_tracker import NOMINAL_RATE
-from vision.tracking.camera_motion import CameraMotionConfig
-from vision.tracking.image_tracker import BoxTrackingConfig, ImageTracker
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handeye.vision.tracking.bytetrack import ByteTrackConfig
+from handeye.vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker, track_sequence
+from handeye.vision.tracking.metrics import MATCH_IOU, TrackingScores, evaluate_tracks, hota_scores, pair_frames
+from handeye.vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
+from handeye.vision.tracking.oc_sort import OcSortConfig
+from handeye.vision.tracking.sort import SortConfig
 from tests.vision.tracking.clear_mot import ClearMot
 from tests.vision.tracking.street import draw_street
-from vision.tracking.bytetrack import ByteTrackConfig
-from vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker, track_sequence
-from vision.tracking.metrics import MATCH_IOU, TrackingScores, evaluate_tracks, hota_scores, pair_frames
-from vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
-from vision.tracking.oc_sort import OcSortConfig
-from vision.tracking.sort import SortConfig
 
 CONFIGS: Mapping[str, BoxTrackerConfig] = {"bytetrack": ByteTrackConfig(), "ocsort": OcSortConfig()}
 

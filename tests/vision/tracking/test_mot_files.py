@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vision.errors import DatasetError
-from vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks, write_mot
+from handeye.vision.errors import DatasetError
+from handeye.vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks, write_mot
 
 
 def some_tracks(rng: np.random.Generator, num: int = 50) -> MotBoxes:

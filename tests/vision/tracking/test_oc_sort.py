@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from handeye.vision.tracking.box_kalman import AreaModel
+from handeye.vision.tracking.oc_sort import OcSortConfig, OcSortTracker
 from tests.vision.tracking.box_scenes import Scene, square
-from vision.tracking.box_kalman import AreaModel
-from vision.tracking.oc_sort import OcSortConfig, OcSortTracker
 
 
 def tracker_of(scene: Scene) -> OcSortTracker:

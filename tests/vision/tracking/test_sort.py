@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from handeye.vision.tracking.sort import SortConfig, match_by_iou
 from tests.vision.tracking.box_scenes import Scene, square
-from vision.tracking.sort import SortConfig, match_by_iou
 
 
 def test_a_late_track_is_reported_after_three_more_detections():

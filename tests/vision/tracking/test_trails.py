@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vision.runtime.draw import class_colour
-from vision.tracking.box_tracker import BoxTracks
-from vision.tracking.camera_motion import SimilarityMotion
-from vision.tracking.image_tracker import Trails, draw_tracks
+from handeye.vision.runtime.draw import class_colour
+from handeye.vision.tracking.box_tracker import BoxTracks
+from handeye.vision.tracking.camera_motion import SimilarityMotion
+from handeye.vision.tracking.image_tracker import Trails, draw_tracks
 
 
 def tracks_at(**centres: tuple[float, float]) -> BoxTracks:

@@ -12,12 +12,12 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from vision.config import validate_config
-from vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
-from vision.data.coco import write_coco
-from vision.training.config import TrainDetectorConfig
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import Training
+from handeye.vision.config import validate_config
+from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
+from handeye.vision.data.coco import write_coco
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import Training
 
 SIZE_HW = (72, 96)
 COLOURS = ((220, 60, 60), (60, 200, 80))

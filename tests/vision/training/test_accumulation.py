@@ -9,9 +9,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from vision.errors import ConfigError
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import Training, train_detector
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import Training, train_detector
 
 QUIET = Console(quiet=True)
 QUERIES = {

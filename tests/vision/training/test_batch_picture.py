@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vision.data.batches import Batch
-from vision.images import Preprocessing
-from vision.runtime.draw import class_colour
-from vision.training.run_record import CROWD_COLOUR, MAX_IMAGES, SIDE_PX, draw_batch
+from handeye.vision.data.batches import Batch
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.draw import class_colour
+from handeye.vision.training.run_record import CROWD_COLOUR, MAX_IMAGES, SIDE_PX, draw_batch
 
 
 def batch_of(num_images: int, colour: tuple[int, int, int]) -> Batch:

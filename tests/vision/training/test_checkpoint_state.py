@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.errors import ModelFileError
-from vision.training.checkpoint_state import Progress, load_state, require_space, save_state
+from handeye.vision.errors import ModelFileError
+from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, save_state
 
 
 def stepped(seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:

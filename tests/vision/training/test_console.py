@@ -8,8 +8,8 @@ import re
 import pytest
 from rich.console import Console
 
-from vision.training import console as module
-from vision.training.console import ProgressDisplay, duration
+from handeye.vision.training import console as module
+from handeye.vision.training.console import ProgressDisplay, duration
 
 
 @pytest.fixture

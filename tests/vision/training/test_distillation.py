@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from handeye.vision.checkpoints.native import load_detector, save_detector
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.distillation import DistillationConfig, require_compatible, shared_strides
 from tests.vision.training.conftest import NANO, losses_of, train_to_step
-from vision.checkpoints.native import load_detector, save_detector
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.distillation import DistillationConfig, require_compatible, shared_strides
 
 CLASSES = ("red", "green")
 WIDER = {

@@ -23,11 +23,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.vision.training.conftest import train_to_step
-from vision.config import dump_config, load_config
-from vision.detector import Detector
-from vision.training.config import TrainDetectorConfig
-from vision.training.distributed import (
+from handeye.vision.config import dump_config, load_config
+from handeye.vision.detector import Detector
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.distributed import (
     ImagewiseConv2d,
     SynchronisedNorm2d,
     TrainingError,
@@ -36,9 +35,10 @@ from vision.training.distributed import (
     synchronise_norms,
     telling_lost_processes,
 )
-from vision.training.run_folder import RunFolder
-from vision.training.training_data import read_split
-from vision.training.validate import detect_all, detect_together
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.training_data import read_split
+from handeye.vision.training.validate import detect_all, detect_together
+from tests.vision.training.conftest import train_to_step
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 STEPS = 20
@@ -55,7 +55,7 @@ def test_norms_of_one_gpu_need_no_others_and_cpus_have_norms_of_their_own(monkey
     model = nn.Sequential(nn.BatchNorm2d(2))
     synchronise_norms(model, torch.device("cuda"))
     assert type(model[0]) is nn.BatchNorm2d
-    monkeypatch.setattr("vision.training.distributed.num_processes", lambda: 2)
+    monkeypatch.setattr("handeye.vision.training.distributed.num_processes", lambda: 2)
     synchronise_norms(model, torch.device("cuda"))
     assert type(model[0]) is nn.SyncBatchNorm
     monkeypatch.undo()
@@ -74,7 +74,7 @@ def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path,
 
     with pytest.raises(RuntimeError, match="closed by peer"):
         fail("[transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1")
-    monkeypatch.setattr("vision.training.distributed.process_state", lambda: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("handeye.vision.training.distributed.process_state", lambda: SimpleNamespace(num_processes=2))
     with pytest.raises(TrainingError, match=f"was lost .*closed by peer.*--resume {re.escape(str(tmp_path))}"):
         fail("[transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1\nmore")
     with pytest.raises(RuntimeError, match="shapes"):
@@ -89,10 +89,10 @@ def test_each_process_measures_its_share_of_the_images(small_config, drawn_set, 
     asked = (Detector(config.detector).eval(), annotations, drawn_set / "images", config.evaluation)
     alone = detect_all(*asked, torch.device("cpu"))
     shares: list[dict] = []
-    monkeypatch.setattr("vision.training.validate.gather_object", lambda found: shares.extend(found) or shares)
+    monkeypatch.setattr("handeye.vision.training.validate.gather_object", lambda found: shares.extend(found) or shares)
     for index in (0, 1):
         process = SimpleNamespace(process_index=index, num_processes=2)
-        monkeypatch.setattr("vision.training.validate.process_state", lambda process=process: process)
+        monkeypatch.setattr("handeye.vision.training.validate.process_state", lambda process=process: process)
         together = detect_together(*asked, torch.device("cpu"))
     assert [len(share) for share in shares] == [5, 4]
     assert together.keys() == alone.keys()
@@ -137,7 +137,7 @@ def finished_run(path: Path, config_path: Path) -> RunFolder:
 
 def command(*words: str | Path) -> list[str]:
     """`handeye train` in two processes."""
-    return [*TORCHRUN, "-m", "tools.command_line", "train", *map(str, words)]
+    return [*TORCHRUN, "-m", "handeye", "train", *map(str, words)]
 
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

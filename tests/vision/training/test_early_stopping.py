@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vision.training.config import EarlyStoppingConfig, has_stalled
+from handeye.vision.training.config import EarlyStoppingConfig, has_stalled
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.command_line import run_command
+from handeye.tools.command_line import run_command
 
 CONFIG = Path(__file__).resolve().parents[3] / "configs/detector/eight_images.yaml"
 IMAGE_IDS = (84533, 89232, 133030, 172123, 213148, 281789, 353072, 420862)

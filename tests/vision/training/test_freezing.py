@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.errors import ConfigError
-from vision.training.optimizer import freeze, train_mode
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.optimizer import freeze, train_mode
 
 
 def small_model() -> nn.Module:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vision.boxes.targets import BoxTargets
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.losses.build import build_loss
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.losses.build import build_loss
 
 SIZES = {"num_queries": 10, "hidden_dim": 16, "num_heads": 2, "num_decoder_layers": 2, "feed_forward_dim": 16}
 HEADS = {

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vision.losses.classification import binary_cross_entropy
-from vision.training.distributed import ImagewiseConv2d, with_steady_slopes
+from handeye.vision.losses.classification import binary_cross_entropy
+from handeye.vision.training.distributed import ImagewiseConv2d, with_steady_slopes
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2, "stride": 2, "padding": 1, "bias": False}, {"dilation": 2}])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from vision.heads.outputs import GridOutput, QueryOutput
-from vision.training.distillation import (
+from handeye.vision.heads.outputs import GridOutput, QueryOutput
+from handeye.vision.training.distillation import (
     choice_divergence,
     imitate_cells,
     imitate_features,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from tools.command_line import run_command
-from vision.config import dump_config, load_config
-from vision.errors import UserError
-from vision.training.config import TrainDetectorConfig
-from vision.training.lr_finder import FEWEST_STEPS, Sweep, find_rate, override_of, smooth, steepest_descent
+from handeye.tools.command_line import run_command
+from handeye.vision.config import dump_config, load_config
+from handeye.vision.errors import UserError
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.lr_finder import FEWEST_STEPS, Sweep, find_rate, override_of, smooth, steepest_descent
 
 
 @pytest.fixture(autouse=True)

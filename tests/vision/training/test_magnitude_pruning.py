@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from handeye.vision.checkpoints.native import load_detector, save_detector
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.pruning import MagnitudePruningConfig, magnitude_masks, sparsity_report
 from tests.vision.training.conftest import NANO, losses_of, train_to_step
-from vision.checkpoints.native import load_detector, save_detector
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.pruning import MagnitudePruningConfig, magnitude_masks, sparsity_report
 
 
 def network(seed: int = 0) -> nn.Sequential:

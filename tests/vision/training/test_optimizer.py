@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vision.detector import Detector, DetectorConfig
-from vision.training.optimizer import AdamWConfig, SgdConfig, build_optimizer, parameter_groups
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.training.optimizer import AdamWConfig, SgdConfig, build_optimizer, parameter_groups
 
 
 def test_weights_decay_and_norms_and_biases_do_not():

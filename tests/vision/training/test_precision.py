@@ -13,14 +13,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from tools.command_line import run_command
-from tools.doctor import find_precision
-from vision.config import dump_config, load_config, read_yaml
-from vision.errors import ConfigError
-from vision.training import precision as module
-from vision.training.config import TrainDetectorConfig
-from vision.training.lr_finder import find_rate
-from vision.training.precision import (
+from handeye.tools.command_line import run_command
+from handeye.tools.doctor import find_precision
+from handeye.vision.config import dump_config, load_config, read_yaml
+from handeye.vision.errors import ConfigError
+from handeye.vision.training import precision as module
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.lr_finder import find_rate
+from handeye.vision.training.precision import (
     Bf16,
     Processor,
     bf16_of_device,
@@ -30,8 +30,8 @@ from vision.training.precision import (
     this_processor,
     weakest,
 )
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import Training, train_detector
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import Training, train_detector
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 CPU = torch.device("cpu")
@@ -118,7 +118,7 @@ def test_torch_itself_is_asked_what_it_is_held_to(environment, why):
     """On a processor that claims AMX; whatever it is, torch obeys the variable."""
     words = (
         "import torch; torch.cpu._is_amx_tile_supported = lambda: True\n"
-        "from vision.training.precision import bf16_of_device\n"
+        "from handeye.vision.training.precision import bf16_of_device\n"
         "print(bf16_of_device(torch.device('cpu')))"
     )
     asked = [sys.executable, "-c", words]

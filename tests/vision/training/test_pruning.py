@@ -13,18 +13,18 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.vision.training.conftest import NANO, losses_of, train_to_step
-from vision.checkpoints.native import load_detector, save_detector
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.channel_graph import ChannelGraph, channel_graph
-from vision.training.pruning import (
+from handeye.vision.checkpoints.native import load_detector, save_detector
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.channel_graph import ChannelGraph, channel_graph
+from handeye.vision.training.pruning import (
     ChannelPruningConfig,
     channel_importance,
     choose_channels,
     keep_channels,
     prune_channels,
 )
+from tests.vision.training.conftest import NANO, losses_of, train_to_step
 
 PLAIN = {
     "backbone": {"kind": "cspdarknet", "depth": 0.33, "width": 0.25},

@@ -16,18 +16,17 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from export.graph.folding import fold_for_inference
-from export.graph.graph_index import GraphIndex
-from export.graph.onnx_export import DecodedRows, simplify, trace_onnx
-from export.quantization.int8_recipe import int8_from_learned, module_name
-from export.quantization.quantize import pinned_layers
-from export.quantization.sensitivity import outputs_of
-from tests.vision.training.conftest import NANO, losses_of, train_to_step
-from vision.checkpoints.native import load_activation_ranges, load_detector, save_detector
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.training.network import ship
-from vision.training.quantization_aware import (
+from handeye.export.graph.folding import fold_for_inference
+from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.graph.onnx_export import DecodedRows, simplify, trace_onnx
+from handeye.export.quantization.int8_recipe import int8_from_learned, module_name
+from handeye.export.quantization.quantize import pinned_layers
+from handeye.export.quantization.sensitivity import outputs_of
+from handeye.vision.checkpoints.native import load_activation_ranges, load_detector, save_detector
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.network import ship
+from handeye.vision.training.quantization_aware import (
     QuantizationAwareConfig,
     QuantizedConv2d,
     activation_ranges,
@@ -36,6 +35,7 @@ from vision.training.quantization_aware import (
     round_symmetric,
     without_quantization,
 )
+from tests.vision.training.conftest import NANO, losses_of, train_to_step
 
 
 def detector() -> Detector:

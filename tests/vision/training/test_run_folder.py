@@ -9,11 +9,11 @@ import numpy
 import pytest
 from packaging.requirements import Requirement
 
-from vision.config import load_config
-from vision.errors import UserError
-from vision.training import run_folder
-from vision.training.config import TrainDetectorConfig
-from vision.training.run_folder import Journal, RunFolder
+from handeye.vision.config import load_config
+from handeye.vision.errors import UserError
+from handeye.vision.training import run_folder
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.run_folder import Journal, RunFolder
 
 CONFIG = TrainDetectorConfig.model_validate(
     {"detector": {"num_classes": 2}, "data": {"annotations": "a.json", "images": "images"}}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from vision.data.annotations import AnnotationSet, Categories
-from vision.data.coco import read_coco
-from vision.images import Preprocessing
-from vision.runtime.detections import Detections
-from vision.training.run_folder import RunFolder
-from vision.training.run_record import RunRecord
-from vision.training.run_report import write_run_report
+from handeye.vision.data.annotations import AnnotationSet, Categories
+from handeye.vision.data.coco import read_coco
+from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.run_record import RunRecord
+from handeye.vision.training.run_report import write_run_report
 
 
 class Page(html.parser.HTMLParser):

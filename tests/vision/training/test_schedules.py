@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch.optim import lr_scheduler
 
-from vision.config import dump_config, validate_config
-from vision.errors import ConfigError
-from vision.training.config import TrainDetectorConfig
-from vision.training.schedules import (
+from handeye.vision.config import dump_config, validate_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.schedules import (
     Cosine,
     CosineScheduleConfig,
     RateSetter,

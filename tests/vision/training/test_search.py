@@ -12,14 +12,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from tools.command_line import run_command
-from vision.config import dump_config, load_config
-from vision.errors import ConfigError, UserError
-from vision.training import precision
-from vision.training import search as module
-from vision.training.config import TrainDetectorConfig
-from vision.training.precision import Bf16
-from vision.training.search import Choice, Range, Search, parse_space, run_search
+from handeye.tools.command_line import run_command
+from handeye.vision.config import dump_config, load_config
+from handeye.vision.errors import ConfigError, UserError
+from handeye.vision.training import precision
+from handeye.vision.training import search as module
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.precision import Bf16
+from handeye.vision.training.search import Choice, Range, Search, parse_space, run_search
 
 optuna = pytest.importorskip("optuna", reason="the extra tune is not installed")
 QUIET = Console(quiet=True)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
+from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import validate_config
+from handeye.vision.detector import Detector, DetectorConfig
+from handeye.vision.errors import ConfigError
+from handeye.vision.losses.build import build_loss
+from handeye.vision.training.optimizer import AdamWConfig, WeightAverage, WeightAverageConfig, build_optimizer
+from handeye.vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 from tests.test_matrix import FEW, SMALL, load
 from tests.vision.training.conftest import NANO
-from vision.boxes.targets import BoxTargets
-from vision.config import validate_config
-from vision.detector import Detector, DetectorConfig
-from vision.errors import ConfigError
-from vision.losses.build import build_loss
-from vision.training.optimizer import AdamWConfig, WeightAverage, WeightAverageConfig, build_optimizer
-from vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 
 CPU = torch.device("cpu")
 TARGETS = [BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.tensor([1])), BoxTargets.empty()]

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from vision.training.console import StopRequest
+from handeye.vision.training.console import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

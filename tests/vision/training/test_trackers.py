@@ -8,9 +8,9 @@ import pytest
 from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from vision.errors import MissingPackageError
-from vision.training.config import TrainDetectorConfig
-from vision.training.run_record import finish_trackers, flat, start_trackers, tracker_options
+from handeye.vision.errors import MissingPackageError
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.run_record import finish_trackers, flat, start_trackers, tracker_options
 
 CONFIG = TrainDetectorConfig.model_validate(
     {"detector": {"num_classes": 2}, "data": {"annotations": "a.json", "images": "images"}}

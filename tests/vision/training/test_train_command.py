@@ -9,14 +9,14 @@ import pytest
 import torch
 import yaml
 
-from tools.command_line import run_command
-from tools.show_config import config_type_of
-from vision.checkpoints.native import load_detector
-from vision.config import load_config
-from vision.detector import Detector
-from vision.errors import ConfigError
-from vision.training.config import TrainDetectorConfig
-from vision.training.run_folder import RunFolder
+from handeye.tools.command_line import run_command
+from handeye.tools.show_config import config_type_of
+from handeye.vision.checkpoints.native import load_detector
+from handeye.vision.config import load_config
+from handeye.vision.detector import Detector
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.run_folder import RunFolder
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "detector"
 SMOKE = str(CONFIGS / "smoke.yaml")

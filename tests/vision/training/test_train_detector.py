@@ -18,12 +18,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from vision.config import dump_config
-from vision.errors import ConfigError
-from vision.training import train_detector as module
-from vision.training.distributed import TrainingError
-from vision.training.run_folder import Journal, RunFolder
-from vision.training.train_detector import Training, train_detector
+from handeye.vision.config import dump_config
+from handeye.vision.errors import ConfigError
+from handeye.vision.training import train_detector as module
+from handeye.vision.training.distributed import TrainingError
+from handeye.vision.training.run_folder import Journal, RunFolder
+from handeye.vision.training.train_detector import Training, train_detector
 
 QUIET = Console(quiet=True)
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -216,7 +216,7 @@ def test_a_disk_that_fills_up_between_two_saves_is_told(small_config, tmp_path, 
 
 
 def command(*words: str | Path) -> list[str]:
-    return [sys.executable, "-m", "tools.command_line", "train", *map(str, words)]
+    return [sys.executable, "-m", "handeye", "train", *map(str, words)]
 
 
 def wait_for_steps(run: RunFolder, number: int, process: subprocess.Popen) -> None:

@@ -9,10 +9,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from vision.errors import ConfigError
-from vision.training.distributed import TrainingError
-from vision.training.run_folder import RunFolder
-from vision.training.train_detector import Training, train_detector
+from handeye.vision.errors import ConfigError
+from handeye.vision.training.distributed import TrainingError
+from handeye.vision.training.run_folder import RunFolder
+from handeye.vision.training.train_detector import Training, train_detector
 
 QUIET = Console(quiet=True)
 
@@ -56,7 +56,7 @@ def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_pa
     )
     run = RunFolder.create(tmp_path / "run", config)
     told: list[str] = []
-    monkeypatch.setattr("vision.training.console.ProgressDisplay.say", lambda _, text: told.append(text))
+    monkeypatch.setattr("handeye.vision.training.console.ProgressDisplay.say", lambda _, text: told.append(text))
     result = train_detector(config, run, QUIET)
     assert result.is_finished
     assert result.progress.evaluated_epoch == 2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from vision.training.optimizer import WeightAverage, WeightAverageConfig
+from handeye.vision.training.optimizer import WeightAverage, WeightAverageConfig
 
 
 def small_model() -> nn.Sequential:
