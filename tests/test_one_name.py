@@ -37,7 +37,7 @@ for name in names:
 files = {}
 for name, module in list(sys.modules.items()):
     file = getattr(module, "__file__", None)
-    if file and Path(file).resolve().is_relative_to(Path.cwd()) and ".venv" not in Path(file).parts:
+    if file and Path(file).is_absolute() and Path(file).resolve().is_relative_to(Path.cwd()) and ".venv" not in file:
         files.setdefault(Path(file).resolve(), set()).add(name)
 twice = {str(file): names for file, names in files.items() if len(names) > 1}
 assert not twice, twice

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STUB = ROOT / "typings/tensorrt/__init__.pyi"
 DRIVER_STUB = ROOT / "typings/cuda/bindings/driver.pyi"
 WHEELS = ("tensorrt-cu12-bindings==10.3.0", "tensorrt-cu12-bindings==10.16.1.11", "tensorrt-cu13-bindings==11.4.0.106")
