@@ -19,7 +19,7 @@ from handeye.vision.evaluation.speed import percentiles_ms
 from handeye.vision.images import Preprocessing, prepare, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
 from handeye.vision.runtime.image_detector import ImageDetector
-from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, read_manifest
+from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
 from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
@@ -81,7 +81,7 @@ def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads:
     """
     if images.ground_truth is None:
         raise ValueError("these images have no annotations")
-    suppresses = isinstance(read_manifest(path).output, LabelledBoxes)
+    suppresses = isinstance(read_manifest(path).output, PostprocessedBoxes)
     detector = ImageDetector.load(
         path,
         engine=engine,

@@ -19,7 +19,7 @@ from handeye.vision.images import Preprocessing
 from handeye.vision.runtime.decode import decode_boxes, grid_cells
 from handeye.vision.runtime.engines import EngineName, fastest_engine, installed_engines
 from handeye.vision.runtime.image_detector import ImageDetector
-from handeye.vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows, read_manifest
+from handeye.vision.runtime.manifest import OutputLayout, PostprocessedBoxes, QueryRows, YoloxRows, read_manifest
 
 SCORE_MARGIN = 0.01
 """A detection this close to the score threshold may appear on one side only: rounding decides."""
@@ -82,11 +82,11 @@ def compare(reference: ImageDetector, exported: ImageDetector, images: Sequence[
     found = Agreement()
     layout, size_hw = exported.manifest.output, exported.manifest.preprocessing.size_hw
     for image in images:
-        if not isinstance(layout, LabelledBoxes):
+        if not isinstance(layout, PostprocessedBoxes):
             apart = compare_rows(reference.read_rows(image), exported.read_rows(image), layout, size_hw)
             boxes_px, scores = max(boxes_px, apart[0]), max(scores, apart[1])
         found += compare_detections(reference(image), exported(image), reference.score_threshold + SCORE_MARGIN)
-    if isinstance(layout, LabelledBoxes):
+    if isinstance(layout, PostprocessedBoxes):
         boxes_px, scores = found.boxes_px, found.scores
     worst = max(scores, boxes_px / max(size_hw))
     return EngineParity(exported.engine, worst, boxes_px, scores, found.boxes_px, found.unmatched)
@@ -127,7 +127,7 @@ def _corners(
             return cxcywh_to_xyxy(boxes)
         case QueryRows():
             return cxcywh_to_xyxy(norm_to_pixels(numbers, size_hw))
-        case LabelledBoxes():
+        case PostprocessedBoxes():
             return numbers
         case _:
             assert_never(layout)

@@ -33,7 +33,7 @@ from handeye.robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
 from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.faults import MIXED, MishapConfig, draw_mishaps
+from handeye.robot.simulator.faults import MIXED, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.scene import arm_addresses
 from handeye.robot.simulator.success import PickTaskJudge
 from handeye.robot.timing import StageTimer
@@ -48,7 +48,7 @@ class RecordConfig(PickConfig):
     """The cell of `handeye pick` with the expert in it."""
 
     expert: ExpertPolicyConfig = ExpertPolicyConfig()
-    mishaps: MishapConfig = MIXED
+    random_faults: RandomFaultsConfig = MIXED
     picture_height: int = Field(default=120, gt=0)
     picture_width: int = Field(default=160, gt=0)
 
@@ -82,7 +82,7 @@ class Recorder:
         self._station.__exit__(None, None, None)
 
     def play(self, seed: int) -> Played:
-        """Episode `seed` with its disturbances and mishaps."""
+        """Episode `seed` with its disturbances and random_faults."""
         config = self._config
         sink = DemonstrationSink(
             config.cell,
@@ -140,7 +140,7 @@ def play_episodes(
 # A recorded episode played back in the simulated cell: whether the arm goes where it went, and does what it did.
 #
 # The recorded actions are commanded at the control rate, interpolated between their rows. The scene is that of the
-# episode's seed, mishaps included; without a recorded seed it is the one that is asked for.
+# episode's seed, random_faults included; without a recorded seed it is the one that is asked for.
 
 FILM_HZ = 10
 JOINTS = (*STATE_NAMES[:NUM_JOINTS], "gripper_opening_m")
@@ -187,7 +187,7 @@ def replay(recorded: Recorded, config: RecordConfig, *, seed: int | None = None,
     ticks = ticks_per_row(config.cell.control_hz, float(recorded.fps))
     cell = SimulatedCell(config.cell, config.simulator)
     judge = PickTaskJudge(cell)
-    cell.reset(seed, draw_mishaps(config.mishaps, seed))
+    cell.reset(seed, sample_random_faults(config.random_faults, seed))
     judge.reset()
     _place_arm(cell, recorded.states[0])
     with ExitStack() as stack:

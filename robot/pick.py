@@ -37,7 +37,7 @@ from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
 from handeye.robot.policies.scripted_policy import PickSkill
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.config import SimulatorConfig
-from handeye.robot.simulator.faults import Fault, MishapConfig, draw_mishaps
+from handeye.robot.simulator.faults import Fault, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.success import PickTaskJudge
 from handeye.robot.timing import StageTimer
 from handeye.robot.viewer.episode_view import EpisodeFiles
@@ -71,7 +71,7 @@ class PickConfig(Config):
     """The scripted policy."""
     learned: LearnedPickConfig = LearnedPickConfig()
     """A trained policy."""
-    mishaps: MishapConfig = MishapConfig()
+    random_faults: RandomFaultsConfig = RandomFaultsConfig()
     safety: SafetyConfig = SafetyConfig(
         joint_margin_rad=0.02,
         step_max_rad=0.03,
@@ -150,9 +150,9 @@ class PickStation:
     ) -> EpisodeResult:
         """Episode `seed` from reset to verdict; `output` and `sinks` take note of it.
 
-        On the way happen `faults` and the mishaps that the configuration draws from the seed.
+        On the way happen `faults` and the random_faults that the configuration draws from the seed.
         """
-        self.cell.reset(seed, [*faults, *draw_mishaps(self.config.mishaps, seed)])
+        self.cell.reset(seed, [*faults, *sample_random_faults(self.config.random_faults, seed)])
         self._judge.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)

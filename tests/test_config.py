@@ -28,21 +28,21 @@ class Training(Config):
 
 class Sgd(Config):
     kind: Literal["sgd"] = "sgd"
-    rate: float
+    lr: float
     momentum: float = 0.9
 
 
 class Adam(Config):
     kind: Literal["adam"] = "adam"
-    rate: float = 1e-3
+    lr: float = 1e-3
 
 
 class Recipe(Config):
-    optimizer: Annotated[Sgd | Adam, Field(discriminator="kind")] = Sgd(rate=0.1, momentum=0.5)
+    optimizer: Annotated[Sgd | Adam, Field(discriminator="kind")] = Sgd(lr=0.1, momentum=0.5)
 
 
 class Study(Config):
-    recipe: Recipe = Recipe(optimizer=Sgd(rate=0.2))
+    recipe: Recipe = Recipe(optimizer=Sgd(lr=0.2))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -82,10 +82,10 @@ def test_mistakes_are_named_with_their_path(tmp_path: Path, text: str, words: li
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["recipe.optimizer.momentum=0"], Sgd(rate=0.2, momentum=0)),
-        (["recipe.optimizer={kind: sgd, momentum: 0}"], Sgd(rate=0.2, momentum=0)),
+        (["recipe.optimizer.momentum=0"], Sgd(lr=0.2, momentum=0)),
+        (["recipe.optimizer={kind: sgd, momentum: 0}"], Sgd(lr=0.2, momentum=0)),
         (["recipe.optimizer.kind=adam"], Adam()),
-        (["recipe.optimizer.kind=adam", "recipe.optimizer.rate=2"], Adam(rate=2)),
+        (["recipe.optimizer.kind=adam", "recipe.optimizer.lr=2"], Adam(lr=2)),
     ],
 )
 def test_a_group_given_in_part_keeps_the_rest_of_its_default(words: list[str], expected: Config) -> None:
@@ -93,7 +93,7 @@ def test_a_group_given_in_part_keeps_the_rest_of_its_default(words: list[str], e
 
 
 def test_a_group_begins_with_the_default_where_it_stands() -> None:
-    assert load_config(Recipe, None, ["optimizer.rate=1"]) == Recipe(optimizer=Sgd(rate=1, momentum=0.5))
+    assert load_config(Recipe, None, ["optimizer.lr=1"]) == Recipe(optimizer=Sgd(lr=1, momentum=0.5))
 
 
 def test_another_kind_does_not_inherit() -> None:
@@ -110,8 +110,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     "words",
     [
         ["optimizer.learning_rate=0.5", "optimizer.milestones=[1, 2]"],
-        ["--optimizer.learning-rate", "0.5", "--optimizer.milestones", "[1, 2]"],
-        ["--optimizer.learning-rate=0.5", "--optimizer.milestones=[1,2]"],
+        ["--optimizer.learning-lr", "0.5", "--optimizer.milestones", "[1, 2]"],
+        ["--optimizer.learning-lr=0.5", "--optimizer.milestones=[1,2]"],
     ],
 )
 def test_the_command_line_overrides_the_file(tmp_path: Path, words: list[str]) -> None:
@@ -119,7 +119,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path, words: list[str]) -
     assert config.optimizer == Optimizer(learning_rate=0.5, milestones=(1, 2))
 
 
-@pytest.mark.parametrize("words", [["optimizer"], ["--optimizer.learning-rate"], ["a=[1"]])
+@pytest.mark.parametrize("words", [["optimizer"], ["--optimizer.learning-lr"], ["a=[1"]])
 def test_overrides_without_a_value_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="override"):
         parse_overrides(words)

@@ -17,7 +17,7 @@ TRAINING = {
     "vision/boxes/targets.py",
     "robot/learning",
     "tools/train.py",
-    "tools/find_rate.py",
+    "tools/find_lr.py",
     "tools/tune.py",
     "tools/evaluate.py",
     "tools/models.py",

@@ -40,15 +40,15 @@ def run(arguments: Arguments) -> int:
     """Print the figures of each course and of all together."""
     from handeye.robot.config import WorkCellConfig
     from handeye.robot.simulator.rendering import RendererKind
-    from handeye.robot.simulator.tracking_benchmark import Sight, run_courses, summarise
-    from handeye.robot.simulator.tracking_scenarios import CourseKind
+    from handeye.robot.simulator.tracking_benchmark import Sight, run_scenarios, summarise
+    from handeye.robot.simulator.tracking_scenarios import ScenarioKind
 
     if arguments.scenes < 1 or arguments.seed < 0:
         raise ConfigError("expected --scenes of at least 1 and --seed of at least 0")
-    kinds = tuple(CourseKind) if arguments.course == "all" else (CourseKind(arguments.course),)
+    kinds = tuple(ScenarioKind) if arguments.course == "all" else (ScenarioKind(arguments.course),)
     seeds = range(arguments.seed, arguments.seed + arguments.scenes)
     results = list(
-        run_courses(
+        run_scenarios(
             kinds,
             seeds,
             sight=Sight(arguments.sight),

@@ -111,11 +111,11 @@ def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.
         )
     from handeye.robot.config import WorkCellConfig
     from handeye.robot.simulator.rendering import RendererKind
-    from handeye.robot.simulator.samples import Studio
+    from handeye.robot.simulator.samples import SampleRenderer
 
-    studio = Studio(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
+    studio = SampleRenderer(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
     try:
-        return [studio.photograph(seed, number).image_rgb for number in range(count)]
+        return [studio.render(seed, number).image_rgb for number in range(count)]
     finally:
         studio.close()
 

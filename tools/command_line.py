@@ -135,7 +135,7 @@ def _explain_missing(error: ModuleNotFoundError) -> str:
 
 VERBS = (
     Verb("train", "handeye.tools.train", "train a detector from a configuration", takes_overrides=True),
-    Verb("find-rate", "handeye.tools.find_rate", "suggest a learning rate for a configuration", takes_overrides=True),
+    Verb("find-lr", "handeye.tools.find_lr", "suggest a learning rate for a configuration", takes_overrides=True),
     Verb("tune", "handeye.tools.tune", "search a training's configuration for the best values", takes_overrides=True),
     Verb("train-policy", "handeye.tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
     Verb("evaluate-pusht", "handeye.tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),

@@ -1,7 +1,7 @@
 """How often a trained policy picks: simulated episodes of unseen seeds, judged, with interval, reasons and films.
 
 It sees the cube through the detector, as on a robot. Any value of the configuration can be given behind it:
-`learned.blending.kind=synchronous`, `mishaps.nudge_chance=1`.
+`learned.blending.kind=synchronous`, `random_faults.nudge_chance=1`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
             "policy": arguments.checkpoint.name,
             "policy_sha256": hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest(),
             "blending": config.learned.blending.model_dump(mode="json"),
-            "mishaps": config.mishaps.model_dump(mode="json"),
+            "random_faults": config.random_faults.model_dump(mode="json"),
         }
         show_report(report, console)
         report["films"] = _film_failures(arguments, config, policy, results, console)

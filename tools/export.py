@@ -272,9 +272,9 @@ def _finished(arguments: Arguments, model: onnx.ModelProto, manifest: Manifest) 
     """With suppression behind it where that is asked for."""
     if arguments.nms == "outside":
         return model, manifest
-    from handeye.export.graph.nms_in_graph import suppress_in_graph
+    from handeye.export.graph.nms_in_graph import nms_in_graph
 
-    return suppress_in_graph(model, manifest)
+    return nms_in_graph(model, manifest)
 
 
 def _measure(arguments: Arguments, detector: Detector, path: Path) -> list[EngineParity]:

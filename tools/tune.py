@@ -25,7 +25,7 @@ class Arguments:
     output: Path
     """Folder of the search: study.db, a run folder for each trial, best.yaml."""
     search: Repeated[tuple[str, ...]] = ()
-    """A key and what it may be: optimizer.rate=log:1e-4..1e-2, batch_size=8..64, precision=fp32|bf16. Once for each."""
+    """A key and what it may be: optimizer.lr=log:1e-4..1e-2, batch_size=8..64, precision=fp32|bf16. Once for each."""
     trials: int = 20
     """Trials in all, those of earlier calls counted."""
     sampler: Sampler = "tpe"

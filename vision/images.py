@@ -56,7 +56,7 @@ class Preprocessing(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class ResizeTransform:
     """Where an image lies in the network input: input = image * scale, the image's top-left corner at (0, 0)."""
 
     image_hw: tuple[int, int]
@@ -86,7 +86,7 @@ def prepare(
     image_rgb: UInt8[np.ndarray, "h w 3"],
     preprocessing: Preprocessing,
     out: Float32[np.ndarray, "3 H W"] | None = None,
-) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:
+) -> tuple[Float32[np.ndarray, "3 H W"], ResizeTransform]:
     """Resize, pad, order the channels and normalise one image; `out` is filled and returned when given.
 
     Resizing happens on 8-bit values: by OpenCV's bilinear interpolation, as YOLOX does it, or with `antialias` by the
@@ -104,13 +104,13 @@ def prepare(
 
 def fit_image(
     image_rgb: UInt8[np.ndarray, "h w 3"], preprocessing: Preprocessing
-) -> tuple[UInt8[np.ndarray, "H W 3"], Placement]:
+) -> tuple[UInt8[np.ndarray, "H W 3"], ResizeTransform]:
     """The resized and padded image, still RGB and 0..255, and where it lies. Raises ValueError for an empty image."""
     placement, resized_hw = place(image_rgb.shape[:2], preprocessing)
     return _fit(image_rgb, resized_hw, preprocessing), placement
 
 
-def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[Placement, tuple[int, int]]:
+def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[ResizeTransform, tuple[int, int]]:
     """The placement of an image of that size, and its resized (height, width) in pixels.
 
     letterbox truncates the resized size to whole pixels but scales boxes by the exact ratio, as YOLOX does.
@@ -123,14 +123,14 @@ def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[Plac
         case "letterbox":
             ratio = min(input_height / height, input_width / width)
             resized = max(1, int(height * ratio)), max(1, int(width * ratio))
-            return Placement((height, width), preprocessing.size_hw, ratio, ratio), resized
+            return ResizeTransform((height, width), preprocessing.size_hw, ratio, ratio), resized
         case "stretch":
             resized = preprocessing.size_hw
         case "shorter_side":
             resized = shorter_side_size(image_hw, min(preprocessing.size_hw), max(preprocessing.size_hw))
         case _:
             assert_never(preprocessing.resize)
-    return Placement((height, width), resized, resized[1] / width, resized[0] / height), resized
+    return ResizeTransform((height, width), resized, resized[1] / width, resized[0] / height), resized
 
 
 def shorter_side_size(image_hw: tuple[int, int], shorter: int, longest: int) -> tuple[int, int]:

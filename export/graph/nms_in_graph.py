@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from handeye.export.graph.graph_index import GraphIndex
 from handeye.vision.errors import UserError
 from handeye.vision.runtime.image_detector import MAX_DETECTIONS
-from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, YoloxRows
+from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, YoloxRows
 
 SCORE_FLOOR = 0.001
 """What is less sure never comes out; the threshold that the file is run with may be any above. Boxes below a threshold
@@ -26,8 +26,8 @@ PREFIX = "suppression"
 OUTPUT_NAME = "boxes"
 
 
-def suppress_in_graph(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, Manifest]:
-    """A copy of `model` that gives LabelledBoxes (1, 300, 6), rows of zeros behind the last box, and its manifest.
+def nms_in_graph(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, Manifest]:
+    """A copy of `model` that gives PostprocessedBoxes (1, 300, 6), rows of zeros behind the last box, and its manifest.
 
     Raises UserError for rows that are not decoded boxes of cells, and for a batch or an input size that is free.
     """
@@ -50,7 +50,7 @@ def suppress_in_graph(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.
     del suppressed.graph.output[:]
     shape = [1, MAX_DETECTIONS, 6]
     suppressed.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape))
-    output = LabelledBoxes(score_floor=SCORE_FLOOR, iou_threshold=manifest.iou_threshold)
+    output = PostprocessedBoxes(score_floor=SCORE_FLOOR, iou_threshold=manifest.iou_threshold)
     return suppressed, manifest.model_copy(update={"output": output})
 
 

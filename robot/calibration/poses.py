@@ -142,7 +142,7 @@ def suggest_poses(
     chosen: list[int] = []
     for _ in range(number):
         left = [index for index in range(len(usable)) if index not in chosen]
-        best = min(left, key=lambda index: _doubt(information + gains[index]))
+        best = min(left, key=lambda index: _mark_failed(information + gains[index]))
         chosen.append(best)
         information = information + gains[best]
     return np.stack([usable[index] for index in chosen])
@@ -176,7 +176,7 @@ def _information(
     return shared - cross @ np.linalg.solve(own, cross.T)
 
 
-def _doubt(information: Float[np.ndarray, "12 12"]) -> float:
+def _mark_failed(information: Float[np.ndarray, "12 12"]) -> float:
     """Expected square error (m^2) of a point _LEVER_M in front of the camera."""
     variances = np.diag(np.linalg.inv(information))[:6]
     return float(variances[:3].sum() + _LEVER_M**2 * variances[3:].sum())

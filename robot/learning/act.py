@@ -179,15 +179,15 @@ class Act(nn.Module):
     def forward(self, inputs: ActInputs, demonstration: Demonstration | None = None) -> ActOutput:
         """With a demonstration the style is drawn from what it says, otherwise it is zero."""
         if demonstration is None or self.latent_encoder is None:
-            return self.act_in_style(inputs, self.usual_style(inputs), None)
+            return self.decode_actions(inputs, self.prior_mean(inputs), None)
         posterior = self.latent_encoder(inputs.state, demonstration)
-        return self.act_in_style(inputs, posterior.sample(), posterior)
+        return self.decode_actions(inputs, posterior.sample(), posterior)
 
-    def usual_style(self, inputs: ActInputs) -> Float[Tensor, "B Z"]:
+    def prior_mean(self, inputs: ActInputs) -> Float[Tensor, "B Z"]:
         """The middle of the prior."""
         return inputs.state.new_zeros(inputs.state.shape[0], self.config.latent_dim)
 
-    def act_in_style(
+    def decode_actions(
         self, inputs: ActInputs, latent: Float[Tensor, "B Z"], posterior: Posterior | None = None
     ) -> ActOutput:
         """The chunk for a given style; `posterior`, where it came from, is handed on."""

@@ -12,7 +12,7 @@ from handeye.robot.learning.act import ActLossConfig
 from handeye.robot.learning.act_policy import ActPolicyConfig
 from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.config import Config
-from handeye.vision.training.optimizer import AdamWConfig, OptimizerConfig, WeightAverageConfig
+from handeye.vision.training.optimizer import AdamWConfig, EmaConfig, OptimizerConfig
 from handeye.vision.training.schedules import CosineScheduleConfig, ScheduleConfig
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -80,9 +80,9 @@ class TrainPolicyConfig(Config):
     input_noise: Annotated[float, Field(ge=0)] = 0.0
     """Deviation of the noise added to state and environment in training, in units of their own deviation: what a
     policy sees at run time is never quite what was recorded."""
-    optimizer: OptimizerConfig = AdamWConfig(rate=1e-5, weight_decay=1e-4)
+    optimizer: OptimizerConfig = AdamWConfig(lr=1e-5, weight_decay=1e-4)
     schedule: ScheduleConfig = CosineScheduleConfig(warmup_epochs=1, constant_last_epochs=0, final_fraction=0.01)
-    average: WeightAverageConfig | None = WeightAverageConfig(decay=0.999)
+    ema: EmaConfig | None = EmaConfig(decay=0.999)
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
     precision: Literal["auto", "fp32", "bf16"] = "fp32"

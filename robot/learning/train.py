@@ -25,10 +25,10 @@ from handeye.vision.files import write_json
 from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
 from handeye.vision.training.console import ProgressDisplay, StopRequest
 from handeye.vision.training.distributed import TrainingError
-from handeye.vision.training.optimizer import WeightAverage, build_optimizer
+from handeye.vision.training.optimizer import Ema, build_optimizer
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
-from handeye.vision.training.schedules import RateSetter, build_schedule
+from handeye.vision.training.schedules import LrSetter, build_schedule
 
 VALIDATION_BATCH = 256
 
@@ -75,11 +75,11 @@ class PolicyTraining:
         torch.manual_seed(config.seed)
         self.data: TrainingFrames = read_training_frames(config)
         self.policy = new_policy(config, self.data).to(self.device)
-        self.average = None if config.average is None else WeightAverage(config.average, self.policy)
+        self.ema = None if config.ema is None else Ema(config.ema, self.policy)
         self.steps_per_epoch = max(len(self.data.learnt) // config.batch_size, 1)
         # The inner network: its `backbone` is what has a rate of its own.
         self.optimizer = build_optimizer(config.optimizer, self.policy.act, config.batch_size)
-        self.rates = RateSetter.of(self.optimizer, build_schedule(config.schedule, self.steps_per_epoch, config.steps))
+        self.rates = LrSetter.of(self.optimizer, build_schedule(config.schedule, self.steps_per_epoch, config.steps))
         self.step = 0
         for line in (self.data.describe(), words):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -108,10 +108,10 @@ class PolicyTraining:
         self._require_finite(values)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update(self.policy)
+        if self.ema is not None:
+            self.ema.update(self.policy)
         gradient_norm = values.pop("gradient_norm")
-        entry = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "rate": rate, "losses": values}
+        entry = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "lr": rate, "losses": values}
         self.run.steps.append(entry | {"gradient_norm": gradient_norm})
         self.step += 1
         return values, rate
@@ -178,11 +178,11 @@ class PolicyTraining:
 
     def _shipped(self) -> ActPolicy:
         """The average of the weights, or the weights themselves without one."""
-        return self.policy if self.average is None else self.average.model
+        return self.policy if self.ema is None else self.ema.model
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"policy": self.policy, "optimizer": self.optimizer}
-        return parts if self.average is None else parts | {"average": self.average}
+        return parts if self.ema is None else parts | {"ema": self.ema}
 
     def _require_finite(self, values: dict[str, float]) -> None:
         """Raise TrainingError before a step that would spoil the weights."""

@@ -168,7 +168,7 @@ def _require_rows(chunk: ActionChunk) -> None:
 # velocity
 # changes by at most a dt.
 
-CATCH_UP_S = 20.0
+CATCH_UP_PER_S = 20.0
 """k, speed per distance left, 1/s."""
 
 
@@ -192,7 +192,7 @@ class SetPointLimiter:
     def follow(self, wished: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
         """The set-point for this period on the way to `wished` (rad)."""
         left = self._wished - self.qpos
-        catch_up = np.minimum(CATCH_UP_S * np.abs(left), np.sqrt(self._acceleration_max * np.abs(left)))
+        catch_up = np.minimum(CATCH_UP_PER_S * np.abs(left), np.sqrt(self._acceleration_max * np.abs(left)))
         velocity = (wished - self._wished) / self._dt_s + np.sign(left) * catch_up
         self._wished = wished.copy()
         velocity = np.clip(velocity, -self._velocity_max, self._velocity_max)

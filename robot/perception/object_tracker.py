@@ -72,7 +72,7 @@ class TrackerConfig(Config):
 
 
 @dataclass(slots=True)
-class _Life:
+class _TrackState:
     """The part of one track that is not an array."""
 
     track_id: int
@@ -92,7 +92,7 @@ class ObjectTracker:
         self._gate = chi_square_gate(config.gate_probability, 3)
         self._means = np.zeros((0, 6))
         self._covariances = np.zeros((0, 6, 6))
-        self._lives: list[_Life] = []
+        self._lives: list[_TrackState] = []
         self._next_id = 1
         self._stamp_s: float | None = None
 
@@ -115,7 +115,7 @@ class ObjectTracker:
         for track, detection in zip(tracks, detections, strict=True):
             self._hit(self._lives[track], positions[detection])
         self._miss(np.setdiff1d(np.flatnonzero(is_visible), tracks), dt_s)
-        self._bury()
+        self._prune()
         self._give_birth(np.setdiff1d(np.arange(len(positions)), detections), positions, measured, noise)
         return self.tracks()
 
@@ -218,7 +218,7 @@ class ObjectTracker:
         means, covariances = update(self._means[tracks], self._covariances[tracks], measured, noise, _H)
         self._means[tracks], self._covariances[tracks] = means, covariances
 
-    def _hit(self, life: _Life, position: ObjectPosition) -> None:
+    def _hit(self, life: _TrackState, position: ObjectPosition) -> None:
         life.attributes.add(position)
         life.last_seen_s = position.stamp_s
         life.num_hits += 1
@@ -234,12 +234,12 @@ class ObjectTracker:
             if life.status is TrackStatus.CONFIRMED and life.unseen_s > self._config.coast_s:
                 life.status = TrackStatus.LOST
 
-    def _bury(self) -> None:
+    def _prune(self) -> None:
         is_alive = np.array([self._is_alive(life) for life in self._lives], dtype=bool)
         self._means, self._covariances = self._means[is_alive], self._covariances[is_alive]
         self._lives = [life for life, alive in zip(self._lives, is_alive, strict=True) if alive]
 
-    def _is_alive(self, life: _Life) -> bool:
+    def _is_alive(self, life: _TrackState) -> bool:
         if life.status is TrackStatus.TENTATIVE:
             return life.num_misses <= self._config.tentative_misses
         return life.unseen_s <= self._config.forget_s
@@ -252,10 +252,10 @@ class ObjectTracker:
         seen = np.array([life.num_misses == 0 for life in self._lives], dtype=bool)
         doubles = pairs_within(self._means[seen, :3], measured[detections], config.separation_m)[1]
         born = np.delete(detections, np.unique(doubles))
-        born = born[_first_of_each_heap(measured[born], config.separation_m)]
+        born = born[_suppress_duplicates(measured[born], config.separation_m)]
         for detection in born:
             yaw = YawFilter(config.yaw_sigma_rad, config.yaw_walk_rad2_s)
-            life = _Life(self._next_id, Attributes(yaw), positions[detection].stamp_s)
+            life = _TrackState(self._next_id, Attributes(yaw), positions[detection].stamp_s)
             self._next_id += 1
             self._hit(life, positions[detection])
             self._lives.append(life)
@@ -275,7 +275,7 @@ def _stack(positions: Sequence[ObjectPosition]) -> tuple[Float[np.ndarray, "M 3"
     return measured, noise
 
 
-def _first_of_each_heap(points: Float[np.ndarray, "N 3"], separation_m: float) -> Bool[np.ndarray, " N"]:
+def _suppress_duplicates(points: Float[np.ndarray, "N 3"], separation_m: float) -> Bool[np.ndarray, " N"]:
     """True for points that no earlier chosen point is within separation_m of; detections come best first."""
     is_first = np.ones(len(points), dtype=bool)
     for i, j in zip(*pairs_within(points, points, separation_m), strict=True):
@@ -297,7 +297,7 @@ def _start_covariance(position: Float[np.ndarray, "*tracks 3 3"], speed_m_s: flo
     return covariance
 
 
-def _track(life: _Life, mean: Float[np.ndarray, "6"], covariance: Float[np.ndarray, "3 3"]) -> Track:
+def _track(life: _TrackState, mean: Float[np.ndarray, "6"], covariance: Float[np.ndarray, "3 3"]) -> Track:
     attributes = life.attributes
     return Track(
         track_id=life.track_id,

@@ -153,7 +153,7 @@ def build_blending(config: BlendingConfig, period_s: float) -> Blending:
             return Ensembled(period_s, config.decay)
         case AsynchronousConfig():
             latency_s = config.simulated_latency_s
-            answers = ThreadedAnswers() if latency_s is None else DelayedAnswers(latency_s)
+            answers = ThreadedInference() if latency_s is None else DelayedInference(latency_s)
             return Asynchronous(period_s, config.rows, config.fade_rows, answers)
         case _:
             assert_never(config)
@@ -220,7 +220,7 @@ def ensemble(actions: Sequence[Float[np.ndarray, " A"]], decay: float) -> Float[
 
 
 @runtime_checkable
-class Answers(Protocol):
+class PendingInference(Protocol):
     """Runs the network aside: a request now, its answer later."""
 
     def request(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
@@ -241,7 +241,7 @@ class Answers(Protocol):
         ...
 
 
-class DelayedAnswers:
+class DelayedInference:
     """For lock-step: computed at once, handed out after a fixed time of the clock."""
 
     def __init__(self, latency_s: float) -> None:
@@ -268,7 +268,7 @@ class DelayedAnswers:
         """Nothing runs."""
 
 
-class ThreadedAnswers:
+class ThreadedInference:
     """For the real clock: a thread of its own; inference engines let other threads run meanwhile."""
 
     def __init__(self) -> None:
@@ -299,7 +299,7 @@ class ThreadedAnswers:
 class Asynchronous:
     """Follows one chunk while the next is computed; the step between the two is faded out, never jumped over."""
 
-    def __init__(self, period_s: float, rows: int, fade_rows: int, answers: Answers) -> None:
+    def __init__(self, period_s: float, rows: int, fade_rows: int, answers: PendingInference) -> None:
         self._period_s = period_s
         self._wait_s = (rows - ON_A_ROW) * period_s
         self._fade_s = fade_rows * period_s

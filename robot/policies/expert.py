@@ -215,7 +215,7 @@ class ExpertPolicy:
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._task, observation, self._seed)
         run = self._run
-        run.see_what_was_sent(observation)
+        run.resync_to_command(observation)
         if observation.stamp_s >= run.next_look_s - EARLY_S:
             run.next_look_s += 1.0 / self._config.policy_hz
             state = self._reader.read(observation, run.opening_m)
@@ -245,7 +245,7 @@ class _Run:
         self.opening_m = observation.joints.gripper_opening_m
         self.next_look_s = observation.stamp_s
 
-    def see_what_was_sent(self, observation: Observation) -> None:
+    def resync_to_command(self, observation: Observation) -> None:
         """Begin anew from a set-point that a gate has held."""
         sent = observation.qpos_sent
         if sent is not None and np.abs(sent - self._motion.qpos).max() > MOVED_RAD:

@@ -26,7 +26,7 @@ class HandMotionConfig(Config):
     acceleration_m_s2: float = Field(default=2.2, gt=0)
     turn_speed_rad_s: float = Field(default=1.3, gt=0)
     turn_acceleration_rad_s2: float = Field(default=5.0, gt=0)
-    gain_s: float = Field(default=8.0, gt=0)
+    gain_per_s: float = Field(default=8.0, gt=0)
     """Speed per distance left in the exponential approach, 1/s."""
 
 
@@ -74,7 +74,7 @@ class HandMotion:
         self, velocity: Float[np.ndarray, " D"], offset: Float[np.ndarray, " D"], speed: float, acceleration: float
     ) -> Float[np.ndarray, " D"]:
         distance = float(np.linalg.norm(offset))
-        wanted = min(speed, np.sqrt(acceleration * distance), self._config.gain_s * distance)
+        wanted = min(speed, np.sqrt(acceleration * distance), self._config.gain_per_s * distance)
         change = (offset * (wanted / distance) if distance > 0.0 else np.zeros_like(offset)) - velocity
         size, most = float(np.linalg.norm(change)), acceleration * self._dt_s
         return velocity + (change if size <= most else change * (most / size))

@@ -81,7 +81,7 @@ class LearnedPick:
         self._network = network
         self._timer = timer
         self._reader = PickStateReader(cell)
-        self._eyes = PickEyes(network.image_keys, scene)
+        self._eyes = ImageBuffer(network.image_keys, scene)
         self._run: _Run | None = None
         self._progress: PickProgress | None = None
 
@@ -107,8 +107,8 @@ class LearnedPick:
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._network, observation)
         run = self._run
-        run.see_what_was_sent(observation)
-        if not self._eyes.are_open:
+        run.resync_to_command(observation)
+        if not self._eyes.is_ready:
             run.next_look_s = observation.stamp_s + 1.0 / self._cell.control_hz
         elif observation.stamp_s >= run.next_look_s - EARLY_S:
             state = self._reader.read(observation, run.opening_m)
@@ -158,7 +158,7 @@ class _Run:
         """The set-point, rad."""
         return self._limiter.qpos
 
-    def see_what_was_sent(self, observation: Observation) -> None:
+    def resync_to_command(self, observation: Observation) -> None:
         """Begin anew from a set-point that a gate has held."""
         sent = observation.qpos_sent
         if sent is not None and np.abs(sent - self.qpos).max() > MOVED_RAD:
@@ -295,7 +295,7 @@ def require_cameras(keys: Sequence[str], cameras: Sequence[str] = CAMERAS) -> No
         raise ModelFileError(f"looks through {', '.join(missing)}; picking has {', '.join(cameras)}")
 
 
-class PickEyes:
+class ImageBuffer:
     """Keeps the pictures that a network wants to see."""
 
     def __init__(self, keys: Sequence[str], scene: SceneView | None) -> None:
@@ -316,7 +316,7 @@ class PickEyes:
         self._images = images
 
     @property
-    def are_open(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether there is a picture of every camera; always, where none is wanted."""
         return len(self._images) == len(self._keys)
 

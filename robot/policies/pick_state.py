@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.policies.target_selection import Look, is_in_place
+from handeye.robot.policies.target_selection import RecentHits, is_in_place
 from handeye.robot.types import NUM_JOINTS, JointState, Observation, Track, TrackStatus
 
 STATE_NAMES = (
@@ -51,7 +51,7 @@ HELD_OPENING_M = (0.015, 0.070)
 STILL_M_S = 0.01
 KEEP_S = 2.0
 """A belief outlives its last sighting by this: the hand hides the cube while it goes down on it."""
-IN_VAIN_M = 0.05
+FAILED_GRASP_RADIUS_M = 0.05
 QUARTER_TURN_RAD = np.pi / 2
 
 
@@ -87,7 +87,7 @@ class PickState:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Belief:
+class _TargetEstimate:
     """The cube as it was last believed. track_id is None once it no longer rests on a track."""
 
     p_base: Float[np.ndarray, " 3"]
@@ -107,8 +107,8 @@ class PickStateReader:
     def reset(self, task: PickTask) -> None:
         """Forget everything and begin `task`."""
         self._task = task
-        self._look = Look([])
-        self._belief: _Belief | None = None
+        self._look = RecentHits([])
+        self._belief: _TargetEstimate | None = None
         self._held = False
         self._last: JointState | None = None
         self._doubtful_ids: set[int] = set()
@@ -126,7 +126,7 @@ class PickStateReader:
         rate = self._opening_rate(joints)
         holding = self._holds(joints.gripper_opening_m, rate, opening_asked_m)
         if joints.gripper_opening_m < HELD_OPENING_M[0] and abs(rate) < STILL_M_S:
-            self._doubt(p_tcp)
+            self._mark_failed(p_tcp)
         self._update_belief(observation, p_tcp, holding=holding)
         belief = self._belief
         yaw_hand = float(np.arctan2(T_base_tool[1, 0], T_base_tool[0, 0]))
@@ -157,10 +157,14 @@ class PickStateReader:
         rest_apart = low < opening_m < high and abs(rate_m_s) < STILL_M_S
         return rest_apart and (self._held or asked_m < opening_m - low / 2)
 
-    def _doubt(self, p_tcp: Float[np.ndarray, " 3"]) -> None:
+    def _mark_failed(self, p_tcp: Float[np.ndarray, " 3"]) -> None:
         """The fingers have closed in vain where the cube was believed: other likely objects come first from now on."""
         belief = self._belief
-        if belief is not None and belief.track_id is not None and np.linalg.norm(belief.p_base - p_tcp) < IN_VAIN_M:
+        if (
+            belief is not None
+            and belief.track_id is not None
+            and np.linalg.norm(belief.p_base - p_tcp) < FAILED_GRASP_RADIUS_M
+        ):
             self._doubtful_ids.add(belief.track_id)
 
     def _update_belief(self, observation: Observation, p_tcp: Float[np.ndarray, " 3"], *, holding: bool) -> None:
@@ -168,23 +172,23 @@ class PickStateReader:
         tracks, now_s = observation.tracks, observation.stamp_s
         if holding:
             self._held = True
-            self._belief = _Belief(p_tcp, None, now_s, None)
+            self._belief = _TargetEstimate(p_tcp, None, now_s, None)
             return
         if self._held:
             self._held = False
-            self._look = Look(tracks)
+            self._look = RecentHits(tracks)
             self._belief = self._where_it_fell(p_tcp, now_s)
-        seen = self._look.best(tracks, self._is_likely, MIN_HITS, self._likeness)
+        seen = self._look.best(tracks, self._is_likely, MIN_HITS, self._preference)
         if seen is not None:
-            self._belief = _Belief(seen.p_base, seen.yaw_rad, seen.last_seen_s, seen.track_id)
+            self._belief = _TargetEstimate(seen.p_base, seen.yaw_rad, seen.last_seen_s, seen.track_id)
         elif self._belief is not None and now_s - self._belief.seen_s > KEEP_S:
             self._belief = None
 
-    def _where_it_fell(self, p_tcp: Float[np.ndarray, " 3"], now_s: float) -> _Belief | None:
+    def _where_it_fell(self, p_tcp: Float[np.ndarray, " 3"], now_s: float) -> _TargetEstimate | None:
         """A cube let go over its place is in it; one that slipped out elsewhere may lie anywhere."""
         assert self._task is not None
         floor = np.array([p_tcp[0], p_tcp[1], self._task.place_p_base[2] + self._cell.cube_edge_m[0] / 2])
-        return _Belief(floor, None, now_s, None) if is_in_place(self._task, floor) else None
+        return _TargetEstimate(floor, None, now_s, None) if is_in_place(self._task, floor) else None
 
     def _is_likely(self, track: Track) -> bool:
         """Of the right class, where the grasp point may go, and as high and as long as a cube can be."""
@@ -199,13 +203,13 @@ class PickStateReader:
         fits = all(abs(length - np.clip(length, smallest, largest)) < SIZE_TOLERANCE_M for length in lengths)
         return fits and self._cell.workspace.contains(track.p_base)
 
-    def _likeness(self, track: Track) -> float:
+    def _preference(self, track: Track) -> float:
         """What was believed before stays believed, unless the fingers have closed there in vain."""
         believed = self._belief is not None and self._belief.track_id == track.track_id
         return 4.0 * (track.track_id not in self._doubtful_ids) + 2.0 * believed + (track.size_m is not None)
 
 
-def _yaw_error(belief: _Belief | None, yaw_hand: float, *, holding: bool) -> float:
+def _yaw_error(belief: _TargetEstimate | None, yaw_hand: float, *, holding: bool) -> float:
     """From the hand's yaw to the nearest direction of the cube's faces; 0 where that is not known."""
     if belief is None or belief.yaw_rad is None or holding:
         return 0.0

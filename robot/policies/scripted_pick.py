@@ -1,7 +1,7 @@
 """The pick skill's script: look, approach, look again, grasp, check, lift, carry, place, verify, and retry.
 
 `PickScript._attempt` is the whole skill on one screen; the stages follow below it in their order. A stage that cannot
-go on returns its `Trouble`, and the next attempt begins with a new look.
+go on returns its `FailureReason`, and the next attempt begins with a new look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from handeye.robot.policies.grasp import (
     tool_pose_down,
 )
 from handeye.robot.policies.motions import MotionConfig, Motions, Script
-from handeye.robot.policies.target_selection import Look, is_in_place
+from handeye.robot.policies.target_selection import RecentHits, is_in_place
 from handeye.robot.transforms import translation
 from handeye.robot.types import Observation, Track
 from handeye.vision.config import Config
@@ -95,7 +95,7 @@ class Stage(Enum):
     DONE = "done"
 
 
-class Trouble(Enum):
+class FailureReason(Enum):
     """Why an attempt, or in the end the whole task, failed."""
 
     NOT_FOUND = "not_found"
@@ -114,10 +114,10 @@ class Trouble(Enum):
     """The skill's time was over."""
 
 
-class GaveUp(Exception):  # noqa: N818 - a decision, not an error
+class TaskFailed(Exception):  # noqa: N818 - a decision, not an error
     """Ends the script when nothing is left to try."""
 
-    def __init__(self, trouble: Trouble) -> None:
+    def __init__(self, trouble: FailureReason) -> None:
         super().__init__(trouble.value)
         self.trouble = trouble
 
@@ -137,15 +137,15 @@ class PickScript:
         self._planner = GraspPlanner(cell, config.grasp)
 
     def run(self) -> Script[None]:
-        """Do the task; returns when the object was seen in its place, raises GaveUp when nothing is left to try."""
-        trouble: Trouble | None = Trouble.NOT_FOUND
+        """Do the task; returns when the object was seen in its place, raises TaskFailed when nothing is left to try."""
+        trouble: FailureReason | None = FailureReason.NOT_FOUND
         for _ in range(self._config.grasp.max_attempts):
             trouble = yield from self._attempt()
             if trouble is None:
                 return
-        raise GaveUp(trouble or Trouble.NOT_FOUND)
+        raise TaskFailed(trouble or FailureReason.NOT_FOUND)
 
-    def _attempt(self) -> Script[Trouble | None]:
+    def _attempt(self) -> Script[FailureReason | None]:
         """Once through all stages. Returns what went wrong, None if nothing did."""
         target = yield from self._look()
         if target is None:
@@ -153,19 +153,19 @@ class PickScript:
         self._was_seen = True
         grasp = yield from self._approach(target)
         if grasp is None:
-            return Trouble.LOST
+            return FailureReason.LOST
         if not (yield from self._grasp(grasp)):
             self._failed_ids.add(grasp.track_id)
             yield from self._let_go()
-            return Trouble.GRASP_FAILED
+            return FailureReason.GRASP_FAILED
         if not (yield from self._lift(grasp)):
-            return Trouble.LOST
+            return FailureReason.LOST
         if not (yield from self._carry(grasp)):
-            return Trouble.LOST
+            return FailureReason.LOST
         yield from self._place()
         return (yield from self._verify())
 
-    # Look -----------------------------------------------------------------------------------------------------------
+    # RecentHits -----------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Script[Track | None]:
         """The object, seen from home or from one of the closer views; None when none shows it.
@@ -175,22 +175,22 @@ class PickScript:
         for stage, qpos in self._views():
             self.stage = stage
             yield from self._arm.move(qpos, self._cell.gripper.opening_max_m)
-            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s, self._likeness)
+            target = yield from self._watch(self._is_target_inside, self._config.look.wait_s, self._preference)
             if target is not None:
                 return target
-        return Look([]).best(self._arm.observation.tracks, self._is_target, self._config.look.min_hits)
+        return RecentHits([]).best(self._arm.observation.tracks, self._is_target, self._config.look.min_hits)
 
-    def _explain_absence(self) -> Script[Trouble | None]:
+    def _explain_absence(self) -> Script[FailureReason | None]:
         """Not on the table: never seen, or lost on the way, perhaps right into its place."""
         if not self._was_seen:
-            raise GaveUp(Trouble.NOT_FOUND)
+            raise TaskFailed(FailureReason.NOT_FOUND)
         if self.attempts > 0:
             self.stage = Stage.VERIFY
             height_m = self._task.place_wall_m + self._config.carry.wall_clearance_m
             yield from self._arm.move(self._reach_over_place(height_m), self._cell.gripper.opening_max_m)
             if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
                 return None
-        raise GaveUp(Trouble.LOST)
+        raise TaskFailed(FailureReason.LOST)
 
     def _views(self) -> Iterator[tuple[Stage, Float[np.ndarray, " 6"]]]:
         """Home sees the whole table; the views after it see a quarter each, from nearer by."""
@@ -209,7 +209,7 @@ class PickScript:
         self, wanted: Condition, wait_s: float, prefer: Callable[[Track], float] = lambda track: 0.0
     ) -> Script[Track | None]:
         """Hold still until a wanted track has been seen often enough to act upon, at most `wait_s`."""
-        look, min_hits = Look(self._arm.observation.tracks), self._config.look.min_hits
+        look, min_hits = RecentHits(self._arm.observation.tracks), self._config.look.min_hits
 
         def sighting() -> Track | None:
             return look.best(self._arm.observation.tracks, wanted, min_hits, prefer)
@@ -232,7 +232,7 @@ class PickScript:
     def _is_target_inside(self, track: Track) -> bool:
         return self._is_target(track) and self._cell.workspace.contains(track.p_base)
 
-    def _likeness(self, track: Track) -> float:
+    def _preference(self, track: Track) -> float:
         """Whatever the fingers closed on in vain comes last, then what shows no clear shape."""
         return 2.0 * (track.track_id not in self._failed_ids) + (track.size_m is not None)
 
@@ -257,7 +257,7 @@ class PickScript:
     def _choose_grasp(self, target: Track) -> Grasp:
         grasp = self._planner.choose(target, self._arm.qpos_target, self._seen_surfaces(target))
         if grasp is None:
-            raise GaveUp(Trouble.UNREACHABLE)
+            raise TaskFailed(FailureReason.UNREACHABLE)
         return grasp
 
     def _seen_surfaces(self, target: Track) -> Float[np.ndarray, "N 3"]:
@@ -334,7 +334,7 @@ class PickScript:
         reached = (self._planner.reach(pose, self._arm.qpos_target) for pose in poses)
         possible = [qpos for qpos in reached if qpos is not None]
         if not possible:
-            raise GaveUp(Trouble.UNREACHABLE)
+            raise TaskFailed(FailureReason.UNREACHABLE)
         return min(possible, key=lambda qpos: float(np.abs(qpos - self._arm.qpos_target).max()))
 
     def _place(self) -> Script[None]:
@@ -347,15 +347,15 @@ class PickScript:
 
     # Verify ---------------------------------------------------------------------------------------------------------
 
-    def _verify(self) -> Script[Trouble | None]:
-        """Look into the place; if the object is not seen there, look whether it still is on the table."""
+    def _verify(self) -> Script[FailureReason | None]:
+        """RecentHits into the place; if the object is not seen there, look whether it still is on the table."""
         self.stage = Stage.VERIFY
         if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
             return None
         yield from self._arm.move(np.array(self._cell.home_qpos), self._cell.gripper.opening_max_m)
         if (yield from self._watch(self._is_target, self._config.look.wait_s)) is not None:
-            return Trouble.LOST
-        raise GaveUp(Trouble.VERIFY_FAILED)
+            return FailureReason.LOST
+        raise TaskFailed(FailureReason.VERIFY_FAILED)
 
     def _is_in_place(self, track: Track) -> bool:
         return track.class_name == self._task.class_name and is_in_place(self._task, track.p_base)

@@ -9,7 +9,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import KinematicsError, MotionPlanningError
 from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.robot.policies.motions import Motions, Script
-from handeye.robot.policies.scripted_pick import GaveUp, PickScript, PickSkillConfig, Stage, Trouble
+from handeye.robot.policies.scripted_pick import FailureReason, PickScript, PickSkillConfig, Stage, TaskFailed
 from handeye.robot.types import ActionChunk, Observation
 
 
@@ -44,7 +44,7 @@ class PickSkill:
         if self._status.is_over:
             return self._run.motions.hold_chunk()
         if observation.stamp_s - self._run.began_s > self._config.timeout_s:
-            return self._finish(self._run, Outcome.FAILED, Trouble.TIMEOUT)
+            return self._finish(self._run, Outcome.FAILED, FailureReason.TIMEOUT)
         return self._next_chunk(self._run)
 
     def _next_chunk(self, run: _Run) -> ActionChunk:
@@ -52,14 +52,14 @@ class PickSkill:
             chunk = next(run.steps)
         except StopIteration:
             return self._finish(run, Outcome.SUCCEEDED, None)
-        except GaveUp as decision:
+        except TaskFailed as decision:
             return self._finish(run, Outcome.FAILED, decision.trouble)
         except (MotionPlanningError, KinematicsError):
-            return self._finish(run, Outcome.FAILED, Trouble.MOTION_FAILED)
+            return self._finish(run, Outcome.FAILED, FailureReason.MOTION_FAILED)
         self._status = PolicyStatus(run.script.stage.value, Outcome.RUNNING, attempts=run.script.attempts)
         return chunk
 
-    def _finish(self, run: _Run, outcome: Outcome, trouble: Trouble | None) -> ActionChunk:
+    def _finish(self, run: _Run, outcome: Outcome, trouble: FailureReason | None) -> ActionChunk:
         """The stage of a failure stays what it was; a success is done."""
         stage = Stage.DONE if outcome is Outcome.SUCCEEDED else run.script.stage
         reason = None if trouble is None else trouble.value

@@ -14,7 +14,7 @@ IN_PLACE_MARGIN_M = 0.03
 """An object whose centre is measured this far outside of the place's walls is not in it."""
 
 
-class Look:
+class RecentHits:
     """One look: counts the detections that each track has gained since the look began.
 
     A track that only coasts gains none, so an old belief is never taken for a sighting.

@@ -16,7 +16,7 @@ from handeye.robot.simulator.config import SimulatorConfig
 from handeye.robot.simulator.physics import Physics
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import Renderer
-from handeye.robot.simulator.sensor_noise import develop, noisy_depth
+from handeye.robot.simulator.sensor_noise import apply_sensor_model, noisy_depth
 from handeye.robot.types import Frame
 
 _ROUNDING_S = 1e-6
@@ -113,6 +113,6 @@ class SimulatedCamera:
         rng = np.random.default_rng([self._seed, exposure.number])
         image = perfect.image_rgb
         if self._config.image_effects:
-            image = develop(image, scene.appearance.effects, rng)
+            image = apply_sensor_model(image, scene.appearance.effects, rng)
         depth = noisy_depth(perfect.depth_m, self._camera.fx_px, self._config.depth_noise, rng)
         return Frame(image, depth, self._camera.K, exposure.stamp_s)

@@ -22,7 +22,7 @@ from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator.gl_renderer import find_gl_backend
 from handeye.robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
 from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.samples import Example, Studio
+from handeye.robot.simulator.samples import Example, SampleRenderer
 from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json
 
@@ -99,20 +99,22 @@ def _render_all(output: Path, settings: DatasetSettings, indices: list[int], wor
 
 
 # The studio of this process; a worker keeps its renderers between pictures.
-_studio: Studio | None = None
+_sample_renderer: SampleRenderer | None = None
 
 
 def _start_worker(settings: DatasetSettings) -> None:
-    global _studio
-    if _studio is not None:
-        _studio.close()
+    global _sample_renderer
+    if _sample_renderer is not None:
+        _sample_renderer.close()
     cv2.setNumThreads(1)
-    _studio = Studio(WorkCellConfig(), settings.profile, settings.renderer, label_clutter=settings.label_clutter)
+    _sample_renderer = SampleRenderer(
+        WorkCellConfig(), settings.profile, settings.renderer, label_clutter=settings.label_clutter
+    )
 
 
 def _render_one(output: Path, settings: DatasetSettings, index: int) -> int:
-    assert _studio is not None
-    example = _studio.photograph(settings.seed, index)
+    assert _sample_renderer is not None
+    example = _sample_renderer.render(settings.seed, index)
     done, coded = cv2.imencode(".jpg", example.image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done
     _write(output / "images" / _image_name(index), coded.tobytes())

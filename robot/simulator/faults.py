@@ -143,7 +143,7 @@ def _push(scene: Scene, name: str, by_xy_m: tuple[float, float]) -> None:
 Range = tuple[float, float]
 
 
-class MishapConfig(Config):
+class RandomFaultsConfig(Config):
     """Chances of each fault in an episode, and when it may happen (s)."""
 
     nudge_chance: float = Field(default=0.0, ge=0, le=1)
@@ -160,11 +160,11 @@ class MishapConfig(Config):
     stuck_s: Range = (0.4, 1.2)
 
 
-MIXED = MishapConfig(nudge_chance=0.25, slip_chance=0.08, stuck_chance=0.07)
-"""For demonstrations: one episode in three has a mishap."""
+MIXED = RandomFaultsConfig(nudge_chance=0.25, slip_chance=0.08, stuck_chance=0.07)
+"""For demonstrations: one episode in three has a random fault."""
 
 
-def draw_mishaps(config: MishapConfig, seed: int) -> list[Fault]:
+def sample_random_faults(config: RandomFaultsConfig, seed: int) -> list[Fault]:
     """The faults of episode `seed`."""
     rng = np.random.default_rng([seed, 0xFA17])
     nudged, slips, sticks = rng.random(3) < (config.nudge_chance, config.slip_chance, config.stuck_chance)

@@ -23,7 +23,7 @@ from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import Renderer, RendererKind
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
-from handeye.robot.simulator.sensor_noise import develop
+from handeye.robot.simulator.sensor_noise import apply_sensor_model
 from handeye.robot.transforms import inverse, rotation_to_quat_wxyz
 
 _ATTEMPTS = 30
@@ -55,7 +55,7 @@ class Example:
     view: View
 
 
-class Studio:
+class SampleRenderer:
     """Holds the renderers of one process and makes pictures with them."""
 
     def __init__(
@@ -65,7 +65,7 @@ class Studio:
         self._label_clutter = label_clutter
         self._renderers: dict[tuple[RendererKind, bool], Renderer] = {}
 
-    def photograph(self, seed: int, index: int) -> Example:
+    def render(self, seed: int, index: int) -> Example:
         """Picture number `index` of the series `seed`."""
         rng = np.random.default_rng([seed, index])
         renderer = self._choose_renderer(rng)
@@ -74,7 +74,7 @@ class Studio:
         renderer.load(scene)
         picture = renderer.render(scene.data).image_rgb
         labels = label_objects(scene, renderer.segment(scene.data), self._cell.camera, clutter=self._label_clutter)
-        return Example(develop(picture, scene.appearance.effects, rng), tuple(labels), view)
+        return Example(apply_sensor_model(picture, scene.appearance.effects, rng), tuple(labels), view)
 
     def close(self) -> None:
         """Free the renderers."""

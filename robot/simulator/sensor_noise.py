@@ -101,7 +101,7 @@ def _is_grazing(depth: Float32[np.ndarray, "H W"], focal_px: float, limit: float
 # From light to grey levels: gain and white balance, gamma, blur and noise of the colour sensor.
 
 
-def develop(
+def apply_sensor_model(
     image_rgb: UInt8[np.ndarray, "H W 3"], effects: ImageEffects, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The picture that the sensor makes of a perfect one; noise is drawn from `rng`, everything else is fixed."""

@@ -27,7 +27,7 @@ from handeye.robot.simulator.objects import CUBE_CLASSES
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import Renderer, RendererKind
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
-from handeye.robot.simulator.tracking_scenarios import FRAME_S, Course, CourseKind, draw_course
+from handeye.robot.simulator.tracking_scenarios import FRAME_S, Scenario, ScenarioKind, sample_scenario
 from handeye.robot.types import Frame, ObjectPosition, Track, TrackStatus
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.metrics import FramePairs, TrackingScores, score_frames
@@ -51,13 +51,13 @@ class Sight(Enum):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CourseResult:
+class ScenarioResult:
     """One course tracked: errors (m) of cubes with a track, and whether the cube was seen then.
 
     Counted over cubes and frames: cubes out of sight, and those of them whose track was called lost.
     """
 
-    kind: CourseKind
+    kind: ScenarioKind
     frames: tuple[FramePairs, ...]
     errors_m: Float[np.ndarray, " E"]
     is_seen: Bool[np.ndarray, " E"]
@@ -78,22 +78,22 @@ class Summary:
     hidden_error_mm_median: float
 
 
-def run_courses(
-    kinds: tuple[CourseKind, ...], seeds: range, *, sight: Sight, renderer: RendererKind, cell: WorkCellConfig
-) -> Iterator[CourseResult]:
+def run_scenarios(
+    kinds: tuple[ScenarioKind, ...], seeds: range, *, sight: Sight, renderer: RendererKind, cell: WorkCellConfig
+) -> Iterator[ScenarioResult]:
     """Every kind with every seed, one result after another; each depends on kind, seed and renderer alone."""
     for kind in kinds:
         for seed in seeds:
-            course = draw_course(kind, cell, seed)
+            course = sample_scenario(kind, cell, seed)
             drawn = build_renderer(renderer, course.camera, camera_name=course.camera_name)
             try:
                 drawn.load(course.scene)
-                yield track_course(course, drawn, seed, sight=sight)
+                yield track_scenario(course, drawn, seed, sight=sight)
             finally:
                 drawn.close()
 
 
-def track_course(course: Course, renderer: Renderer, seed: int, *, sight: Sight) -> CourseResult:
+def track_scenario(course: Scenario, renderer: Renderer, seed: int, *, sight: Sight) -> ScenarioResult:
     """Follow the cubes of one course through its frames."""
     rng = np.random.default_rng([seed, 1])
     config, shape = PerceptionConfig(), ArmShape(course.cell)
@@ -102,7 +102,7 @@ def track_course(course: Course, renderer: Renderer, seed: int, *, sight: Sight)
     frames, errors, seen, num_hidden, num_lost = [], [], [], 0, 0
     for number, moment in enumerate(course.moments):
         course.pose(moment)
-        shot = _photograph(course, renderer, FRAME_S * number, rng)
+        shot = _render_shot(course, renderer, FRAME_S * number, rng)
         positions, visible = _perceive(shot, sight, shape.place(moment.qpos, moment.opening_m), config, table_m)
         tracks = tracker.update(positions, shot.frame.stamp_s, visible=visible)
         centres = np.array([object_pose(course.scene, item)[:3, 3] for item in course.scene.objects])
@@ -113,10 +113,12 @@ def track_course(course: Course, renderer: Renderer, seed: int, *, sight: Sight)
         seen.append(shot.is_seen[nearest <= MATCH_M])
         num_hidden += int(np.count_nonzero(~shot.is_seen))
         num_lost += _count_lost(centres[~shot.is_seen], tracks)
-    return CourseResult(course.kind, tuple(frames), np.concatenate(errors), np.concatenate(seen), num_hidden, num_lost)
+    return ScenarioResult(
+        course.kind, tuple(frames), np.concatenate(errors), np.concatenate(seen), num_hidden, num_lost
+    )
 
 
-def summarise(results: list[CourseResult]) -> Summary:
+def summarise(results: list[ScenarioResult]) -> Summary:
     """The figures of several courses, scored as one sequence in which no identity goes on from one to the next."""
     frames, truths, tracks = [], 0, 0
     for result in results:
@@ -146,7 +148,7 @@ class _Shot:
     is_seen: Bool[np.ndarray, " N"]
 
 
-def _photograph(course: Course, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
+def _render_shot(course: Scenario, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
     picture, geom_ids = renderer.render(course.scene.data), renderer.segment(course.scene.data)
     boxes, classes, is_seen = [], [], []
     for item in course.scene.objects:

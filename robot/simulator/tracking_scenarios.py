@@ -31,7 +31,7 @@ _SWAY_RAD = np.radians(8.0)
 _FINGERTIP_HALF_X_M = 0.011
 
 
-class CourseKind(Enum):
+class ScenarioKind(Enum):
     """What happens in a course, and which camera looks on."""
 
     PUSH = "push"
@@ -53,10 +53,10 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
+class Scenario:
     """A scene and what it looks like every FRAME_S; `camera_name` is a camera of its model."""
 
-    kind: CourseKind
+    kind: ScenarioKind
     cell: WorkCellConfig
     scene: Scene
     camera_name: str
@@ -79,9 +79,9 @@ class Course:
         return T
 
 
-def draw_course(kind: CourseKind, cell: WorkCellConfig, seed: int) -> Course:
+def sample_scenario(kind: ScenarioKind, cell: WorkCellConfig, seed: int) -> Scenario:
     """The course of this kind and seed. Raises RuntimeError where the arm cannot follow it: the cell is too small."""
-    rng = np.random.default_rng([list(CourseKind).index(kind), seed])
+    rng = np.random.default_rng([list(ScenarioKind).index(kind), seed])
     cubes = _draw_cubes(cell, rng)
     scene = build_scene(cell, cubes, draw_appearance(rng, Profile.TRAIN))
     eye = _EYE + rng.uniform(-0.08, 0.08, 3)
@@ -90,15 +90,15 @@ def draw_course(kind: CourseKind, cell: WorkCellConfig, seed: int) -> Course:
     starts = _STARTS_XY + rng.uniform(-0.004, 0.004, _STARTS_XY.shape)
     yaws = rng.uniform(-np.pi / 4, np.pi / 4, len(cubes))
     match kind:
-        case CourseKind.PUSH:
+        case ScenarioKind.PUSH:
             moments = _push(cell, cubes, starts, yaws)
-        case CourseKind.ARM:
+        case ScenarioKind.ARM:
             moments = _pass_before(cell, starts, yaws, eye, hidden=int(rng.integers(2)))
-        case CourseKind.CROSSING:
-            return Course(kind, cell, scene, "wrist", cell.camera, _cross(cell, starts, yaws))
+        case ScenarioKind.CROSSING:
+            return Scenario(kind, cell, scene, "wrist", cell.camera, _cross(cell, starts, yaws))
         case _:
             assert_never(kind)
-    return Course(kind, cell, scene, "film", film_camera(cell.camera), moments)
+    return Scenario(kind, cell, scene, "film", film_camera(cell.camera), moments)
 
 
 def _draw_cubes(cell: WorkCellConfig, rng: np.random.Generator) -> list[SceneObject]:

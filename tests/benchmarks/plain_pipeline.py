@@ -55,12 +55,12 @@ class PlainPipeline:
         kept = []
         for class_id in range(scores.shape[1]):
             members = np.flatnonzero((best == class_id) & (scores[:, class_id] > self.score_threshold))
-            for row in self.suppress(boxes[members], scores[members, class_id]):
+            for row in self.nms(boxes[members], scores[members, class_id]):
                 kept.append([*boxes[members[row]], scores[members[row], class_id], class_id])
         found = np.array(kept).reshape(-1, 6)
         return found[np.argsort(-found[:, 4], kind="stable")]
 
-    def suppress(self, boxes: np.ndarray, scores: np.ndarray) -> list[int]:
+    def nms(self, boxes: np.ndarray, scores: np.ndarray) -> list[int]:
         areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
         order = scores.argsort()[::-1]
         kept = []

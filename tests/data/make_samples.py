@@ -29,8 +29,8 @@ from handeye.robot.simulator.labels import MIN_SIDE_PX
 from handeye.robot.simulator.objects import SceneObject
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.sensor_noise import develop
-from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.robot.simulator.sensor_noise import apply_sensor_model
+from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 from handeye.vision.checkpoints.native import load_detector
 from handeye.vision.detector import Detector
 from handeye.vision.runtime.image_detector import ImageDetector
@@ -115,7 +115,7 @@ def make_cubes(_: Path) -> None:
     """A course of `benchmark-tracking` as film, with its true boxes and the shipped detector's boxes as MOT text."""
     (HERE / "video").mkdir(exist_ok=True)
     (HERE / "mot").mkdir(exist_ok=True)
-    images, true = zip(*film(CourseKind.CROSSING, seed=3), strict=True)
+    images, true = zip(*film(ScenarioKind.CROSSING, seed=3), strict=True)
     write_h264(HERE / "video/cubes.mp4", list(images), Fraction(10))
     write_mot(HERE / "mot/gt.txt", MotBoxes.joined(true))
     detector = ImageDetector.load(DETECTOR, engine="onnxruntime", num_threads=1, score_threshold=0.1)
@@ -133,9 +133,9 @@ def make_cubes(_: Path) -> None:
     write_mot(HERE / "mot/det.txt", MotBoxes.joined(rows))
 
 
-def film(kind: CourseKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
+def film(kind: ScenarioKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
     """Each frame of a course with the boxes of the pixels that are seen of each cube; ids are the cubes' places."""
-    course = draw_course(kind, WorkCellConfig(), seed)
+    course = sample_scenario(kind, WorkCellConfig(), seed)
     renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
     renderer.load(course.scene)
     rng = np.random.default_rng(seed)
@@ -146,11 +146,11 @@ def film(kind: CourseKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
         boxes = np.array([seen_box(course, segments, item) for item in course.scene.objects])
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_SIDE_PX)
         true = MotBoxes(np.full(len(seen), number + 1), seen + 1, boxes[seen], np.ones(len(seen)))
-        yield develop(picture, course.scene.appearance.effects, rng), true
+        yield apply_sensor_model(picture, course.scene.appearance.effects, rng), true
     renderer.close()
 
 
-def seen_box(course: Course, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
+def seen_box(course: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
     """The box around the pixels of one object, without area where none is seen."""
     geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]  # pyright: ignore
     rows, columns = np.nonzero(np.isin(segments, geoms))

@@ -11,7 +11,7 @@ from handeye.export.parity import EngineParity, _worst, boxes_of, compare, corre
 from handeye.vision.images import Preprocessing
 from handeye.vision.runtime.engines import Shape
 from handeye.vision.runtime.image_detector import ImageDetector
-from handeye.vision.runtime.manifest import LabelledBoxes, Manifest, QueryRows, YoloxRows
+from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, QueryRows, YoloxRows
 
 SIZE_HW = (32, 64)
 NONE = np.array([[np.nan, 1]], np.float32)
@@ -68,7 +68,7 @@ def test_boxes_of_every_layout_are_corners_in_the_input():
         (YoloxRows(), middle),
         (YoloxRows(decoded=False, strides=(64,)), undecoded),
         (QueryRows(classes_per_query="one"), [0.5, 0.5, 0.5, 0.5]),
-        (LabelledBoxes(), corners),
+        (PostprocessedBoxes(), corners),
     ):
         rows = np.array([[*numbers, 0.9, 0]], np.float32)
         np.testing.assert_allclose(boxes_of(rows, layout, SIZE_HW), [corners], rtol=1e-6)

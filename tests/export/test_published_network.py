@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from handeye.export.graph.nms_in_graph import suppress_in_graph
+from handeye.export.graph.nms_in_graph import nms_in_graph
 from handeye.export.graph.onnx_export import export_onnx, write_onnx
 from handeye.tools.command_line import run_command
 from handeye.vision.checkpoints.native import save_detector
@@ -58,7 +58,7 @@ def test_its_export_has_the_published_ap_in_every_engine(shared, tmp_path: Path)
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_suppression_in_the_graph_finds_the_same_in_photographs(shared, tmp_path: Path, engine: EngineName):
     manifest = export_onnx(published_yolox_nano(shared(MODEL)), tmp_path / "outside.onnx", score_threshold=0.05)
-    write_onnx(tmp_path / "inside.onnx", *suppress_in_graph(onnx.load(tmp_path / "outside.onnx"), manifest))
+    write_onnx(tmp_path / "inside.onnx", *nms_in_graph(onnx.load(tmp_path / "outside.onnx"), manifest))
     paths = sorted(shared("data/coco_mini/val2017").iterdir())
     outside, inside = (
         ImageDetector.load(tmp_path / f"{name}.onnx", engine=engine, num_threads=1) for name in ("outside", "inside")

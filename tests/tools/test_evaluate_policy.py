@@ -29,7 +29,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
-QUICK = ["timeout_s=0.3", "mishaps.nudge_chance=1"]
+QUICK = ["timeout_s=0.3", "random_faults.nudge_chance=1"]
 
 
 def test_an_untrained_policy_is_judged_and_leaves_a_report_with_the_agreed_keys(
@@ -41,7 +41,7 @@ def test_an_untrained_policy_is_judged_and_leaves_a_report_with_the_agreed_keys(
     assert report.keys() >= PICK_KEYS | {"cycle_s_median", "stages", "policy_sha256", "blending"}
     assert (report["episodes"], report["successes"], report["failures"]) == (1, 0, {"episode_timeout": 1})
     assert [row["seed"] for row in report["results"]] == [1000]
-    assert report["mishaps"]["nudge_chance"] == 1.0
+    assert report["random_faults"]["nudge_chance"] == 1.0
     assert {"p50_ms", "p95_ms", "p99_ms"} <= report["stages"]["policy"].keys()
     assert report["films"] == {}
 

@@ -39,9 +39,9 @@ FAILING = {1: "timeout", 2: "timeout", 4: None}
         (["absent.yaml"], "absent.yaml"),
         ([CONFIG, "expert.disturbance.pulls=1"], "did you mean pull"),
         ([CONFIG, "expert.policy_hz=12.5"], "whole number of frames"),
-        ([CONFIG, "mishaps.nudge_chance=2"], "mishaps.nudge_chance"),
-        (["mishaps.nudge_chance=2"], "mishaps.nudge_chance"),
-        (["--images", "mishaps.nudge_chance=2", "expert.policy_hz=5"], "mishaps.nudge_chance"),
+        ([CONFIG, "random_faults.nudge_chance=2"], "random_faults.nudge_chance"),
+        (["random_faults.nudge_chance=2"], "random_faults.nudge_chance"),
+        (["--images", "random_faults.nudge_chance=2", "expert.policy_hz=5"], "random_faults.nudge_chance"),
     ],
 )
 def test_mistakes_end_in_one_line_and_code_2(
@@ -120,7 +120,7 @@ def test_a_recording_goes_on_behind_its_last_episode_and_ends_when_it_has_enough
     ("words", "message"),
     [
         (["expert.expert.hover_m=0.05"], "expert.expert.hover_m 0.1, now 0.05"),
-        (["mishaps.nudge_chance=0", "expert.disturbance.pulls_per_s=3"], "mishaps.nudge_chance"),
+        (["random_faults.nudge_chance=0", "expert.disturbance.pulls_per_s=3"], "random_faults.nudge_chance"),
         (["--renderer", "rays"], "simulator.renderer auto, now rays"),
     ],
 )

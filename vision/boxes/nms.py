@@ -19,7 +19,7 @@ BLOCK = 128
 """Boxes compared with each other at a time: a full matrix of thousands of boxes would be mostly wasted."""
 
 
-def suppress(
+def nms(
     boxes_xyxy: Float32[np.ndarray, "N 4"],
     scores: Float32[np.ndarray, " N"],
     class_ids: Int64[np.ndarray, " N"] | None,
@@ -42,7 +42,7 @@ def suppress(
     return np.concatenate(kept) if kept else remaining
 
 
-def soft_suppress_linear(
+def soft_nms_linear(
     boxes_xyxy: Float32[np.ndarray, "N 4"],
     scores: Float32[np.ndarray, " N"],
     class_ids: Int64[np.ndarray, " N"] | None,
@@ -59,7 +59,7 @@ def soft_suppress_linear(
     )
 
 
-def soft_suppress_gaussian(
+def soft_nms_gaussian(
     boxes_xyxy: Float32[np.ndarray, "N 4"],
     scores: Float32[np.ndarray, " N"],
     class_ids: Int64[np.ndarray, " N"] | None,

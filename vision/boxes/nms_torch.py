@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
 
-def suppress_torch(
+def nms_torch(
     boxes_xyxy: Float[Tensor, "N 4"],
     scores: Float[Tensor, " N"],
     class_ids: Int64[Tensor, " N"] | None,

@@ -13,7 +13,7 @@ import numpy as np
 from handeye.vision.boxes.anchors import AnchorFit, kmeans_anchors
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, ImageAnnotations
 from handeye.vision.data.image_files import read_stated_image
-from handeye.vision.data.near_duplicates import Likeness, LikePair, like_pairs, likeness_of
+from handeye.vision.data.near_duplicates import DuplicatePair, Likeness, like_pairs, likeness_of
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.images import Preprocessing, place
 
@@ -96,7 +96,7 @@ def check_leaks(
     one_reports: dict[int, ImageReport],
     others: AnnotationSet,
     other_reports: dict[int, ImageReport],
-) -> list[LikePair]:
+) -> list[DuplicatePair]:
     """Images of one split that look like an image of another: a model would be judged on what it has learnt."""
     return like_pairs(_likenesses(ones, one_reports), _likenesses(others, other_reports))
 

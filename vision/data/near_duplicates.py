@@ -30,7 +30,7 @@ class Likeness:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class LikePair:
+class DuplicatePair:
     """Two pictures taken for the same, with the number of bits in which the hashes differ together."""
 
     distance: int
@@ -50,7 +50,7 @@ def likeness_of(image_rgb: UInt8[np.ndarray, "h w 3"]) -> Likeness | None:
     return Likeness(_signs(np.diff(steps, axis=1).ravel()), _signs(frequencies - np.median(frequencies)))
 
 
-def like_pairs(ones: Mapping[str, Likeness], others: Mapping[str, Likeness]) -> list[LikePair]:
+def like_pairs(ones: Mapping[str, Likeness], others: Mapping[str, Likeness]) -> list[DuplicatePair]:
     """Pairs of a picture of `ones` and one of `others` that look the same, the likest first."""
     if not ones or not others:
         return []
@@ -65,7 +65,7 @@ def like_pairs(ones: Mapping[str, Likeness], others: Mapping[str, Likeness]) -> 
         by_frequencies = (BITS - _stacked(part, "frequencies") @ frequencies.T) / 2
         for row, column in np.argwhere((by_steps <= MAX_STEPS) & (by_frequencies <= MAX_FREQUENCIES)):
             distance = int(by_steps[row, column] + by_frequencies[row, column])
-            found.append(LikePair(distance, names[row], other_names[column]))
+            found.append(DuplicatePair(distance, names[row], other_names[column]))
     return sorted(found)
 
 

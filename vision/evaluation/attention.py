@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from handeye.vision.errors import UserError
 from handeye.vision.evaluation.torch_session import TorchSession
-from handeye.vision.images import Placement, prepare
+from handeye.vision.images import ResizeTransform, prepare
 
 if TYPE_CHECKING:
     from handeye.vision.runtime.image_detector import ImageDetector
@@ -67,7 +67,7 @@ class AttentionMaps:
         return shown
 
 
-def _over_image(map_: Float32[np.ndarray, "rows columns"], placement: Placement) -> Float32[np.ndarray, "h w"]:
+def _over_image(map_: Float32[np.ndarray, "rows columns"], placement: ResizeTransform) -> Float32[np.ndarray, "h w"]:
     """From the cells of the network input to the pixels of the image, padding left out."""
     (height, width), (input_height, input_width) = placement.image_hw, placement.input_hw
     over_input = cv2.resize(map_, (input_width, input_height), interpolation=cv2.INTER_LINEAR)

@@ -100,7 +100,7 @@ def plot_losses(path: Path, steps: Sequence[Mapping[str, Any]]) -> None:
         loss_axes.set(xlabel="step", ylabel=f"loss (mean of {SMOOTHING_STEPS} steps)", ylim=(0, None))
         if steps:
             loss_axes.legend(frameon=False)
-        rate_axes.plot(number, [entry["rate"] for entry in steps])
+        rate_axes.plot(number, [entry["lr"] for entry in steps])
         rate_axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from handeye.vision.layers.attention import MultiHeadAttention
-from handeye.vision.layers.deformable import DeformableAttention, Glances, Sampling
+from handeye.vision.layers.deformable import DeformableAttention, Sampling, SamplingPoints
 from handeye.vision.layers.distribution import split_edges
 from handeye.vision.layers.transformer import FeedForward
 
@@ -50,7 +50,7 @@ class DfineDecoderLayer(nn.Module):
         is_hidden: Bool[Tensor, "Q Q"] | None = None,
     ) -> Float[Tensor, "B Q dim"]:
         """Keeps the shape of the queries. is_hidden[i, j]: query i must not see query j."""
-        queries = self._look_at_each_other(queries, positions, is_hidden)
+        queries = self._self_attend(queries, positions, is_hidden)
         found = self.cross_attention(queries + positions, boxes_cxcywh_norm, memory, sizes_hw)
         queries = self.gateway(queries, found)
         thought = queries + self.feed_forward(queries)
@@ -61,11 +61,11 @@ class DfineDecoderLayer(nn.Module):
         queries: Float[Tensor, "B Q dim"],
         positions: Float[Tensor, "B Q dim"],
         boxes_cxcywh_norm: Float[Tensor, "B Q 4"],
-    ) -> Glances:
+    ) -> SamplingPoints:
         """Where each query, given as to `forward`, looks at the image in this layer."""
-        return self.cross_attention.look(self._look_at_each_other(queries, positions) + positions, boxes_cxcywh_norm)
+        return self.cross_attention.look(self._self_attend(queries, positions) + positions, boxes_cxcywh_norm)
 
-    def _look_at_each_other(self, queries: Tensor, positions: Tensor, is_hidden: Tensor | None = None) -> Tensor:
+    def _self_attend(self, queries: Tensor, positions: Tensor, is_hidden: Tensor | None = None) -> Tensor:
         placed = queries + positions
         return self.self_attention_norm(queries + self.self_attention(placed, placed, queries, is_hidden=is_hidden))
 

@@ -28,7 +28,7 @@ from handeye.vision.heads.query_selection import (
 )
 from handeye.vision.layers.attention import MultiHeadAttention
 from handeye.vision.layers.convolution import TORCH_NORM, ConvNormAct
-from handeye.vision.layers.deformable import DeformableAttention, Glances, Sampling, glance_maps
+from handeye.vision.layers.deformable import DeformableAttention, Sampling, SamplingPoints, glance_maps
 from handeye.vision.layers.transformer import FeedForward, map_to_tokens
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -221,7 +221,7 @@ class RtdetrDecoderLayer(nn.Module):
         is_hidden: Bool[Tensor, "Q Q"] | None = None,
     ) -> Float[Tensor, "B Q dim"]:
         """Keeps the shape of the queries. memory and sizes_hw as in `DeformableAttention`."""
-        queries = self._look_at_each_other(queries, positions, is_hidden)
+        queries = self._self_attend(queries, positions, is_hidden)
         found = self.cross_attention(queries + positions, boxes_cxcywh_norm, memory, sizes_hw)
         queries = self.cross_attention_norm(queries + found)
         queries = queries + self.feed_forward(queries)
@@ -234,12 +234,12 @@ class RtdetrDecoderLayer(nn.Module):
         queries: Float[Tensor, "B Q dim"],
         positions: Float[Tensor, "B Q dim"],
         boxes_cxcywh_norm: Float[Tensor, "B Q 4"],
-    ) -> Glances:
+    ) -> SamplingPoints:
         """Where queries, given as to `forward`, look in the image."""
-        queries = self._look_at_each_other(queries, positions, None)
+        queries = self._self_attend(queries, positions, None)
         return self.cross_attention.look(queries + positions, boxes_cxcywh_norm)
 
-    def _look_at_each_other(self, queries: Tensor, positions: Tensor, is_hidden: Tensor | None) -> Tensor:
+    def _self_attend(self, queries: Tensor, positions: Tensor, is_hidden: Tensor | None) -> Tensor:
         placed = queries + positions
         return self.self_attention_norm(queries + self.self_attention(placed, placed, queries, is_hidden=is_hidden))
 

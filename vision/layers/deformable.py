@@ -23,7 +23,7 @@ REACH = 0.5
 """An offset of as many points as a level has reaches this share of the box: from its centre to its edge."""
 
 
-class Glances(NamedTuple):
+class SamplingPoints(NamedTuple):
     """Where queries look and how hard: points as fractions of the input (x, y), weights that sum to 1 in each head."""
 
     locations: Float[Tensor, "B Q heads points 2"]
@@ -80,12 +80,12 @@ class DeformableAttention(nn.Module):
         glances = self.look(queries, boxes_cxcywh_norm)
         return self.project_out(read_points(values, sizes_hw, glances, self.points_per_level, self.sampling))
 
-    def look(self, queries: Float[Tensor, "B Q dim"], boxes_cxcywh_norm: Float[Tensor, "B Q 4"]) -> Glances:
+    def look(self, queries: Float[Tensor, "B Q dim"], boxes_cxcywh_norm: Float[Tensor, "B Q 4"]) -> SamplingPoints:
         """Where each query looks, the points of the finest level first: also what pictures of attention show."""
         boxes = boxes_cxcywh_norm.to(torch.promote_types(boxes_cxcywh_norm.dtype, torch.float32))[:, :, None, None]
         offsets = self.predict_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))
         weights = self.predict_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
-        return Glances(boxes[..., :2] + offsets * self.offset_scale * boxes[..., 2:], weights)
+        return SamplingPoints(boxes[..., :2] + offsets * self.offset_scale * boxes[..., 2:], weights)
 
     def _start_weights(self) -> None:
         """As published: every head looks in a direction of its own, farther with every point, at all of them alike."""
@@ -107,7 +107,7 @@ class DeformableAttention(nn.Module):
 def read_points(
     values: Float[Tensor, "B N heads head_dim"],
     sizes_hw: Sequence[tuple[int, int]],
-    glances: Glances,
+    glances: SamplingPoints,
     points_per_level: Sequence[int],
     sampling: Sampling = "gather",
 ) -> Float[Tensor, "B Q dim"]:
@@ -121,7 +121,7 @@ def read_points(
             assert_never(sampling)
 
 
-def glance_maps(glances: Glances, size_hw: tuple[int, int]) -> Float[Tensor, "B Q h w"]:
+def glance_maps(glances: SamplingPoints, size_hw: tuple[int, int]) -> Float[Tensor, "B Q h w"]:
     """How much each query looks at each cell of a map of that size: all its points, spread over the cells around them.
 
     A map sums to 1, less what lies outside of the image.
@@ -135,7 +135,7 @@ def glance_maps(glances: Glances, size_hw: tuple[int, int]) -> Float[Tensor, "B 
 
 
 def _read_by_index(
-    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: Glances, points_per_level: Sequence[int]
+    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: SamplingPoints, points_per_level: Sequence[int]
 ) -> Tensor:
     """Every head of every cell is a row of one table: rows are looked up, weighted and added up."""
     batch, num_cells, num_heads, head_dim = values.shape
@@ -179,7 +179,7 @@ def _corners(
 
 
 def _read_by_grid(
-    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: Glances, points_per_level: Sequence[int]
+    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: SamplingPoints, points_per_level: Sequence[int]
 ) -> Tensor:
     """The same with torch's grid_sample, level by level."""
     batch, _, num_heads, head_dim = values.shape

@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
         is_pad: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B Q dim"]:
         """Keeps the shape of the queries. placed_memory is memory plus its positions, the same for all layers."""
-        queries = self._look_at_each_other(queries, query_positions)
+        queries = self._self_attend(queries, query_positions)
         found = self.cross_attention(queries + query_positions, placed_memory, memory, is_pad=is_pad)
         queries = self.cross_attention_norm(queries + self.dropout(found))
         return self.feed_forward_norm(queries + self.dropout(self.feed_forward(queries)))
@@ -109,9 +109,9 @@ class DecoderLayer(nn.Module):
         is_pad: Bool[Tensor, "B N"] | None = None,
     ) -> Float[Tensor, "B heads Q N"]:
         """How much each query, given as to `forward`, looks at each place of the image in this layer."""
-        queries = self._look_at_each_other(queries, query_positions)
+        queries = self._self_attend(queries, query_positions)
         return self.cross_attention.weights(queries + query_positions, placed_memory, is_pad=is_pad)
 
-    def _look_at_each_other(self, queries: Tensor, query_positions: Tensor) -> Tensor:
+    def _self_attend(self, queries: Tensor, query_positions: Tensor) -> Tensor:
         placed = queries + query_positions
         return self.self_attention_norm(queries + self.dropout(self.self_attention(placed, placed, queries)))

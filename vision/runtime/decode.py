@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float32, Int64
 from typing_extensions import assert_never
 
 from handeye.vision.boxes.formats import cxcywh_to_xyxy
-from handeye.vision.boxes.nms import suppress
-from handeye.vision.runtime.manifest import LabelledBoxes, OutputLayout, QueryRows, YoloxRows
+from handeye.vision.boxes.nms import nms
+from handeye.vision.runtime.manifest import OutputLayout, PostprocessedBoxes, QueryRows, YoloxRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +48,10 @@ def read_rows(
     match layout:
         case YoloxRows():
             found = read_yolox_rows(rows, input_hw, layout, score_threshold)
-            return found[suppress(found.boxes_xyxy, found.scores, found.class_ids, iou_threshold)[:most]]
+            return found[nms(found.boxes_xyxy, found.scores, found.class_ids, iou_threshold)[:most]]
         case QueryRows():
             found = read_query_rows(rows, input_hw, layout, score_threshold)
-        case LabelledBoxes():
+        case PostprocessedBoxes():
             found = _read_labelled_boxes(rows, score_threshold)
         case _:
             assert_never(layout)

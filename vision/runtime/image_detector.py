@@ -13,14 +13,14 @@ from jaxtyping import Float32, UInt8
 from typing_extensions import assert_never
 
 from handeye.vision.errors import ModelFileError
-from handeye.vision.images import Placement, prepare
+from handeye.vision.images import ResizeTransform, prepare
 from handeye.vision.runtime.decode import read_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
 from handeye.vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
 from handeye.vision.runtime.manifest import (
-    LabelledBoxes,
     Manifest,
+    PostprocessedBoxes,
     QueryRows,
     YoloxRows,
     foreign_rtdetr_manifest,
@@ -153,7 +153,7 @@ class ImageDetector:
             self(grey)
         self.times = StageTimes()
 
-    def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], Placement]:
+    def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], ResizeTransform]:
         """The network's input, in the buffer where all inputs are of one size."""
         if self._batch is not None:
             _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
@@ -168,7 +168,7 @@ class ImageDetector:
 def _check_thresholds(manifest: Manifest, score_threshold: float, iou_threshold: float) -> None:
     """Raise ModelFileError for thresholds that a file which judges its boxes itself cannot be run with."""
     layout = manifest.output
-    if not isinstance(layout, LabelledBoxes):
+    if not isinstance(layout, PostprocessedBoxes):
         return
     advice = "export it again with that threshold, or with --nms outside"
     if layout.iou_threshold not in (None, iou_threshold):
@@ -213,7 +213,7 @@ def _output_shape(manifest: Manifest) -> tuple[int | None, ...]:
             return 1, num_rows, 5 + num_classes
         case QueryRows():
             return 1, None, 4 + num_classes
-        case LabelledBoxes():
+        case PostprocessedBoxes():
             return 1, None, 6
         case _:
             assert_never(layout)

@@ -58,7 +58,7 @@ class QueryRows(Config):
     """any: each class of a query is a detection of its own (RT-DETR, D-FINE); one: only its best class is (DETR)."""
 
 
-class LabelledBoxes(Config):
+class PostprocessedBoxes(Config):
     """One output (1, N, 6): x1, y1, x2, y2 in pixels of the network input, score, class; judged by the file itself."""
 
     kind: Literal["labelled_boxes"] = "labelled_boxes"
@@ -68,7 +68,7 @@ class LabelledBoxes(Config):
     """By which the file suppresses repetitions; null: it does not, or nobody knows."""
 
 
-OutputLayout = Annotated[YoloxRows | QueryRows | LabelledBoxes, Field(discriminator="kind")]
+OutputLayout = Annotated[YoloxRows | QueryRows | PostprocessedBoxes, Field(discriminator="kind")]
 """How the numbers of a network's output are to be read."""
 
 
@@ -149,7 +149,7 @@ def foreign_rtdetr_manifest(path: Path, input_hw: tuple[int, int]) -> Manifest:
         name=Path(path).stem,
         class_names=_names_beside(path) or tuple(str(number) for number in range(COCO_CLASSES)),
         preprocessing=Preprocessing(size_hw=input_hw, resize="stretch", colour="rgb", scale=1 / 255),
-        output=LabelledBoxes(),
+        output=PostprocessedBoxes(),
         made_by="named by --model-format rtdetr",
     )
 

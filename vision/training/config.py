@@ -14,7 +14,7 @@ from handeye.vision.detector import DetectorConfig
 from handeye.vision.losses.build import LossConfig
 from handeye.vision.training.distillation import DistillationConfig
 from handeye.vision.training.network import PruningConfig
-from handeye.vision.training.optimizer import OptimizerConfig, SgdConfig, WeightAverageConfig
+from handeye.vision.training.optimizer import EmaConfig, OptimizerConfig, SgdConfig
 from handeye.vision.training.precision import Precision
 from handeye.vision.training.quantization_aware import QuantizationAwareConfig
 from handeye.vision.training.schedules import CosineScheduleConfig, ScheduleConfig
@@ -112,7 +112,7 @@ class TrainDetectorConfig(Config):
     Other heads learn from it always or never."""
     optimizer: OptimizerConfig = SgdConfig()
     schedule: ScheduleConfig = CosineScheduleConfig()
-    average: WeightAverageConfig | None = WeightAverageConfig()
+    ema: EmaConfig | None = EmaConfig()
     """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest Euclidean norm of all gradients together; null leaves them alone, as YOLOX does with SGD. AdamW needs it:

@@ -54,8 +54,7 @@ class ProgressDisplay:
         self.recent.append((time.monotonic(), num_images))
         parts = "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "total")
         numbers = (
-            f"loss {losses['total']:.3f} ({parts})  rate {rate:.2g}  {self.images_per_s():.0f} {self.unit}/s  "
-            f"{memory()}"
+            f"loss {losses['total']:.3f} ({parts})  lr {rate:.2g}  {self.images_per_s():.0f} {self.unit}/s  {memory()}"
         )
         epoch = -(-step // self.steps_per_epoch)
         self.bar.update(self.task, completed=step, epoch=f"{epoch}", numbers=numbers)

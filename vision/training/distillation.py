@@ -232,7 +232,7 @@ L1_COST, GIOU_COST, CLASS_COST = 5.0, 2.0, 2.0
 """Of matching a student's query to a teacher's; DETR's weights for matching queries to objects."""
 
 
-def yes_no_divergence(
+def binary_kl(
     student_logits: Float[Tensor, "*shape"], teacher_logits: Float[Tensor, "*shape"], temperature: float
 ) -> Float[Tensor, "*shape"]:
     """T^2 KL(p_teacher || p_student) of answers that are yes with probability sigmoid(logit / T), one by one."""
@@ -243,7 +243,7 @@ def yes_no_divergence(
     return temperature**2 * (cross_entropy - entropy)
 
 
-def choice_divergence(
+def softmax_kl(
     student_logits: Float[Tensor, "*shape classes"], teacher_logits: Float[Tensor, "*shape classes"], temperature: float
 ) -> Float[Tensor, "*shape"]:
     """T^2 KL(p_teacher || p_student) of one choice out of the last axis, p = softmax(logits / T)."""
@@ -262,11 +262,11 @@ def imitate_cells(
     """
     weight = teacher.objectness_logits.float().sigmoid().squeeze(-1)
     if is_choice:
-        classes = choice_divergence(student.class_logits, teacher.class_logits, temperature)
+        classes = softmax_kl(student.class_logits, teacher.class_logits, temperature)
     else:
-        classes = yes_no_divergence(student.class_logits, teacher.class_logits, temperature).sum(dim=-1)
+        classes = binary_kl(student.class_logits, teacher.class_logits, temperature).sum(dim=-1)
     boxes = 1 - aligned_iou(cxcywh_to_xyxy(student.boxes_cxcywh), cxcywh_to_xyxy(teacher.boxes_cxcywh))
-    objectness = yes_no_divergence(student.objectness_logits, teacher.objectness_logits, temperature)
+    objectness = binary_kl(student.objectness_logits, teacher.objectness_logits, temperature)
     divisor = mean_over_processes(weight.sum()).clamp(min=1)
     return {
         "imitated_objectness": objectness.sum() / divisor,
@@ -285,9 +285,9 @@ def imitate_queries(student: QueryOutput, teacher: QueryOutput, temperature: flo
     student_index, teacher_index = _matched_queries(student, teacher)
     student_logits, teacher_logits = student.logits[student_index], teacher.logits[teacher_index]
     if student.scoring == "softmax":
-        classes = choice_divergence(student_logits, teacher_logits, temperature)
+        classes = softmax_kl(student_logits, teacher_logits, temperature)
     else:
-        classes = yes_no_divergence(student_logits, teacher_logits, temperature)
+        classes = binary_kl(student_logits, teacher_logits, temperature)
     boxes = student.boxes_cxcywh_norm[student_index].float() - teacher.boxes_cxcywh_norm[teacher_index].float()
     count = torch.tensor(float(len(student_index[0])), device=student.logits.device)
     divisor = mean_over_processes(count).clamp(min=1)

@@ -237,7 +237,7 @@ class ImagewiseConv2d(nn.Conv2d):
         return torch.cat([self._conv_forward(image, weight, bias) for image, weight, bias in parts])
 
 
-def with_steady_slopes(loss: Callable[P, T]) -> Callable[P, T]:
+def deterministic_gradients(loss: Callable[P, T]) -> Callable[P, T]:
     """The same loss, whose binary cross entropies have slopes that do not depend on where in memory an answer lies.
 
     torch computes the last few of a tensor by another exponential function than the rest.

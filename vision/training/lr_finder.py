@@ -24,7 +24,7 @@ from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.distributed import TrainingError
 from handeye.vision.training.optimizer import SgdConfig
 from handeye.vision.training.run_folder import RunFolder
-from handeye.vision.training.schedules import RateSetter
+from handeye.vision.training.schedules import LrSetter
 from handeye.vision.training.train_detector import Training
 
 SMOOTHING = 0.95
@@ -49,19 +49,17 @@ class Sweep:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RateSweep:
+class LrSweep:
     """What a sweep has seen, one entry for each step taken, and the rate it suggests."""
 
     rates: Float64[np.ndarray, " N"]
     losses: Float64[np.ndarray, " N"]
     smoothed: Float64[np.ndarray, " N"]
-    suggested_rate: float
+    suggested_lr: float
     has_diverged: bool
 
 
-def find_rate(
-    config: TrainDetectorConfig, console: Console, *, num_steps: int, lowest: float, highest: float
-) -> RateSweep:
+def find_lr(config: TrainDetectorConfig, console: Console, *, num_steps: int, lowest: float, highest: float) -> LrSweep:
     """Train for at most `num_steps` with rates from `lowest` to `highest`; nothing of it is kept.
 
     Raises UserError where the loss grows without bound before there is anything to see, or the rates are no range.
@@ -71,24 +69,24 @@ def find_rate(
     with tempfile.TemporaryDirectory() as folder:
         training = Training(_without_ends(config, num_steps), RunFolder(Path(folder)), console)
         peak = training.rates.peak_rates[0]
-        training.rates = RateSetter(
+        training.rates = LrSetter(
             training.rates.optimizer, Sweep(lowest / peak, highest / peak, num_steps), training.rates.peak_rates
         )
         rates, losses, has_diverged = _sweep(training, config.data.num_workers)
     if len(losses) < FEWEST_STEPS:
         raise UserError(f"the loss grew without bound within {len(losses)} steps; begin with a lower rate")
     smoothed = smooth(losses)
-    return RateSweep(
+    return LrSweep(
         np.asarray(rates), np.asarray(losses), smoothed, steepest_descent(np.asarray(rates), smoothed), has_diverged
     )
 
 
-def plot_sweep(path: Path, sweep: RateSweep) -> None:
+def plot_sweep(path: Path, sweep: LrSweep) -> None:
     """The losses against the rate, and the suggestion as a line."""
     with figure(path) as (axes,):
         axes.plot(sweep.rates, sweep.losses, linewidth=0.8, alpha=0.4, label="loss")
         axes.plot(sweep.rates, sweep.smoothed, label="smoothed")
-        axes.axvline(sweep.suggested_rate, color="tab:red", label=f"steepest: {sweep.suggested_rate:.2g}")
+        axes.axvline(sweep.suggested_lr, color="tab:red", label=f"steepest: {sweep.suggested_lr:.2g}")
         # What lies beyond the end of the sweep would press everything else to the ground.
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.2 * float(sweep.smoothed[0])))
         axes.legend(frameon=False)
@@ -97,8 +95,8 @@ def plot_sweep(path: Path, sweep: RateSweep) -> None:
 def override_of(config: TrainDetectorConfig, rate: float) -> str:
     """How a configuration is told this peak rate, as `handeye train` takes it behind the file."""
     if isinstance(config.optimizer, SgdConfig):
-        return f"optimizer.rate_per_image={rate / config.batch_size:.3g}"
-    return f"optimizer.rate={rate:.3g}"
+        return f"optimizer.lr_per_image={rate / config.batch_size:.3g}"
+    return f"optimizer.lr={rate:.3g}"
 
 
 def smooth(losses: Sequence[float]) -> Float64[np.ndarray, " N"]:
@@ -128,7 +126,7 @@ def _without_ends(config: TrainDetectorConfig, num_steps: int) -> TrainDetectorC
             "epochs": num_steps,
             "max_steps": num_steps,
             "l1_last_epochs": 0,
-            "average": None,
+            "ema": None,
             "early_stopping": None,
             "augmentation": config.augmentation.model_copy(update={"weak_last_epochs": 0}),
             "data": config.data.model_copy(update={"val_annotations": None}),

@@ -27,11 +27,11 @@ class SgdConfig(Config):
     """Stochastic gradient descent with Nesterov momentum (Sutskever et al. 2013), the choice of YOLOX."""
 
     kind: Literal["sgd"] = "sgd"
-    rate_per_image: Positive = 0.01 / 64
+    lr_per_image: Positive = 0.01 / 64
     """Peak learning rate for each image of the batch: the rate grows with the batch size, as in YOLOX."""
     momentum: Momentum = 0.9
     weight_decay: NonNegative = 5e-4
-    backbone_rate_factor: Positive = 1.0
+    backbone_lr_factor: Positive = 1.0
     """Factor on the rate of the backbone's weights, for backbones that are trained already."""
 
 
@@ -39,11 +39,11 @@ class AdamWConfig(Config):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv:1711.05101)."""
 
     kind: Literal["adamw"] = "adamw"
-    rate: Positive = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate, whatever the batch size."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     weight_decay: NonNegative = 0.05
-    backbone_rate_factor: Positive = 1.0
+    backbone_lr_factor: Positive = 1.0
     """Factor on the rate of the backbone's weights; 0.1 in the recipes of DETR and RT-DETR, whose backbones come
     trained."""
 
@@ -54,18 +54,18 @@ OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="kind")
 def build_optimizer(config: SgdConfig | AdamWConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
     """The optimiser at its peak rates; schedules multiply them. `batch_size` counts the images of all processes.
 
-    The model's weights below `backbone`, if it has such a part, learn at backbone_rate_factor times the rate.
+    The model's weights below `backbone`, if it has such a part, learn at backbone_lr_factor times the rate.
     """
     match config:
         case SgdConfig():
-            rate = config.rate_per_image * batch_size
+            rate = config.lr_per_image * batch_size
             groups = _groups_with_rates(config, model, rate)
             return torch.optim.SGD(
                 groups, lr=rate, momentum=config.momentum, nesterov=config.momentum > 0, foreach=True
             )
         case AdamWConfig():
-            groups = _groups_with_rates(config, model, config.rate)
-            return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, foreach=True)
+            groups = _groups_with_rates(config, model, config.lr)
+            return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, foreach=True)
         case _:
             assert_never(config)
 
@@ -81,14 +81,14 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 def _groups_with_rates(config: SgdConfig | AdamWConfig, model: nn.Module, rate: float) -> list[dict[str, Any]]:
     """The head's groups first: theirs is the rate that is written down at every step."""
-    if config.backbone_rate_factor == 1:
+    if config.backbone_lr_factor == 1:
         return parameter_groups(model.parameters(), config.weight_decay)
     names = dict(model.named_parameters())
     backbone = [parameter for name, parameter in names.items() if name.startswith("backbone.")]
     others = [parameter for name, parameter in names.items() if not name.startswith("backbone.")]
     slower = parameter_groups(backbone, config.weight_decay)
     for group in slower:
-        group["lr"] = rate * config.backbone_rate_factor
+        group["lr"] = rate * config.backbone_lr_factor
     return [*parameter_groups(others, config.weight_decay), *slower]
 
 
@@ -141,7 +141,7 @@ def _near(model: nn.Module, prefix: str) -> str:
 M = TypeVar("M", bound=nn.Module)
 
 
-class WeightAverageConfig(Config):
+class EmaConfig(Config):
     """How long the average remembers."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9998
@@ -150,13 +150,13 @@ class WeightAverageConfig(Config):
     """Time constant with which the decay grows to its value, so that early weights are soon forgotten."""
 
 
-class WeightAverage(Generic[M]):
+class Ema(Generic[M]):
     """After step t (1, 2, ...): average <- d average + (1 - d) weights, with d = decay (1 - exp(-t / ramp_steps)).
 
     Parameters and floating-point buffers (running means and variances of norms) are averaged, counters are copied.
     """
 
-    def __init__(self, config: WeightAverageConfig, model: M) -> None:
+    def __init__(self, config: EmaConfig, model: M) -> None:
         self.config = config
         self.num_updates = 0
         self.model: M = copy.deepcopy(model).eval().requires_grad_(requires_grad=False)

@@ -72,7 +72,7 @@ class RunRecord:
         """`entry` is the step's line in the journal; the main process's share of the first batches is drawn."""
         step = entry["step"]
         values = {f"loss/{name}": value for name, value in entry["losses"].items()}
-        figures = values | {"rate": entry["rate"], "gradient_norm": entry["gradient_norm"]}
+        figures = values | {"lr": entry["lr"], "gradient_norm": entry["gradient_norm"]}
         self.accelerator.log(figures, step=step)
         if step < DRAWN_BATCHES:
             path = self.run.path / "batches" / f"{step:02d}.png"

@@ -266,7 +266,7 @@ def _build_curve(
 
 
 @dataclass(frozen=True, slots=True)
-class RateSetter:
+class LrSetter:
     """Sets the rates of an optimiser from the step number."""
 
     optimizer: Optimizer
@@ -274,9 +274,9 @@ class RateSetter:
     peak_rates: tuple[float, ...]
 
     @staticmethod
-    def of(optimizer: Optimizer, schedule: Schedule) -> RateSetter:
+    def of(optimizer: Optimizer, schedule: Schedule) -> LrSetter:
         """Take the optimiser's present rates for the peak: call this before anything is restored into it."""
-        return RateSetter(optimizer, schedule, tuple(float(group["lr"]) for group in optimizer.param_groups))
+        return LrSetter(optimizer, schedule, tuple(float(group["lr"]) for group in optimizer.param_groups))
 
     def set_for_step(self, step: int) -> float:
         """Set every group's rate for `step`; returns that of the first group."""

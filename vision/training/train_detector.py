@@ -35,17 +35,17 @@ from handeye.vision.training.distributed import (
     TrainingError,
     any_of_all,
     are_many_on_cpus,
+    deterministic_gradients,
     synchronise_norms,
     telling_lost_processes,
     training_device,
-    with_steady_slopes,
 )
 from handeye.vision.training.network import begin_network, on_device, ship
-from handeye.vision.training.optimizer import WeightAverage, build_optimizer, freeze, train_mode
+from handeye.vision.training.optimizer import Ema, build_optimizer, freeze, train_mode
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.run_record import RunRecord, tracker_options
-from handeye.vision.training.schedules import RateSetter, build_schedule
+from handeye.vision.training.schedules import LrSetter, build_schedule
 from handeye.vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 from handeye.vision.training.training_data import (
     batch_plan,
@@ -148,7 +148,7 @@ class Training:
         self.counts = PartCounts() if is_plain and config.accumulate_steps > 1 and divides_once(loss_config) else None
         self.parts_are_added = is_plain and grows_with_batch(loss_config)
         self.loss = build_loss(config.loss, detector_config.head, self.counts or average_count)
-        self.average = None if config.average is None else WeightAverage(config.average, self.detector)
+        self.ema = None if config.ema is None else Ema(config.ema, self.detector)
         if config.sync_batch_norm:
             self._synchronise_norms(device)
         self.whole = self._shard(device) if is_sharded else None
@@ -158,7 +158,7 @@ class Training:
             self.distillation = Distillation(config.distillation, self.detector, device)
             self.distillation.add_to(optimizer)
         steps = (self.plan.steps_per_epoch, self.plan.num_steps)
-        self.rates = RateSetter.of(optimizer, build_schedule(config.schedule, *steps))
+        self.rates = LrSetter.of(optimizer, build_schedule(config.schedule, *steps))
         if config.compile:
             self.detector.compile()
         trained = self.detector if self.distillation is None else self.distillation.network
@@ -187,10 +187,10 @@ class Training:
         self.optimizer.zero_grad()
         if self.masks is not None:
             self.masks.apply(self.detector)
-        if self.average is not None:
-            self.average.update(self.detector)
+        if self.ema is not None:
+            self.ema.update(self.detector)
         if self.accelerator.is_main_process:
-            entry = {"step": step, "epoch": self.plan.epoch_of(step), "rate": rate, "losses": values}
+            entry = {"step": step, "epoch": self.plan.epoch_of(step), "lr": rate, "losses": values}
             entry["gradient_norm"] = gradient_norm
             self.run.steps.append(entry)
             self.record.after_step(entry, batch)
@@ -238,14 +238,14 @@ class Training:
     def _synchronise_norms(self, device: torch.device) -> None:
         synchronise_norms(self.detector, device)
         if device.type == "cpu":
-            self.loss = with_steady_slopes(self.loss)
+            self.loss = deterministic_gradients(self.loss)
 
     def _shard(self, device: torch.device) -> Detector:
         """Leave this process its share of the weights and their average; returns a copy on the CPU, to gather into."""
         copied, names = copy.deepcopy(self.detector).cpu(), learning_parameters(self.detector)
         shard(self.detector, names, device)
-        if self.average is not None:
-            shard(self.average.model, names, device)
+        if self.ema is not None:
+            shard(self.ema.model, names, device)
         return copied
 
     def _learn(self, batch: Batch) -> dict[str, float]:
@@ -314,14 +314,14 @@ class Training:
 
         All processes must ask for them: sharded ones are gathered.
         """
-        shipped = self.detector if self.average is None else self.average.model
+        shipped = self.detector if self.ema is None else self.ema.model
         return shipped if self.whole is None else gathered_into(self.whole, shipped)
 
     def _parts(self) -> dict[str, Any]:
         """Everything with a state of its own."""
         parts: dict[str, Any] = {"detector": self.detector, "optimizer": self.optimizer}
-        if self.average is not None:
-            parts["average"] = self.average
+        if self.ema is not None:
+            parts["ema"] = self.ema
         if self.masks is not None:
             parts["masks"] = self.masks
         if self.distillation is not None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
 from handeye.vision.detector import Detector
 from handeye.vision.evaluation.torch_session import output_layout
-from handeye.vision.images import Placement, at_fixed_size, prepare, read_image
+from handeye.vision.images import ResizeTransform, at_fixed_size, prepare, read_image
 from handeye.vision.runtime.decode import read_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.training.config import EvaluationConfig
@@ -70,7 +70,7 @@ def detect_together(
     return found if process.num_processes == 1 else dict(ChainMap(*gather_object([found])))
 
 
-def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], Placement]:
+def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], ResizeTransform]:
     preprocessing = detector.config.preprocessing
     return prepare(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
 
@@ -80,7 +80,7 @@ def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.nd
 
 
 def _detections(
-    rows: Float32[np.ndarray, "rows channels"], placement: Placement, detector: Detector, config: EvaluationConfig
+    rows: Float32[np.ndarray, "rows channels"], placement: ResizeTransform, detector: Detector, config: EvaluationConfig
 ) -> Detections:
     found = read_rows(
         rows,

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from handeye.export.graph.half_precision import to_half
-from handeye.export.graph.nms_in_graph import CANDIDATES, suppress_in_graph
+from handeye.export.graph.nms_in_graph import CANDIDATES, nms_in_graph
 from handeye.export.graph.onnx_export import write_onnx
 from handeye.export.graph.operator_support import find_unsupported
 from handeye.export.parity import compare, measure_parity, synthetic_images
@@ -50,7 +50,7 @@ def both_ways(
         [still, onnx.helper.make_node("Add", ["least", "all"], ["rows"])], {"all": rows[None]}, (1, 3, 64, 64)
     )
     found = []
-    for name, (graph, told) in {"out": (model, manifest), "in": suppress_in_graph(model, manifest)}.items():
+    for name, (graph, told) in {"out": (model, manifest), "in": nms_in_graph(model, manifest)}.items():
         write_onnx(folder / f"{name}.onnx", graph, told)
         assert find_unsupported(graph) == []
         found.append(ImageDetector.load(folder / f"{name}.onnx", engine=engine, num_threads=1)(IMAGE))
@@ -90,7 +90,7 @@ def test_nothing_found_is_nothing(tmp_path: Path, engine: EngineName):
 def test_a_detector_and_its_half_find_what_torch_finds(detector: Detector, float_model: Exported, tmp_path: Path):
     model, manifest = float_model
     for name, graph, px in (("whole", model, 0.01), ("half", to_half(model), 1.0)):
-        write_onnx(tmp_path / f"{name}.onnx", *suppress_in_graph(graph, manifest))
+        write_onnx(tmp_path / f"{name}.onnx", *nms_in_graph(graph, manifest))
         assert find_unsupported(onnx.load(tmp_path / f"{name}.onnx")) == []
         for parity in measure_parity(detector, tmp_path / f"{name}.onnx", engines=["onnxruntime"], num_threads=1):
             assert parity.detections_px < px
@@ -100,7 +100,7 @@ def test_a_detector_and_its_half_find_what_torch_finds(detector: Detector, float
 def test_the_comparison_would_see_another_threshold(float_model: Exported, tmp_path: Path):
     model, manifest = float_model
     write_onnx(tmp_path / "out.onnx", *float_model)
-    write_onnx(tmp_path / "in.onnx", *suppress_in_graph(model, manifest.model_copy(update={"iou_threshold": 0.1})))
+    write_onnx(tmp_path / "in.onnx", *nms_in_graph(model, manifest.model_copy(update={"iou_threshold": 0.1})))
     one, other = (
         ImageDetector.load(tmp_path / f"{name}.onnx", engine="onnxruntime", num_threads=1) for name in ("out", "in")
     )
@@ -108,7 +108,7 @@ def test_the_comparison_would_see_another_threshold(float_model: Exported, tmp_p
 
 
 def test_thresholds_that_the_graph_fixed_cannot_be_changed(float_model: Exported, tmp_path: Path):
-    write_onnx(tmp_path / "in.onnx", *suppress_in_graph(*float_model))
+    write_onnx(tmp_path / "in.onnx", *nms_in_graph(*float_model))
     assert ImageDetector.load(tmp_path / "in.onnx", score_threshold=0.5, iou_threshold=0.65).score_threshold == 0.5
     with pytest.raises(ModelFileError, match=r"above an overlap of 0.65, not 0.5; export it again"):
         ImageDetector.load(tmp_path / "in.onnx", iou_threshold=0.5)
@@ -123,10 +123,10 @@ def test_what_cannot_be_suppressed_is_told(float_model: Exported):
         (YoloxRows(decoded=False), "decoded"),
     ):
         with pytest.raises(UserError, match=told):
-            suppress_in_graph(model, manifest.model_copy(update={"output": output}))
+            nms_in_graph(model, manifest.model_copy(update={"output": output}))
     free = onnx.ModelProto()
     free.CopyFrom(model)
     for value in (free.graph.input[0], free.graph.output[0]):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     with pytest.raises(UserError, match="one image of fixed size"):
-        suppress_in_graph(free, manifest)
+        nms_in_graph(free, manifest)

@@ -108,10 +108,10 @@ def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() ->
     pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
     from handeye.robot.simulator.renderers import build_renderer
     from handeye.robot.simulator.rendering import RendererKind
-    from handeye.robot.simulator.tracking_scenarios import CourseKind, draw_course
+    from handeye.robot.simulator.tracking_scenarios import ScenarioKind, sample_scenario
 
     small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
-    course = draw_course(CourseKind.ARM, small, 0)
+    course = sample_scenario(ScenarioKind.ARM, small, 0)
     moment = course.moments[24]
     course.pose(moment)
     renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)

@@ -98,7 +98,7 @@ def test_style_is_drawn_in_training_and_zero_without_a_demonstration() -> None:
     first, second = act(seen, shown), act(seen, shown)
     assert first.posterior is not None
     assert (first.actions - second.actions).abs().max() > 1e-6
-    torch.testing.assert_close(act(seen).actions, act.act_in_style(seen, torch.zeros(BATCH, 3)).actions)
+    torch.testing.assert_close(act(seen).actions, act.decode_actions(seen, torch.zeros(BATCH, 3)).actions)
 
 
 def test_without_a_style_demonstrations_change_nothing() -> None:

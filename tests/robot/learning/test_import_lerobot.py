@@ -94,7 +94,7 @@ def test_style_and_divergence_are_those_of_lerobot(stored: Callable[[str], Path]
     assert policy.act.latent_encoder is not None
     with torch.no_grad():
         posterior = policy.act.latent_encoder(inputs.state, shown)
-        output = policy.act.act_in_style(inputs, posterior.mean, posterior)
+        output = policy.act.decode_actions(inputs, posterior.mean, posterior)
         losses = act_loss(output, shown, ActLossConfig())
     assert_near(posterior.mean, recorded["mean"])
     assert_near(posterior.log_variance, recorded["log_variance"])

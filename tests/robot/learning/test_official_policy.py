@@ -76,7 +76,7 @@ def test_memory_is_that_of_the_published_code(recorded: Callable[[str], Recorded
     record = recorded(variant)
     act = record.act()
     with torch.no_grad():
-        memory, _ = act.encode(record.inputs, act.usual_style(record.inputs))
+        memory, _ = act.encode(record.inputs, act.prior_mean(record.inputs))
     # Published: both cameras side by side, row by row of the joined map. Ours: one camera after the other.
     cells = memory[:, 2:].unflatten(1, (2, 4, 5)).transpose(1, 2).flatten(1, 3)
     assert_near(torch.cat((memory[:, :2], cells), dim=1), record.outputs["encoder.memory"], 1e-4)
@@ -93,7 +93,7 @@ def test_the_style_of_a_demonstration_is_that_of_the_published_code(
     assert act.latent_encoder is not None
     with torch.no_grad():
         posterior = act.latent_encoder(record.inputs.state, Demonstration(record.actions, is_pad))
-        output = act.act_in_style(record.inputs, posterior.mean)
+        output = act.decode_actions(record.inputs, posterior.mean)
     assert_near(posterior.mean, record.outputs[f"train.mu{suffix}"])
     assert_near(posterior.log_variance, record.outputs[f"train.logvar{suffix}"])
     assert_near(output.actions, record.outputs[f"train.a_hat_z_is_mu{suffix}"])

@@ -44,9 +44,9 @@ def small_config(**changes: Any) -> TrainPolicyConfig:
         "split": {"validation_fraction": 0.3},
         "steps": 12,
         "batch_size": 6,
-        "optimizer": {"kind": "adamw", "rate": 3e-3},
+        "optimizer": {"kind": "adamw", "lr": 3e-3},
         "schedule": {"warmup_epochs": 0, "constant_last_epochs": 0},
-        "average": {"decay": 0.5, "ramp_steps": 2},
+        "ema": {"decay": 0.5, "ramp_steps": 2},
         "evaluate_every_steps": 5,
         "save_every_steps": 4,
     }
@@ -83,7 +83,7 @@ def test_it_learns_what_the_demonstrations_do(source: MadeDemonstrations, tmp_pa
     assert load_policy(tmp_path / "run/best.safetensors").signature.fps == 10
 
 
-@pytest.mark.parametrize("changes", [{"input_noise": 0.1}, {"average": None}])
+@pytest.mark.parametrize("changes", [{"input_noise": 0.1}, {"ema": None}])
 def test_going_on_is_as_if_it_had_never_stopped(
     source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:

@@ -36,7 +36,7 @@ T_BASE_CAMERA = look_at(np.array([0.45, 0.0, 0.62]), np.array([0.6, 0.0, 0.0]), 
 
 
 @dataclass(frozen=True)
-class Course:
+class Scenario:
     """Where the cubes (the first is the target) and the arm are in one frame."""
 
     cubes: list[Box]
@@ -53,7 +53,7 @@ class Outcome:
     is_target_kept: bool
 
 
-def build_course(rng: np.random.Generator) -> list[Course]:
+def build_scenario(rng: np.random.Generator) -> list[Scenario]:
     """Two pass each other 75 mm apart, one is pushed, three stand; the arm sweeps over all of them from the left."""
     start = np.array([[0.53, -0.10], [0.60, 0.0], [0.53, 0.135], [0.69, -0.10], [0.67, 0.06], [0.61, -0.13]])
     start = start + rng.uniform(-0.003, 0.003, start.shape)
@@ -67,7 +67,7 @@ def build_course(rng: np.random.Generator) -> list[Course]:
         part = np.clip((frame - 3) / (NUM_FRAMES - 4), 0.0, 1.0)
         cubes = [cube(x, y, EDGE_M, yaw) for (x, y), yaw in zip(start + part * travel, yaws, strict=True)]
         arm_y = -0.26 + 0.52 * frame / (NUM_FRAMES - 1) + offset
-        courses.append(Course(cubes, Box(np.array([0.58, arm_y, 0.22]), np.array([0.5, 0.09, 0.06]))))
+        courses.append(Scenario(cubes, Box(np.array([0.58, arm_y, 0.22]), np.array([0.5, 0.09, 0.06]))))
     return courses
 
 
@@ -78,7 +78,7 @@ def run_scene(seed: int) -> Outcome:
     last: dict[int, int] = {}
     switches = np.zeros(6, dtype=int)
     num_hidden, tracks = 0, ()
-    for k, course in enumerate(build_course(rng)):
+    for k, course in enumerate(build_scenario(rng)):
         depth, hit = cast([*course.cubes, course.arm], T_BASE_CAMERA)
         frame = frame_of(add_stereo_noise(depth, rng), FRAME_S * k)
         seen = [index for index, solid in enumerate(course.cubes) if _is_seen(hit, index, solid)]
@@ -93,7 +93,7 @@ def run_scene(seed: int) -> Outcome:
                 continue
             switches[index] += last.get(index, holder) != holder
             last[index] = holder
-    target = build_course(np.random.default_rng(seed))[-1].cubes[0].centre
+    target = build_scenario(np.random.default_rng(seed))[-1].cubes[0].centre
     kept = _track_at(tracks, target) == last.get(0)
     return Outcome(int(switches.sum()), int(switches[0]), num_hidden, kept and 0 in last)
 

@@ -20,13 +20,13 @@ from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.objects import CUBE_CLASSES
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 
 CELL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
 CONFIG = ProjectionConfig()
 
 
-def boxes_of(course: Course, geom_ids: np.ndarray) -> Detections:
+def boxes_of(course: Scenario, geom_ids: np.ndarray) -> Detections:
     """Boxes around what is seen of the cubes of which a third is."""
     labels = label_objects(course.scene, geom_ids, course.camera, clutter=False, camera_name=course.camera_name)
     rows = [(label.box_xywh, label.class_id) for label in labels if label.visible_fraction > 1 / 3]
@@ -38,7 +38,7 @@ def one_box(*corners: float) -> Detections:
     return Detections(np.array([corners], np.float32), np.ones(1, np.float32), np.zeros(1, np.int64), CUBE_CLASSES)
 
 
-def worst_errors_m(course: Course, moments: slice) -> np.ndarray:
+def worst_errors_m(course: Scenario, moments: slice) -> np.ndarray:
     """Per moment, how far the worst placed cube is from any: by depth as it is, and by what is not the arm's."""
     renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
     renderer.load(course.scene)
@@ -60,20 +60,20 @@ def worst_errors_m(course: Course, moments: slice) -> np.ndarray:
 
 
 def test_a_hand_partly_before_a_cube_is_not_taken_for_it() -> None:
-    as_it_is, filtered = worst_errors_m(draw_course(CourseKind.ARM, CELL, 0), slice(8, 18)).T
+    as_it_is, filtered = worst_errors_m(sample_scenario(ScenarioKind.ARM, CELL, 0), slice(8, 18)).T
     assert as_it_is.max() > 0.1  # on the palm, which fills most of the cube's box
     assert filtered.max() < 0.02
     assert np.median(filtered) < 0.003
 
 
 def test_fingers_that_push_a_cube_are_no_part_of_it() -> None:
-    as_it_is, filtered = worst_errors_m(draw_course(CourseKind.PUSH, CELL, 1), slice(19, 31, 3)).T
+    as_it_is, filtered = worst_errors_m(sample_scenario(ScenarioKind.PUSH, CELL, 1), slice(19, 31, 3)).T
     assert np.median(as_it_is) > 0.0045
     assert np.median(filtered) < 0.0035
 
 
 def test_only_readings_in_and_around_boxes_and_on_the_arm_are_taken_out() -> None:
-    course = draw_course(CourseKind.ARM, CELL, 0)
+    course = sample_scenario(ScenarioKind.ARM, CELL, 0)
     moment = course.moments[24]
     course.pose(moment)
     renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
@@ -92,7 +92,7 @@ def test_only_readings_in_and_around_boxes_and_on_the_arm_are_taken_out() -> Non
 
 
 def test_cubes_under_the_home_pose_lose_no_reading() -> None:
-    course = draw_course(CourseKind.CROSSING, CELL, 0)
+    course = sample_scenario(ScenarioKind.CROSSING, CELL, 0)
     moment = course.moments[0]
     course.pose(moment)
     depth_m = np.full((240, 320), 0.5, np.float32)

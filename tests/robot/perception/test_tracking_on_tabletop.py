@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.robot.perception.tabletop_scene import build_course, run_scene
+from tests.robot.perception.tabletop_scene import build_scenario, run_scene
 
 
 def test_a_course_hides_the_target_moves_the_others_and_lets_none_touch():
-    courses = build_course(np.random.default_rng(0))
+    courses = build_scenario(np.random.default_rng(0))
     centres = np.array([[solid.centre for solid in course.cubes] for course in courses])
     assert np.ptp(centres[:, 0], axis=0).max() == 0.0
     assert (np.linalg.norm(centres[-1, [1, 2, 4]] - centres[0, [1, 2, 4]], axis=1) > 0.015).all()

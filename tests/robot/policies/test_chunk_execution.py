@@ -15,13 +15,13 @@ from handeye.robot.policies.chunk_execution import (
     AsynchronousConfig,
     Blending,
     BlendingConfig,
-    DelayedAnswers,
+    DelayedInference,
     Ensembled,
     EnsembledConfig,
     Prediction,
     Synchronous,
     SynchronousConfig,
-    ThreadedAnswers,
+    ThreadedInference,
     build_blending,
     ensemble,
 )
@@ -119,7 +119,7 @@ def test_the_ensemble_holds_as_many_predictions_as_a_chunk_has_rows() -> None:
 
 
 def test_a_late_chunk_is_entered_where_time_has_got_to() -> None:
-    blending = Asynchronous(PERIOD_S, rows=4, fade_rows=1, answers=DelayedAnswers(3 * PERIOD_S))
+    blending = Asynchronous(PERIOD_S, rows=4, fade_rows=1, answers=DelayedInference(3 * PERIOD_S))
     blending.observe(plan()(0.0), 0.0)
     assert blending.action_at(2 * PERIOD_S) is None
     assert blending.action_at(3 * PERIOD_S) == pytest.approx([3 * PERIOD_S])
@@ -142,14 +142,14 @@ def test_new_chunks_are_faded_in_without_a_jump() -> None:
     fade_rows = 4
     slope = 0.008 / (fade_rows * PERIOD_S)
     for latency_s in (0.0, 0.05, 0.3):
-        blending = Asynchronous(PERIOD_S, rows=4, fade_rows=fade_rows, answers=DelayedAnswers(latency_s))
+        blending = Asynchronous(PERIOD_S, rows=4, fade_rows=fade_rows, answers=DelayedInference(latency_s))
         assert largest_step(blending, lambda now_s: float(now_s > 0.5)) <= slope * 1.01
     abrupt = Synchronous(PERIOD_S, rows=4)
     assert largest_step(abrupt, lambda now_s: float(now_s > 0.5)) == pytest.approx(0.008 / PERIOD_S)
 
 
 def test_a_chunk_that_comes_while_another_is_faded_in_does_not_jump_either() -> None:
-    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=8, answers=DelayedAnswers(0.0))
+    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=8, answers=DelayedInference(0.0))
     assert largest_step(blending, lambda now_s: float(int(now_s / 0.1) % 2)) <= 0.008 / PERIOD_S
 
 
@@ -160,7 +160,7 @@ def test_a_thread_computes_while_the_last_chunk_is_followed() -> None:
         may_answer.wait()
         return np.ones((ROWS, 1))
 
-    answers = ThreadedAnswers()
+    answers = ThreadedInference()
     blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
     blending.observe(slow, 0.0)
     try:
@@ -177,7 +177,7 @@ def test_errors_of_the_network_reach_the_loop() -> None:
     def broken() -> np.ndarray:
         raise ValueError("no weights")
 
-    answers = ThreadedAnswers()
+    answers = ThreadedInference()
     blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
 
     def ask_twice() -> None:

@@ -1,4 +1,4 @@
-"""The expert in a world without physics: it picks from anywhere, remembers nothing, and recovers from mishaps."""
+"""The expert in a world without physics: it picks from anywhere, remembers nothing, and recovers from random_faults."""
 
 from __future__ import annotations
 

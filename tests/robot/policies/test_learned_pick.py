@@ -158,7 +158,7 @@ def test_before_a_task_it_says_so() -> None:
 
 
 class FakeSession:
-    """Answers with zeros, or with whatever it is told."""
+    """PendingInference with zeros, or with whatever it is told."""
 
     engine = "fake"
     num_threads = 1

@@ -11,7 +11,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
-from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, PickEyes
+from handeye.robot.policies.learned_pick import ImageBuffer, LearnedPick, LearnedPickConfig
 from handeye.robot.policies.onnx_policy import resize_image
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.objects import CUBE_CLASSES
@@ -101,4 +101,4 @@ def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
 
 def test_a_camera_that_is_not_there_is_named() -> None:
     with pytest.raises(ModelFileError, match=r"looks through observation\.images\.scene; picking has .*wrist$"):
-        PickEyes([WRIST, SCENE], None)
+        ImageBuffer([WRIST, SCENE], None)

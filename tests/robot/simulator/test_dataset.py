@@ -17,7 +17,7 @@ from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
 from handeye.robot.simulator.ray_renderer import RayRenderer
 from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.samples import Studio, View, pose_scene
+from handeye.robot.simulator.samples import SampleRenderer, View, pose_scene
 from handeye.vision.errors import DatasetError
 
 SETTINGS = DatasetSettings(3, seed=5, renderer=RendererKind.RAYS)
@@ -35,13 +35,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_picture_depends_on_seed_and_index_only(cell: WorkCellConfig) -> None:
-    used, fresh = (Studio(cell, Profile.TRAIN, RendererKind.RAYS) for _ in range(2))
-    before, wanted = used.photograph(9, 0), used.photograph(9, 1)
-    again = fresh.photograph(9, 1)
+    used, fresh = (SampleRenderer(cell, Profile.TRAIN, RendererKind.RAYS) for _ in range(2))
+    before, wanted = used.render(9, 0), used.render(9, 1)
+    again = fresh.render(9, 1)
     np.testing.assert_array_equal(again.image_rgb, wanted.image_rgb)
     assert again.labels == wanted.labels
     assert np.any(before.image_rgb != wanted.image_rgb)
-    assert np.any(fresh.photograph(10, 1).image_rgb != wanted.image_rgb)
+    assert np.any(fresh.render(10, 1).image_rgb != wanted.image_rgb)
 
 
 def test_files_are_coco(rendered: Path, cell: WorkCellConfig) -> None:

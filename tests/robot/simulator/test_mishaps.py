@@ -1,4 +1,4 @@
-"""Mishaps: as often as they are asked for, at their time, and the same for the same seed."""
+"""Random faults: as often as they are asked for, at their time, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -8,26 +8,30 @@ from handeye.robot.simulator.faults import (
     Fault,
     FrictionLowered,
     GripperStuck,
-    MishapConfig,
-    draw_mishaps,
+    RandomFaultsConfig,
+    sample_random_faults,
 )
 
-ALWAYS = MishapConfig(nudge_chance=1.0, slip_chance=1.0, stuck_chance=1.0)
+ALWAYS = RandomFaultsConfig(nudge_chance=1.0, slip_chance=1.0, stuck_chance=1.0)
 
 
 def test_none_unless_asked_for_and_all_when_certain() -> None:
     for seed in range(20):
-        assert draw_mishaps(MishapConfig(), seed) == []
-        assert [type(fault) for fault in draw_mishaps(ALWAYS, seed)] == [CubeNudged, FrictionLowered, GripperStuck]
+        assert sample_random_faults(RandomFaultsConfig(), seed) == []
+        assert [type(fault) for fault in sample_random_faults(ALWAYS, seed)] == [
+            CubeNudged,
+            FrictionLowered,
+            GripperStuck,
+        ]
 
 
 def test_they_repeat_from_the_seed_and_differ_between_seeds() -> None:
-    assert draw_mishaps(ALWAYS, 7) == draw_mishaps(ALWAYS, 7)
-    assert draw_mishaps(ALWAYS, 7) != draw_mishaps(ALWAYS, 8)
+    assert sample_random_faults(ALWAYS, 7) == sample_random_faults(ALWAYS, 7)
+    assert sample_random_faults(ALWAYS, 7) != sample_random_faults(ALWAYS, 8)
 
 
 def test_chances_and_times_are_those_of_the_configuration() -> None:
-    drawn: list[Fault] = [fault for seed in range(4000) for fault in draw_mishaps(MIXED, seed)]
+    drawn: list[Fault] = [fault for seed in range(4000) for fault in sample_random_faults(MIXED, seed)]
     for kind, chance, (first_s, last_s) in (
         (CubeNudged, MIXED.nudge_chance, MIXED.nudge_at_s),
         (FrictionLowered, MIXED.slip_chance, MIXED.slip_at_s),
@@ -40,5 +44,5 @@ def test_chances_and_times_are_those_of_the_configuration() -> None:
 
 
 def test_a_chance_that_changes_leaves_the_other_mishaps_alone() -> None:
-    only_slips = MishapConfig(slip_chance=1.0)
-    assert draw_mishaps(only_slips, 3) == [draw_mishaps(ALWAYS, 3)[1]]
+    only_slips = RandomFaultsConfig(slip_chance=1.0)
+    assert sample_random_faults(only_slips, 3) == [sample_random_faults(ALWAYS, 3)[1]]

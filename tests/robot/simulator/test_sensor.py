@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.simulator.appearance import ImageEffects
-from handeye.robot.simulator.sensor_noise import develop, gaussian_noise
+from handeye.robot.simulator.sensor_noise import apply_sensor_model, gaussian_noise
 
 
 def gradient() -> np.ndarray:
@@ -14,7 +14,7 @@ def gradient() -> np.ndarray:
 
 
 def developed(effects: ImageEffects, seed: int = 0) -> np.ndarray:
-    return develop(gradient(), effects, np.random.default_rng(seed))
+    return apply_sensor_model(gradient(), effects, np.random.default_rng(seed))
 
 
 def test_neutral_effects_change_nothing() -> None:
@@ -38,7 +38,7 @@ def test_gamma_keeps_black_and_darkens_or_lightens_the_middle() -> None:
 def test_blur_spreads_a_point_and_keeps_its_light() -> None:
     image = np.zeros((41, 41, 3), np.uint8)
     image[20, 20] = 200
-    blurred = develop(image, ImageEffects(blur_px=1.0), np.random.default_rng(0)).astype(float)
+    blurred = apply_sensor_model(image, ImageEffects(blur_px=1.0), np.random.default_rng(0)).astype(float)
     assert blurred[20, 20, 0] == pytest.approx(200 / (2 * np.pi), rel=0.08)
     assert blurred.sum() == pytest.approx(image.astype(float).sum(), rel=0.05)
 

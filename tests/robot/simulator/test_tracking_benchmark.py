@@ -16,8 +16,8 @@ pytest.importorskip("mujoco", reason="the simulator is not installed: pip instal
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.tracking_benchmark import CourseResult, Sight, run_courses, summarise, track_course
-from handeye.robot.simulator.tracking_scenarios import Course, CourseKind, draw_course
+from handeye.robot.simulator.tracking_benchmark import ScenarioResult, Sight, run_scenarios, summarise, track_scenario
+from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 from handeye.tools.command_line import run_command
 
 CELL = WorkCellConfig()
@@ -25,13 +25,13 @@ SMALL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=15
 """A quarter of the pixels: the middle of the outside camera's image, which is enough to see all cubes."""
 
 
-def results_of(course: Course, sight: Sight) -> CourseResult:
+def results_of(course: Scenario, sight: Sight) -> ScenarioResult:
     renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
     renderer.load(course.scene)
-    return track_course(course, renderer, 0, sight=sight)
+    return track_scenario(course, renderer, 0, sight=sight)
 
 
-def tracks_of(result: CourseResult, cube: int) -> set[int]:
+def tracks_of(result: ScenarioResult, cube: int) -> set[int]:
     """The tracks that were ever the nearest to a cube and near enough."""
     best = [
         (pair.track_ids[pair.ious[cube].argmax()], pair.ious[cube].max()) for pair in result.frames if pair.ious.size
@@ -39,9 +39,9 @@ def tracks_of(result: CourseResult, cube: int) -> set[int]:
     return {int(track) for track, likeness in best if likeness >= 0.5}
 
 
-@pytest.mark.parametrize("kind", CourseKind)
-def test_courses_repeat_from_their_seed_and_cubes_never_overlap(kind: CourseKind) -> None:
-    course, again, other = (draw_course(kind, CELL, seed) for seed in (3, 3, 4))
+@pytest.mark.parametrize("kind", ScenarioKind)
+def test_courses_repeat_from_their_seed_and_cubes_never_overlap(kind: ScenarioKind) -> None:
+    course, again, other = (sample_scenario(kind, CELL, seed) for seed in (3, 3, 4))
     assert all(np.array_equal(a.qpos, b.qpos) for a, b in zip(course.moments, again.moments, strict=True))
     assert not np.array_equal(course.moments[0].feet_xy, other.moments[0].feet_xy)
     edges = np.array([item.edge_m for item in course.scene.objects])
@@ -51,7 +51,7 @@ def test_courses_repeat_from_their_seed_and_cubes_never_overlap(kind: CourseKind
 
 
 def test_a_course_puts_cubes_and_arm_where_it_says() -> None:
-    course = draw_course(CourseKind.PUSH, CELL, 0)
+    course = sample_scenario(ScenarioKind.PUSH, CELL, 0)
     start, end = course.moments[0], course.moments[-1]
     assert end.feet_xy[1, 0] - start.feet_xy[1, 0] == pytest.approx(0.12, abs=0.001)
     course.pose(end)
@@ -62,7 +62,7 @@ def test_a_course_puts_cubes_and_arm_where_it_says() -> None:
 
 def test_a_cube_behind_the_arm_keeps_its_identity_and_is_not_lost_because_the_arm_is_known() -> None:
     """The hand stands for 1.6 s between a fixed camera and a cube; what is not told so gives the cube up."""
-    course = draw_course(CourseKind.ARM, SMALL, 0)
+    course = sample_scenario(ScenarioKind.ARM, SMALL, 0)
     course = replace(course, moments=course.moments[8:36])
     informed, uninformed = results_of(course, Sight.ARM), results_of(course, Sight.NONE)
     assert informed.hidden == uninformed.hidden
@@ -91,8 +91,8 @@ def test_the_command_reports_every_course_and_repeats(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_small_scenes_are_tracked_without_a_switch() -> None:
     pytest.importorskip("motmetrics", reason="judging tracks needs pip install 'handeye[tracking]'")
-    kinds = (CourseKind.PUSH, CourseKind.ARM)
-    runs = run_courses(kinds, range(1, 2), sight=Sight.ARM, renderer=RendererKind.RAYS, cell=SMALL)
+    kinds = (ScenarioKind.PUSH, ScenarioKind.ARM)
+    runs = run_scenarios(kinds, range(1, 2), sight=Sight.ARM, renderer=RendererKind.RAYS, cell=SMALL)
     summary = summarise(list(runs))
     assert summary.frames == 49 + 47
     assert summary.hidden > 20

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from handeye.vision.boxes.nms import BLOCK, soft_suppress_gaussian, soft_suppress_linear, suppress
-from handeye.vision.boxes.nms_torch import suppress_torch
+from handeye.vision.boxes.nms import BLOCK, nms, soft_nms_gaussian, soft_nms_linear
+from handeye.vision.boxes.nms_torch import nms_torch
 
 CHAPTER_23_BOXES = np.array(
     [[100, 100, 200, 200], [105, 105, 205, 205], [400, 400, 500, 500], [405, 405, 505, 505], [600, 600, 700, 700]],
@@ -60,12 +60,12 @@ def soften_by_loops(boxes, scores, class_ids, decay, score_threshold):
 
 def test_the_trace_of_section_23_3_3_keeps_b1_b3_b5():
     classes = np.zeros(5, np.int64)
-    np.testing.assert_array_equal(suppress(CHAPTER_23_BOXES, CHAPTER_23_SCORES, classes, 0.5), [0, 2, 4])
+    np.testing.assert_array_equal(nms(CHAPTER_23_BOXES, CHAPTER_23_SCORES, classes, 0.5), [0, 2, 4])
 
 
 def test_input_order_does_not_matter():
     order = np.array([3, 4, 1, 0, 2])
-    kept = suppress(CHAPTER_23_BOXES[order], CHAPTER_23_SCORES[order], None, 0.5)
+    kept = nms(CHAPTER_23_BOXES[order], CHAPTER_23_SCORES[order], None, 0.5)
     np.testing.assert_array_equal(order[kept], [0, 2, 4])
 
 
@@ -73,10 +73,8 @@ def test_input_order_does_not_matter():
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.65])
 def test_it_agrees_with_plain_loops(num, threshold):
     boxes, scores, class_ids = crowd(num, 3, seed=num)
-    assert suppress(boxes, scores, class_ids, threshold).tolist() == suppress_by_loops(
-        boxes, scores, class_ids, threshold
-    )
-    assert suppress(boxes, scores, None, threshold).tolist() == suppress_by_loops(boxes, scores, None, threshold)
+    assert nms(boxes, scores, class_ids, threshold).tolist() == suppress_by_loops(boxes, scores, class_ids, threshold)
+    assert nms(boxes, scores, None, threshold).tolist() == suppress_by_loops(boxes, scores, None, threshold)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -85,8 +83,8 @@ def test_run_time_and_training_keep_the_same_boxes(seed, num_classes):
     boxes, scores, class_ids = crowd(600, num_classes, seed)
     tensors = torch.from_numpy(boxes), torch.from_numpy(scores)
     for classes in (class_ids, None):
-        ours = suppress(boxes, scores, classes, 0.45)
-        theirs = suppress_torch(*tensors, None if classes is None else torch.from_numpy(classes), 0.45)
+        ours = nms(boxes, scores, classes, 0.45)
+        theirs = nms_torch(*tensors, None if classes is None else torch.from_numpy(classes), 0.45)
         np.testing.assert_array_equal(ours, theirs.numpy())
 
 
@@ -101,7 +99,7 @@ def test_the_official_post_processing_of_yolox_is_reproduced(reference):
         confidence, threshold, agnostic = recorded[f"yolox_nms.{case}.args"]
         chosen = np.flatnonzero(scores >= confidence)
         classes = None if agnostic else class_ids[chosen]
-        kept = chosen[suppress(boxes[chosen], scores[chosen], classes, float(threshold))]
+        kept = chosen[nms(boxes[chosen], scores[chosen], classes, float(threshold))]
         expected = recorded[f"yolox_nms.{case}"]
         assert len(kept) == len(expected) > 0
         np.testing.assert_allclose(boxes[kept], expected[:, :4], atol=1e-3)
@@ -111,39 +109,39 @@ def test_the_official_post_processing_of_yolox_is_reproduced(reference):
 def test_other_classes_do_not_suppress_each_other_even_at_negative_coordinates():
     boxes = np.array([[-100, -100, 0, 0], [-99, -99, 1, 1]], np.float32)
     scores, class_ids = np.array([0.9, 0.8], np.float32), np.array([1, 0])
-    assert suppress(boxes, scores, class_ids, 0.3).tolist() == [0, 1]
-    assert suppress_torch(*map(torch.from_numpy, (boxes, scores, class_ids)), 0.3).tolist() == [0, 1]
-    assert suppress(boxes, scores, None, 0.3).tolist() == [0]
+    assert nms(boxes, scores, class_ids, 0.3).tolist() == [0, 1]
+    assert nms_torch(*map(torch.from_numpy, (boxes, scores, class_ids)), 0.3).tolist() == [0, 1]
+    assert nms(boxes, scores, None, 0.3).tolist() == [0]
 
 
 def test_an_overlap_of_just_the_threshold_stays():
     boxes = np.array([[0, 0, 3, 1], [1, 0, 4, 1]], np.float32)  # intersection 2, union 4
     scores = np.array([0.9, 0.8], np.float32)
-    assert suppress(boxes, scores, None, 0.5).tolist() == [0, 1]
-    assert suppress(boxes, scores, None, 0.4999).tolist() == [0]
+    assert nms(boxes, scores, None, 0.5).tolist() == [0, 1]
+    assert nms(boxes, scores, None, 0.4999).tolist() == [0]
 
 
 def test_boxes_without_area_and_scores_of_zero_stay():
     boxes = np.array([[10, 10, 10, 10], [10, 10, 10, 10], [5, 5, 20, 20]], np.float32)
     scores = np.array([0.9, 0.0, 0.7], np.float32)
-    assert suppress(boxes, scores, np.zeros(3, np.int64), 0.5).tolist() == [0, 2, 1]
+    assert nms(boxes, scores, np.zeros(3, np.int64), 0.5).tolist() == [0, 2, 1]
 
 
 def test_of_equal_scores_the_earlier_box_stays():
     boxes = np.repeat(CHAPTER_23_BOXES[:1], 4, axis=0)
-    assert suppress(boxes, np.full(4, 0.5, np.float32), None, 0.5).tolist() == [0]
+    assert nms(boxes, np.full(4, 0.5, np.float32), None, 0.5).tolist() == [0]
 
 
 def test_no_boxes_give_no_boxes():
     nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-    assert suppress(*nothing, 0.5).shape == (0,)
-    assert soft_suppress_linear(*nothing, 0.5)[0].shape == (0,)
-    assert suppress_torch(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
+    assert nms(*nothing, 0.5).shape == (0,)
+    assert soft_nms_linear(*nothing, 0.5)[0].shape == (0,)
+    assert nms_torch(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), 0.5).shape == (0,)
 
 
 def test_linear_soft_nms_agrees_with_plain_loops():
     boxes, scores, class_ids = crowd(60, 3, seed=1)
-    kept, softened = soft_suppress_linear(boxes, scores, class_ids, 0.3, score_threshold=0.05)
+    kept, softened = soft_nms_linear(boxes, scores, class_ids, 0.3, score_threshold=0.05)
     expected = soften_by_loops(boxes, scores, class_ids, lambda iou: 1 - iou if iou > 0.3 else 1.0, 0.05)
     assert kept.tolist() == expected[0]
     np.testing.assert_allclose(softened, expected[1], rtol=1e-4)
@@ -151,7 +149,7 @@ def test_linear_soft_nms_agrees_with_plain_loops():
 
 def test_gaussian_soft_nms_agrees_with_plain_loops():
     boxes, scores, class_ids = crowd(60, 3, seed=2)
-    kept, softened = soft_suppress_gaussian(boxes, scores, class_ids, 0.5, score_threshold=0.05)
+    kept, softened = soft_nms_gaussian(boxes, scores, class_ids, 0.5, score_threshold=0.05)
     expected = soften_by_loops(boxes, scores, class_ids, lambda iou: math.exp(-(iou**2) / 0.5), 0.05)
     assert kept.tolist() == expected[0]
     np.testing.assert_allclose(softened, expected[1], rtol=1e-4)
@@ -160,17 +158,17 @@ def test_gaussian_soft_nms_agrees_with_plain_loops():
 def test_soft_nms_leaves_its_input_alone_and_lowers_scores_in_order():
     boxes, scores, class_ids = crowd(40, 1, seed=3)
     before = scores.copy()
-    kept, softened = soft_suppress_gaussian(boxes, scores, class_ids)
+    kept, softened = soft_nms_gaussian(boxes, scores, class_ids)
     np.testing.assert_array_equal(scores, before)
     assert (softened <= scores[kept] + 1e-7).all()
     assert (np.diff(softened) <= 1e-7).all()
 
 
 def test_soft_nms_with_a_tiny_sigma_keeps_only_boxes_that_touch_nothing_better():
-    kept, _ = soft_suppress_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=1e-3)
+    kept, _ = soft_nms_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=1e-3)
     assert kept.tolist() == [0, 2, 4]
 
 
 def test_soft_nms_refuses_a_sigma_of_zero():
     with pytest.raises(ValueError, match="sigma above 0"):
-        soft_suppress_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=0.0)
+        soft_nms_gaussian(CHAPTER_23_BOXES, CHAPTER_23_SCORES, None, sigma=0.0)

@@ -132,8 +132,8 @@ def test_written_sets_give_the_same_figure(tmp_path):
 
 
 def test_plots_are_pictures(tmp_path):
-    steps = [{"step": step, "rate": 0.1, "losses": {"total": 3.0, "box": 2.0}} for step in range(70)]
-    steps.append({"step": 70, "rate": 0.1, "losses": {"total": 3.0, "box": 2.0, "l1": 1.0}})
+    steps = [{"step": step, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0}} for step in range(70)]
+    steps.append({"step": 70, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0, "l1": 1.0}})
     plot_losses(tmp_path / "losses.png", steps)
     plot_losses(tmp_path / "no_losses.png", [])
     plot_metrics(tmp_path / "metrics.png", [{"epoch": 1, "AP": 0.1, "AP50": 0.3, "AP75": 0.05}])

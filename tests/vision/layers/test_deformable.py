@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from handeye.vision.layers.deformable import DeformableAttention, Glances, glance_maps, read_points
+from handeye.vision.layers.deformable import DeformableAttention, SamplingPoints, glance_maps, read_points
 
 SIZES_HW = ((6, 9), (3, 5), (2, 2))
 NUM_CELLS = sum(height * width for height, width in SIZES_HW)
@@ -14,7 +14,7 @@ NUM_CELLS = sum(height * width for height, width in SIZES_HW)
 def random_glances(points_per_level, *, spread=0.7, num_heads=2, dtype=torch.float64):
     num_points = sum(points_per_level)
     locations = 0.5 + spread * torch.randn(2, 7, num_heads, num_points, 2, dtype=dtype)
-    return Glances(locations, torch.rand(2, 7, num_heads, num_points, dtype=dtype).softmax(dim=-1))
+    return SamplingPoints(locations, torch.rand(2, 7, num_heads, num_points, dtype=dtype).softmax(dim=-1))
 
 
 @pytest.mark.parametrize("points_per_level", [(4, 4, 4), (3, 6, 3), (1, 2, 5)])
@@ -33,7 +33,7 @@ def test_looking_up_rows_and_grid_sample_agree_in_values_and_gradients(points_pe
 
 def test_a_point_at_infinity_reads_nothing():
     locations = torch.tensor([float("inf"), -float("inf")]).view(1, 1, 1, 1, 2)
-    found = read_points(torch.ones(1, 4, 1, 1), [(2, 2)], Glances(locations, torch.ones(1, 1, 1, 1)), [1])
+    found = read_points(torch.ones(1, 4, 1, 1), [(2, 2)], SamplingPoints(locations, torch.ones(1, 1, 1, 1)), [1])
     torch.testing.assert_close(found, torch.zeros(1, 1, 1))
 
 
@@ -53,7 +53,7 @@ def test_a_point_at_infinity_reads_nothing():
 )
 def test_reading_by_hand(sampling, location, expected):
     values = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
-    glances = Glances(torch.tensor(location).view(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
+    glances = SamplingPoints(torch.tensor(location).view(1, 1, 1, 1, 2), torch.ones(1, 1, 1, 1))
     found = read_points(values, [(2, 2)], glances, [1], sampling)
     torch.testing.assert_close(found, torch.full((1, 1, 1), expected))
 
@@ -65,7 +65,7 @@ def test_the_points_of_a_level_read_that_level_only():
     weights[..., 1:3] = 0.5
     values = torch.zeros(2, NUM_CELLS, 2, 1, dtype=torch.float64)
     values[:, 54:69] = 1  # the middle level
-    inside = Glances(glances.locations.clamp(0.25, 0.75), weights)
+    inside = SamplingPoints(glances.locations.clamp(0.25, 0.75), weights)
     found = read_points(values, SIZES_HW, inside, (1, 2, 1))
     torch.testing.assert_close(found, torch.ones_like(found))
 
@@ -135,7 +135,7 @@ def test_other_levels_and_a_width_that_does_not_divide_are_refused():
 
 def test_a_picture_of_attention_sums_to_what_lies_inside():
     locations = torch.tensor([[0.25, 0.25], [0.5, 0.5], [9.0, 0.5]]).view(1, 1, 1, 3, 2)
-    maps = glance_maps(Glances(locations, torch.tensor([0.5, 0.25, 0.25]).view(1, 1, 1, 3)), (2, 2))
+    maps = glance_maps(SamplingPoints(locations, torch.tensor([0.5, 0.25, 0.25]).view(1, 1, 1, 3)), (2, 2))
     torch.testing.assert_close(maps[0, 0], torch.tensor([[0.5625, 0.0625], [0.0625, 0.0625]]))
 
 

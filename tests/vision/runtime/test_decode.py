@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from handeye.vision.boxes.nms import suppress
+from handeye.vision.boxes.nms import nms
 from handeye.vision.runtime.decode import Found, decode_boxes, grid_cells, read_query_rows, read_rows, read_yolox_rows
-from handeye.vision.runtime.manifest import LabelledBoxes, QueryRows, YoloxRows
+from handeye.vision.runtime.manifest import PostprocessedBoxes, QueryRows, YoloxRows
 
 RAW, DECODED = YoloxRows(decoded=False), YoloxRows(decoded=True)
 
@@ -118,7 +118,7 @@ def test_official_postprocessing_is_reproduced(reference, kind: str):
     expected = recorded[f"yolox_nms.{kind}"]
     rows = recorded["yolox_nms.pred"][0]
     boxes, scores, class_ids = parts(read_yolox_rows(rows, (640, 640), DECODED, float(confidence)))
-    kept = suppress(boxes, scores, None if class_agnostic else class_ids, float(iou_threshold))
+    kept = nms(boxes, scores, None if class_agnostic else class_ids, float(iou_threshold))
     np.testing.assert_allclose(boxes[kept], expected[:, :4], atol=1e-4)
     np.testing.assert_allclose(scores[kept], expected[:, 4] * expected[:, 5], rtol=1e-6)
     np.testing.assert_array_equal(class_ids[kept], expected[:, 6])
@@ -168,7 +168,7 @@ def test_queries_that_are_not_finite_are_dropped():
 def test_boxes_judged_already_are_only_sorted_and_filtered():
     rows = np.array([[1, 2, 3, 4, 0.4, 7], [5, 6, 7, 8, 0.9, 0], [5, 6, 7, 8, 0.2, 0]], np.float32)
     boxes, scores, class_ids = parts(
-        read_rows(rows, (64, 64), LabelledBoxes(), score_threshold=0.3, iou_threshold=0.1, most=300)
+        read_rows(rows, (64, 64), PostprocessedBoxes(), score_threshold=0.3, iou_threshold=0.1, most=300)
     )
     assert boxes.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
     assert class_ids.tolist() == [0, 7]

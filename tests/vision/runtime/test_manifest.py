@@ -11,8 +11,8 @@ from onnx import helper
 from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.manifest import (
     METADATA_KEY,
-    LabelledBoxes,
     Manifest,
+    PostprocessedBoxes,
     QueryRows,
     YoloxRows,
     foreign_rtdetr_manifest,
@@ -103,7 +103,8 @@ def test_the_manifest_is_readable_by_whoever_opens_the_file():
 
 
 @pytest.mark.parametrize(
-    "output", [YoloxRows(), YoloxRows(boxes_per_cell=(3, 3, 3)), QueryRows(classes_per_query="one"), LabelledBoxes()]
+    "output",
+    [YoloxRows(), YoloxRows(boxes_per_cell=(3, 3, 3)), QueryRows(classes_per_query="one"), PostprocessedBoxes()],
 )
 def test_every_layout_of_the_output_comes_back(output):
     manifest = Manifest(class_names=("a",), output=output)

@@ -76,9 +76,9 @@ def small_config(drawn_set: Path) -> Callable[..., TrainDetectorConfig]:
                 "weak_last_epochs": 1,
             },
             "l1_last_epochs": 1,
-            "optimizer": {"kind": "sgd", "rate_per_image": 0.001},
+            "optimizer": {"kind": "sgd", "lr_per_image": 0.001},
             "schedule": {"warmup_epochs": 1, "constant_last_epochs": 1},
-            "average": {"decay": 0.9, "ramp_steps": 5},
+            "ema": {"decay": 0.9, "ramp_steps": 5},
             "evaluation": {"every_epochs": 2, "batch_size": 4},
             "save_every_steps": 2,
         }

@@ -28,7 +28,7 @@ QUERIES = {
     },
     "preprocessing": {"size_hw": [96, 96]},
 }
-PLAIN = {"kind": "sgd", "rate_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
+PLAIN = {"kind": "sgd", "lr_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
 
 
 def without_batch_statistics(training: Training) -> Training:
@@ -59,7 +59,7 @@ GRID = {
 
 def test_a_loss_that_grows_with_the_batch_is_added_not_averaged(small_config, tmp_path):
     """Its means are of each part and not of the batch, but what is learnt has the same size."""
-    changes = {"optimizer": PLAIN, "average": None, "detector": GRID}
+    changes = {"optimizer": PLAIN, "ema": None, "detector": GRID}
     losses, _ = one_step(small_config(**changes), tmp_path)
     other_losses, _ = one_step(small_config(**changes, accumulate_steps=2), tmp_path)
     assert other_losses["total"] == pytest.approx(losses["total"], rel=0.2)
@@ -68,7 +68,7 @@ def test_a_loss_that_grows_with_the_batch_is_added_not_averaged(small_config, tm
 
 @pytest.mark.parametrize("detector", [None, QUERIES], ids=["yolox", "rtdetr"])
 def test_parts_add_up_to_the_whole_batch(small_config, tmp_path, detector):
-    changes = {"optimizer": PLAIN, "average": None, **({} if detector is None else {"detector": detector})}
+    changes = {"optimizer": PLAIN, "ema": None, **({} if detector is None else {"detector": detector})}
     losses, gradients = one_step(small_config(**changes), tmp_path)
     other_losses, other_gradients = one_step(small_config(**changes, accumulate_steps=4), tmp_path)
     assert other_losses == pytest.approx(losses, rel=1e-5)

@@ -135,6 +135,6 @@ def test_a_state_that_would_run_code_is_refused(tmp_path):
 
 def test_parts_of_other_names_are_refused(tmp_path):
     model, optimizer = stepped(0)
-    save_state(tmp_path / "state.pt", Progress(), {"model": model, "average": model})
+    save_state(tmp_path / "state.pt", Progress(), {"model": model, "ema": model})
     with pytest.raises(ModelFileError, match="expected"):
         load_state(tmp_path / "state.pt", {"model": model, "optimizer": optimizer})

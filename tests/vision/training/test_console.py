@@ -30,7 +30,7 @@ def test_a_line_an_epoch_in_a_log_file(clock):
     (line,) = told.getvalue().strip().splitlines()
     # Eight images in two seconds; 96 steps of two seconds are left.
     assert re.fullmatch(
-        r"epoch 1  step 4/100  loss 3\.250 \(box 2\.00  class 1\.25\)  rate 0\.01  4 images/s  "
+        r"epoch 1  step 4/100  loss 3\.250 \(box 2\.00  class 1\.25\)  lr 0\.01  4 images/s  "
         r"\d+\.\d GiB(, GPU \d+\.\d GiB)?  0:03:12 left",
         line,
     )

@@ -91,9 +91,9 @@ def test_a_student_comes_near_to_its_teacher(small_config, teacher, tmp_path):
     config = small_config(
         epochs=20,
         distillation={"teacher": teacher, "alpha": 0.0},
-        average=None,
+        ema=None,
         augmentation={"mosaic": {"probability": 0}, "weak_last_epochs": 20},
-        optimizer={"kind": "adamw", "rate": 4e-3},
+        optimizer={"kind": "adamw", "lr": 4e-3},
         schedule={"warmup_epochs": 0, "constant_last_epochs": 0},
     )
     losses = losses_of(train_to_step(config, tmp_path / "run", 24))
@@ -110,7 +110,7 @@ def test_any_two_architectures_share_features(small_config, tmp_path):
 
 
 def test_heads_of_queries_teach_one_another(small_config, tmp_path):
-    config = small_config(detector=QUERIES, distillation={"teacher": saved(tmp_path, **QUERIES)}, average=None)
+    config = small_config(detector=QUERIES, distillation={"teacher": saved(tmp_path, **QUERIES)}, ema=None)
     losses = losses_of(train_to_step(config, tmp_path / "run", 1))[0]
     assert {"imitated_class", "imitated_box"} <= losses.keys()
     assert losses["imitated_features"] > 0

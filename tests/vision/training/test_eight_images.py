@@ -35,18 +35,18 @@ OVERRIDES = {
         "detector.neck={kind: levels}",
         "detector.head={kind: detr, hidden_dim: 64, num_heads: 4, feed_forward_dim: 128, num_queries: 20, "
         "num_encoder_layers: 1, num_decoder_layers: 3, dropout: 0.0}",
-        "optimizer.rate=0.001",
+        "optimizer.lr=0.001",
         "epochs=300",
     ],
     "RT-DETRv2": [
         f"detector.neck={{{ENCODER}}}",
         f"detector.head={{kind: rtdetr, {DECODER}}}",
-        "optimizer.rate=0.001",
+        "optimizer.lr=0.001",
     ],
     "D-FINE": [
         f"detector.neck={{{ENCODER}, blocks: dfine}}",
         f"detector.head={{kind: dfine, {DECODER}}}",
-        "optimizer.rate=0.001",
+        "optimizer.lr=0.001",
     ],
 }
 

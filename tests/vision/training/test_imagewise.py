@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from handeye.vision.losses.classification import binary_cross_entropy
-from handeye.vision.training.distributed import ImagewiseConv2d, with_steady_slopes
+from handeye.vision.training.distributed import ImagewiseConv2d, deterministic_gradients
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2, "stride": 2, "padding": 1, "bias": False}, {"dilation": 2}])
@@ -52,7 +52,7 @@ def test_slopes_of_a_loss_do_not_depend_on_the_place_in_memory(place):
 
     def slope(chosen: slice) -> torch.Tensor:
         answers = logits[chosen].clone().requires_grad_()
-        loss = with_steady_slopes(binary_cross_entropy)(answers, targets[chosen])
+        loss = deterministic_gradients(binary_cross_entropy)(answers, targets[chosen])
         torch.testing.assert_close(
             loss, functional.binary_cross_entropy_with_logits(answers, targets[chosen], reduction="none")
         )

@@ -10,11 +10,11 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from handeye.vision.heads.outputs import GridOutput, QueryOutput
 from handeye.vision.training.distillation import (
-    choice_divergence,
+    binary_kl,
     imitate_cells,
     imitate_features,
     imitate_queries,
-    yes_no_divergence,
+    softmax_kl,
 )
 
 seeds = st.integers(0, 2**31)
@@ -32,25 +32,25 @@ def test_divergences_are_those_of_torchs_distributions(seed, temperature):
     student, teacher = two(seed, 4, 6)
     squared = temperature**2
     of_yes = kl_divergence(Bernoulli(logits=teacher / temperature), Bernoulli(logits=student / temperature))
-    torch.testing.assert_close(yes_no_divergence(student, teacher, temperature), squared * of_yes, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(binary_kl(student, teacher, temperature), squared * of_yes, rtol=1e-3, atol=1e-4)
     of_one = kl_divergence(Categorical(logits=teacher / temperature), Categorical(logits=student / temperature))
-    torch.testing.assert_close(choice_divergence(student, teacher, temperature), squared * of_one, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(softmax_kl(student, teacher, temperature), squared * of_one, rtol=1e-3, atol=1e-4)
 
 
 @given(seeds, temperatures)
 def test_only_the_same_answer_is_no_divergence(seed, temperature):
     student, teacher = two(seed, 5, 3)
-    assert yes_no_divergence(teacher, teacher, temperature).abs().max() < 1e-4
-    assert choice_divergence(teacher, teacher + 7, temperature).abs().max() < 1e-3
-    assert (yes_no_divergence(student, teacher, temperature) > -1e-4).all()
-    assert (choice_divergence(student, teacher, temperature) > -1e-4).all()
+    assert binary_kl(teacher, teacher, temperature).abs().max() < 1e-4
+    assert softmax_kl(teacher, teacher + 7, temperature).abs().max() < 1e-3
+    assert (binary_kl(student, teacher, temperature) > -1e-4).all()
+    assert (softmax_kl(student, teacher, temperature) > -1e-4).all()
 
 
 def test_a_high_temperature_compares_the_logits_themselves():
     """Hinton et al., section 2.1: T^2 KL tends to half the squared difference of logits times the variance of p."""
     student, teacher = two(3, 8)
     limit = (student - teacher) ** 2 / 8  # sigmoid'(0) = 1/4
-    torch.testing.assert_close(yes_no_divergence(student.double(), teacher.double(), 50.0), limit, rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(binary_kl(student.double(), teacher.double(), 50.0), limit, rtol=2e-2, atol=1e-3)
 
 
 def cells(seed: int, num_images: int = 2, num_cells: int = 12) -> GridOutput:

@@ -13,7 +13,7 @@ from handeye.tools.command_line import run_command
 from handeye.vision.config import dump_config, load_config
 from handeye.vision.errors import UserError
 from handeye.vision.training.config import TrainDetectorConfig
-from handeye.vision.training.lr_finder import FEWEST_STEPS, Sweep, find_rate, override_of, smooth, steepest_descent
+from handeye.vision.training.lr_finder import FEWEST_STEPS, Sweep, find_lr, override_of, smooth, steepest_descent
 
 
 @pytest.fixture(autouse=True)
@@ -47,29 +47,29 @@ def test_the_steepest_point_of_a_known_curve_is_found(middle):
 
 def test_a_sweep_ends_where_the_loss_explodes_and_leaves_nothing(small_config, tmp_path):
     config = small_config()
-    sweep = find_rate(config, Console(quiet=True), num_steps=30, lowest=1e-4, highest=1e6)
+    sweep = find_lr(config, Console(quiet=True), num_steps=30, lowest=1e-4, highest=1e6)
     assert sweep.has_diverged
     assert FEWEST_STEPS <= len(sweep.rates) == len(sweep.losses) < 30
     assert sweep.rates[0] == pytest.approx(1e-4)
-    assert sweep.rates[0] < sweep.suggested_rate < sweep.rates[-1]
-    assert override_of(config, sweep.suggested_rate).startswith("optimizer.rate_per_image=")
+    assert sweep.rates[0] < sweep.suggested_lr < sweep.rates[-1]
+    assert override_of(config, sweep.suggested_lr).startswith("optimizer.lr_per_image=")
 
 
 def test_the_command_suggests_an_override_that_train_takes(small_config, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(dump_config(small_config(optimizer={"kind": "adamw"})))
-    words = ["find-rate", "config.yaml", "--steps", "10", "--lowest", "1e-5", "--highest", "1e-2", "batch_size=2"]
+    words = ["find-lr", "config.yaml", "--steps", "10", "--lowest", "1e-5", "--highest", "1e-2", "batch_size=2"]
     assert run_command([*words, "--plot", "sweep.png", "--json", "sweep.json"]) == 0
     result = json.loads((tmp_path / "sweep.json").read_text())
     assert result["steps"] == 10
     assert result["rates"] == sorted(result["rates"])
     assert result["override"] in capsys.readouterr().out
     config = load_config(TrainDetectorConfig, tmp_path / "config.yaml", [result["override"]])
-    assert config.optimizer.rate == pytest.approx(result["suggested_rate"], rel=1e-2)
+    assert config.optimizer.lr == pytest.approx(result["suggested_lr"], rel=1e-2)
     assert (tmp_path / "sweep.png").stat().st_size > 1000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.yaml", "sweep.json", "sweep.png"]
 
 
 def test_no_range_is_told(small_config):
     with pytest.raises(UserError, match="0 < lowest < highest and at least 10 steps"):
-        find_rate(small_config(), Console(quiet=True), num_steps=5, lowest=1e-4, highest=1.0)
+        find_lr(small_config(), Console(quiet=True), num_steps=5, lowest=1e-4, highest=1.0)

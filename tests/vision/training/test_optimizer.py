@@ -50,7 +50,7 @@ def test_sgd_without_momentum_is_plain():
 
 
 def test_adamw_does_not_look_at_the_batch():
-    config = AdamWConfig(rate=3e-4, betas=(0.8, 0.95), weight_decay=0.1)
+    config = AdamWConfig(lr=3e-4, betas=(0.8, 0.95), weight_decay=0.1)
     optimizer = build_optimizer(config, nn.Linear(2, 2), batch_size=64)
     assert isinstance(optimizer, torch.optim.AdamW)
     assert [group["lr"] for group in optimizer.param_groups] == [3e-4, 3e-4]
@@ -61,8 +61,8 @@ def test_adamw_does_not_look_at_the_batch():
 @pytest.mark.parametrize(
     ("config", "rate"),
     [
-        (SgdConfig(rate_per_image=0.01, backbone_rate_factor=0.1), 0.04),
-        (AdamWConfig(rate=1e-4, backbone_rate_factor=0.1), 1e-4),
+        (SgdConfig(lr_per_image=0.01, backbone_lr_factor=0.1), 0.04),
+        (AdamWConfig(lr=1e-4, backbone_lr_factor=0.1), 1e-4),
     ],
 )
 def test_the_backbone_may_learn_more_slowly(config: SgdConfig | AdamWConfig, rate: float):

@@ -19,7 +19,7 @@ from handeye.vision.config import dump_config, load_config, read_yaml
 from handeye.vision.errors import ConfigError
 from handeye.vision.training import precision as module
 from handeye.vision.training.config import TrainDetectorConfig
-from handeye.vision.training.lr_finder import find_rate
+from handeye.vision.training.lr_finder import find_lr
 from handeye.vision.training.precision import (
     Bf16,
     Processor,
@@ -245,7 +245,7 @@ def test_doctor_tells_what_auto_would_choose(computes):
 def test_the_search_for_a_rate_computes_as_the_training_will(small_config, computes):
     computes(NONE)
     said = Said()
-    find_rate(small_config(precision="auto"), said, num_steps=10, lowest=1e-5, highest=1e-3)
+    find_lr(small_config(precision="auto"), said, num_steps=10, lowest=1e-5, highest=1e-3)
     assert said.about_precision() == [f"precision fp32: {NONE.why}"]
 
 

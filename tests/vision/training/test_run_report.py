@@ -83,7 +83,7 @@ def test_everything_is_inside_the_page(run, small_config, drawn_set):
     annotations = read_coco(drawn_set / "annotations.json")
     record = record_of(run, small_config(), annotations)
     record.begin(0)
-    run.steps.append({"step": 0, "rate": 0.1, "losses": {"total": 2.5, "box": 2.0}, "gradient_norm": 1.0})
+    run.steps.append({"step": 0, "lr": 0.1, "losses": {"total": 2.5, "box": 2.0}, "gradient_norm": 1.0})
     evaluate(record, run, annotations, drawn_set / "images", num_right=6)
     record.finish()
     page = Page(run.report.read_text(encoding="utf-8"))

@@ -18,7 +18,7 @@ from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.schedules import (
     Cosine,
     CosineScheduleConfig,
-    RateSetter,
+    LrSetter,
     ScheduleConfig,
     WarmedUp,
     build_schedule,
@@ -176,7 +176,7 @@ def test_groups_keep_their_ratio():
         {"params": [torch.zeros(1, requires_grad=True)], "lr": 0.02},
     ]
     optimizer = torch.optim.SGD(groups)
-    rates = RateSetter.of(optimizer, WarmedUp(4, 1, Cosine(4, 8, 0.5)))
+    rates = LrSetter.of(optimizer, WarmedUp(4, 1, Cosine(4, 8, 0.5)))
     assert rates.set_for_step(1) == pytest.approx(0.1)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1, 0.01])
     rates.set_for_step(3)

@@ -28,9 +28,9 @@ QUIET = Console(quiet=True)
 @pytest.mark.parametrize(
     ("text", "key", "space"),
     [
-        ("optimizer.rate=log:1e-4..1e-2", "optimizer.rate", Range(1e-4, 1e-2, True, False)),
+        ("optimizer.lr=log:1e-4..1e-2", "optimizer.lr", Range(1e-4, 1e-2, True, False)),
         ("batch-size=8..64", "batch_size", Range(8.0, 64.0, False, True)),
-        ("average.decay=.9..0.999", "average.decay", Range(0.9, 0.999, False, False)),
+        ("ema.decay=.9..0.999", "ema.decay", Range(0.9, 0.999, False, False)),
         ("precision=fp32|bf16", "precision", Choice(("fp32", "bf16"))),
         ("augmentation.multi_scale=null|[0.5, 1.5]", "augmentation.multi_scale", Choice(("null", "[0.5, 1.5]"))),
     ],
@@ -54,7 +54,7 @@ def search(small_config, tmp_path):
         content = {
             "config": path,
             "overrides": ("epochs=2",),
-            "spaces": {"optimizer.rate": Range(1e-4, 1e-2, True, False), "batch_size": Range(2.0, 8.0, False, True)},
+            "spaces": {"optimizer.lr": Range(1e-4, 1e-2, True, False), "batch_size": Range(2.0, 8.0, False, True)},
             "folder": tmp_path / "search",
             "num_trials": 8,
             "sampler": "tpe",
@@ -76,7 +76,7 @@ def pretended(monkeypatch):
         seen.append(config)
         if len(seen) == outcome.interrupt_at:
             return SimpleNamespace(is_finished=False, progress=SimpleNamespace(best_value=None))
-        rate = config.optimizer.rate
+        rate = config.optimizer.lr
         value = 1 / (1 + abs(torch.log10(torch.tensor(rate)).item() + 3))
         for epoch in (1, 2, 3):
             after_evaluation(epoch, value * epoch / 3)
@@ -90,11 +90,11 @@ def test_trials_differ_only_in_what_is_searched_and_the_best_is_written(search, 
     result = run_search(search(), QUIET)
     assert result.is_finished
     assert result.num_finished + result.num_pruned == len(pretended.seen) == 8
-    assert len({config.optimizer.rate for config in pretended.seen}) == 8
-    assert all(1e-4 <= config.optimizer.rate <= 1e-2 and 2 <= config.batch_size <= 8 for config in pretended.seen)
+    assert len({config.optimizer.lr for config in pretended.seen}) == 8
+    assert all(1e-4 <= config.optimizer.lr <= 1e-2 and 2 <= config.batch_size <= 8 for config in pretended.seen)
     assert {config.epochs for config in pretended.seen} == {2}
     best = load_config(TrainDetectorConfig, result.best_config)
-    nearest = min(pretended.seen, key=lambda config: abs(torch.log10(torch.tensor(config.optimizer.rate)).item() + 3))
+    nearest = min(pretended.seen, key=lambda config: abs(torch.log10(torch.tensor(config.optimizer.lr)).item() + 3))
     assert best == nearest
 
 
@@ -110,7 +110,7 @@ def test_hopeless_trials_are_given_up(search, pretended):
 def test_the_same_seed_proposes_the_same(search, pretended, sampler, tmp_path):
     for name in ("one", "two"):
         run_search(search(num_trials=4, sampler=sampler, folder=tmp_path / name), QUIET)
-    rates = [config.optimizer.rate for config in pretended.seen]
+    rates = [config.optimizer.lr for config in pretended.seen]
     assert rates[:4] == rates[4:]
 
 
@@ -125,13 +125,13 @@ def test_a_stopped_search_goes_on_and_loses_no_trial(search, pretended):
     assert pretended.seen[3] == pretended.seen[2]  # what was interrupted is tried again
     again = run_search(search(num_trials=5), QUIET)
     assert (again.value, len(pretended.seen)) == (finished.value, 6)
-    with pytest.raises(ConfigError, match="holds a search over optimizer.rate, batch_size"):
+    with pytest.raises(ConfigError, match="holds a search over optimizer.lr, batch_size"):
         run_search(search(spaces={"batch_size": Range(2.0, 8.0, False, True)}), QUIET)
 
 
 def test_trials_compute_alike_also_when_another_machine_goes_on(search, pretended, monkeypatch):
     """`auto` is settled once for all of them, unless the precision itself is searched."""
-    shared = {"overrides": ("precision=auto",), "spaces": {"optimizer.rate": Range(1e-4, 1e-2, True, False)}}
+    shared = {"overrides": ("precision=auto",), "spaces": {"optimizer.lr": Range(1e-4, 1e-2, True, False)}}
     monkeypatch.setattr(precision, "bf16_of_device", lambda device: Bf16(is_fast=True, why="AMX"))
     printed = io.StringIO()
     console = Console(file=printed, width=200)
@@ -200,10 +200,10 @@ def test_no_finished_trial_is_told(search, pretended):
 def test_the_command_searches_with_real_trainings(search, tmp_path, capsys):
     asked, result = search(), tmp_path / "result.json"
     words = ["tune", str(asked.config), "--output", str(asked.folder), "--trials", "2", "--json", str(result)]
-    searched = ["--search", "optimizer.rate=log:1e-4..1e-2", "--search", "augmentation.flip_probability=0.0|0.5"]
+    searched = ["--search", "optimizer.lr=log:1e-4..1e-2", "--search", "augmentation.flip_probability=0.0|0.5"]
     assert run_command([*words, *searched, "max_steps=2", "batch_size=2"]) == 0
     told = json.loads(result.read_text())
     assert told["trials"] + told["pruned"] == 2
-    assert set(told["best"]["overrides"]) == {"optimizer.rate", "augmentation.flip_probability"}
+    assert set(told["best"]["overrides"]) == {"optimizer.lr", "augmentation.flip_probability"}
     assert load_config(TrainDetectorConfig, asked.folder / "best.yaml").max_steps == 2
     assert "best 0." in capsys.readouterr().out

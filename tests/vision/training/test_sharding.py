@@ -15,7 +15,7 @@ from handeye.vision.config import validate_config
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
 from handeye.vision.losses.build import build_loss
-from handeye.vision.training.optimizer import AdamWConfig, WeightAverage, WeightAverageConfig, build_optimizer
+from handeye.vision.training.optimizer import AdamWConfig, Ema, EmaConfig, build_optimizer
 from handeye.vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 from tests.test_matrix import FEW, SMALL, load
 from tests.vision.training.conftest import NANO
@@ -69,17 +69,17 @@ def test_a_state_is_saved_whole_and_loaded_into_shares(tmp_path: Path):
 
     def parts() -> dict:
         detector = nano()
-        average = WeightAverage(WeightAverageConfig(decay=0.5, ramp_steps=0.1), detector)
+        average = Ema(EmaConfig(decay=0.5, ramp_steps=0.1), detector)
         names = learning_parameters(detector)
         for network in (detector, average.model):
             shard(network, names, CPU)
         optimizer = build_optimizer(AdamWConfig(), detector.head, 1)  # of all weights it would take seconds
-        return {"detector": detector, "average": average, "optimizer": optimizer}
+        return {"detector": detector, "ema": average, "optimizer": optimizer}
 
     trained, fresh = parts(), parts()
     learn(trained["detector"])
     trained["optimizer"].step()
-    trained["average"].update(trained["detector"])
+    trained["ema"].update(trained["detector"])
     saved = {name: part.state_dict() for name, part in sharded_states(trained).items()}
     torch.save(saved, tmp_path / "state.pt")
     for name, part in sharded_states(fresh).items():
@@ -88,7 +88,7 @@ def test_a_state_is_saved_whole_and_loaded_into_shares(tmp_path: Path):
     for name, part in sharded_states(fresh).items():
         torch.testing.assert_close(part.state_dict(), saved[name], rtol=0, atol=0)
     before, after = nano(), nano()
-    gathered_into(after, trained["average"].model)
+    gathered_into(after, trained["ema"].model)
     learnt = trained["detector"].state_dict()
     for key, value in after.named_parameters():
         torch.testing.assert_close(value, (before.get_parameter(key) + whole(learnt[key])) / 2, rtol=0, atol=1e-6)

@@ -44,7 +44,7 @@ def test_training_on_other_data_writes_what_the_contract_says(drawn_set, tmp_pat
     assert summary["run_folder"] == str(run.path)
     assert summary["best"].keys() == {"metric", "value", "epoch"}
     assert [entry["step"] for entry in run.steps.read()] == [0, 1, 2]
-    assert {"step", "losses", "rate"} <= run.steps.read()[0].keys()
+    assert {"step", "losses", "lr"} <= run.steps.read()[0].keys()
     detector = load_detector(run.best)
     assert detector.config.class_names == ("red", "green")
     assert run_command(["train", "--resume", str(run.path)]) == 0

@@ -120,7 +120,7 @@ def test_heads_of_queries_train_measure_and_go_on_as_if_never_stopped(small_conf
         "head": QUERY_HEADS[head] | sizes,
         "preprocessing": {"size_hw": [96, 96]},
     }
-    optimizer = {"kind": "adamw", "rate": 0.001, "backbone_rate_factor": 0.1}
+    optimizer = {"kind": "adamw", "lr": 0.001, "backbone_lr_factor": 0.1}
     config = small_config(detector=detector, optimizer=optimizer, clip_norm=1.0, epochs=2)
     straight = train(config, tmp_path / "straight")
     assert straight.is_finished
@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(small_config, tmp_pa
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 def test_a_step_is_as_long_as_its_clipped_gradients(small_config, tmp_path, clip_norm):
     """Plain gradient descent moves the weights by rate times the norm, or times clip_norm where that is smaller."""
-    optimizer = {"kind": "sgd", "rate_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
+    optimizer = {"kind": "sgd", "lr_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
     training = Training(small_config(optimizer=optimizer, clip_norm=clip_norm), RunFolder(tmp_path), QUIET)
     before = [parameter.detach().clone() for parameter in training.detector.parameters()]
     _, rate = training.step(training.samples.make_batch(training.plan.requests(0)))
@@ -359,10 +359,10 @@ def test_it_overfits_a_few_images(small_config, tmp_path):
         seed=1,
         augmentation={"mosaic": {"probability": 0}, "flip_probability": 0, "weak_last_epochs": 120},
         l1_last_epochs=40,
-        optimizer={"kind": "adamw", "rate": 0.003, "betas": [0.9, 0.99]},
+        optimizer={"kind": "adamw", "lr": 0.003, "betas": [0.9, 0.99]},
         clip_norm=5.0,
         schedule={"warmup_epochs": 5, "constant_last_epochs": 0, "final_fraction": 0.02},
-        average={"decay": 0.95, "ramp_steps": 20},
+        ema={"decay": 0.95, "ramp_steps": 20},
         evaluation={"every_epochs": 120},
         save_every_steps=1000,
     )

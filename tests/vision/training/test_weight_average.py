@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from handeye.vision.training.optimizer import WeightAverage, WeightAverageConfig
+from handeye.vision.training.optimizer import Ema, EmaConfig
 
 
 def small_model() -> nn.Sequential:
@@ -26,7 +26,7 @@ def change(model: nn.Module, generator: torch.Generator) -> None:
 
 def test_each_update_follows_the_formula():
     model, generator = small_model(), torch.Generator().manual_seed(0)
-    average = WeightAverage(WeightAverageConfig(decay=0.9, ramp_steps=4), model)
+    average = Ema(EmaConfig(decay=0.9, ramp_steps=4), model)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     for update in range(1, 6):
         change(model, generator)
@@ -40,7 +40,7 @@ def test_each_update_follows_the_formula():
 
 
 def test_the_decay_grows_to_its_value():
-    average = WeightAverage(WeightAverageConfig(decay=0.9998, ramp_steps=2000), small_model())
+    average = Ema(EmaConfig(decay=0.9998, ramp_steps=2000), small_model())
     assert average.decay_at(1) == pytest.approx(0.9998 / 2000, rel=1e-3)
     assert average.decay_at(2000) == pytest.approx(0.9998 * (1 - math.exp(-1)))
     assert average.decay_at(100_000) == pytest.approx(0.9998)
@@ -48,7 +48,7 @@ def test_the_decay_grows_to_its_value():
 
 def test_no_decay_means_a_copy():
     model = small_model()
-    average = WeightAverage(WeightAverageConfig(decay=0.0), model)
+    average = Ema(EmaConfig(decay=0.0), model)
     change(model, torch.Generator().manual_seed(1))
     average.update(model)
     for name, value in model.state_dict().items():
@@ -57,7 +57,7 @@ def test_no_decay_means_a_copy():
 
 def test_the_average_is_a_model_of_its_own():
     model = small_model()
-    average = WeightAverage(WeightAverageConfig(), model)
+    average = Ema(EmaConfig(), model)
     before = {name: value.clone() for name, value in average.model.state_dict().items()}
     change(model, torch.Generator().manual_seed(2))
     assert all(torch.equal(before[name], value) for name, value in average.model.state_dict().items())
@@ -66,12 +66,12 @@ def test_the_average_is_a_model_of_its_own():
 
 
 def test_a_restored_average_goes_on_as_the_old_one():
-    config, generator = WeightAverageConfig(decay=0.9, ramp_steps=3), torch.Generator().manual_seed(3)
+    config, generator = EmaConfig(decay=0.9, ramp_steps=3), torch.Generator().manual_seed(3)
     model = small_model()
-    one = WeightAverage(config, model)
+    one = Ema(config, model)
     change(model, generator)
     one.update(model)
-    other = WeightAverage(config, small_model())
+    other = Ema(config, small_model())
     other.load_state_dict(one.state_dict())
     change(model, generator)
     one.update(model)

@@ -14,12 +14,12 @@ from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
 from handeye.vision.files import write_json
 from handeye.vision.training.config import TrainDetectorConfig
-from handeye.vision.training.lr_finder import RateSweep, find_rate, override_of, plot_sweep
+from handeye.vision.training.lr_finder import LrSweep, find_lr, override_of, plot_sweep
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye find-rate` is told besides the configuration."""
+    """What `handeye find-lr` is told besides the configuration."""
 
     config: Positional[Path]
     """Configuration file of a detector's training."""
@@ -38,14 +38,14 @@ class Arguments:
 def run(arguments: Arguments, overrides: list[str]) -> int:
     """Sweep, and print the suggestion as an override that `handeye train` takes."""
     config = load_config(TrainDetectorConfig, arguments.config, overrides)
-    sweep = find_rate(
+    sweep = find_lr(
         config,
         Console(stderr=True),
         num_steps=arguments.steps,
         lowest=arguments.lowest,
         highest=arguments.highest,
     )
-    override = override_of(config, sweep.suggested_rate)
+    override = override_of(config, sweep.suggested_lr)
     if arguments.plot is not None:
         plot_sweep(arguments.plot, sweep)
     if arguments.json is not None:
@@ -53,14 +53,14 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     end = "the loss grew without bound" if sweep.has_diverged else "the sweep was over"
     print(
         f"{len(sweep.rates)} steps, then {end}; "
-        f"the loss falls fastest at a rate of {sweep.suggested_rate:.2g}: {override}"
+        f"the loss falls fastest at a rate of {sweep.suggested_lr:.2g}: {override}"
     )
     return 0
 
 
-def _summary(sweep: RateSweep, override: str) -> dict[str, object]:
+def _summary(sweep: LrSweep, override: str) -> dict[str, object]:
     return {
-        "suggested_rate": sweep.suggested_rate,
+        "suggested_lr": sweep.suggested_lr,
         "override": override,
         "steps": len(sweep.rates),
         "diverged": sweep.has_diverged,
