@@ -23,3 +23,7 @@ class DatasetError(UserError):
 
 class MissingPackageError(UserError):
     """An optional package is not installed; the message holds the command that adds it."""
+
+
+class TrackingError(RuntimeError):
+    """A tracker was given what it cannot take: time that runs backwards, boxes that are not finite."""

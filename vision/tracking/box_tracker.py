@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from handeye.robot.errors import RobotError
+from handeye.vision.errors import TrackingError
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.box_kalman import BoxModel, BoxMotion, Rows
 from handeye.vision.tracking.camera_motion import SimilarityMotion
@@ -116,7 +116,7 @@ class BoxTracker(ABC):
         """Take in the detections of the frame taken at stamp_s and return the confirmed tracks that were seen in it.
 
         camera_motion says how the picture moved since the last frame. Boxes without area are left out. Raises
-        RobotError, and changes nothing, when stamp_s lies before the last one or a box is not finite.
+        TrackingError, and changes nothing, when stamp_s lies before the last one or a box is not finite.
         """
         seen = _usable(detections)
         dt_frames = self._elapsed_frames(stamp_s)
@@ -147,10 +147,10 @@ class BoxTracker(ABC):
 
     def _elapsed_frames(self, stamp_s: float) -> float:
         if not np.isfinite(stamp_s):
-            raise RobotError(f"expected a finite time stamp, got {stamp_s}")
+            raise TrackingError(f"expected a finite time stamp, got {stamp_s}")
         dt_s = 0.0 if self._stamp_s is None else stamp_s - self._stamp_s
         if dt_s < 0.0:
-            raise RobotError(
+            raise TrackingError(
                 f"time runs backwards: frame at {stamp_s:.4f} s after one at {self._stamp_s:.4f} s; "
                 "frames must come in order of their stamps"
             )
@@ -238,15 +238,15 @@ class BoxTracker(ABC):
 def _usable(detections: Detections) -> Seen:
     """Detections with area in an order that is theirs alone: by score, then by place.
 
-    Raises RobotError where a number is not finite or a box is turned inside out.
+    Raises TrackingError where a number is not finite or a box is turned inside out.
     """
     boxes = detections.boxes_xyxy.astype(np.float64)
     scores = detections.scores.astype(np.float64)
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
-        raise RobotError("expected finite boxes and scores, got NaN or infinity")
+        raise TrackingError("expected finite boxes and scores, got NaN or infinity")
     size = boxes[:, 2:] - boxes[:, :2]
     if (size < 0.0).any():
-        raise RobotError("expected boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2, got one turned inside out")
+        raise TrackingError("expected boxes x1 y1 x2 y2 with x1 <= x2 and y1 <= y2, got one turned inside out")
     order = (-scores).argsort(kind="stable")
     if (np.diff(scores[order]) == 0.0).any():
         order = np.lexsort([*boxes.T, -scores])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handeye.robot.errors import RobotError
+from handeye.vision.errors import TrackingError
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.camera_motion import SimilarityMotion
 from handeye.vision.tracking.image_tracker import build_box_tracker
@@ -124,14 +124,14 @@ def test_boxes_that_are_none_are_refused_and_change_nothing(config, box, told: s
     for frame in range(3):
         scene.step(square(100 + frame))
         other.step(square(100 + frame))
-    with pytest.raises(RobotError, match=told):
+    with pytest.raises(TrackingError, match=told):
         scene.tracker.update(detections(square(103), box), scene.stamp_s)
     np.testing.assert_array_equal(scene.step(square(103)).boxes_xyxy, other.step(square(103)).boxes_xyxy)
 
 
 @each_tracker
 def test_a_score_that_is_none_is_refused(config):
-    with pytest.raises(RobotError, match="finite"):
+    with pytest.raises(TrackingError, match="finite"):
         Scene(config).step(square(1), scores=np.nan)
 
 
@@ -147,9 +147,9 @@ def test_boxes_without_area_are_left_out(config):
 def test_time_never_runs_backwards(config):
     scene = Scene(config)
     scene.step(square(100))
-    with pytest.raises(RobotError, match="backwards"):
+    with pytest.raises(TrackingError, match="backwards"):
         scene.tracker.update(detections(square(100)), -0.1)
-    with pytest.raises(RobotError, match="finite"):
+    with pytest.raises(TrackingError, match="finite"):
         scene.tracker.update(detections(square(100)), np.nan)
     assert scene.tracker.update(detections(square(100)), 0.0).track_ids.tolist() == [1]
 

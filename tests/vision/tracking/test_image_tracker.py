@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handeye.robot.errors import RobotError
+from handeye.vision.errors import TrackingError
 from handeye.vision.tracking.box_tracker import NOMINAL_RATE
 from handeye.vision.tracking.camera_motion import CameraMotionConfig
 from handeye.vision.tracking.image_tracker import BoxTrackingConfig, ImageTracker
@@ -43,6 +43,6 @@ def test_lost_tracks_are_told_and_time_that_runs_backwards_is_refused() -> None:
         tracker(image, detections(square(100.0)), number / 30.0)
     assert len(tracker(image, detections(), 0.1)) == 0
     assert tracker.lost().track_ids.tolist() == [1]
-    with pytest.raises(RobotError, match="time runs backwards"):
+    with pytest.raises(TrackingError, match="time runs backwards"):
         tracker(image, detections(square(100.0)), 0.05)
     np.testing.assert_array_equal(tracker.lost().track_ids, [1])
