@@ -105,6 +105,7 @@ def write_yolo_labels(content: dict, target: Path) -> None:
 def make_clips(shared: Path) -> None:
     """The first two seconds of the bottles."""
     (HERE / "video").mkdir(exist_ok=True)
+    shutil.copyfile(shared / "data/video/LICENSE", HERE / "video/LICENSE")
     with open_stream(str(shared / "data/video/bottle-detection.mp4")) as stream:
         images = [image.image_rgb for image in islice(stream, 60)]
     write_h264(HERE / "video/bottles.mp4", images, Fraction(30000, 1001))
@@ -207,7 +208,7 @@ def thin(source: Path, target: Path) -> None:
 
 
 class RawRows(nn.Module):
-    """images -> (1, cells, 5 + classes) as YOLOX's own exporter leaves them: boxes undecoded, scores between 0 and 1."""
+    """images -> (1, cells, 5 + classes) as YOLOX's own exporter leaves them: boxes undecoded, scores from 0 to 1."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
