@@ -152,7 +152,7 @@ def film(kind: CourseKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
 
 def seen_box(course: Course, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
     """The box around the pixels of one object, without area where none is seen."""
-    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]  # pyright: ignore
+    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
     rows, columns = np.nonzero(np.isin(segments, geoms))
     if len(rows) == 0:
         return (0.0, 0.0, 0.0, 0.0)
