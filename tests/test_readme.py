@@ -1,8 +1,8 @@
 """Every command in the README runs as written.
 
-Fenced blocks marked `sh` run line by line in one scratch folder that holds what a clone does, and nothing lies beside
-it; a block whose info string adds `slow` runs with the slow tests, one that adds `hardware` is only parsed, because it needs a device
-or data that are not here.
+Fenced blocks marked `sh` run line by line in one scratch folder that holds what a clone does, with nothing beside it;
+a block whose info string adds `slow` runs with the slow tests, one that adds `hardware` is only parsed, because it
+needs a device or data that are not here.
 """
 
 from __future__ import annotations

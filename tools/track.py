@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
 
-from handeye.robot.errors import RobotError
 from handeye.tools.stream_files import StreamFiles, box_rows
 from handeye.tools.stream_run import StreamArguments, report_stream, run_stream
 from handeye.tools.tracker_arguments import TrackerArguments
-from handeye.vision.errors import SourceError
+from handeye.vision.errors import SourceError, TrackingError
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.image_detector import ImageDetector
 from handeye.vision.runtime.sources import StreamImage, open_stream
@@ -92,7 +91,7 @@ class Tracking:
         """A frame that the tracker refuses, such as one older than the last, is the source's fault."""
         try:
             return self.tracker(image.image_rgb, detections, image.stamp_s)
-        except RobotError as error:
+        except TrackingError as error:
             raise SourceError(f"{self.source}, {image.name}: {error}") from error
 
 

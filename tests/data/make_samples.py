@@ -106,6 +106,7 @@ def write_yolo_labels(content: dict, target: Path) -> None:
 def make_clips(shared: Path) -> None:
     """The first two seconds of the bottles."""
     (HERE / "video").mkdir(exist_ok=True)
+    shutil.copyfile(shared / "data/video/LICENSE", HERE / "video/LICENSE")
     with open_stream(str(shared / "data/video/bottle-detection.mp4")) as stream:
         images = [image.image_rgb for image in islice(stream, 60)]
     write_h264(HERE / "video/bottles.mp4", images, Fraction(30000, 1001))
@@ -152,7 +153,7 @@ def film(kind: ScenarioKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]
 
 def seen_box(course: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
     """The box around the pixels of one object, without area where none is seen."""
-    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]  # pyright: ignore
+    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
     rows, columns = np.nonzero(np.isin(segments, geoms))
     if len(rows) == 0:
         return (0.0, 0.0, 0.0, 0.0)
@@ -208,7 +209,7 @@ def thin(source: Path, target: Path) -> None:
 
 
 class RawRows(nn.Module):
-    """images -> (1, cells, 5 + classes) as YOLOX's own exporter leaves them: boxes undecoded, scores between 0 and 1."""
+    """images -> (1, cells, 5 + classes) as YOLOX's own exporter leaves them: boxes undecoded, scores from 0 to 1."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
