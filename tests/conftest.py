@@ -34,15 +34,37 @@ def torch_threads_stay() -> Iterator[None]:
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SAMPLES = Path(__file__).resolve().parent / "data"
+WHOLE = "tests/data holds a part; this test compares it with the whole, or needs the whole"
+WITHHELD = {
+    "data/mot15": "MOT15 is CC BY-NC-SA and may not ship; tests/data/tracking/street stands in for it",
+    "data/kitti_tracking": "KITTI is CC BY-NC-SA and may not ship; drives drawn by the tests stand in for it",
+    "data/rgbd_tsdf_fusion": "7-Scenes has a research licence and may not ship; a drawn recording stands in for it",
+    "data/pusht_cchi_v7_lowdim": "all 206 demonstrations are too much to ship; the first seven are in tests/data",
+    "data/yolox_nano_coco": "weights that others trained do not ship",
+    "data/coco_mini": "the images of COCO have licences of their authors and do not ship",
+    "data/bccd": WHOLE,
+    "data/coco_eval_val2014_100": WHOLE,
+    "data/handeye_moveit": WHOLE,
+    "data/rgbd_open3d": WHOLE,
+    "data/video": WHOLE,
+    "reference": "whole recordings of published networks are too large to ship; tests/data/reference holds a part",
+}
+"""What only ../shared has, and why a clone does not."""
 
 
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
-    """`shared("data/bccd")`: a path below ../shared; skips where that folder is absent, fails where a file is."""
+    """`shared("data/bccd")`: a path below ../shared; skips where that folder is absent, fails where a file is.
+
+    Data without a reason in WITHHELD fail, too: they belong into tests/data.
+    """
 
     def find(relative: str) -> Path:
+        reason = next((why for prefix, why in WITHHELD.items() if relative.startswith(prefix)), None)
+        if reason is None:
+            pytest.fail(f"no reason why tests/data lacks {relative}: add it there or to WITHHELD")
         if not SHARED.is_dir():
-            pytest.skip("the folder ../shared with recorded references and real data is not beside this checkout")
+            pytest.skip(f"no ../shared/{relative}: {reason}")
         path = SHARED / relative
         if not path.exists():
             pytest.fail(f"../shared exists but holds no {relative}")
