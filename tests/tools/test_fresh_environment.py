@@ -1,4 +1,4 @@
-"""Environments from nothing: wheel and source distribution without torch and the checkout, and what `make setup` builds."""
+"""Environments from nothing: wheel and source distribution without torch or checkout, and what `make setup` builds."""
 
 from __future__ import annotations
 
