@@ -86,10 +86,10 @@ def summarise(
     return {
         "images": len(annotations),
         "usable_images": usable,
-        "images_without_boxes": sum(not len(image.boxes_xyxy) for image in annotations.images),
+        "images_without_boxes": sum(not len(image.boxes) for image in annotations.images),
         "boxes": annotations.num_boxes(),
-        "crowds": sum(int(image.is_crowd.sum()) for image in annotations.images),
-        "most_boxes_in_an_image": max(len(image.boxes_xyxy) for image in annotations.images),
+        "crowds": sum(int(image.boxes.is_crowd.sum()) for image in annotations.images),
+        "most_boxes_in_an_image": max(len(image.boxes) for image in annotations.images),
         "boxes_of_class": boxes_of_class,
         "classes_without_boxes": [name for name, count in boxes_of_class.items() if not count],
         "sizes": sizes_by_part(annotations),

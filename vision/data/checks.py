@@ -105,7 +105,7 @@ def fit_anchors(annotations: AnnotationSet, preprocessing: Preprocessing, num_an
     """k-means anchors of the objects, crowds left out, in pixels of the network input; None for too few objects."""
     sizes = [np.zeros((0, 2), dtype=np.float32)]
     for image in annotations.images:
-        boxes = image.boxes_xyxy[~image.is_crowd]
+        boxes = image.boxes.xyxy[~image.boxes.is_crowd]
         placement, _ = place(image.size_hw, preprocessing)
         placed = placement.boxes_to_input(boxes)
         sizes.append(placed[:, 2:] - placed[:, :2])
@@ -124,17 +124,17 @@ def count_kinds(findings: Sequence[Finding]) -> dict[str, int]:
 
 def sizes_by_part(annotations: AnnotationSet) -> dict[str, int]:
     """Objects by COCO's sizes: area below 32^2, below 96^2, above, in pixels of the image."""
-    areas = np.concatenate([np.zeros(0), *(image.areas[~image.is_crowd] for image in annotations.images)])
+    areas = np.concatenate([np.zeros(0), *(image.areas[~image.boxes.is_crowd] for image in annotations.images)])
     small, medium = int((areas < 32**2).sum()), int(((areas >= 32**2) & (areas < 96**2)).sum())
     return {"small": small, "medium": medium, "large": len(areas) - small - medium}
 
 
 def _check_boxes(image: ImageAnnotations) -> list[Finding]:
-    boxes, (height, width) = image.boxes_xyxy, image.size_hw
+    boxes, (height, width) = image.boxes.xyxy, image.size_hw
     limit = np.array([width, height]) + EDGE_SLACK_PX
     over = (boxes[:, :2] < -EDGE_SLACK_PX).any(axis=1) | (boxes[:, 2:] > limit).any(axis=1)
     tiny = ((boxes[:, 2:] - boxes[:, :2]) < 1).any(axis=1)
-    rows = np.column_stack([boxes, image.class_ids.astype(np.float32)])
+    rows = np.column_stack([boxes, image.boxes.class_ids.astype(np.float32)])
     _, first = np.unique(rows, axis=0, return_index=True)
     twice = np.ones(len(boxes), dtype=bool)
     twice[first] = False

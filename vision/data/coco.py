@@ -67,16 +67,16 @@ def coco_content(annotations: AnnotationSet) -> dict[str, object]:
     category_ids = annotations.categories.category_ids
     entries: list[dict[str, object]] = []
     for image in annotations.images:
-        corners = image.boxes_xyxy.astype(np.float64)
+        corners = image.boxes.xyxy.astype(np.float64)
         boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         for position, box in enumerate(boxes_xywh.tolist()):
             entry = {
                 "id": len(entries) + 1,
                 "image_id": image.image_id,
-                "category_id": category_ids[int(image.class_ids[position])],
+                "category_id": category_ids[int(image.boxes.class_ids[position])],
                 "bbox": box,
                 "area": float(image.areas[position]),
-                "iscrowd": int(image.is_crowd[position]),
+                "iscrowd": int(image.boxes.is_crowd[position]),
             }
             mask = image.masks[position] if image.masks else None
             entries.append(entry if mask is None else {**entry, "segmentation": mask_to_coco(mask)})

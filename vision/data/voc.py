@@ -231,7 +231,7 @@ def _to_xml(image: ImageAnnotations, names: Sequence[str]) -> Element:
     size = SubElement(root, "size")
     for tag, side in zip(("width", "height", "depth"), (image.size_hw[1], image.size_hw[0], 3), strict=True):
         SubElement(size, tag).text = str(side)
-    for box, class_id, crowd in zip(image.boxes_xyxy, image.class_ids, image.is_crowd, strict=True):
+    for box, class_id, crowd in zip(image.boxes.xyxy, image.boxes.class_ids, image.boxes.is_crowd, strict=True):
         element = SubElement(root, "object")
         SubElement(element, "name").text = names[int(class_id)]
         SubElement(element, "difficult").text = str(int(crowd))

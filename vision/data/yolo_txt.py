@@ -268,10 +268,10 @@ def _has_image(label: Path) -> bool:
 def _lines(image: ImageAnnotations, omissions: Omissions) -> Iterable[str]:
     height, width = image.size_hw
     edge = np.array([width, height, width, height], dtype=np.float64)
-    for position, box in enumerate(image.boxes_xyxy.astype(np.float64)):
-        if image.is_crowd[position]:
+    for position, box in enumerate(image.boxes.xyxy.astype(np.float64)):
+        if image.boxes.is_crowd[position]:
             omissions.drop(CROWD, f"{image.file_name}: box {position}")
             continue
         x1, y1, x2, y2 = np.clip(box / edge, 0, 1).tolist()
         numbers = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-        yield f"{int(image.class_ids[position])} {' '.join(f'{number:.8f}' for number in numbers)}\n"
+        yield f"{int(image.boxes.class_ids[position])} {' '.join(f'{number:.8f}' for number in numbers)}\n"

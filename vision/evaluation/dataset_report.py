@@ -61,7 +61,7 @@ def plot_overview(path: Path, summary: DatasetSummary) -> None:
     axes = figure.subplots(2, 2)
     _plot_classes(axes[0, 0], summary.annotations)
     _plot_sizes(axes[0, 1], summary)
-    per_image = [len(image.boxes_xyxy) for image in summary.annotations.images]
+    per_image = [len(image.boxes) for image in summary.annotations.images]
     axes[1, 0].hist(per_image, bins=_count_edges(max(per_image)))
     axes[1, 0].set(xlabel="boxes in an image", ylabel="images")
     axes[1, 1].imshow(_places(summary.annotations), extent=(0, 1, 1, 0), cmap="magma")
@@ -95,13 +95,13 @@ def _draw_example(image: ImageAnnotations, summary: DatasetSummary, at_fault: se
     scale = min(1.0, EXAMPLE_PX / max(picture.shape[:2]))
     picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     names = summary.annotations.categories.names
-    others = [number for number in range(len(image.boxes_xyxy)) if number not in at_fault]
+    others = [number for number in range(len(image.boxes)) if number not in at_fault]
     for number in (*others[:MAX_BOXES_DRAWN], *sorted(at_fault)[:MAX_BOXES_DRAWN]):
-        class_id = int(image.class_ids[number])
+        class_id = int(image.boxes.class_ids[number])
         is_bad = number in at_fault
         colour = PROBLEM_COLOUR if is_bad else class_colour(class_id)
         draw_box(
-            picture, image.boxes_xyxy[number] * scale, names[class_id] if is_bad else "", colour, 3 if is_bad else 1
+            picture, image.boxes.xyxy[number] * scale, names[class_id] if is_bad else "", colour, 3 if is_bad else 1
         )
     return picture
 
@@ -122,7 +122,7 @@ def _count_edges(most: int) -> np.ndarray:
 
 
 def _plot_sizes(axes: Axes, summary: DatasetSummary) -> None:
-    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes_xyxy for image in summary.annotations.images)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes.xyxy for image in summary.annotations.images)])
     if len(boxes):
         width, height = (boxes[:, 2:] - boxes[:, :2]).T
         axes.hexbin(width, height, gridsize=GRID, xscale="log", yscale="log", bins="log", mincnt=1)
@@ -134,7 +134,7 @@ def _places(annotations: AnnotationSet) -> np.ndarray:
     steps = np.zeros((GRID + 1, GRID + 1))
     for image in annotations.images:
         height, width = image.size_hw
-        cells = np.clip(image.boxes_xyxy / (width, height, width, height), 0, 1) * GRID
+        cells = np.clip(image.boxes.xyxy / (width, height, width, height), 0, 1) * GRID
         x1, y1 = np.floor(cells[:, :2]).astype(int).T
         x2, y2 = np.ceil(cells[:, 2:]).astype(int).T
         for rows, columns, sign in ((y1, x1, 1), (y2, x2, 1), (y1, x2, -1), (y2, x1, -1)):

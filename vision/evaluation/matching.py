@@ -63,15 +63,15 @@ def judge(image: ImageAnnotations, found: Detections, iou_threshold: float = 0.5
     First within the classes, as COCO does, so that no confusion takes an object from a detection that is right; then
     across them. Class ids are those of the annotations.
     """
-    overlaps = np.asarray(pairwise_iou(found.boxes_xyxy, image.boxes_xyxy))
-    is_near = (overlaps >= iou_threshold) & ~image.is_crowd
-    is_same = found.class_ids[:, None] == image.class_ids[None]
+    overlaps = np.asarray(pairwise_iou(found.boxes_xyxy, image.boxes.xyxy))
+    is_near = (overlaps >= iou_threshold) & ~image.boxes.is_crowd
+    is_same = found.class_ids[:, None] == image.boxes.class_ids[None]
     order = np.argsort(-found.scores, kind="stable")
     object_of = np.full(len(found), -1, dtype=np.int64)
     _take_objects(object_of, order, np.where(is_near & is_same, overlaps, -1.0))
     is_hit = object_of >= 0
     counts = is_hit | ~_inside_a_crowd(found, image, iou_threshold)
-    is_missed = ~image.is_crowd
+    is_missed = ~image.boxes.is_crowd
     is_missed[object_of[is_hit]] = False
     _take_objects(object_of, order, np.where(is_near & ~is_same & counts[:, None], overlaps, -1.0))
     return Judgement(object_of, is_hit, counts, is_missed)
@@ -93,14 +93,14 @@ def _take_objects(
 
 def _inside_a_crowd(found: Detections, image: ImageAnnotations, iou_threshold: float) -> Bool[np.ndarray, "N"]:
     """Whether at least `iou_threshold` of a box's own area lies in one crowd of its class (COCO's rule)."""
-    if not image.is_crowd.any():
+    if not image.boxes.is_crowd.any():
         return np.zeros(len(found), dtype=bool)
-    boxes, crowds = found.boxes_xyxy, image.boxes_xyxy[image.is_crowd]
+    boxes, crowds = found.boxes_xyxy, image.boxes.xyxy[image.boxes.is_crowd]
     low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
     shared = np.maximum(high - low, 0).prod(axis=-1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-    is_same = found.class_ids[:, None] == image.class_ids[image.is_crowd][None]
+    is_same = found.class_ids[:, None] == image.boxes.class_ids[image.boxes.is_crowd][None]
     return (is_same & (shared >= iou_threshold * np.maximum(areas, 1e-9)[:, None])).any(axis=1)
 
 
@@ -162,11 +162,11 @@ def draw_judged(path: Path, judged: JudgedImage, images: Path) -> None:
 def _annotated(picture: UInt8[np.ndarray, "h w 3"], judged: JudgedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
     """The true boxes in the colours of their classes, but for what was missed and for crowds."""
     image = judged.image
-    for row, (box, class_id) in enumerate(zip(image.boxes_xyxy, image.class_ids, strict=True)):
+    for row, (box, class_id) in enumerate(zip(image.boxes.xyxy, image.boxes.class_ids, strict=True)):
         colour = class_colour(int(class_id))
         if judged.judgement.is_missed[row]:
             colour = MISSED_COLOUR
-        elif image.is_crowd[row]:
+        elif image.boxes.is_crowd[row]:
             colour = CROWD_COLOUR
         draw_box(picture, box * scale, judged.found.class_names[class_id], colour, thickness=2)
     return picture

@@ -142,7 +142,7 @@ def plot_f1(path: Path, curves: Sequence[PrecisionRecall], iou_threshold: float 
 
 def _objects_per_class(annotations: AnnotationSet) -> np.ndarray:
     """Count of objects of each class, crowds left out."""
-    class_ids = [image.class_ids[~image.is_crowd] for image in annotations.images]
+    class_ids = [image.boxes.class_ids[~image.boxes.is_crowd] for image in annotations.images]
     return np.bincount(np.concatenate([np.zeros(0, np.int64), *class_ids]), minlength=len(annotations.categories))
 
 
@@ -210,11 +210,11 @@ def confusion_matrix(
         found = found[found.scores >= score_threshold]
         judged = judge(image, found, iou_threshold)
         is_alone = judged.object_of < 0
-        truth = np.where(is_alone, num_classes, np.append(image.class_ids, num_classes)[judged.object_of])
+        truth = np.where(is_alone, num_classes, np.append(image.boxes.class_ids, num_classes)[judged.object_of])
         np.add.at(counts, (truth[judged.counts], found.class_ids[judged.counts]), 1)
-        is_covered = image.is_crowd.copy()
+        is_covered = image.boxes.is_crowd.copy()
         is_covered[judged.object_of[~is_alone]] = True
-        counts[:-1, -1] += np.bincount(image.class_ids[~is_covered], minlength=num_classes)
+        counts[:-1, -1] += np.bincount(image.boxes.class_ids[~is_covered], minlength=num_classes)
     return ConfusionMatrix(counts, annotations.categories.names, score_threshold, iou_threshold)
 
 

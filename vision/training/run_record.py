@@ -192,8 +192,8 @@ def _tile(
     scale = SIDE_PX / max(picture.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     tile = cv2.resize(np.ascontiguousarray(picture), None, fx=scale, fy=scale, interpolation=method)
-    rows = zip(batch.boxes_xyxy[number], batch.class_ids[number], batch.is_crowd[number], strict=True)
-    for box, class_id, is_crowd in rows:
+    boxes = batch.boxes[number]
+    for box, class_id, is_crowd in zip(boxes.xyxy, boxes.class_ids, boxes.is_crowd, strict=True):
         colour = CROWD_COLOUR if is_crowd else class_colour(int(class_id))
         draw_box(tile, box * scale, class_names[class_id], colour, thickness=2)
     return tile

@@ -37,7 +37,7 @@ def train_once(file: Path, images: Path, *, skip_broken: bool = False) -> Annota
     for is_strong in (True, False):
         batch = samples.make_batch([SampleRequest(0, n, (64, 64), is_strong) for n in range(len(annotations))])
         assert batch.images.shape == (len(annotations), 3, 64, 64)
-        assert all((~crowd).sum() <= 1000 and len(crowd) <= 1001 for crowd in batch.is_crowd)
+        assert all((~boxes.is_crowd).sum() <= 1000 and len(boxes) <= 1001 for boxes in batch.boxes)
     return annotations
 
 
@@ -224,8 +224,8 @@ def test_voc_without_a_size_takes_it_from_the_image_and_difficult_objects_are_cr
     text = XML.format(size="", name="a", flags="<difficult>1</difficult>", box=BOX)
     annotations = read_annotations(write_xml(tmp_path, text), images)
     image = annotations.images[0]
-    assert (image.size_hw, image.file_name, image.is_crowd.tolist()) == ((40, 50), "1.png", [True])
-    np.testing.assert_array_equal(image.boxes_xyxy, [[5, 5, 20.5, 30]])
+    assert (image.size_hw, image.file_name, image.boxes.is_crowd.tolist()) == ((40, 50), "1.png", [True])
+    np.testing.assert_array_equal(image.boxes.xyxy, [[5, 5, 20.5, 30]])
     with pytest.raises(DatasetError, match="states no size"):
         read_annotations(tmp_path, tmp_path / "nowhere")
 

@@ -106,8 +106,8 @@ def test_batches_do_not_depend_on_workers_or_on_where_the_run_began(tmp_path, nu
     for step, batch in zip(itertools.count(start), batches, strict=False):
         expected = samples.make_batch(plan.requests(step))
         assert torch.equal(batch.images, expected.images)
-        for one, other in zip(batch.boxes_xyxy, expected.boxes_xyxy, strict=True):
-            np.testing.assert_array_equal(one, other)
+        for one, other in zip(batch.boxes, expected.boxes, strict=True):
+            np.testing.assert_array_equal(one.xyxy, other.xyxy)
 
 
 def test_the_cache_changes_nothing(tmp_path):
@@ -123,8 +123,8 @@ def test_threads_change_nothing(tmp_path, num_threads):
     for step in range(3):
         expected, batch = one.make_batch(plan.requests(step)), many.make_batch(plan.requests(step))
         assert torch.equal(batch.images, expected.images)
-        for boxes, expected_boxes in zip(batch.boxes_xyxy, expected.boxes_xyxy, strict=True):
-            np.testing.assert_array_equal(boxes, expected_boxes)
+        for boxes, expected_boxes in zip(batch.boxes, expected.boxes, strict=True):
+            np.testing.assert_array_equal(boxes.xyxy, expected_boxes.xyxy)
 
 
 def test_processes_share_the_cores(monkeypatch):
@@ -146,7 +146,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
     batch = samples.make_batch([SampleRequest(0, 0, (64, 64), is_strong=False)])
     (target,) = batch_targets(batch)
     np.testing.assert_array_equal(target.class_ids, [1])
-    crowd = batch.boxes_xyxy[0][batch.is_crowd[0]]
+    crowd = batch.boxes[0].xyxy[batch.boxes[0].is_crowd]
     assert crowd.shape == (1, 4)
     np.testing.assert_array_equal(target.ignored_xyxy, crowd)
 

@@ -157,7 +157,7 @@ def test_a_trained_network_sees_what_is_on_a_real_image(sample, name: str, model
         if image.file_name == "BloodImage_00065.jpg"
     )
     white = found.boxes_xyxy[[cell == "WBC" for cell in found.names]]
-    annotated = image.boxes_xyxy[image.class_ids == 1]
+    annotated = image.boxes.xyxy[image.boxes.class_ids == 1]
     assert len(white) == len(annotated) == 2
     assert pairwise_iou(white, annotated).max(axis=1).min() > 0.7
     assert found.names.count("RBC") >= 3
