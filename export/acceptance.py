@@ -16,7 +16,7 @@ from handeye.export.graph.onnx_export import write_onnx
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
 from handeye.vision.evaluation.speed import percentiles_ms
-from handeye.vision.images import Preprocessing, prepare, read_image
+from handeye.vision.images import Preprocessing, preprocess, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
 from handeye.vision.runtime.image_detector import ImageDetector
 from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
@@ -71,7 +71,7 @@ class ImageSet:
         paths = list(self.files.values())
         chosen = range(len(paths)) if most is None else np.unique(np.linspace(0, len(paths) - 1, most).astype(int))
         for place in chosen:
-            yield prepare(read_image(paths[place]), preprocessing)[0][None]
+            yield preprocess(read_image(paths[place]), preprocessing)[0][None]
 
 
 def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads: int | None = None) -> CocoMetrics:

@@ -1,8 +1,8 @@
-"""One way from an image to the input of a network, for training and for run time, and the way back for boxes.
+"""Read and preprocess images: resize, letterbox, normalise, for training and at run time; map boxes back to the image.
 
 The defaults are YOLOX's convention (section "preproc" of its data_augment.py): BGR, 0..255, aspect ratio kept,
 placed top-left, the rest filled with 114. Deployed models carry a `Preprocessing` inside their file, so that what
-was trained and what runs can not drift apart.
+was trained and what runs cannot drift apart.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class ResizeTransform:
         return np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
 
 
-def prepare(
+def preprocess(
     image_rgb: UInt8[np.ndarray, "h w 3"],
     preprocessing: Preprocessing,
     out: Float32[np.ndarray, "3 H W"] | None = None,

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from handeye.vision.errors import UserError
 from handeye.vision.evaluation.torch_session import TorchSession
-from handeye.vision.images import ResizeTransform, prepare
+from handeye.vision.images import ResizeTransform, preprocess
 
 if TYPE_CHECKING:
     from handeye.vision.runtime.image_detector import ImageDetector
@@ -56,7 +56,7 @@ class AttentionMaps:
         """A query's attention to each pixel, from 0 where in the image it looked least to 1 where it looked most."""
         import torch
 
-        values, placement = prepare(image_rgb, self._preprocessing)
+        values, placement = preprocess(image_rgb, self._preprocessing)
         with torch.inference_mode():
             device = next(self._detector.parameters()).device
             features = self._detector.backbone(torch.from_numpy(values)[None].to(device))

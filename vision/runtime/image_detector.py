@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from typing_extensions import assert_never
 
 from handeye.vision.errors import ModelFileError
-from handeye.vision.images import ResizeTransform, prepare
+from handeye.vision.images import ResizeTransform, preprocess
 from handeye.vision.runtime.decode import read_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
@@ -156,9 +156,9 @@ class ImageDetector:
     def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], ResizeTransform]:
         """The network's input, in the buffer where all inputs are of one size."""
         if self._batch is not None:
-            _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+            _, placement = preprocess(image_rgb, self.manifest.preprocessing, out=self._batch[0])
             return self._batch, placement
-        values, placement = prepare(image_rgb, self.manifest.preprocessing)
+        values, placement = preprocess(image_rgb, self.manifest.preprocessing)
         return values[None], placement
 
     def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
 from handeye.vision.detector import Detector
 from handeye.vision.evaluation.torch_session import output_layout
-from handeye.vision.images import ResizeTransform, at_fixed_size, prepare, read_image
+from handeye.vision.images import ResizeTransform, at_fixed_size, preprocess, read_image
 from handeye.vision.runtime.decode import read_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.training.config import EvaluationConfig
@@ -72,7 +72,7 @@ def detect_together(
 
 def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], ResizeTransform]:
     preprocessing = detector.config.preprocessing
-    return prepare(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
+    return preprocess(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
 
 
 def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.ndarray, "B rows channels"]:

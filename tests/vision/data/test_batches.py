@@ -17,7 +17,7 @@ from handeye.vision.data.annotations import AnnotationSet, Categories, annotatio
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
 from handeye.vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images, threads_for
 from handeye.vision.errors import DatasetError
-from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, preprocess
 from handeye.vision.training.training_data import batch_targets
 
 PREPROCESSING = Preprocessing(size_hw=(64, 64))
@@ -160,7 +160,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
     ids=["yolox", "normalised"],
 )
 def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessing):
-    """Reading, fitting, stacking and normalising in torch give what `prepare` gives, but for the HSV rounding."""
+    """Reading, fitting, stacking and normalising in torch give what `preprocess` gives, but for the HSV rounding."""
     from handeye.vision.data.transforms import HsvConfig
 
     augmentation = AugmentationConfig(
@@ -170,7 +170,7 @@ def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessin
     requests = plan_of(weak_last_epochs=4).requests(0)
     inputs = normalise_images(samples.make_batch(requests).images, preprocessing)
     for request, values in zip(requests, inputs, strict=True):
-        expected, _ = prepare(samples.read_sample(request.index).image_rgb, preprocessing)
+        expected, _ = preprocess(samples.read_sample(request.index).image_rgb, preprocessing)
         per_level = preprocessing.scale / min(preprocessing.std)
         assert np.abs(values.numpy() - expected).max() <= 5 * per_level + 1e-5
 

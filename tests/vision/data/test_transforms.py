@@ -22,7 +22,7 @@ from handeye.vision.data.transforms import (
     warp,
     warp_boxes,
 )
-from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, preprocess
 
 # Not below 1: an edge narrower than a pixel has no place that the picture could tell.
 UPRIGHT = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 2.0), translate=0.2)
@@ -106,7 +106,7 @@ def test_fit_is_the_run_times_preprocessing(image_hw, input_hw, resize):
     noise = np.random.default_rng(0).integers(0, 256, sample.image_rgb.shape, dtype=np.uint8)
     preprocessing = Preprocessing(size_hw=input_hw, resize=resize)
     fitted = fit(LabelledImage(noise, sample.boxes), preprocessing)
-    expected, placement = prepare(noise, preprocessing)
+    expected, placement = preprocess(noise, preprocessing)
     np.testing.assert_array_equal(fitted.image_rgb[..., ::-1].transpose(2, 0, 1), expected)
     np.testing.assert_array_equal(fitted.boxes.xyxy, placement.boxes_to_input(sample.boxes.xyxy))
 

@@ -14,7 +14,7 @@ from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import UserError
 from handeye.vision.evaluation.attention import AttentionMaps
 from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector
-from handeye.vision.images import prepare
+from handeye.vision.images import preprocess
 from handeye.vision.runtime.image_detector import ImageDetector
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 
@@ -50,7 +50,7 @@ def test_the_map_of_a_detection_is_that_of_its_query(detr: Detector, tmp_path: P
     assert maps.shape == (7, 40, 96)
     np.testing.assert_allclose(maps.reshape(7, -1).min(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(maps.reshape(7, -1).max(axis=1), 1, atol=1e-6)
-    values, placement = prepare(IMAGE, detr.config.preprocessing)
+    values, placement = preprocess(IMAGE, detr.config.preprocessing)
     with torch.no_grad():
         cells = detr.head.attention_maps(detr.neck(detr.backbone(torch.from_numpy(values)[None])))[0].numpy()
     # The centres of rows 0 and 1, columns 0 to 3 lie at input (16, 48, 80, 112) x (16, 48): image x and y below.
