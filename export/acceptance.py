@@ -16,11 +16,10 @@ from handeye.export.graph.onnx_export import write_onnx
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
 from handeye.vision.evaluation.speed import percentiles_ms
-from handeye.vision.images import Preprocessing, preprocess, read_image
+from handeye.vision.images import Preprocessing, list_images, preprocess, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
 from handeye.vision.runtime.image_detector import ImageDetector
 from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
-from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
 """Of the protocol by which detectors publish their figures."""
@@ -37,11 +36,7 @@ class ImageSet:
     @classmethod
     def from_folder(cls, folder: Path) -> ImageSet:
         """All images of a folder, in the order of their names. Raises SourceError when there is none."""
-        paths = (
-            sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if folder.is_dir()
-            else []
-        )
+        paths = list_images(folder)
         if not paths:
             raise SourceError(f"{folder}: expected a folder with images")
         return cls(dict(enumerate(paths)), None)

@@ -7,6 +7,7 @@ was trained and what runs cannot drift apart.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +26,8 @@ from handeye.vision.errors import SourceError
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Suffixes of the files that are taken for images, in lower case."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue on the scale 0..1, as all published weights that start from it have them."""
@@ -165,6 +168,30 @@ def resize_antialiased(
     height, width = resized_hw
     narrow = _resample_rows(np.ascontiguousarray(cv2.transpose(image)), width)
     return _resample_rows(np.ascontiguousarray(cv2.transpose(narrow)), height)
+
+
+def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Image files of a folder by suffix, sorted; with `recursive` of its subfolders too.
+
+    Hidden files are left out: half-written ones of a killed process, and macOS's companions. Links are followed, and
+    loops of links end.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or not recursive:
+            subfolders.clear()
+        if real not in seen:
+            visible = (Path(place, name) for name in names if not name.startswith("."))
+            found += [path for path in visible if has_image_suffix(path)]
+        seen.add(real)
+    return sorted(found)
+
+
+def has_image_suffix(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:

@@ -13,10 +13,10 @@ from typing_extensions import assert_never
 
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, Omissions
 from handeye.vision.data.coco import coco_content, read_coco, write_coco
-from handeye.vision.data.image_files import IMAGE_SUFFIXES
 from handeye.vision.data.voc import read_voc, voc_root, write_voc
 from handeye.vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
 from handeye.vision.errors import DatasetError
+from handeye.vision.images import has_image_suffix
 
 Format = Literal["coco", "voc", "yolo"]
 ANNOTATIONS_NAME = "annotations.json"
@@ -102,7 +102,7 @@ def _lists_files(path: Path) -> bool:
         first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-    return Path(first).suffix.lower() in IMAGE_SUFFIXES
+    return has_image_suffix(Path(first))
 
 
 # A data set in another format: a new folder with the annotations and the images, linked or copied, whole or absent.

@@ -1,12 +1,11 @@
 """Image files of a data set: their size without decoding them, and whether they are what the annotations say.
 
-Sizes and boxes are those of the upright picture, as `vision.images.read_image` gives it: a camera's EXIF orientation is
-applied, as labelling tools and browsers do. Annotations made on the pixels as stored do not fit, and are told so.
+Sizes and boxes are those of the upright image, as `vision.images.read_image` gives it: the EXIF orientation is applied,
+as labelling tools and browsers do. Annotations made on the pixels as stored do not fit, which raises DatasetError.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,6 @@ from handeye.vision.data.annotations import BROKEN, AnnotationSet, LeftOut
 from handeye.vision.errors import DatasetError, SourceError, UserError
 from handeye.vision.images import decode_image, read_image
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 2**28
 """More than 16384 x 16384 pixels is taken for a decompression bomb: 800 MB once decoded."""
 HEAD_BYTES = 2**16
@@ -76,22 +74,8 @@ def declared_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder and its subfolders by suffix, sorted; links are followed, and loops of links end."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found)
-
-
 def without_missing(annotations: AnnotationSet, folder: Path) -> AnnotationSet:
-    """The set without the images whose files do not exist, which are named in `left_out`."""
+    """The set without the images whose files do not exist, which are listed in `left_out`."""
     problems = {
         image.image_id: f"{folder / image.file_name}: is missing"
         for image in annotations.images
@@ -101,13 +85,13 @@ def without_missing(annotations: AnnotationSet, folder: Path) -> AnnotationSet:
 
 
 def without_broken(annotations: AnnotationSet, folder: Path, num_threads: int = 2) -> AnnotationSet:
-    """The set without the images that cannot be decoded to the size stated, which are named in `left_out`.
+    """The set without the images that cannot be decoded to the size stated, which are listed in `left_out`.
 
     Decodes every image once. Raises DatasetError when none is left.
     """
     with ThreadPoolExecutor(num_threads) as readers:
-        told = readers.map(lambda image: problem_of(folder / image.file_name, image.size_hw), annotations.images)
-        problems = {image.image_id: text for image, text in zip(annotations.images, told, strict=True) if text}
+        texts = readers.map(lambda image: problem_of(folder / image.file_name, image.size_hw), annotations.images)
+        problems = {image.image_id: text for image, text in zip(annotations.images, texts, strict=True) if text}
     return leave_out(annotations, problems)
 
 
@@ -130,7 +114,7 @@ def leave_out(annotations: AnnotationSet, problems: Mapping[int, str]) -> Annota
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """The size in the frame header, sides exchanged where the EXIF orientation turns the picture by a quarter."""
+    """The size in the frame header, sides exchanged where the EXIF orientation turns the image by a quarter."""
     is_turned = False
     for marker, segment in _jpeg_segments(content):
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):

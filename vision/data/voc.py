@@ -21,8 +21,9 @@ from handeye.vision.data.annotations import (
     build_image,
     safe_name,
 )
-from handeye.vision.data.image_files import IMAGE_SUFFIXES, read_size
+from handeye.vision.data.image_files import read_size
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.images import IMAGE_SUFFIXES
 
 CLASSES_NAME = "classes.txt"
 """Names in the order of the class ids, one a line; VOC itself has no such list."""

@@ -25,10 +25,11 @@ from handeye.vision.data.annotations import (
     build_image,
     safe_name,
 )
-from handeye.vision.data.image_files import IMAGE_SUFFIXES, list_images, read_size
+from handeye.vision.data.image_files import read_size
 from handeye.vision.data.masks import Mask
 from handeye.vision.data.voc import CLASSES_NAME, read_classes
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.images import IMAGE_SUFFIXES, list_images
 
 DATA_NAME = "data.yaml"
 CROWD = "a crowd, which YOLO text cannot say"
@@ -105,7 +106,7 @@ def _find(path: Path, images: Path | None, split: str) -> _Source:
         return _from_yaml(path, images, split)
     if path.is_dir():
         folder = images or _images_beside(path)
-        files = list_images(folder)
+        files = list_images(folder, recursive=True)
     else:
         files = _listed(path)
         folder = images or _common_folder(files, path.parent)
@@ -120,9 +121,13 @@ def _from_yaml(path: Path, images: Path | None, split: str) -> _Source:
         raise DatasetError(f"{path}: names no folder for the split {split!r}")
     places = content[split] if isinstance(content[split], list) else [content[split]]
     found = [_place(path, content.get("path"), place) for place in places]
-    files = [file for place in found for file in (list_images(place) if place.is_dir() else _listed(place))]
+    files = [file for place in found for file in _files_of(place)]
     folder = images or (found[0] if len(found) == 1 and found[0].is_dir() else _common_folder(files, path.parent))
     return _Source(_below(files, folder), folder, _categories(path, content.get("names")))
+
+
+def _files_of(place: Path) -> list[Path]:
+    return list_images(place, recursive=True) if place.is_dir() else _listed(place)
 
 
 def _read_yaml(path: Path) -> Any:

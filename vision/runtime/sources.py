@@ -18,10 +18,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from handeye.vision.errors import SourceError
-from handeye.vision.images import read_image
+from handeye.vision.images import IMAGE_SUFFIXES, has_image_suffix, list_images, read_image
 from handeye.vision.runtime.video_writer import quiet_opencv
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 
 @runtime_checkable
@@ -57,10 +55,10 @@ def open_stream(source: str, timeout_s: float = 10.0) -> Stream:
         return ImageFiles(_images_in(path))
     if glob.has_magic(source) and not path.exists():
         matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - may be absolute
-        return ImageFiles([match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES], source)
+        return ImageFiles([match for match in matches if has_image_suffix(match)], source)
     if not path.exists():
         raise SourceError(f"{source}: there is no such file, folder or pattern; a camera is given by its number")
-    if path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(source):
+    if has_image_suffix(path) or cv2.haveImageReader(source):
         return ImageFiles([path], source)
     return VideoFile(path)
 
@@ -138,9 +136,7 @@ class VideoFile:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    """Hidden files are left out: half-written ones of a writer that was killed, and macOS's companions."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = sorted(path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = list_images(folder)
     if not paths:
         raise SourceError(f"{folder}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return paths

@@ -15,9 +15,9 @@ from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
 from handeye.vision.data.batches import TrainingSamples
 from handeye.vision.data.formats import read_annotations
-from handeye.vision.data.image_files import declared_size, list_images, without_broken
+from handeye.vision.data.image_files import declared_size, without_broken
 from handeye.vision.errors import DatasetError
-from handeye.vision.images import Preprocessing, read_image
+from handeye.vision.images import Preprocessing, list_images, read_image
 from tests.vision.data.absurd_sets import REFUSED, SURVIVED, write_good
 from tests.vision.data.drawn_images import draw_set
 
@@ -234,7 +234,7 @@ def test_loops_of_linked_folders_end(tmp_path):
     _, images = draw_set(tmp_path)
     (images / "again").symlink_to(images)
     (images / "up").symlink_to(tmp_path)
-    assert [path.name for path in list_images(images)] == ["0.png", "1.png", "2.png"]
+    assert [path.name for path in list_images(images, recursive=True)] == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "nothing", "empty", "table.csv"])
