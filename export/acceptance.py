@@ -15,10 +15,9 @@ from jaxtyping import Float32
 from handeye.export.graph.onnx_export import write_onnx
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
-from handeye.vision.evaluation.speed import percentiles_ms
 from handeye.vision.images import Preprocessing, list_images, preprocess, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
-from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.image_detector import ImageDetector, percentiles_ms
 from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
 
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65

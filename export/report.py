@@ -10,7 +10,7 @@ from typing import Any
 
 from handeye.export.artefacts import Artefact, judging_engine
 from handeye.export.quantization.int8_recipe import Int8Result
-from handeye.vision.evaluation.figures import figure
+from handeye.vision.evaluation.plots import figure
 from handeye.vision.files import write_html_report
 
 

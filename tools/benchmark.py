@@ -18,13 +18,12 @@ from rich.console import Console
 
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError
-from handeye.vision.evaluation.speed import stage_percentiles
 from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from handeye.vision.files import write_json
 from handeye.vision.images import decode_image, list_images
 from handeye.vision.runtime.engine_file import ENGINE_SUFFIX
 from handeye.vision.runtime.engines import installed_engines
-from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.image_detector import ImageDetector, stage_percentiles
 
 
 @dataclass(frozen=True, kw_only=True)

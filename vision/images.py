@@ -22,6 +22,7 @@ from typing_extensions import assert_never
 
 from handeye.vision.config import Config
 from handeye.vision.errors import SourceError
+from handeye.vision.files import replacing
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -206,6 +207,14 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     return decode_image(content, origin=str(path))
+
+
+def write_image(path: Path, image_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write a PNG, whole or not at all. Raises OSError where OpenCV's writer would silently leave a broken file."""
+    is_encoded, content = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    assert is_encoded
+    with replacing(path) as beside:
+        beside.write_bytes(content.tobytes())
 
 
 def decode_image(content: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:

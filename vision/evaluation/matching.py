@@ -16,14 +16,13 @@ from jaxtyping import Bool, Float, Int64, UInt8
 
 from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
-from handeye.vision.evaluation.figures import write_picture
-from handeye.vision.images import read_image
+from handeye.vision.images import read_image, write_image
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.draw import class_colour, draw_box
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judgement:
+class DetectionMatch:
     """What each detection of an image is, and which objects are found."""
 
     object_of: Int64[np.ndarray, "N"]
@@ -57,7 +56,7 @@ class Judgement:
         return 2 * self.num_hits / (2 * self.num_hits + wrong) if self.num_hits + wrong else 1.0
 
 
-def judge(image: ImageAnnotations, found: Detections, iou_threshold: float = 0.5) -> Judgement:
+def match_detections(image: ImageAnnotations, found: Detections, iou_threshold: float = 0.5) -> DetectionMatch:
     """Pair detections and objects one to one, best score first, each with the free object that it overlaps most.
 
     First within the classes, as COCO does, so that no confusion takes an object from a detection that is right; then
@@ -74,7 +73,7 @@ def judge(image: ImageAnnotations, found: Detections, iou_threshold: float = 0.5
     is_missed = ~image.boxes.is_crowd
     is_missed[object_of[is_hit]] = False
     _take_objects(object_of, order, np.where(is_near & ~is_same & counts[:, None], overlaps, -1.0))
-    return Judgement(object_of, is_hit, counts, is_missed)
+    return DetectionMatch(object_of, is_hit, counts, is_missed)
 
 
 def _take_objects(
@@ -114,17 +113,17 @@ LEGEND = "left annotated: orange missed, grey crowd; right detected: green right
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class JudgedImage:
+class MatchedImage:
     """One image and how the detector did on it."""
 
     image: ImageAnnotations
     found: Detections
-    judgement: Judgement
+    match: DetectionMatch
 
     @property
     def num_mistakes(self) -> int:
         """Wrong detections and missed objects."""
-        return self.judgement.num_false + self.judgement.num_missed
+        return self.match.num_false + self.match.num_missed
 
 
 def worst_images(
@@ -133,50 +132,50 @@ def worst_images(
     score_threshold: float,
     most: int,
     iou_threshold: float = 0.5,
-) -> list[JudgedImage]:
+) -> list[MatchedImage]:
     """At most `most` images with a mistake, lowest F1 first, of equals the one with most mistakes."""
-    judged = []
+    matched = []
     for image in annotations.images:
         if image.image_id in detections:
             found = detections[image.image_id]
             found = found[found.scores >= score_threshold]
-            judged.append(JudgedImage(image, found, judge(image, found, iou_threshold)))
-    mistaken = [one for one in judged if one.num_mistakes]
-    return sorted(mistaken, key=lambda one: (one.judgement.f1, -one.num_mistakes))[:most]
+            matched.append(MatchedImage(image, found, match_detections(image, found, iou_threshold)))
+    mistaken = [one for one in matched if one.num_mistakes]
+    return sorted(mistaken, key=lambda one: (one.match.f1, -one.num_mistakes))[:most]
 
 
-def draw_judged(path: Path, judged: JudgedImage, images: Path) -> None:
+def draw_matched_image(path: Path, matched: MatchedImage, images: Path) -> None:
     """Write the image twice, side by side: with the annotated boxes and with the detected ones (see LEGEND).
 
     Raises SourceError when the image cannot be read.
     """
-    picture = read_image(images / judged.image.file_name)
+    picture = read_image(images / matched.image.file_name)
     scale = SIDE_PX / max(picture.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
     gap = np.full((small.shape[0], GAP_PX, 3), 255, np.uint8)
-    drawn = np.hstack([_annotated(small.copy(), judged, scale), gap, _detected(small.copy(), judged, scale)])
-    write_picture(path, drawn)
+    drawn = np.hstack([_annotated(small.copy(), matched, scale), gap, _detected(small.copy(), matched, scale)])
+    write_image(path, drawn)
 
 
-def _annotated(picture: UInt8[np.ndarray, "h w 3"], judged: JudgedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+def _annotated(picture: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
     """The true boxes in the colours of their classes, but for what was missed and for crowds."""
-    image = judged.image
+    image = matched.image
     for row, (box, class_id) in enumerate(zip(image.boxes.xyxy, image.boxes.class_ids, strict=True)):
         colour = class_colour(int(class_id))
-        if judged.judgement.is_missed[row]:
+        if matched.match.is_missed[row]:
             colour = MISSED_COLOUR
         elif image.boxes.is_crowd[row]:
             colour = CROWD_COLOUR
-        draw_box(picture, box * scale, judged.found.class_names[class_id], colour, thickness=2)
+        draw_box(picture, box * scale, matched.found.class_names[class_id], colour, thickness=2)
     return picture
 
 
-def _detected(picture: UInt8[np.ndarray, "h w 3"], judged: JudgedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+def _detected(picture: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
     """The detected boxes, the best on top."""
-    found, judgement = judged.found, judged.judgement
+    found, match = matched.found, matched.match
     for row in reversed(range(len(found))):
-        colour = RIGHT_COLOUR if judgement.is_hit[row] else WRONG_COLOUR if judgement.counts[row] else CROWD_COLOUR
+        colour = RIGHT_COLOUR if match.is_hit[row] else WRONG_COLOUR if match.counts[row] else CROWD_COLOUR
         label = f"{found.names[row]} {found.scores[row]:.2f}"
         draw_box(picture, found.boxes_xyxy[row] * scale, label, colour, thickness=2)
     return picture

@@ -72,7 +72,7 @@ def test_the_graph_is_valid_and_near_to_float(shared, tmp_path: Path):
     assert noise < 0.85 * plain_noise
 
     write_onnx(tmp_path / "r18.int8.onnx", ours.model, manifest)
-    rows = ImageDetector.load(tmp_path / "r18.int8.onnx", engine="onnxruntime").read_rows(read_image(paths[20]))
+    rows = ImageDetector.load(tmp_path / "r18.int8.onnx", engine="onnxruntime").raw_rows(read_image(paths[20]))
     assert rows.shape == (300, 84)
     assert rows.min() >= 0
     assert rows.max() <= 1

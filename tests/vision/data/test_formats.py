@@ -79,7 +79,7 @@ def assert_xml_says_what_json_says(folder: Path, split: str) -> None:
     for image in xml.images:
         np.testing.assert_array_equal(image.boxes.xyxy, others[image.file_name].boxes.xyxy)
         names = [
-            [categories.names[class_id] for class_id in found.class_ids]
+            [categories.names[class_id] for class_id in found.boxes.class_ids]
             for categories, found in ((xml.categories, image), (content.categories, others[image.file_name]))
         ]
         assert names[0] == names[1]

@@ -12,8 +12,7 @@ from handeye.vision.checkpoints.native import save_detector
 from handeye.vision.config import validate_config
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import UserError
-from handeye.vision.evaluation.attention import AttentionMaps
-from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector
+from handeye.vision.evaluation.torch_session import AttentionMaps, TorchSession, detector_manifest, open_detector
 from handeye.vision.images import preprocess
 from handeye.vision.runtime.image_detector import ImageDetector
 from tests.vision.runtime.tiny_models import empty_rows, write_model
@@ -88,5 +87,5 @@ def test_models_without_queries_or_outside_torch_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="a head of kind yolox has no queries"):
         AttentionMaps(open_detector(checkpoint))
     write_model(exported, empty_rows((64, 96)))
-    with pytest.raises(UserError, match="only seen inside a native checkpoint"):
+    with pytest.raises(UserError, match="need a native checkpoint"):
         AttentionMaps(open_detector(exported))

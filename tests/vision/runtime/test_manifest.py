@@ -15,10 +15,9 @@ from handeye.vision.runtime.manifest import (
     PostprocessedBoxes,
     QueryRows,
     YoloxRows,
-    foreign_rtdetr_manifest,
-    foreign_yolox_manifest,
     read_manifest,
 )
+from handeye.vision.runtime.third_party_models import rtdetr_manifest, yolox_manifest
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 
 
@@ -87,13 +86,13 @@ def test_a_manifest_without_a_hash_is_not_enough_for_our_own_files(tmp_path: Pat
 
 def test_foreign_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
     path = tmp_path / "net.onnx"
-    assert foreign_yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
+    assert yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
     (tmp_path / "coco_classes.txt").write_text("cat\ndog\n\ntraffic light\n")
-    manifest = foreign_yolox_manifest(path, (64, 64), 3)
+    manifest = yolox_manifest(path, (64, 64), 3)
     assert manifest.class_names == ("cat", "dog", "traffic light")
     assert manifest.output.decoded is False
     with pytest.raises(ModelFileError, match="holds 3 names"):
-        foreign_yolox_manifest(path, (64, 64), 4)
+        yolox_manifest(path, (64, 64), 4)
 
 
 def test_the_manifest_is_readable_by_whoever_opens_the_file():
@@ -118,8 +117,8 @@ def test_the_shipped_file_of_an_earlier_version_is_read():
 
 
 def test_a_foreign_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
-    manifest = foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
+    manifest = rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
     assert manifest.class_names == tuple(map(str, range(80)))
     assert (manifest.preprocessing.resize, manifest.preprocessing.colour) == ("stretch", "rgb")
     (tmp_path / "coco_classes.txt").write_text("cat\ndog\n")
-    assert foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640)).class_names == ("cat", "dog")
+    assert rtdetr_manifest(tmp_path / "net.onnx", (640, 640)).class_names == ("cat", "dog")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from handeye.vision.evaluation.speed import percentiles_ms, stage_percentiles
+from handeye.vision.runtime.image_detector import percentiles_ms, stage_percentiles
 
 
 def test_percentiles_of_a_ramp_and_of_one_value():
