@@ -27,8 +27,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from handeye.vision.data.annotations import AnnotationSet, LabelledBoxes
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
-from handeye.vision.data.image_files import read_stated_image
-from handeye.vision.data.recent_images import RecentImages
+from handeye.vision.data.image_files import RecentImages, read_stated_image
 from handeye.vision.data.transforms import LabelledImage
 from handeye.vision.errors import DatasetError, SourceError, UserError
 from handeye.vision.images import Preprocessing

@@ -1,4 +1,4 @@
-"""Image files of a data set: their size without decoding them, and whether they are what the annotations say.
+"""Image files of a data set: size from the header, check against the annotations, cache of decoded images.
 
 Sizes and boxes are those of the upright image, as `vision.images.read_image` gives it: the EXIF orientation is applied,
 as labelling tools and browsers do. Annotations made on the pixels as stored do not fit, which raises DatasetError.
@@ -7,7 +7,9 @@ as labelling tools and browsers do. Annotations made on the pixels as stored do 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +24,7 @@ MAX_PIXELS = 2**28
 """More than 16384 x 16384 pixels is taken for a decompression bomb: 800 MB once decoded."""
 HEAD_BYTES = 2**16
 """Enough of a file to know the size of most."""
+Image = UInt8[np.ndarray, "h w 3"]
 ORIENTATION_TAG = 0x0112
 START_OF_FRAME = frozenset({*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
@@ -111,6 +114,50 @@ def leave_out(annotations: AnnotationSet, problems: Mapping[int, str]) -> Annota
         raise DatasetError(f"none of the {len(annotations)} images can be used; {next(iter(problems.values()))}")
     named = tuple(LeftOut(BROKEN, text) for text in problems.values())
     return AnnotationSet(kept, annotations.categories, annotations.left_out + named)
+
+
+class RecentImages:
+    """`image_rgb = recent(index)`: an LRU cache of decoded images, bounded in bytes.
+
+    Mosaics ask for each image several times, and decoding costs most of a sample.
+
+    Threads may share it; two that ask for an image at the same moment may both decode it.
+    """
+
+    def __init__(self, decode: Callable[[int], Image], budget_bytes: int) -> None:
+        self._decode = decode
+        self._budget_bytes = budget_bytes
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._images: OrderedDict[int, Image] = OrderedDict()
+
+    def __call__(self, index: int) -> Image:
+        """Image number `index`; the caller must not write into it."""
+        with self._lock:
+            image_rgb = self._images.get(index)
+            if image_rgb is not None:
+                self._images.move_to_end(index)
+                return image_rgb
+        image_rgb = self._decode(index)
+        with self._lock:
+            self._keep(index, image_rgb)
+        return image_rgb
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __reduce__(self) -> tuple[type[RecentImages], tuple[Callable[[int], Image], int]]:
+        """Another process starts with nothing kept."""
+        return RecentImages, (self._decode, self._budget_bytes)
+
+    def _keep(self, index: int, image_rgb: Image) -> None:
+        if index in self._images:
+            return
+        self._images[index] = image_rgb
+        self._held_bytes += image_rgb.nbytes
+        while self._held_bytes > self._budget_bytes:
+            _, oldest = self._images.popitem(last=False)
+            self._held_bytes -= oldest.nbytes
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:

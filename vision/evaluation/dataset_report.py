@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from handeye.vision.boxes.anchors import AnchorFit
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
-from handeye.vision.data.checks import Finding
+from handeye.vision.data.checks import DatasetFinding
 from handeye.vision.errors import SourceError
 from handeye.vision.files import replacing, write_html_report
 from handeye.vision.images import read_image
@@ -37,7 +37,7 @@ class DatasetSummary:
     title: str
     annotations: AnnotationSet
     images: Path
-    findings: Sequence[Finding]
+    findings: Sequence[DatasetFinding]
     counts: Mapping[str, object]
     anchors: AnchorFit | None = None
 

@@ -18,8 +18,7 @@ from handeye.vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, BoxTra
 from handeye.vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
 from handeye.vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
 from handeye.vision.tracking.mot_files import MotBoxes
-from handeye.vision.tracking.oc_sort import OcSortConfig, OcSortTracker
-from handeye.vision.tracking.sort import SortConfig, SortTracker
+from handeye.vision.tracking.sort import OcSortConfig, OcSortTracker, SortConfig, SortTracker
 
 
 class ImageTracker:

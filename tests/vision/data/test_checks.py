@@ -21,7 +21,6 @@ from handeye.vision.data.checks import (
     sizes_by_part,
 )
 from handeye.vision.data.coco import read_coco
-from handeye.vision.data.near_duplicates import like_pairs, likeness_of
 from handeye.vision.images import Preprocessing, read_image
 from tests.vision.data.drawn_images import draw_set
 
@@ -67,14 +66,14 @@ def test_a_copy_is_told_whatever_its_size_and_compression(sample):
         image = read_image(path)
         small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
         again = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
-        originals[path.name], copies[path.name] = likeness_of(image), likeness_of(again)
-    pairs = like_pairs(originals, copies)
+        originals[path.name], copies[path.name] = hash_of(image), hash_of(again)
+    pairs = near_duplicates(originals, copies)
     assert {(pair.one, pair.other) for pair in pairs} == {(path.name, path.name) for path in paths}
-    assert like_pairs(originals, {}) == []
+    assert near_duplicates(originals, {}) == []
 
 
 def test_a_picture_without_features_is_like_nothing():
-    assert likeness_of(np.full((50, 60, 3), 114, np.uint8)) is None
+    assert hash_of(np.full((50, 60, 3), 114, np.uint8)) is None
 
 
 def test_bccd_has_one_scene_in_two_of_its_splits(sample):
