@@ -46,7 +46,7 @@ class Preprocessing(Config):
     smaller number of size_hw, or smaller so that its longer side keeps to the larger number.
     """
     antialias: bool = False
-    """Let every pixel of the image count when it becomes smaller (PIL's bilinear filter), not the nearest four only."""
+    """Antialias when shrinking (PIL's bilinear filter) instead of reading the nearest four pixels only."""
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
     """Value of the padding, on the 0..255 scale of the pixels."""
     colour: Literal["rgb", "bgr"] = "bgr"
@@ -71,7 +71,7 @@ class ResizeTransform:
     def boxes_to_image(
         self, boxes_xyxy: Float32[np.ndarray, "N 4"], *, clip: bool = True
     ) -> Float32[np.ndarray, "N 4"]:
-        """Boxes in pixels of the network input -> pixels of the original image, clipped to it unless told not to."""
+        """Boxes in pixels of the network input -> pixels of the original image, clipped to it by default."""
         boxes = boxes_xyxy / self._scales()
         if not clip:
             return boxes
@@ -115,7 +115,7 @@ def fit_image(
 
 
 def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[ResizeTransform, tuple[int, int]]:
-    """The placement of an image of that size, and its resized (height, width) in pixels.
+    """The ResizeTransform of an image of that size, and its resized (height, width) in pixels.
 
     letterbox truncates the resized size to whole pixels but scales boxes by the exact ratio, as YOLOX does.
     """
@@ -263,7 +263,7 @@ def _resample_rows(image: UInt8[np.ndarray, "h w 3"], num_rows: int) -> UInt8[np
 
 @lru_cache(maxsize=32)
 def _triangle_weights(num_in: int, num_out: int) -> csr_array:
-    """(num_out, num_in), sparse: how much each row of an image counts for each row of the resized one."""
+    """(num_out, num_in), sparse: the weight of each row of an image in each row of the resized one."""
     ratio = num_in / num_out
     reach = max(ratio, 1.0)
     centres = (np.arange(num_out) + 0.5) * ratio
@@ -296,7 +296,7 @@ def _is_cut_off(content: bytes) -> bool:
 
 
 def _start_of_scan(content: bytes) -> int:
-    """Offset of the JPEG's first scan: segments are skipped by length, for an EXIF thumbnail has an end of its own."""
+    """Offset of the JPEG's first scan: segments are skipped by length: an EXIF thumbnail has an end marker too."""
     position = 2
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]

@@ -23,7 +23,7 @@ from handeye.vision.images import (
     at_fixed_size,
     decode_image,
     place,
-    prepare,
+    preprocess,
     read_image,
     resize_antialiased,
 )
@@ -53,7 +53,7 @@ def test_official_yolox_preprocessing_is_reproduced(recorded_preprocessing, name
     else:
         image_bgr = recorded[f"image.{name}"]
     key = f"yolox.{side}.{name}"
-    values, placement = prepare(np.ascontiguousarray(image_bgr[..., ::-1]), Preprocessing(size_hw=(side, side)))
+    values, placement = preprocess(np.ascontiguousarray(image_bgr[..., ::-1]), Preprocessing(size_hw=(side, side)))
     middle = slice(side // 2, side // 2 + 12)
     assert values.shape == tuple(recorded[f"{key}.shape"])
     np.testing.assert_array_equal(values[:, :12, :12], recorded[f"{key}.tl"])
@@ -87,7 +87,7 @@ def test_official_preprocessing_with_antialias_is_reproduced(recorded_preprocess
         image_rgb = random_image(height, width, seed=12)
     else:
         image_rgb = recorded[f"image.{name}"]
-    values, _ = prepare(image_rgb, ANTIALIASED[network])
+    values, _ = preprocess(image_rgb, ANTIALIASED[network])
     key = f"{network}.{name}"
     assert values.shape == tuple(recorded[f"{key}.shape"])
     _, height, width = values.shape
@@ -132,7 +132,7 @@ def test_antialiased_resizing_is_torchs(resized_hw: tuple[int, int]):
 def test_at_a_fixed_size_nothing_follows_the_image():
     fixed = at_fixed_size(ANTIALIASED["detr"], (320, 352))
     for image_hw in ((100, 300), (300, 100)):
-        values, placement = prepare(random_image(*image_hw), fixed)
+        values, placement = preprocess(random_image(*image_hw), fixed)
         assert values.shape[1:] == placement.input_hw == (320, 352)
     assert at_fixed_size(ANTIALIASED["rtdetr"], (640, 640)) == ANTIALIASED["rtdetr"]
 
@@ -140,7 +140,7 @@ def test_at_a_fixed_size_nothing_follows_the_image():
 def test_normalisation_is_the_formula_in_the_order_of_the_colours():
     image = random_image(20, 30)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    values, _ = prepare(
+    values, _ = preprocess(
         image, Preprocessing(size_hw=(20, 30), colour="rgb", scale=1 / 255, mean=mean, std=std, resize="stretch")
     )
     expected = (image / 255 - np.array(mean)) / np.array(std)
@@ -149,10 +149,10 @@ def test_normalisation_is_the_formula_in_the_order_of_the_colours():
 
 def test_a_given_buffer_is_filled_and_returned_and_stale_values_do_not_survive():
     buffer = np.full((3, 64, 64), np.nan, np.float32)
-    values, _ = prepare(random_image(10, 64), Preprocessing(size_hw=(64, 64)), out=buffer)
+    values, _ = preprocess(random_image(10, 64), Preprocessing(size_hw=(64, 64)), out=buffer)
     assert values is buffer
     assert (values[:, 10:] == 114).all()
-    fresh, _ = prepare(random_image(10, 64), Preprocessing(size_hw=(64, 64)))
+    fresh, _ = preprocess(random_image(10, 64), Preprocessing(size_hw=(64, 64)))
     np.testing.assert_array_equal(values, fresh)
 
 
@@ -184,7 +184,7 @@ def test_boxes_are_clipped_to_the_image_unless_told_not_to():
 def test_an_object_lies_where_its_box_says_in_the_input():
     image = np.zeros((300, 500, 3), np.uint8)
     image[60:120, 200:350] = 255
-    values, placement = prepare(image, Preprocessing(size_hw=(416, 416)))
+    values, placement = preprocess(image, Preprocessing(size_hw=(416, 416)))
     inside = np.argwhere(values[0, : int(300 * placement.scale_y)] > 127)
     edges = np.concatenate([inside.min(axis=0)[::-1], inside.max(axis=0)[::-1] + 1])
     expected = placement.boxes_to_input(np.array([[200, 60, 350, 120]], np.float32))[0]
@@ -193,7 +193,7 @@ def test_an_object_lies_where_its_box_says_in_the_input():
 
 def test_an_empty_image_and_nonsense_settings_are_refused():
     with pytest.raises(ValueError, match="at least one pixel"):
-        prepare(np.zeros((0, 4, 3), np.uint8), Preprocessing())
+        preprocess(np.zeros((0, 4, 3), np.uint8), Preprocessing())
     with pytest.raises(ConfigError, match="size_hw"):
         validate_config(Preprocessing, {"size_hw": [0, 416]}, origin="test")
     with pytest.raises(ConfigError, match=r"std\.1"):

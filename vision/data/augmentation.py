@@ -116,8 +116,8 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "nu
 def neighbours(seed: int, epoch: int, index: int, num_images: int) -> Int64[np.ndarray, "neighbours"]:
     """The images that may be combined with image number `index` in this epoch, itself among them.
 
-    The epoch's order is cut into equal groups of NEIGHBOURS to twice as many. A group is new in every epoch, so that
-    in time every image meets every other, but within a group the images are decoded once and not four times over.
+    The epoch's order is cut into equal groups of NEIGHBOURS to twice as many. Groups change with every epoch,
+    so that every image meets every other in time; within a group each image is decoded once instead of four times.
     """
     num_groups = max(1, num_images // NEIGHBOURS)
     group = int(_positions(seed, epoch, num_images)[index]) * num_groups // num_images

@@ -155,7 +155,7 @@ class TrainingSamples(Dataset):
             self.read_pixels = [self._decode(index) for index in range(len(self.paths))].__getitem__
 
     def __getitem__(self, requests: Sequence[SampleRequest]) -> Batch | UserError:
-        """A whole batch. A user's mistake comes back as a value: raised in a worker, it would lose its one line."""
+        """A whole batch. A UserError comes back as a value: raised in a worker, it would become a long traceback."""
         try:
             return self.make_batch(requests)
         except UserError as error:
@@ -258,7 +258,7 @@ def normalise_images(images: UInt8[Tensor, "B 3 H W"], preprocessing: Preprocess
 
 
 def check_files(paths: Sequence[Path]) -> None:
-    """Raise DatasetError when image files are missing, before hours of training meet the first of them."""
+    """Raise DatasetError when image files are missing, before hours of training reach the first of them."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DatasetError(
@@ -282,7 +282,7 @@ class _StepRequests:
 
 
 def _unchanged(batch: Any) -> Any:
-    """In place of the loader's own stacking: batches come stacked."""
+    """Replaces the loader's collation: batches come stacked."""
     return batch
 
 

@@ -1,6 +1,6 @@
-"""COCO detection JSON in and out (cocodataset.org, "Data format", object detection).
+"""Read and write COCO detection JSON (cocodataset.org, "Data format", object detection).
 
-Structure that cannot be trusted (missing keys, unknown ids, a name twice) is refused by name.
+Missing keys, unknown ids and duplicate names raise DatasetError.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_coco(path: Path, *, keep_masks: bool = False, skip_broken: bool = False
 
     Class ids count the file's categories in the order of their ids. Raises DatasetError naming the file and the entry
     at fault, or leaves that entry out where broken ones are to be skipped; boxes without area, not finite or wholly
-    outside their image are always left out. What was left out is named in `left_out`.
+    outside their image are always left out. What was left out is listed in `left_out`.
     """
     content = _read_object(Path(path))
     omissions = Omissions(skip_broken)

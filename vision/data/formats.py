@@ -81,7 +81,7 @@ def images_folder(path: Path) -> Path | None:
 
 
 def evaluation_source(path: Path, annotations: AnnotationSet) -> Path | Mapping[str, object]:
-    """What COCO's evaluation reads: a COCO file itself, or its content for other formats and after broken entries were skipped."""
+    """What COCO's evaluation reads: a COCO file itself, or the content of one for other formats and skimmed sets."""
     is_whole = Path(path).suffix.lower() == ".json" and not annotations.dropped[BROKEN]
     return path if is_whole else coco_content(annotations)
 

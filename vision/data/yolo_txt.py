@@ -1,4 +1,4 @@
-"""YOLO text files in and out: labels/NAME.txt beside images/NAME.jpg, a line "class cx cy w h" for each box.
+"""Read and write YOLO text labels: labels/NAME.txt beside images/NAME.jpg, a line "class cx cy w h" for each box.
 
 Numbers are fractions of the image's width and height. A line may hold a polygon instead (class x1 y1 x2 y2 ...), of
 which the box is taken. data.yaml names the classes and the folders of each split.
@@ -32,7 +32,7 @@ from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.images import IMAGE_SUFFIXES, list_images
 
 DATA_NAME = "data.yaml"
-CROWD = "a crowd, which YOLO text cannot say"
+CROWD = "a crowd, which YOLO text cannot hold"
 NO_IMAGE = "a label file without an image"
 SLACK = 0.1
 """A fraction this far outside 0..1 is a box over the edge; further out the numbers are no fractions."""
@@ -138,7 +138,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _place(path: Path, root: object, place: object) -> Path:
-    """A split's folder or list. "../train" is tried as "train" too: an exporter is known for one folder too many."""
+    """A split's folder or list. "../train" is tried as "train" too: one exporter writes one folder too many."""
     base = path.parent / str(root) if root else path.parent
     for candidate in (base / str(place), path.parent / str(place), path.parent / str(place).removeprefix("../")):
         if candidate.exists():
@@ -168,7 +168,7 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _absolute(path: Path) -> Path:
-    """Without dots, so that one path can be told to lie below another; links stay, for loops of them have no end."""
+    """Without dots, so that paths can be compared; links stay, because loops of them have no end."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -256,7 +256,7 @@ def _entry(where: str, position: str, line: str, size_hw: tuple[int, int], num_c
 
 
 def _labels_without_image(source: _Source) -> list[Path]:
-    """Label files in the folders of the set's own labels that no image stands for."""
+    """Label files in the set's label folders that belong to no image."""
     expected = {label_path(file) for file in source.images}
     folders = {label.parent for label in expected}
     found = (file for folder in folders if folder.is_dir() for file in folder.glob("*.txt"))

@@ -1,7 +1,7 @@
-"""Which detection of an image answers for which object, by the rule of COCO, and what the wrong ones mistook.
+"""Match detections with ground truth by COCO's rule, classify the errors, and draw the worst images.
 
-Average precision asks class by class; here the detections that are left over may then take objects of other classes,
-which tells a confusion from an invention.
+Average precision matches within each class; here the detections that are left over may then match objects of other
+classes, which separates a wrong class from a false positive.
 """
 
 from __future__ import annotations
@@ -20,19 +20,25 @@ from handeye.vision.images import read_image, write_image
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.draw import class_colour, draw_box
 
+SIDE_PX = 420
+"""Longer side of an image as it is drawn."""
+GAP_PX = 8
+RIGHT_COLOUR, WRONG_COLOUR, MISSED_COLOUR, CROWD_COLOUR = (0, 170, 60), (230, 30, 30), (255, 150, 0), (150, 150, 150)
+LEGEND = "left annotated: orange missed, grey crowd; right detected: green right, red wrong, grey in a crowd"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectionMatch:
-    """What each detection of an image is, and which objects are found."""
+    """The match of each detection of an image, and the objects that were missed."""
 
     object_of: Int64[np.ndarray, "N"]
-    """Row of the annotation that a detection answers for, of its class or of another; -1 for none."""
+    """Row of the annotation that a detection matches, of its class or of another; -1 for none."""
     is_hit: Bool[np.ndarray, "N"]
     """The object is of the detection's class."""
     counts: Bool[np.ndarray, "N"]
     """False for a detection that hits nothing but lies in a crowd of its class: neither right nor wrong."""
     is_missed: Bool[np.ndarray, "M"]
-    """The annotation is no crowd, and no detection of its class answers for it."""
+    """The annotation is no crowd, and no detection of its class matches it."""
 
     @property
     def num_hits(self) -> int:
@@ -59,7 +65,7 @@ class DetectionMatch:
 def match_detections(image: ImageAnnotations, found: Detections, iou_threshold: float = 0.5) -> DetectionMatch:
     """Pair detections and objects one to one, best score first, each with the free object that it overlaps most.
 
-    First within the classes, as COCO does, so that no confusion takes an object from a detection that is right; then
+    First within the classes, as COCO does, so that no detection of a wrong class takes an object from a right one; then
     across them. Class ids are those of the annotations.
     """
     overlaps = np.asarray(pairwise_iou(found.boxes_xyxy, image.boxes.xyxy))
@@ -76,45 +82,9 @@ def match_detections(image: ImageAnnotations, found: Detections, iou_threshold: 
     return DetectionMatch(object_of, is_hit, counts, is_missed)
 
 
-def _take_objects(
-    object_of: Int64[np.ndarray, "N"], order: Int64[np.ndarray, "N"], overlaps: Float[np.ndarray, "N M"]
-) -> None:
-    """Give each detection that has none its best free object; `overlaps` is -1 where a pair is out of question."""
-    is_free = np.ones(overlaps.shape[1], dtype=bool)
-    is_free[object_of[object_of >= 0]] = False
-    has_choice = (overlaps >= 0).any(axis=1) & (object_of < 0)
-    for row in order[has_choice[order]]:
-        allowed = np.where(is_free, overlaps[row], -1.0)
-        best = int(allowed.argmax())
-        if allowed[best] >= 0:
-            object_of[row], is_free[best] = best, False
-
-
-def _inside_a_crowd(found: Detections, image: ImageAnnotations, iou_threshold: float) -> Bool[np.ndarray, "N"]:
-    """Whether at least `iou_threshold` of a box's own area lies in one crowd of its class (COCO's rule)."""
-    if not image.boxes.is_crowd.any():
-        return np.zeros(len(found), dtype=bool)
-    boxes, crowds = found.boxes_xyxy, image.boxes.xyxy[image.boxes.is_crowd]
-    low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
-    shared = np.maximum(high - low, 0).prod(axis=-1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
-    is_same = found.class_ids[:, None] == image.boxes.class_ids[image.boxes.is_crowd][None]
-    return (is_same & (shared >= iou_threshold * np.maximum(areas, 1e-9)[:, None])).any(axis=1)
-
-
-# The images that a detector does worst on, drawn beside what is annotated: where to look before training longer.
-
-SIDE_PX = 420
-"""Longer side of an image as it is drawn."""
-GAP_PX = 8
-RIGHT_COLOUR, WRONG_COLOUR, MISSED_COLOUR, CROWD_COLOUR = (0, 170, 60), (230, 30, 30), (255, 150, 0), (150, 150, 150)
-LEGEND = "left annotated: orange missed, grey crowd; right detected: green right, red wrong, grey in a crowd"
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchedImage:
-    """One image and how the detector did on it."""
+    """One image, its detections and how they match."""
 
     image: ImageAnnotations
     found: Detections
@@ -149,16 +119,20 @@ def draw_matched_image(path: Path, matched: MatchedImage, images: Path) -> None:
 
     Raises SourceError when the image cannot be read.
     """
-    picture = read_image(images / matched.image.file_name)
-    scale = SIDE_PX / max(picture.shape[:2])
+    image_rgb = read_image(images / matched.image.file_name)
+    scale = SIDE_PX / max(image_rgb.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=method)
+    small = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=method)
     gap = np.full((small.shape[0], GAP_PX, 3), 255, np.uint8)
-    drawn = np.hstack([_annotated(small.copy(), matched, scale), gap, _detected(small.copy(), matched, scale)])
+    drawn = np.hstack(
+        [_draw_annotated(small.copy(), matched, scale), gap, _draw_detected(small.copy(), matched, scale)]
+    )
     write_image(path, drawn)
 
 
-def _annotated(picture: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+def _draw_annotated(
+    image_rgb: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float
+) -> UInt8[np.ndarray, "h w 3"]:
     """The true boxes in the colours of their classes, but for what was missed and for crowds."""
     image = matched.image
     for row, (box, class_id) in enumerate(zip(image.boxes.xyxy, image.boxes.class_ids, strict=True)):
@@ -167,15 +141,44 @@ def _annotated(picture: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale
             colour = MISSED_COLOUR
         elif image.boxes.is_crowd[row]:
             colour = CROWD_COLOUR
-        draw_box(picture, box * scale, matched.found.class_names[class_id], colour, thickness=2)
-    return picture
+        draw_box(image_rgb, box * scale, matched.found.class_names[class_id], colour, thickness=2)
+    return image_rgb
 
 
-def _detected(picture: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float) -> UInt8[np.ndarray, "h w 3"]:
+def _draw_detected(
+    image_rgb: UInt8[np.ndarray, "h w 3"], matched: MatchedImage, scale: float
+) -> UInt8[np.ndarray, "h w 3"]:
     """The detected boxes, the best on top."""
     found, match = matched.found, matched.match
     for row in reversed(range(len(found))):
         colour = RIGHT_COLOUR if match.is_hit[row] else WRONG_COLOUR if match.counts[row] else CROWD_COLOUR
         label = f"{found.names[row]} {found.scores[row]:.2f}"
-        draw_box(picture, found.boxes_xyxy[row] * scale, label, colour, thickness=2)
-    return picture
+        draw_box(image_rgb, found.boxes_xyxy[row] * scale, label, colour, thickness=2)
+    return image_rgb
+
+
+def _take_objects(
+    object_of: Int64[np.ndarray, "N"], order: Int64[np.ndarray, "N"], overlaps: Float[np.ndarray, "N M"]
+) -> None:
+    """Give each unmatched detection its best free object; `overlaps` is -1 for pairs that must not match."""
+    is_free = np.ones(overlaps.shape[1], dtype=bool)
+    is_free[object_of[object_of >= 0]] = False
+    has_choice = (overlaps >= 0).any(axis=1) & (object_of < 0)
+    for row in order[has_choice[order]]:
+        allowed = np.where(is_free, overlaps[row], -1.0)
+        best = int(allowed.argmax())
+        if allowed[best] >= 0:
+            object_of[row], is_free[best] = best, False
+
+
+def _inside_a_crowd(found: Detections, image: ImageAnnotations, iou_threshold: float) -> Bool[np.ndarray, "N"]:
+    """Whether at least `iou_threshold` of a box's own area lies in one crowd of its class (COCO's rule)."""
+    if not image.boxes.is_crowd.any():
+        return np.zeros(len(found), dtype=bool)
+    boxes, crowds = found.boxes_xyxy, image.boxes.xyxy[image.boxes.is_crowd]
+    low = np.maximum(boxes[:, None, :2], crowds[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], crowds[None, :, 2:])
+    shared = np.maximum(high - low, 0).prod(axis=-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
+    is_same = found.class_ids[:, None] == image.boxes.class_ids[image.boxes.is_crowd][None]
+    return (is_same & (shared >= iou_threshold * np.maximum(areas, 1e-9)[:, None])).any(axis=1)

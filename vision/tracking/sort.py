@@ -80,7 +80,7 @@ class OcSortConfig(Config):
     momentum_weight: float = Field(default=0.2, ge=0)
     """What continuing straight on is worth beside an IoU of 1 (the paper's lambda); a half of it at best."""
     momentum_steps: int = Field(default=3, ge=1)
-    """The direction is that of the last so many updates (the paper's Delta t)."""
+    """The direction is that of this many last updates (the paper's Delta t)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +110,7 @@ class Observations:
         )
 
     def carried(self, camera_motion: SimilarityMotion, motion_then: BoxMotion) -> None:
-        """Take them along in the picture of a camera that has moved."""
+        """Move them with the image of a camera that has moved."""
         steps = self.recent.shape[1]
         self.recent = camera_motion.of_boxes(self.recent.reshape(-1, 4)).reshape(-1, steps, 4)
         self.last = camera_motion.of_boxes(self.last)
@@ -171,10 +171,10 @@ class OcSortTracker(BoxTracker):
         return boxes
 
     def _match_with_momentum(self, boxes: Float[np.ndarray, "N 4"], seen: Seen, good: Indices) -> Matches:
-        """The assignment of largest total IoU and momentum; pairs below the IoU threshold are parted again.
+        """The assignment of largest total IoU and momentum; pairs below the IoU threshold are dropped.
 
         Only boxes that overlap are candidates. In the authors' program all pairs are, and those that do not overlap
-        are parted afterwards, too late for the others; results differ by less than 0.1 of HOTA either way.
+        are dropped afterwards, too late for the others; results differ by less than 0.1 of HOTA either way.
         """
         config, num_tracks = self._config, len(boxes)
         pairs = overlapping_pairs(boxes, seen.boxes[good])
@@ -233,7 +233,7 @@ class OcSortTracker(BoxTracker):
 def match_by_iou(
     track_boxes: Float[np.ndarray, "N 4"], detection_boxes: Float[np.ndarray, "M 4"], iou_threshold: float
 ) -> Matches:
-    """SORT's association: the assignment of largest total IoU, of which pairs below the threshold are parted again.
+    """SORT's association: the assignment of largest total IoU, of which pairs below the threshold are dropped.
 
     Where the pairs above the threshold are one to one already, they are taken as they are.
     """

@@ -194,7 +194,7 @@ def test_a_full_gpu_and_a_failing_run_are_told(stand_in: StandIn, model: Path):
 def test_outputs_whose_size_depends_on_the_image_are_refused(stand_in: StandIn, model: Path):
     path = engine_of(model)
     stand_in.tensorrt.host_outputs = True
-    with pytest.raises(ModelFileError, match="leave the suppression of boxes out of the graph"):
+    with pytest.raises(ModelFileError, match="export the graph without NMS"):
         ImageDetector.load(path)
 
 
