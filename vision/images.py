@@ -96,25 +96,27 @@ def preprocess(
     Resizing happens on 8-bit values: by OpenCV's bilinear interpolation, as YOLOX does it, or with `antialias` by the
     filter that PIL calls bilinear, as DETR and RT-DETR do it. Raises ValueError for an empty image.
     """
-    canvas, placement = fit_image(image_rgb, preprocessing)
+    canvas, transform = fit_image(image_rgb, preprocessing)
     order = (0, 1, 2) if preprocessing.colour == "rgb" else (2, 1, 0)
     if out is None:
-        out = np.empty((3, *placement.input_hw), np.float32)
+        out = np.empty((3, *transform.input_hw), np.float32)
     for channel, source in enumerate(order):
         out[channel] = cv2.extractChannel(canvas, source)
     _normalise(out, preprocessing)
-    return out, placement
+    return out, transform
 
 
 def fit_image(
     image_rgb: UInt8[np.ndarray, "h w 3"], preprocessing: Preprocessing
 ) -> tuple[UInt8[np.ndarray, "H W 3"], ResizeTransform]:
     """The resized and padded image, still RGB and 0..255, and where it lies. Raises ValueError for an empty image."""
-    placement, resized_hw = place(image_rgb.shape[:2], preprocessing)
-    return _fit(image_rgb, resized_hw, preprocessing), placement
+    transform, resized_hw = resize_transform(image_rgb.shape[:2], preprocessing)
+    return _fit(image_rgb, resized_hw, preprocessing), transform
 
 
-def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[ResizeTransform, tuple[int, int]]:
+def resize_transform(
+    image_hw: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[ResizeTransform, tuple[int, int]]:
     """The ResizeTransform of an image of that size, and its resized (height, width) in pixels.
 
     letterbox truncates the resized size to whole pixels but scales boxes by the exact ratio, as YOLOX does.

@@ -21,7 +21,7 @@ from handeye.vision.boxes.anchors import AnchorFit, kmeans_anchors
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, ImageAnnotations
 from handeye.vision.data.image_files import read_stated_image
 from handeye.vision.errors import DatasetError, SourceError
-from handeye.vision.images import Preprocessing, place
+from handeye.vision.images import Preprocessing, resize_transform
 
 MISSING, UNREADABLE, OTHER_SIZE = "missing image", "unreadable image", "image of another size"
 OVER_EDGE, DUPLICATE, TINY = "box over the image's edge", "box given twice", "box smaller than a pixel"
@@ -166,8 +166,8 @@ def fit_anchors(annotations: AnnotationSet, preprocessing: Preprocessing, num_an
     sizes = [np.zeros((0, 2), dtype=np.float32)]
     for image in annotations.images:
         boxes = image.boxes.xyxy[~image.boxes.is_crowd]
-        placement, _ = place(image.size_hw, preprocessing)
-        placed = placement.boxes_to_input(boxes)
+        transform, _ = resize_transform(image.size_hw, preprocessing)
+        placed = transform.boxes_to_input(boxes)
         sizes.append(placed[:, 2:] - placed[:, :2])
     sizes_wh = np.concatenate(sizes)
     if len(sizes_wh) > MAX_ANCHOR_BOXES:

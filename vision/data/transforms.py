@@ -21,7 +21,7 @@ from pydantic import Field
 from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.config import Config
 from handeye.vision.data.annotations import LabelledBoxes
-from handeye.vision.images import Preprocessing, fit_image, place
+from handeye.vision.images import Preprocessing, fit_image, resize_transform
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -73,14 +73,14 @@ def flip_horizontal(sample: LabelledImage) -> LabelledImage:
 
 def fit(sample: LabelledImage, preprocessing: Preprocessing) -> LabelledImage:
     """Place the image in the network input exactly as at run time, colours still RGB and 0..255."""
-    image_rgb, placement = fit_image(sample.image_rgb, preprocessing)
-    return LabelledImage(image_rgb, sample.boxes.moved(placement.boxes_to_input(sample.boxes.xyxy)))
+    image_rgb, transform = fit_image(sample.image_rgb, preprocessing)
+    return LabelledImage(image_rgb, sample.boxes.moved(transform.boxes_to_input(sample.boxes.xyxy)))
 
 
 def fit_matrix(image_hw: tuple[int, int], preprocessing: Preprocessing) -> Matrix:
     """The map of `fit`: pixels of the image -> pixels of the network input."""
-    placement, _ = place(image_hw, preprocessing)
-    return np.diag([placement.scale_x, placement.scale_y, 1.0])
+    transform, _ = resize_transform(image_hw, preprocessing)
+    return np.diag([transform.scale_x, transform.scale_y, 1.0])
 
 
 def random_affine(

@@ -177,22 +177,22 @@ class AttentionMaps:
         """A query's attention to each pixel, scaled from 0 (least) to 1 (most) over the image."""
         import torch
 
-        values, placement = preprocess(image_rgb, self._preprocessing)
+        values, transform = preprocess(image_rgb, self._preprocessing)
         with torch.inference_mode():
             device = next(self._detector.parameters()).device
             features = self._detector.backbone(torch.from_numpy(values)[None].to(device))
             maps = self._maps_of(self._detector.neck(features))[0].float().cpu().numpy()
         shown = np.zeros((len(queries), *image_rgb.shape[:2]), np.float32)
         for number, query in enumerate(queries):
-            shown[number] = _over_image(maps[query], placement)
+            shown[number] = _over_image(maps[query], transform)
         return shown
 
 
-def _over_image(map_: Float32[np.ndarray, "rows columns"], placement: ResizeTransform) -> Float32[np.ndarray, "h w"]:
+def _over_image(map_: Float32[np.ndarray, "rows columns"], transform: ResizeTransform) -> Float32[np.ndarray, "h w"]:
     """From the cells of the network input to the pixels of the image, padding left out."""
-    (height, width), (input_height, input_width) = placement.image_hw, placement.input_hw
+    (height, width), (input_height, input_width) = transform.image_hw, transform.input_hw
     over_input = cv2.resize(map_, (input_width, input_height), interpolation=cv2.INTER_LINEAR)
-    filled = over_input[: max(1, int(height * placement.scale_y)), : max(1, int(width * placement.scale_x))]
+    filled = over_input[: max(1, int(height * transform.scale_y)), : max(1, int(width * transform.scale_x))]
     over_image = cv2.resize(filled, (width, height))
     over_image -= over_image.min()
     return (over_image / max(float(over_image.max()), 1e-12)).astype(np.float32)

@@ -121,19 +121,19 @@ class ImageDetector:
     def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Detections:
         """Detect in one RGB image: at most 300 boxes in its pixels, the best score first."""
         started = time.perf_counter()
-        batch, placement = self._prepare(image_rgb)
+        batch, transform = self._prepare(image_rgb)
         prepared = time.perf_counter()
         rows = self._infer(batch)
         inferred = time.perf_counter()
         found = decode_rows(
             rows,
-            placement.input_hw,
+            transform.input_hw,
             self.manifest.output,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
             max_detections=MAX_DETECTIONS,
         )
-        boxes_in_image = placement.boxes_to_image(found.boxes_xyxy, clip=self.clip_boxes)
+        boxes_in_image = transform.boxes_to_image(found.boxes_xyxy, clip=self.clip_boxes)
         detections = Detections(boxes_in_image, found.scores, found.class_ids, self.class_names)
         self.row_index = found.row_index
         self.times = StageTimes(
@@ -155,10 +155,10 @@ class ImageDetector:
     def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], ResizeTransform]:
         """The network's input, in the buffer where all inputs are of one size."""
         if self._batch is not None:
-            _, placement = preprocess(image_rgb, self.manifest.preprocessing, out=self._batch[0])
-            return self._batch, placement
-        values, placement = preprocess(image_rgb, self.manifest.preprocessing)
-        return values[None], placement
+            _, transform = preprocess(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+            return self._batch, transform
+        values, transform = preprocess(image_rgb, self.manifest.preprocessing)
+        return values[None], transform
 
     def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:
         return self.session.run({self._input_name: batch})[self._output_name][0]

@@ -61,10 +61,10 @@ def test_pictures_have_the_size_asked_for_and_boxes_inside(size_hw, is_strong):
 def test_weak_samples_are_what_the_run_time_sees():
     config = AugmentationConfig(flip_probability=0, hsv=NO_COLOUR)
     sample = make(SampleRequest(0, 2, (64, 96), is_strong=False), config)
-    expected, placement = preprocess(read_sample(2).image_rgb, PREPROCESSING)
+    expected, transform = preprocess(read_sample(2).image_rgb, PREPROCESSING)
     # Through HSV and back costs a little rounding.
     assert np.abs(sample.image_rgb[..., ::-1].transpose(2, 0, 1).astype(float) - expected).max() <= 5
-    np.testing.assert_allclose(sample.boxes.xyxy, placement.boxes_to_input(read_sample(2).boxes.xyxy), rtol=1e-6)
+    np.testing.assert_allclose(sample.boxes.xyxy, transform.boxes_to_input(read_sample(2).boxes.xyxy), rtol=1e-6)
 
 
 def test_flips_happen_at_their_rate():

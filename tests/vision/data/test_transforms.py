@@ -106,9 +106,9 @@ def test_fit_is_the_run_times_preprocessing(image_hw, input_hw, resize):
     noise = np.random.default_rng(0).integers(0, 256, sample.image_rgb.shape, dtype=np.uint8)
     preprocessing = Preprocessing(size_hw=input_hw, resize=resize)
     fitted = fit(LabelledImage(noise, sample.boxes), preprocessing)
-    expected, placement = preprocess(noise, preprocessing)
+    expected, transform = preprocess(noise, preprocessing)
     np.testing.assert_array_equal(fitted.image_rgb[..., ::-1].transpose(2, 0, 1), expected)
-    np.testing.assert_array_equal(fitted.boxes.xyxy, placement.boxes_to_input(sample.boxes.xyxy))
+    np.testing.assert_array_equal(fitted.boxes.xyxy, transform.boxes_to_input(sample.boxes.xyxy))
 
 
 def test_fit_matrix_puts_the_box_where_fit_does():

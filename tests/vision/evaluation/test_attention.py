@@ -49,11 +49,11 @@ def test_the_map_of_a_detection_is_that_of_its_query(detr: Detector, tmp_path: P
     assert maps.shape == (7, 40, 96)
     np.testing.assert_allclose(maps.reshape(7, -1).min(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(maps.reshape(7, -1).max(axis=1), 1, atol=1e-6)
-    values, placement = preprocess(IMAGE, detr.config.preprocessing)
+    values, transform = preprocess(IMAGE, detr.config.preprocessing)
     with torch.no_grad():
         cells = detr.head.attention_maps(detr.neck(detr.backbone(torch.from_numpy(values)[None])))[0].numpy()
     # The centres of rows 0 and 1, columns 0 to 3 lie at input (16, 48, 80, 112) x (16, 48): image x and y below.
-    assert placement.scale_x == pytest.approx(128 / 96)
+    assert transform.scale_x == pytest.approx(128 / 96)
     for map_, query in zip(maps, opened.row_index, strict=True):
         seen = [map_[y - 1 : y + 1, x - 1 : x + 1].mean() for y in (12, 36) for x in (12, 36, 60, 84)]
         assert np.corrcoef(seen, cells[query, :2].ravel())[0, 1] > 0.99
