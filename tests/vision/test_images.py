@@ -175,7 +175,7 @@ def test_boxes_go_there_and_back(height, width, input_height, input_width, data)
     np.testing.assert_allclose(back, boxes, rtol=1e-5, atol=1e-3)
 
 
-def test_boxes_are_clipped_to_the_image_unless_told_not_to():
+def test_boxes_are_clipped_to_the_image_by_default():
     transform, _ = resize_transform((100, 200), Preprocessing(size_hw=(400, 400)))
     beyond = np.array([[-10, -20, 500, 300]], np.float32)
     np.testing.assert_array_equal(transform.boxes_to_image(beyond), [[0, 0, 200, 100]])
@@ -193,7 +193,7 @@ def test_an_object_lies_where_its_box_says_in_the_input():
     np.testing.assert_allclose(edges, expected, atol=1)
 
 
-def test_an_empty_image_and_nonsense_settings_are_refused():
+def test_an_empty_image_and_nonsense_settings_are_rejected():
     with pytest.raises(ValueError, match="at least one pixel"):
         preprocess(np.zeros((0, 4, 3), np.uint8), Preprocessing())
     with pytest.raises(ConfigError, match="size_hw"):
@@ -246,7 +246,7 @@ def test_exif_orientation_turns_the_image_upright(orientation: int, turned: int)
     assert np.abs(upright.astype(int) - expected).max() < 40
 
 
-def test_files_that_are_no_image_are_told_by_name(tmp_path: Path):
+def test_files_that_are_no_image_are_reported_by_name(tmp_path: Path):
     cases = {
         "absent.jpg": None,
         "empty.jpg": b"",
@@ -265,7 +265,7 @@ def test_files_that_are_no_image_are_told_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_a_cut_off_file_is_an_error_and_not_a_grey_picture(suffix: str, share: float):
+def test_a_cut_off_file_is_an_error_and_not_a_grey_image(suffix: str, share: float):
     content = cv2.imencode(suffix, random_image(64, 80))[1].tobytes()
     with pytest.raises(SourceError, match="scene"):
         decode_image(content[: int(len(content) * share)], f"scene{suffix}")

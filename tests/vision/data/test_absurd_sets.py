@@ -42,7 +42,7 @@ def train_once(file: Path, images: Path, *, skip_broken: bool = False) -> Annota
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_trusted_is_refused_in_one_line(good, case):
+def test_what_cannot_be_trusted_is_rejected_in_one_line(good, case):
     spoil, message = REFUSED[case]
     spoil(*good)
     file, images, _ = good
@@ -97,7 +97,7 @@ def test_check_dataset_reports_every_case(good, case, tmp_path, capfd):
     assert problems or not is_refused
 
 
-def test_the_upright_picture_is_the_one_that_is_annotated(good):
+def test_the_upright_image_is_the_one_that_is_annotated(good):
     """Training, checks and the run time agree on the EXIF orientation: the header's size is that of read_image."""
     spoil, _ = SURVIVED["EXIF turn, annotated upright"]
     spoil(*good)
@@ -174,7 +174,7 @@ def test_yolo_files_that_are_odd_are_read(tmp_path, text):
         ("- a\n", "expected keys"),
     ],
 )
-def test_a_data_yaml_that_is_wrong_is_refused(tmp_path, yaml, message):
+def test_a_data_yaml_that_is_wrong_is_rejected(tmp_path, yaml, message):
     _, images = draw_set(tmp_path)
     (tmp_path / "data.yaml").write_text(yaml, encoding="utf-8")
     with pytest.raises(DatasetError, match=message) as caught:
@@ -211,7 +211,7 @@ VOC_CASES = {
 
 
 @pytest.mark.parametrize("case", VOC_CASES)
-def test_voc_files_that_are_wrong_are_refused(tmp_path, case):
+def test_voc_files_that_are_wrong_are_rejected(tmp_path, case):
     text, message = VOC_CASES[case]
     with pytest.raises(DatasetError, match=message) as caught:
         read_annotations(write_xml(tmp_path, text), tmp_path)

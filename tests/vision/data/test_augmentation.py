@@ -47,7 +47,7 @@ def test_seed_epoch_and_index_decide_and_nothing_else(config):
 
 @pytest.mark.parametrize("size_hw", [(64, 96), (96, 128), (32, 64)])
 @pytest.mark.parametrize("is_strong", [True, False])
-def test_pictures_have_the_size_asked_for_and_boxes_inside(size_hw, is_strong):
+def test_images_have_the_size_asked_for_and_boxes_inside(size_hw, is_strong):
     for index in range(10):
         sample = make(SampleRequest(0, index, size_hw, is_strong), EVERYTHING)
         assert sample.size_hw == size_hw

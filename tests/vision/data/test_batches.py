@@ -193,7 +193,7 @@ def test_missing_images_are_counted_before_training(tmp_path):
         TrainingSamples(annotations, tmp_path, AugmentationConfig(), PREPROCESSING, seed=0)
 
 
-def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_rejected(tmp_path):
     samples = samples_of(tmp_path)
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((50, 40, 3), np.uint8))
     with pytest.raises(DatasetError, match="is 40 x 50 pixels, but its annotations were made for 50 x 40"):

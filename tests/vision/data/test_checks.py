@@ -1,4 +1,4 @@
-"""What the checks find is what was planted, and likeness tells copies from pictures of the same kind."""
+"""What the checks find is what was planted, and perceptual hashes tell copies from images of the same kind."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_images_that_cannot_be_used_are_found(tmp_path):
     assert all(report.findings[0].is_image for report in reports.values())
 
 
-def test_a_copy_is_told_whatever_its_size_and_compression(sample):
-    """Blood smears resemble one another more than photographs do; of the scene shown twice one is left out."""
+def test_a_copy_is_reported_whatever_its_size_and_compression(sample):
+    """Blood smears resemble one another more than photos do; of the scene shown twice one is left out."""
     paths = sorted(sample("bccd/JPEGImages").glob("*.jpg"))
     paths = [path for path in paths if path.stem != "BloodImage_00038"]
     assert len(paths) == 12
@@ -72,7 +72,7 @@ def test_a_copy_is_told_whatever_its_size_and_compression(sample):
     assert near_duplicates(originals, {}) == []
 
 
-def test_a_picture_without_features_is_like_nothing():
+def test_an_image_without_features_has_no_hash():
     assert hash_of(np.full((50, 60, 3), 114, np.uint8)) is None
 
 

@@ -175,7 +175,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("case", ABSURD)
-def test_absurd_files_are_refused_by_name(tmp_path, case):
+def test_absurd_files_are_rejected_by_name(tmp_path, case):
     content, message = ABSURD[case]
     with pytest.raises(DatasetError) as caught:
         read_coco(write(tmp_path, content))
@@ -184,14 +184,14 @@ def test_absurd_files_are_refused_by_name(tmp_path, case):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"images": [', "\x00", "[" * 100_000])
-def test_files_that_are_no_json_are_refused(tmp_path, text):
+def test_files_that_are_no_json_are_rejected(tmp_path, text):
     path = tmp_path / "cut.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match="not valid JSON"):
         read_coco(path)
 
 
-def test_a_missing_file_and_a_binary_one_are_refused(tmp_path):
+def test_a_missing_file_and_a_binary_one_are_rejected(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
         read_coco(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x81")

@@ -132,6 +132,6 @@ def test_masks_go_to_coco_and_back(segmentation):
     "segmentation",
     [[[1, 2, 3]], [["a"] * 6], [[float("nan")] * 6], {"size": [2, 2], "counts": [1]}, {"counts": 3}, "x", [[], []]],
 )
-def test_masks_that_are_none_are_refused(segmentation):
+def test_masks_that_are_none_are_rejected(segmentation):
     with pytest.raises(DatasetError, match="here"):
         mask_from_coco("here", segmentation)

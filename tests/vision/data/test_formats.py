@@ -181,7 +181,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_images_that_differ_in_their_suffix_only_are_refused(tmp_path):
+def test_images_that_differ_in_their_suffix_only_are_rejected(tmp_path):
     one, two = (
         annotations_from_lists(number, f"a.{suffix}", (9, 9), [], []) for number, suffix in ((1, "jpg"), (2, "png"))
     )

@@ -24,7 +24,7 @@ from handeye.vision.data.transforms import (
 )
 from handeye.vision.images import Preprocessing, preprocess
 
-# Not below 1: an edge narrower than a pixel has no place that the picture could tell.
+# Not below 1: an edge narrower than a pixel has no place that the image could tell.
 UPRIGHT = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 2.0), translate=0.2)
 
 
@@ -131,7 +131,7 @@ def test_maps_keep_the_centre_when_nothing_is_shifted():
     assert 0.5 <= zoom <= 2
 
 
-def test_the_rest_of_a_warped_picture_is_padding():
+def test_the_rest_of_a_warped_image_is_padding():
     sample = rectangle((20, 20), (0, 0, 20, 20))
     shifted = warp(sample.image_rgb, np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]]), (20, 20), pad_value=114)
     assert (shifted[:, :10] == 114).all()

@@ -1,4 +1,4 @@
-"""Where queries looked: the head's own maps, laid over the image; models that cannot show it are told so."""
+"""Where queries looked: the head's own maps, laid over the image; models that cannot show it are errors."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_nothing_found_is_no_map(detr: Detector, tmp_path: Path):
     assert AttentionMaps(opened)(IMAGE, np.zeros(0, np.int64)).shape == (0, 40, 96)
 
 
-def test_models_without_queries_or_outside_torch_are_refused(tmp_path: Path):
+def test_models_without_queries_or_outside_torch_are_rejected(tmp_path: Path):
     checkpoint, exported = tmp_path / "yolox.safetensors", tmp_path / "cubes.onnx"
     save_detector(checkpoint, tiny_detector({"kind": "yolox", "hidden_dim": 16}))
     with pytest.raises(UserError, match="a head of kind yolox has no queries"):

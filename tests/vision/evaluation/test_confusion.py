@@ -87,7 +87,7 @@ def test_images_without_a_result_are_left_out():
 
 
 @pytest.mark.parametrize("num_classes", [1, 80])
-def test_it_is_a_picture(tmp_path, num_classes):
+def test_it_is_an_image_file(tmp_path, num_classes):
     names = tuple(f"thing {number}" for number in range(num_classes))
     image = annotations_from_lists(1, "a.jpg", (100, 100), [A], [0])
     annotations = AnnotationSet((image,), Categories(tuple(range(num_classes)), names))

@@ -131,7 +131,7 @@ def test_written_sets_give_the_same_figure(tmp_path):
     assert pytest.approx(curve.average_precision) == evaluate_boxes(tmp_path / "a.json", detections).AP50
 
 
-def test_plots_are_pictures(tmp_path):
+def test_plots_are_image_files(tmp_path):
     steps = [{"step": step, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0}} for step in range(70)]
     steps.append({"step": 70, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0, "l1": 1.0}})
     plot_losses(tmp_path / "losses.png", steps)

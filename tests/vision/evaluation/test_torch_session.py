@@ -72,7 +72,7 @@ def test_chosen_classes_are_scored_as_before_in_the_order_asked_for(detector: De
 
 
 @pytest.mark.parametrize("names", [["cube", "purple"], []])
-def test_classes_that_are_not_there_are_refused_by_name(detector: Detector, names: list[str]):
+def test_classes_that_are_not_there_are_rejected_by_name(detector: Detector, names: list[str]):
     with pytest.raises(UserError, match="expected classes out of cube, ball, got (purple|none)"):
         row_columns(detector, names)
 

@@ -1,4 +1,4 @@
-"""The order of the worst images, and what their pictures show."""
+"""The order of the worst images, and what is drawn of them."""
 
 from __future__ import annotations
 

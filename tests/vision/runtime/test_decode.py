@@ -113,7 +113,7 @@ def test_numbers_that_are_not_finite_are_dropped():
     assert len(boxes) == len(rows) - 3
 
 
-def test_rows_of_another_input_size_are_refused():
+def test_rows_of_another_input_size_are_rejected():
     with pytest.raises(ValueError, match="expected 126 rows"):
         decode_yolox_rows(random_rows((96, 96)), (64, 96), RAW, 0.1)
 

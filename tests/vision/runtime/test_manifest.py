@@ -28,7 +28,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
     assert written.class_names == CLASSES
 
 
-def test_a_graph_that_was_changed_afterwards_is_refused(tmp_path: Path):
+def test_a_graph_that_was_changed_afterwards_is_rejected(tmp_path: Path):
     path = tmp_path / "cubes.onnx"
     write_model(path, empty_rows((64, 96)))
     model = onnx.load(path)
@@ -48,7 +48,7 @@ def test_one_flipped_byte_of_the_weights_is_noticed(tmp_path: Path):
         read_manifest(path)
 
 
-def test_a_foreign_file_is_told_how_to_be_named(tmp_path: Path):
+def test_a_third_party_file_needs_its_format(tmp_path: Path):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(constant_model(empty_rows((32, 32)), (32, 32)).SerializeToString())
     with pytest.raises(ModelFileError, match="--model-format yolox"):
@@ -84,7 +84,7 @@ def test_a_manifest_without_a_hash_is_not_enough_for_our_own_files(tmp_path: Pat
         read_manifest(path)
 
 
-def test_foreign_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
+def test_third_party_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
     path = tmp_path / "net.onnx"
     assert yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
     (tmp_path / "coco_classes.txt").write_text("cat\ndog\n\ntraffic light\n")
@@ -116,7 +116,7 @@ def test_the_shipped_file_of_an_earlier_version_is_read():
     assert manifest.output == YoloxRows(decoded=True, strides=(8, 16, 32))
 
 
-def test_a_foreign_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
+def test_a_third_party_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
     manifest = rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
     assert manifest.class_names == tuple(map(str, range(80)))
     assert (manifest.preprocessing.resize, manifest.preprocessing.colour) == ("stretch", "rgb")

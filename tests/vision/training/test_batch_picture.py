@@ -1,4 +1,4 @@
-"""The picture of a batch shows its pixels in their colours and its boxes where they are."""
+"""The image of a batch shows its pixels in their colours and its boxes where they are."""
 
 from __future__ import annotations
 
