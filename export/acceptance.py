@@ -15,12 +15,10 @@ from jaxtyping import Float32
 from handeye.export.graph.onnx_export import write_onnx
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
-from handeye.vision.evaluation.speed import percentiles_ms
-from handeye.vision.images import Preprocessing, prepare, read_image
+from handeye.vision.images import Preprocessing, list_images, preprocess, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
-from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.image_detector import ImageDetector, percentiles_ms
 from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
-from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
 """Of the protocol by which detectors publish their figures."""
@@ -37,11 +35,7 @@ class ImageSet:
     @classmethod
     def from_folder(cls, folder: Path) -> ImageSet:
         """All images of a folder, in the order of their names. Raises SourceError when there is none."""
-        paths = (
-            sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if folder.is_dir()
-            else []
-        )
+        paths = list_images(folder)
         if not paths:
             raise SourceError(f"{folder}: expected a folder with images")
         return cls(dict(enumerate(paths)), None)
@@ -71,7 +65,7 @@ class ImageSet:
         paths = list(self.files.values())
         chosen = range(len(paths)) if most is None else np.unique(np.linspace(0, len(paths) - 1, most).astype(int))
         for place in chosen:
-            yield prepare(read_image(paths[place]), preprocessing)[0][None]
+            yield preprocess(read_image(paths[place]), preprocessing)[0][None]
 
 
 def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads: int | None = None) -> CocoMetrics:

@@ -83,7 +83,7 @@ def compare(reference: ImageDetector, exported: ImageDetector, images: Sequence[
     layout, size_hw = exported.manifest.output, exported.manifest.preprocessing.size_hw
     for image in images:
         if not isinstance(layout, PostprocessedBoxes):
-            apart = compare_rows(reference.read_rows(image), exported.read_rows(image), layout, size_hw)
+            apart = compare_rows(reference.raw_rows(image), exported.raw_rows(image), layout, size_hw)
             boxes_px, scores = max(boxes_px, apart[0]), max(scores, apart[1])
         found += compare_detections(reference(image), exported(image), reference.score_threshold + SCORE_MARGIN)
     if isinstance(layout, PostprocessedBoxes):

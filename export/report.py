@@ -10,21 +10,15 @@ from typing import Any
 
 from handeye.export.artefacts import Artefact, judging_engine
 from handeye.export.quantization.int8_recipe import Int8Result
-from handeye.vision.evaluation.figures import figure
-from handeye.vision.files import replacing
-
-STYLE = (
-    "body{font-family:sans-serif;max-width:72em;margin:2em auto}img{max-width:100%}"
-    "td,th{padding:.2em 1em .2em 0;text-align:left;vertical-align:top}.refused{color:#a00}code{font-size:.85em}"
-)
+from handeye.vision.evaluation.plots import figure
+from handeye.vision.files import write_html_report
 
 
 def write_report(folder: Path, title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> Path:
     """Write report.html and report.png into a folder; returns the page. `facts` are lines above the table."""
     plot_artefacts(folder / "report.png", artefacts)
     page = folder / "report.html"
-    with replacing(page) as beside:
-        beside.write_text(_page(title, artefacts, facts), encoding="utf-8")
+    write_html_report(page, title, _body(artefacts, facts))
     return page
 
 
@@ -87,7 +81,7 @@ def _recipe_facts(recipe: Int8Result) -> dict[str, Any]:
     }
 
 
-def _page(title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
+def _body(artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
     engines = list(dict.fromkeys(engine for artefact in artefacts for engine in artefact.latency))
     heads = ["precision", "parameters (M)", "GFLOPs", "MB", "worst difference"]
     heads += [f"{what}, {engine}" for engine in engines for what in ("AP", "AP50", "p50 ms", "fastest ms")]
@@ -95,8 +89,6 @@ def _page(title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -
     lines = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in facts.items())
     details = "".join(_details(artefact) for artefact in artefacts)
     return (
-        f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{escape(title)}</h1>"
         f"<ul>{lines}</ul><table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{rows}</table>"
         f"<p>AP and latency of a row come from the file and engine named there. Worst difference: from the float32 "
         f"file, scores, and boxes as a share of the input's longer side.</p>"

@@ -18,14 +18,12 @@ from rich.console import Console
 
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError
-from handeye.vision.evaluation.speed import stage_percentiles
 from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from handeye.vision.files import write_json
-from handeye.vision.images import decode_image
+from handeye.vision.images import decode_image, list_images
 from handeye.vision.runtime.engine_file import ENGINE_SUFFIX
 from handeye.vision.runtime.engines import installed_engines
-from handeye.vision.runtime.image_detector import ImageDetector
-from handeye.vision.runtime.sources import IMAGE_SUFFIXES
+from handeye.vision.runtime.image_detector import ImageDetector, stage_percentiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +91,7 @@ def _image_files(folder: Path | None) -> list[tuple[str, bytes]]:
         return [("made-up image", cv2.imencode(".jpg", scene)[1].tobytes())]
     if not folder.is_dir():
         raise SourceError(f"{folder}: is no folder of images")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = list_images(folder)
     if not paths:
         raise SourceError(f"{folder}: the folder holds no image")
     return [(str(path), path.read_bytes()) for path in paths]

@@ -19,10 +19,9 @@ from handeye.tools.command_line import Positional
 from handeye.vision.errors import UserError
 from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from handeye.vision.files import write_json
-from handeye.vision.images import read_image
+from handeye.vision.images import list_images, read_image
 from handeye.vision.runtime.engine_file import sha256_of
 from handeye.vision.runtime.manifest import read_manifest
-from handeye.vision.runtime.sources import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from handeye.export.bundle.bundle_index import BundleIndex, Precision
@@ -94,7 +93,7 @@ def _golden_images(arguments: Arguments, class_names: Sequence[str]) -> list[UIn
         return _render(class_names, arguments.count, arguments.seed)
     if not arguments.images.is_dir():
         raise UserError(f"--images {arguments.images}: is no folder")
-    paths = sorted(path for path in arguments.images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = list_images(arguments.images)
     if not paths:
         raise UserError(f"--images {arguments.images}: the folder holds no image")
     return [read_image(path) for path in paths[: arguments.count]]

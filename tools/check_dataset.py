@@ -22,7 +22,7 @@ from handeye.vision.images import Preprocessing
 if TYPE_CHECKING:
     from handeye.vision.boxes.anchors import AnchorFit
     from handeye.vision.data.annotations import AnnotationSet
-    from handeye.vision.data.checks import Finding, ImageReport
+    from handeye.vision.data.checks import DatasetFinding, ImageReport
 
 LISTED = 10
 NUM_ANCHORS = 9
@@ -76,7 +76,7 @@ def run(arguments: Arguments) -> int:
 
 
 def summarise(
-    annotations: AnnotationSet, findings: Sequence[Finding], usable: int, anchors: AnchorFit | None
+    annotations: AnnotationSet, findings: Sequence[DatasetFinding], usable: int, anchors: AnchorFit | None
 ) -> dict[str, Any]:
     """What --json holds."""
     from handeye.vision.data.checks import count_kinds, sizes_by_part
@@ -86,10 +86,10 @@ def summarise(
     return {
         "images": len(annotations),
         "usable_images": usable,
-        "images_without_boxes": sum(not len(image.boxes_xyxy) for image in annotations.images),
+        "images_without_boxes": sum(not len(image.boxes) for image in annotations.images),
         "boxes": annotations.num_boxes(),
-        "crowds": sum(int(image.is_crowd.sum()) for image in annotations.images),
-        "most_boxes_in_an_image": max(len(image.boxes_xyxy) for image in annotations.images),
+        "crowds": sum(int(image.boxes.is_crowd.sum()) for image in annotations.images),
+        "most_boxes_in_an_image": max(len(image.boxes) for image in annotations.images),
         "boxes_of_class": boxes_of_class,
         "classes_without_boxes": [name for name, count in boxes_of_class.items() if not count],
         "sizes": sizes_by_part(annotations),
@@ -101,7 +101,7 @@ def summarise(
     }
 
 
-def print_result(origin: Path, result: Mapping[str, Any], findings: Sequence[Finding]) -> None:
+def print_result(origin: Path, result: Mapping[str, Any], findings: Sequence[DatasetFinding]) -> None:
     """Counts, and the first findings of each kind."""
     console = Console(highlight=False, soft_wrap=True)
     counted = ("images", "usable_images", "images_without_boxes", "boxes", "crowds")
@@ -147,15 +147,15 @@ def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[Annota
 
 def _leaks(
     arguments: Arguments, images: Path, annotations: AnnotationSet, reports: dict[int, ImageReport]
-) -> list[Finding]:
-    from handeye.vision.data.checks import LEAK, Finding, check_leaks
+) -> list[DatasetFinding]:
+    from handeye.vision.data.checks import LEAK, DatasetFinding, check_leaks
 
     findings = []
     folders = arguments.against_images or tuple(images for _ in arguments.against)
     for path, folder in zip(arguments.against, folders, strict=True):
         others, other_reports = _examine(path, _folder(path, folder), arguments.split, arguments.threads)
         pairs = check_leaks(annotations, reports, others, other_reports)
-        findings += [Finding(LEAK, f"{pair.one} looks like {pair.other} of {path}") for pair in pairs]
+        findings += [DatasetFinding(LEAK, f"{pair.one} looks like {pair.other} of {path}") for pair in pairs]
     return findings
 
 
@@ -163,7 +163,7 @@ def _write_report(
     arguments: Arguments,
     images: Path,
     annotations: AnnotationSet,
-    findings: Sequence[Finding],
+    findings: Sequence[DatasetFinding],
     result: Mapping[str, Any],
     anchors: AnchorFit | None,
 ) -> None:

@@ -45,7 +45,7 @@ class Arguments:
 
 
 @dataclass(frozen=True)
-class Finding:
+class InstallationCheck:
     """One line of the report: `missing` can be added by the remedy, `absent` is hardware that is not here."""
 
     area: str
@@ -64,18 +64,18 @@ def run(arguments: Arguments) -> int:
     return 0 if any(finding.area == "engine" and finding.state == "ok" for finding in findings) else 1
 
 
-def find_packages() -> list[Finding]:
+def find_packages() -> list[InstallationCheck]:
     """The optional packages, extra by extra."""
     return [_find_package(extra, name) for extra, names in PACKAGES.items() for name in names]
 
 
-def find_engines() -> list[Finding]:
+def find_engines() -> list[InstallationCheck]:
     """The inference engines that load, with the devices they offer."""
     engines = [_find_engine(name, devices) for name, devices in (("onnxruntime", _providers), ("openvino", _devices))]
     return [*engines, find_tensorrt()]
 
 
-def find_tensorrt() -> Finding:
+def find_tensorrt() -> InstallationCheck:
     """TensorRT, which counts where it loads and finds a GPU; where there is no GPU it is not missed."""
     try:
         require_tensorrt()
@@ -87,81 +87,93 @@ def find_tensorrt() -> Finding:
     except MissingPackageError as error:
         state: State = "missing" if shutil.which("nvidia-smi") or TEGRA.exists() else "absent"
         remedy = "pip install 'handeye[tensorrt]'; on a Jetson: JetPack's own" if state == "missing" else ""
-        return Finding("engine", "tensorrt", state, str(error).partition("; add it")[0], remedy)
+        return InstallationCheck("engine", "tensorrt", state, str(error).partition("; add it")[0], remedy)
     except UserError as error:
-        return Finding("engine", "tensorrt", "absent", f"installed, but {error}")
+        return InstallationCheck("engine", "tensorrt", "absent", f"installed, but {error}")
     capability = ".".join(map(str, device.compute_capability))
-    return Finding(
+    return InstallationCheck(
         "engine", "tensorrt", "ok", f"{tensorrt.__version__} on {device.name}, compute capability {capability}"
     )
 
 
-def find_renderers() -> list[Finding]:
+def find_renderers() -> list[InstallationCheck]:
     """How the simulator can draw: GL where a driver is, rays wherever MuJoCo is."""
     remedy = "pip install 'handeye[sim]'"
     if importlib.util.find_spec("mujoco") is None:
-        return [Finding("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
+        return [InstallationCheck("renderer", "gl, rays", "missing", "needs mujoco", remedy)]
     from handeye.robot.simulator.gl_renderer import find_gl_backend
 
     backend = find_gl_backend()
     gl = (
-        Finding("renderer", "gl", "ok", f"MUJOCO_GL={backend.value}")
+        InstallationCheck("renderer", "gl", "ok", f"MUJOCO_GL={backend.value}")
         if backend
-        else Finding("renderer", "gl", "missing", "no EGL or OSMesa", "apt install libegl1 libgl1-mesa-dri libopengl0")
+        else InstallationCheck(
+            "renderer", "gl", "missing", "no EGL or OSMesa", "apt install libegl1 libgl1-mesa-dri libopengl0"
+        )
     )
-    return [gl, Finding("renderer", "rays", "ok", "no GL needed")]
+    return [gl, InstallationCheck("renderer", "rays", "ok", "no GL needed")]
 
 
-def find_gpu() -> Finding:
+def find_gpu() -> InstallationCheck:
     """The NVIDIA GPU, as its own tool reports it."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return Finding("gpu", "NVIDIA", "absent", "no nvidia-smi on the path; models run on the CPU")
+        return InstallationCheck("gpu", "NVIDIA", "absent", "no nvidia-smi on the path; models run on the CPU")
     query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False, timeout=20)
     lines = answer.stdout.strip().splitlines()
     if answer.returncode != 0 or not lines:
-        return Finding("gpu", "NVIDIA", "absent", f"nvidia-smi: {(answer.stderr or answer.stdout).strip()[:80]}")
-    return Finding("gpu", "NVIDIA", "ok", "; ".join(lines))
+        return InstallationCheck(
+            "gpu", "NVIDIA", "absent", f"nvidia-smi: {(answer.stderr or answer.stdout).strip()[:80]}"
+        )
+    return InstallationCheck("gpu", "NVIDIA", "ok", "; ".join(lines))
 
 
-def find_precision() -> Finding:
+def find_precision() -> InstallationCheck:
     """What `precision: auto` of a training chooses here, and why."""
     name = "precision: auto"
     if any(importlib.util.find_spec(package) is None for package in ("torch", "accelerate")):
-        return Finding("training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'")
+        return InstallationCheck(
+            "training", name, "missing", "needs torch and accelerate", "pip install 'handeye[train]'"
+        )
     try:
         from handeye.vision.training.distributed import training_device
         from handeye.vision.training.precision import bf16_of_device
 
         bf16 = bf16_of_device(training_device())
     except Exception as error:  # as for the engines
-        return Finding("training", name, "missing", f"torch is installed but does not work: {error}", "reinstall it")
-    return Finding("training", name, "ok", f"{'bf16' if bf16.is_fast else 'fp32'}: {bf16.why}")
+        return InstallationCheck(
+            "training", name, "missing", f"torch is installed but does not work: {error}", "reinstall it"
+        )
+    return InstallationCheck("training", name, "ok", f"{'bf16' if bf16.is_fast else 'fp32'}: {bf16.why}")
 
 
-def find_cameras() -> list[Finding]:
+def find_cameras() -> list[InstallationCheck]:
     """Video devices of the system."""
     devices = sorted(Path("/dev").glob("video*")) if platform.system() == "Linux" else []
     if not devices:
-        return [Finding("camera", "video", "absent", "no /dev/video*; files and folders still work as sources")]
-    return [Finding("camera", device.name, "ok", f"handeye detect MODEL {device.name[5:]}") for device in devices]
+        return [
+            InstallationCheck("camera", "video", "absent", "no /dev/video*; files and folders still work as sources")
+        ]
+    return [
+        InstallationCheck("camera", device.name, "ok", f"handeye detect MODEL {device.name[5:]}") for device in devices
+    ]
 
 
-def _find_package(extra: str, name: str) -> Finding:
+def _find_package(extra: str, name: str) -> InstallationCheck:
     try:
-        return Finding("package", name, "ok", importlib.metadata.version(name))
+        return InstallationCheck("package", name, "ok", importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
-        return Finding("package", name, "missing", f"extra {extra}", f"pip install 'handeye[{extra}]'")
+        return InstallationCheck("package", name, "missing", f"extra {extra}", f"pip install 'handeye[{extra}]'")
 
 
-def _find_engine(name: str, devices: Callable[[], str]) -> Finding:
+def _find_engine(name: str, devices: Callable[[], str]) -> InstallationCheck:
     if importlib.util.find_spec(name) is None:
-        return Finding("engine", name, "missing", "not installed", "pip install 'handeye[cpu]'")
+        return InstallationCheck("engine", name, "missing", "not installed", "pip install 'handeye[cpu]'")
     try:
-        return Finding("engine", name, "ok", devices())
+        return InstallationCheck("engine", name, "ok", devices())
     except Exception as error:  # an engine that is installed but broken must not end the report
-        return Finding("engine", name, "missing", f"installed but does not load: {error}", "reinstall it")
+        return InstallationCheck("engine", name, "missing", f"installed but does not load: {error}", "reinstall it")
 
 
 def _providers() -> str:
@@ -176,7 +188,7 @@ def _devices() -> str:
     return ", ".join(shared_core().available_devices)
 
 
-def _print_table(findings: list[Finding]) -> None:
+def _print_table(findings: list[InstallationCheck]) -> None:
     console = Console()
     console.print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}", highlight=False)
     table = Table(box=None, pad_edge=False)

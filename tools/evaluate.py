@@ -18,11 +18,10 @@ from rich.table import Table
 
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
-from handeye.vision.evaluation.speed import stage_percentiles
 from handeye.vision.files import write_json
 from handeye.vision.images import read_image
 from handeye.vision.runtime.detections import Detections
-from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.image_detector import ImageDetector, stage_percentiles
 
 
 @dataclass(frozen=True, kw_only=True)

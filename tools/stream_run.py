@@ -15,9 +15,8 @@ from rich.progress import Progress
 from handeye.tools.command_line import Positional
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError
-from handeye.vision.evaluation.speed import stage_percentiles
 from handeye.vision.files import write_json
-from handeye.vision.runtime.image_detector import ImageDetector
+from handeye.vision.runtime.image_detector import ImageDetector, stage_percentiles
 from handeye.vision.runtime.sources import Stream, StreamImage
 
 Step: TypeAlias = Callable[[StreamImage, float], Mapping[str, float]]

@@ -1,8 +1,7 @@
-"""Typed configuration: YAML says what differs from the defaults in code, nothing is guessed, nothing is ignored.
+"""Load and validate typed configurations (pydantic): YAML overrides the defaults in code, command line overrides YAML.
 
 A group of keys that is given in part keeps the rest of its default, its `kind` included; naming another kind starts
-from that kind's own defaults.
-Unknown and duplicate keys are refused with the path of the key. Overrides come from the command line as
+from that kind's defaults. Unknown and duplicate keys are errors that name the path of the key. Overrides are written
 `key.path=value` or `--key.path value`; a dash and an underscore mean the same there.
 """
 
@@ -22,7 +21,7 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
-    """Root of every configuration: frozen, unknown keys refused, attribute docstrings become descriptions."""
+    """Root of every configuration: frozen, unknown keys are errors, attribute docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -69,12 +68,12 @@ def validate_config(config_type: type[C], content: Mapping[str, Any], origin: st
 
 
 def dump_config(config: Config) -> str:
-    """The resolved whole as YAML, every default written out."""
+    """The resolved configuration as YAML, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping, refusing duplicate keys; an empty file is an empty mapping."""
+    """Read a YAML mapping, a duplicate key is an error; an empty file is an empty mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +144,7 @@ def _explain(error: ValidationError, config_type: type[Config]) -> list[str]:
 
 
 def _all_kinds(config_type: type[Config]) -> set[str]:
-    """Every value that a `kind` may have below a config type, but for those that are names of keys too."""
+    """Every value that a `kind` may have below a config type, except those that are names of keys too."""
     groups = config_type.model_json_schema().get("$defs", {}).values()
     kinds = {
         group["properties"]["kind"]["const"]
@@ -163,7 +162,7 @@ def _all_keys(config_type: type[Config]) -> list[str]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice; plain PyYAML keeps the last one silently."""
+    """SafeLoader that raises for a key written twice; plain PyYAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002
         seen: set[Hashable] = set()

@@ -1,4 +1,4 @@
-"""The errors a user can cause and mend; the command line prints them in one line and exits with code 2."""
+"""Errors that a user can cause and fix; the command line prints them in one line and exits with code 2."""
 
 
 class UserError(ValueError):
@@ -26,4 +26,4 @@ class MissingPackageError(UserError):
 
 
 class TrackingError(RuntimeError):
-    """A tracker was given what it cannot take: time that runs backwards, boxes that are not finite."""
+    """Invalid input of a tracker: time that runs backwards, boxes that are not finite."""

@@ -1,10 +1,20 @@
-"""Files that are whole or absent: everything is written beside its place and renamed into it."""
+"""Atomic file writes (temporary file, fsync, rename), and the JSON files and HTML reports written that way."""
 
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
+
+REPORT_STYLE = (
+    "body{font-family:sans-serif;max-width:74em;margin:2em auto;padding:0 1em}img{max-width:100%}"
+    "table{border-collapse:collapse}th{text-align:left}td,th{padding:.2em 1em .2em 0;vertical-align:top}"
+    "td.number{text-align:right;font-variant-numeric:tabular-nums}pre{background:#f4f4f4;padding:1em;overflow:auto}"
+    "code{font-size:.85em}figure{margin:1em 0}figcaption{color:#555}.refused{color:#a00}"
+    "summary{cursor:pointer;font-weight:bold;margin:.8em 0}"
+)
+"""Style sheet of every HTML report."""
 
 
 @contextmanager
@@ -34,6 +44,17 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write `content` as indented JSON, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_html_report(path: Path, title: str, body: str, style: str = "") -> None:
+    """Write an HTML page, whole or not at all; `title` is escaped, `body` is HTML, `style` adds to REPORT_STYLE."""
+    title = escape(title)
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
+        f"<style>{REPORT_STYLE}{style}</style><h1>{title}</h1>{body}</html>\n"
+    )
+    with replacing(path) as beside:
+        beside.write_text(page, encoding="utf-8")
 
 
 def _mode_for(path: Path) -> int:

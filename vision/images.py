@@ -1,12 +1,13 @@
-"""One way from an image to the input of a network, for training and for run time, and the way back for boxes.
+"""Read and preprocess images: resize, letterbox, normalise, for training and at run time; map boxes back to the image.
 
 The defaults are YOLOX's convention (section "preproc" of its data_augment.py): BGR, 0..255, aspect ratio kept,
 placed top-left, the rest filled with 114. Deployed models carry a `Preprocessing` inside their file, so that what
-was trained and what runs can not drift apart.
+was trained and what runs cannot drift apart.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,13 @@ from typing_extensions import assert_never
 
 from handeye.vision.config import Config
 from handeye.vision.errors import SourceError
+from handeye.vision.files import replacing
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+"""Suffixes of the files that are taken for images, in lower case."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue on the scale 0..1, as all published weights that start from it have them."""
@@ -42,7 +46,7 @@ class Preprocessing(Config):
     smaller number of size_hw, or smaller so that its longer side keeps to the larger number.
     """
     antialias: bool = False
-    """Let every pixel of the image count when it becomes smaller (PIL's bilinear filter), not the nearest four only."""
+    """Antialias when shrinking (PIL's bilinear filter) instead of reading the nearest four pixels only."""
     pad_value: Annotated[int, Field(ge=0, le=255)] = 114
     """Value of the padding, on the 0..255 scale of the pixels."""
     colour: Literal["rgb", "bgr"] = "bgr"
@@ -67,7 +71,7 @@ class ResizeTransform:
     def boxes_to_image(
         self, boxes_xyxy: Float32[np.ndarray, "N 4"], *, clip: bool = True
     ) -> Float32[np.ndarray, "N 4"]:
-        """Boxes in pixels of the network input -> pixels of the original image, clipped to it unless told not to."""
+        """Boxes in pixels of the network input -> pixels of the original image, clipped to it by default."""
         boxes = boxes_xyxy / self._scales()
         if not clip:
             return boxes
@@ -82,7 +86,7 @@ class ResizeTransform:
         return np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y], np.float32)
 
 
-def prepare(
+def preprocess(
     image_rgb: UInt8[np.ndarray, "h w 3"],
     preprocessing: Preprocessing,
     out: Float32[np.ndarray, "3 H W"] | None = None,
@@ -92,26 +96,28 @@ def prepare(
     Resizing happens on 8-bit values: by OpenCV's bilinear interpolation, as YOLOX does it, or with `antialias` by the
     filter that PIL calls bilinear, as DETR and RT-DETR do it. Raises ValueError for an empty image.
     """
-    canvas, placement = fit_image(image_rgb, preprocessing)
+    canvas, transform = fit_image(image_rgb, preprocessing)
     order = (0, 1, 2) if preprocessing.colour == "rgb" else (2, 1, 0)
     if out is None:
-        out = np.empty((3, *placement.input_hw), np.float32)
+        out = np.empty((3, *transform.input_hw), np.float32)
     for channel, source in enumerate(order):
         out[channel] = cv2.extractChannel(canvas, source)
     _normalise(out, preprocessing)
-    return out, placement
+    return out, transform
 
 
 def fit_image(
     image_rgb: UInt8[np.ndarray, "h w 3"], preprocessing: Preprocessing
 ) -> tuple[UInt8[np.ndarray, "H W 3"], ResizeTransform]:
     """The resized and padded image, still RGB and 0..255, and where it lies. Raises ValueError for an empty image."""
-    placement, resized_hw = place(image_rgb.shape[:2], preprocessing)
-    return _fit(image_rgb, resized_hw, preprocessing), placement
+    transform, resized_hw = resize_transform(image_rgb.shape[:2], preprocessing)
+    return _fit(image_rgb, resized_hw, preprocessing), transform
 
 
-def place(image_hw: tuple[int, int], preprocessing: Preprocessing) -> tuple[ResizeTransform, tuple[int, int]]:
-    """The placement of an image of that size, and its resized (height, width) in pixels.
+def resize_transform(
+    image_hw: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[ResizeTransform, tuple[int, int]]:
+    """The ResizeTransform of an image of that size, and its resized (height, width) in pixels.
 
     letterbox truncates the resized size to whole pixels but scales boxes by the exact ratio, as YOLOX does.
     """
@@ -167,6 +173,30 @@ def resize_antialiased(
     return _resample_rows(np.ascontiguousarray(cv2.transpose(narrow)), height)
 
 
+def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Image files of a folder by suffix, sorted; with `recursive` of its subfolders too.
+
+    Hidden files are left out: half-written ones of a killed process, and macOS's companions. Links are followed, and
+    loops of links end.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    for place, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or not recursive:
+            subfolders.clear()
+        if real not in seen:
+            visible = (Path(place, name) for name in names if not name.startswith("."))
+            found += [path for path in visible if has_image_suffix(path)]
+        seen.add(real)
+    return sorted(found)
+
+
+def has_image_suffix(path: Path) -> bool:
+    """Whether a file's name is that of an image."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read an image file as 8-bit RGB, upright as its EXIF orientation says.
 
@@ -179,6 +209,14 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     return decode_image(content, origin=str(path))
+
+
+def write_image(path: Path, image_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Write a PNG, whole or not at all. Raises OSError where OpenCV's writer would silently leave a broken file."""
+    is_encoded, content = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    assert is_encoded
+    with replacing(path) as beside:
+        beside.write_bytes(content.tobytes())
 
 
 def decode_image(content: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -227,7 +265,7 @@ def _resample_rows(image: UInt8[np.ndarray, "h w 3"], num_rows: int) -> UInt8[np
 
 @lru_cache(maxsize=32)
 def _triangle_weights(num_in: int, num_out: int) -> csr_array:
-    """(num_out, num_in), sparse: how much each row of an image counts for each row of the resized one."""
+    """(num_out, num_in), sparse: the weight of each row of an image in each row of the resized one."""
     ratio = num_in / num_out
     reach = max(ratio, 1.0)
     centres = (np.arange(num_out) + 0.5) * ratio
@@ -260,7 +298,7 @@ def _is_cut_off(content: bytes) -> bool:
 
 
 def _start_of_scan(content: bytes) -> int:
-    """Offset of the JPEG's first scan: segments are skipped by length, for an EXIF thumbnail has an end of its own."""
+    """Offset of the JPEG's first scan: segments are skipped by length: an EXIF thumbnail has an end marker too."""
     position = 2
     while position + 4 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]

@@ -21,7 +21,7 @@ from handeye.vision.errors import UserError
 from handeye.vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, TorchSession, output_layout
 from handeye.vision.heads.query_selection import QuerySelection
 from handeye.vision.heads.yolo_grid import YoloGridHead
-from handeye.vision.images import Preprocessing, at_fixed_size, prepare
+from handeye.vision.images import Preprocessing, at_fixed_size, preprocess
 from handeye.vision.necks.hybrid_encoder import HybridEncoder
 from handeye.vision.runtime.engines import EngineName, open_session
 from handeye.vision.runtime.manifest import read_manifest
@@ -104,4 +104,4 @@ def measure_free_shapes(
 def _noise(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Float32[np.ndarray, "B 3 H W"]:
     """A batch of different images of that height and width, as the network takes them."""
     own = at_fixed_size(preprocessing, shape[1:])
-    return np.stack([prepare(synthetic_images(own, seed)[0], own)[0] for seed in range(shape[0])])
+    return np.stack([preprocess(synthetic_images(own, seed)[0], own)[0] for seed in range(shape[0])])

@@ -17,13 +17,11 @@ from handeye.robot.datasets.format import BOOK_KEEPING, Episode, Feature
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from handeye.robot.viewer.episode_view import draw_depth
-from handeye.vision.files import replacing
+from handeye.vision.files import write_html_report
 
-STYLE = (
-    "body{font-family:sans-serif;max-width:76em;margin:2em auto;padding:0 1em}table{border-collapse:collapse}"
-    "th{text-align:left}td,th{padding:.15em 1em .15em 0}td.number{text-align:right;font-variant-numeric:tabular-nums}"
+CHART_STYLE = (
     "svg{margin:0 .6em .6em 0}svg text{font-size:9px;fill:#555}svg .title{font-size:11px;fill:#000}"
-    "svg .frame{fill:#f7f7f7;stroke:#ddd}img{margin-right:2px}summary{cursor:pointer;font-weight:bold;margin:.8em 0}"
+    "svg .frame{fill:#f7f7f7;stroke:#ddd}img{margin-right:2px}"
     ".action{color:#d2691e}.state{color:#1f5fa8}"
 )
 STRIP_PICTURES, STRIP_HEIGHT_PX = 8, 90
@@ -32,15 +30,12 @@ QUALITY = 80
 
 def write_demonstration_page(path: Path, dataset: EpisodeDataset, chosen: Sequence[int]) -> None:
     """Write the page whole or not at all; `chosen` episodes are shown in full. Raises DatasetError."""
-    title = escape(dataset.folder.resolve().name)
     episodes = "".join(_episode(dataset, index) for index in chosen)
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1>{_summary(dataset)}<h2>Numbers</h2>{_numbers(dataset)}"
-        f"<h2>Episodes</h2>{_table_of_episodes(dataset, set(chosen))}{episodes}</html>\n"
+    body = (
+        f"{_summary(dataset)}<h2>Numbers</h2>{_numbers(dataset)}"
+        f"<h2>Episodes</h2>{_table_of_episodes(dataset, set(chosen))}{episodes}"
     )
-    with replacing(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    write_html_report(path, dataset.folder.resolve().name, body, CHART_STYLE)
 
 
 def spread(num_episodes: int, shown: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handeye.vision.evaluation.figures import figure
+from handeye.vision.evaluation.plots import figure
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.box_tracker import NOMINAL_RATE
 from handeye.vision.tracking.bytetrack import ByteTrackConfig, ByteTracker

@@ -14,7 +14,7 @@ from handeye.export.graph.onnx_export import export_onnx, write_onnx
 from handeye.tools.command_line import run_command
 from handeye.vision.checkpoints.native import save_detector
 from handeye.vision.evaluation.torch_session import TorchSession
-from handeye.vision.images import prepare, read_image
+from handeye.vision.images import preprocess, read_image
 from handeye.vision.runtime.decode import decode_boxes, grid_cells
 from handeye.vision.runtime.engines import EngineName, open_session
 from handeye.vision.runtime.image_detector import ImageDetector
@@ -27,7 +27,7 @@ def test_our_detector_computes_what_the_published_file_computes(shared):
     detector = published_yolox_nano(shared(MODEL))
     session = open_session(shared(MODEL), "onnxruntime", num_threads=1)
     image = read_image(shared("data/coco_mini/val2017/000000000139.jpg"))
-    values = prepare(image, detector.config.preprocessing)[0][None]
+    values = preprocess(image, detector.config.preprocessing)[0][None]
     published = session.run({"images": values})["output"][0]
     ours = TorchSession(detector).run({"images": values})["rows"][0]
     np.testing.assert_allclose(ours[:, 4:], published[:, 4:], atol=1e-4)

@@ -34,7 +34,8 @@ def test_a_clean_set_is_clean(tmp_path):
 
 def test_leaks_and_boxes_are_told_and_drawn(tmp_path):
     annotations, images = draw_set(tmp_path)
-    first = replace(annotations.images[0], boxes_xyxy=np.array([[5, 5, 90, 30]], np.float32))
+    first = annotations.images[0]
+    first = replace(first, boxes=first.boxes.moved(np.array([[5, 5, 90, 30]], np.float32)))
     write_coco(tmp_path / "a.json", AnnotationSet((first, *annotations.images[1:]), annotations.categories))
     write_coco(tmp_path / "b.json", AnnotationSet(annotations.images[2:], annotations.categories))
     words = ("--against", str(tmp_path / "b.json"), "--output", str(tmp_path / "report"))

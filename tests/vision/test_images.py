@@ -22,10 +22,10 @@ from handeye.vision.images import (
     Preprocessing,
     at_fixed_size,
     decode_image,
-    place,
-    prepare,
+    preprocess,
     read_image,
     resize_antialiased,
+    resize_transform,
 )
 
 RECORDED = ("noise97x143", "noise360x500", "noise720x1280", "smooth360x500")
@@ -53,14 +53,14 @@ def test_official_yolox_preprocessing_is_reproduced(recorded_preprocessing, name
     else:
         image_bgr = recorded[f"image.{name}"]
     key = f"yolox.{side}.{name}"
-    values, placement = prepare(np.ascontiguousarray(image_bgr[..., ::-1]), Preprocessing(size_hw=(side, side)))
+    values, transform = preprocess(np.ascontiguousarray(image_bgr[..., ::-1]), Preprocessing(size_hw=(side, side)))
     middle = slice(side // 2, side // 2 + 12)
     assert values.shape == tuple(recorded[f"{key}.shape"])
     np.testing.assert_array_equal(values[:, :12, :12], recorded[f"{key}.tl"])
     np.testing.assert_array_equal(values[:, middle, middle], recorded[f"{key}.mid"])
     np.testing.assert_array_equal(values[:, -12:, -12:], recorded[f"{key}.br"])
     np.testing.assert_allclose(values.mean(axis=(1, 2), dtype=np.float64), recorded[f"{key}.mean"], rtol=1e-6)
-    assert placement.scale_x == placement.scale_y == pytest.approx(float(recorded[f"{key}.ratio"]), abs=0)
+    assert transform.scale_x == transform.scale_y == pytest.approx(float(recorded[f"{key}.ratio"]), abs=0)
 
 
 ANTIALIASED = {
@@ -87,7 +87,7 @@ def test_official_preprocessing_with_antialias_is_reproduced(recorded_preprocess
         image_rgb = random_image(height, width, seed=12)
     else:
         image_rgb = recorded[f"image.{name}"]
-    values, _ = prepare(image_rgb, ANTIALIASED[network])
+    values, _ = preprocess(image_rgb, ANTIALIASED[network])
     key = f"{network}.{name}"
     assert values.shape == tuple(recorded[f"{key}.shape"])
     _, height, width = values.shape
@@ -112,9 +112,9 @@ def test_the_size_rule_of_detr(reference):
     recorded = np.load(reference("prepost.npz"))
     for size_in, size_out in zip(recorded["detr.sizes_in_hw"], recorded["detr.sizes_out_hw"], strict=True):
         image_hw = (int(size_in[0]), int(size_in[1]))
-        placement, resized_hw = place(image_hw, ANTIALIASED["detr"])
-        assert resized_hw == placement.input_hw == tuple(size_out)
-        corner = placement.boxes_to_input(np.array([[0, 0, image_hw[1], image_hw[0]]], np.float32))
+        transform, resized_hw = resize_transform(image_hw, ANTIALIASED["detr"])
+        assert resized_hw == transform.input_hw == tuple(size_out)
+        corner = transform.boxes_to_input(np.array([[0, 0, image_hw[1], image_hw[0]]], np.float32))
         np.testing.assert_allclose(corner[0, 2:], size_out[::-1], rtol=1e-6)
 
 
@@ -132,15 +132,15 @@ def test_antialiased_resizing_is_torchs(resized_hw: tuple[int, int]):
 def test_at_a_fixed_size_nothing_follows_the_image():
     fixed = at_fixed_size(ANTIALIASED["detr"], (320, 352))
     for image_hw in ((100, 300), (300, 100)):
-        values, placement = prepare(random_image(*image_hw), fixed)
-        assert values.shape[1:] == placement.input_hw == (320, 352)
+        values, transform = preprocess(random_image(*image_hw), fixed)
+        assert values.shape[1:] == transform.input_hw == (320, 352)
     assert at_fixed_size(ANTIALIASED["rtdetr"], (640, 640)) == ANTIALIASED["rtdetr"]
 
 
 def test_normalisation_is_the_formula_in_the_order_of_the_colours():
     image = random_image(20, 30)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    values, _ = prepare(
+    values, _ = preprocess(
         image, Preprocessing(size_hw=(20, 30), colour="rgb", scale=1 / 255, mean=mean, std=std, resize="stretch")
     )
     expected = (image / 255 - np.array(mean)) / np.array(std)
@@ -149,10 +149,10 @@ def test_normalisation_is_the_formula_in_the_order_of_the_colours():
 
 def test_a_given_buffer_is_filled_and_returned_and_stale_values_do_not_survive():
     buffer = np.full((3, 64, 64), np.nan, np.float32)
-    values, _ = prepare(random_image(10, 64), Preprocessing(size_hw=(64, 64)), out=buffer)
+    values, _ = preprocess(random_image(10, 64), Preprocessing(size_hw=(64, 64)), out=buffer)
     assert values is buffer
     assert (values[:, 10:] == 114).all()
-    fresh, _ = prepare(random_image(10, 64), Preprocessing(size_hw=(64, 64)))
+    fresh, _ = preprocess(random_image(10, 64), Preprocessing(size_hw=(64, 64)))
     np.testing.assert_array_equal(values, fresh)
 
 
@@ -163,37 +163,39 @@ sizes = st.integers(1, 3000)
 @given(height=sizes, width=sizes, input_height=st.integers(16, 800), input_width=st.integers(16, 800), data=st.data())
 def test_boxes_go_there_and_back(height, width, input_height, input_width, data):
     resize = data.draw(st.sampled_from(["letterbox", "stretch"]))
-    placement, resized = place((height, width), Preprocessing(size_hw=(input_height, input_width), resize=resize))
+    transform, resized = resize_transform(
+        (height, width), Preprocessing(size_hw=(input_height, input_width), resize=resize)
+    )
     assert 1 <= resized[0] <= input_height
     assert 1 <= resized[1] <= input_width
     corners = np.array([data.draw(st.tuples(*[st.floats(0, 1, width=32)] * 4)) for _ in range(3)], np.float32)
     boxes = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
     boxes *= np.array([width, height, width, height], np.float32)
-    back = placement.boxes_to_image(placement.boxes_to_input(boxes))
+    back = transform.boxes_to_image(transform.boxes_to_input(boxes))
     np.testing.assert_allclose(back, boxes, rtol=1e-5, atol=1e-3)
 
 
-def test_boxes_are_clipped_to_the_image_unless_told_not_to():
-    placement, _ = place((100, 200), Preprocessing(size_hw=(400, 400)))
+def test_boxes_are_clipped_to_the_image_by_default():
+    transform, _ = resize_transform((100, 200), Preprocessing(size_hw=(400, 400)))
     beyond = np.array([[-10, -20, 500, 300]], np.float32)
-    np.testing.assert_array_equal(placement.boxes_to_image(beyond), [[0, 0, 200, 100]])
-    np.testing.assert_array_equal(placement.boxes_to_image(beyond, clip=False), [[-5, -10, 250, 150]])
-    assert placement.boxes_to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
+    np.testing.assert_array_equal(transform.boxes_to_image(beyond), [[0, 0, 200, 100]])
+    np.testing.assert_array_equal(transform.boxes_to_image(beyond, clip=False), [[-5, -10, 250, 150]])
+    assert transform.boxes_to_image(np.zeros((0, 4), np.float32)).shape == (0, 4)
 
 
 def test_an_object_lies_where_its_box_says_in_the_input():
     image = np.zeros((300, 500, 3), np.uint8)
     image[60:120, 200:350] = 255
-    values, placement = prepare(image, Preprocessing(size_hw=(416, 416)))
-    inside = np.argwhere(values[0, : int(300 * placement.scale_y)] > 127)
+    values, transform = preprocess(image, Preprocessing(size_hw=(416, 416)))
+    inside = np.argwhere(values[0, : int(300 * transform.scale_y)] > 127)
     edges = np.concatenate([inside.min(axis=0)[::-1], inside.max(axis=0)[::-1] + 1])
-    expected = placement.boxes_to_input(np.array([[200, 60, 350, 120]], np.float32))[0]
+    expected = transform.boxes_to_input(np.array([[200, 60, 350, 120]], np.float32))[0]
     np.testing.assert_allclose(edges, expected, atol=1)
 
 
-def test_an_empty_image_and_nonsense_settings_are_refused():
+def test_an_empty_image_and_nonsense_settings_are_rejected():
     with pytest.raises(ValueError, match="at least one pixel"):
-        prepare(np.zeros((0, 4, 3), np.uint8), Preprocessing())
+        preprocess(np.zeros((0, 4, 3), np.uint8), Preprocessing())
     with pytest.raises(ConfigError, match="size_hw"):
         validate_config(Preprocessing, {"size_hw": [0, 416]}, origin="test")
     with pytest.raises(ConfigError, match=r"std\.1"):
@@ -244,7 +246,7 @@ def test_exif_orientation_turns_the_image_upright(orientation: int, turned: int)
     assert np.abs(upright.astype(int) - expected).max() < 40
 
 
-def test_files_that_are_no_image_are_told_by_name(tmp_path: Path):
+def test_files_that_are_no_image_are_reported_by_name(tmp_path: Path):
     cases = {
         "absent.jpg": None,
         "empty.jpg": b"",
@@ -263,7 +265,7 @@ def test_files_that_are_no_image_are_told_by_name(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.95])
-def test_a_cut_off_file_is_an_error_and_not_a_grey_picture(suffix: str, share: float):
+def test_a_cut_off_file_is_an_error_and_not_a_grey_image(suffix: str, share: float):
     content = cv2.imencode(suffix, random_image(64, 80))[1].tobytes()
     with pytest.raises(SourceError, match="scene"):
         decode_image(content[: int(len(content) * share)], f"scene{suffix}")

@@ -1,4 +1,4 @@
-"""What training wants of one image: the boxes that are there, their classes, and where nothing is known."""
+"""Training targets of one image: ground-truth boxes and classes, and regions that the loss ignores."""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What a data set knows about its images, checked once at the door so that nothing behind it has to doubt.
+"""Annotations of a data set: labelled boxes, images, classes; checked once here, so that later code need not doubt.
 
 Class ids are contiguous from 0 in the order of the file's sorted category ids; category ids live only here and in
-the readers and writers of this folder.
+the readers and writers of this folder. `build_image` is what the readers of all formats share: structure that cannot
+be trusted raises DatasetError, or is skipped and reported where that was asked for; boxes that are no boxes (zero
+area, not finite) are always left out and reported, because real data sets hold a few of them.
 """
 
 from __future__ import annotations
@@ -19,6 +21,47 @@ from jaxtyping import Bool, Float32, Int64
 from handeye.vision.data.masks import Mask
 from handeye.vision.errors import DatasetError
 
+ZERO_AREA = "width or height not positive"
+NOT_FINITE = "not finite"
+OUTSIDE = "wholly outside the image"
+TOO_FAR = "edge farther off than any image is wide"
+BROKEN = "broken"
+FARTHEST_PX = 2**24
+"""Beyond it single precision no longer tells neighbouring pixels apart."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledBoxes:
+    """The labelled boxes of one image, from the annotation file through augmentation to the batch: three columns.
+
+    xyxy is in pixels of whatever image holds the boxes. `BoxTargets` is what a loss makes of them, as tensors.
+    """
+
+    xyxy: Float32[np.ndarray, "N 4"]
+    class_ids: Int64[np.ndarray, "N"]
+    is_crowd: Bool[np.ndarray, "N"]
+    """True for a box around a group: neither learnt nor background, nor counted as a missed object."""
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __getitem__(self, chosen: Bool[np.ndarray, "N"] | Int64[np.ndarray, "M"]) -> LabelledBoxes:
+        """The chosen boxes: a mask or indices."""
+        return LabelledBoxes(self.xyxy[chosen], self.class_ids[chosen], self.is_crowd[chosen])
+
+    def moved(self, xyxy: Float32[np.ndarray, "N 4"]) -> LabelledBoxes:
+        """The same objects at other places."""
+        return LabelledBoxes(xyxy, self.class_ids, self.is_crowd)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[LabelledBoxes]) -> LabelledBoxes:
+        """The boxes of all parts, one part after the other."""
+        return cls(
+            np.concatenate([part.xyxy for part in parts]),
+            np.concatenate([part.class_ids for part in parts]),
+            np.concatenate([part.is_crowd for part in parts]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ImageAnnotations:
@@ -29,31 +72,30 @@ class ImageAnnotations:
     """Relative to the folder of the images, with forward slashes."""
     size_hw: tuple[int, int]
     """Height and width in pixels, as the annotation file states them."""
-    boxes_xyxy: Float32[np.ndarray, "N 4"]
+    boxes: LabelledBoxes
     """Pixels of the original image; x1 < x2 and y1 < y2. A box may reach over the image's edge."""
-    class_ids: Int64[np.ndarray, "N"]
-    is_crowd: Bool[np.ndarray, "N"]
-    """True for a box around a group: it is neither learnt nor background, nor counted as a missed object."""
     areas: Float32[np.ndarray, "N"]
     """Square pixels as the file states them (of the mask, where the file has masks); COCO metrics sort sizes by it."""
     masks: tuple[Mask | None, ...] = ()
     """The outline of each object; empty where the reader was not asked to keep them."""
 
     def __post_init__(self) -> None:
-        name, num_boxes = self.file_name, len(self.boxes_xyxy)
+        name, boxes, num_boxes = self.file_name, self.boxes, len(self.boxes)
         if min(self.size_hw) <= 0:
             raise DatasetError(f"{name}: an image of {self.size_hw[0]} x {self.size_hw[1]} pixels (height x width)")
-        if self.boxes_xyxy.shape != (num_boxes, 4):
-            raise DatasetError(f"{name}: boxes of shape {self.boxes_xyxy.shape}, expected ({num_boxes}, 4)")
-        if not len(self.class_ids) == len(self.is_crowd) == len(self.areas) == num_boxes:
-            raise DatasetError(f"{name}: {num_boxes} boxes, {len(self.class_ids)} classes, {len(self.is_crowd)} flags")
+        if boxes.xyxy.shape != (num_boxes, 4):
+            raise DatasetError(f"{name}: boxes of shape {boxes.xyxy.shape}, expected ({num_boxes}, 4)")
+        if not len(boxes.class_ids) == len(boxes.is_crowd) == len(self.areas) == num_boxes:
+            raise DatasetError(
+                f"{name}: {num_boxes} boxes, {len(boxes.class_ids)} classes, {len(boxes.is_crowd)} flags"
+            )
         if len(self.masks) not in (0, num_boxes):
             raise DatasetError(f"{name}: {num_boxes} boxes, but {len(self.masks)} masks")
-        if not np.isfinite(self.boxes_xyxy).all():
+        if not np.isfinite(boxes.xyxy).all():
             raise DatasetError(f"{name}: a box that is not finite")
-        if not (self.boxes_xyxy[:, :2] < self.boxes_xyxy[:, 2:]).all():
+        if not (boxes.xyxy[:, :2] < boxes.xyxy[:, 2:]).all():
             raise DatasetError(f"{name}: a box whose width or height is not positive")
-        if num_boxes and self.class_ids.min() < 0:
+        if num_boxes and boxes.class_ids.min() < 0:
             raise DatasetError(f"{name}: a negative class id")
 
 
@@ -86,7 +128,7 @@ class Categories:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Something that a reader did not take over."""
+    """An annotation or image that a reader left out, and why."""
 
     reason: str
     item: str
@@ -100,7 +142,7 @@ class AnnotationSet:
     images: tuple[ImageAnnotations, ...]
     categories: Categories
     left_out: tuple[LeftOut, ...] = ()
-    """Annotations and images that the reader did not take over."""
+    """Annotations and images that the reader left out."""
 
     @property
     def dropped(self) -> Counter[str]:
@@ -112,11 +154,11 @@ class AnnotationSet:
 
     def num_boxes(self) -> int:
         """Boxes in all images, crowds included."""
-        return sum(len(image.boxes_xyxy) for image in self.images)
+        return sum(len(image.boxes) for image in self.images)
 
     def boxes_per_class(self) -> Int64[np.ndarray, "num_classes"]:
         """Count of boxes of each class, crowds included."""
-        class_ids = [image.class_ids for image in self.images] or [np.zeros(0, dtype=np.int64)]
+        class_ids = [image.boxes.class_ids for image in self.images] or [np.zeros(0, dtype=np.int64)]
         return np.bincount(np.concatenate(class_ids), minlength=len(self.categories)).astype(np.int64)
 
 
@@ -136,31 +178,18 @@ def annotations_from_lists(
         image_id=image_id,
         file_name=file_name,
         size_hw=size_hw,
-        boxes_xyxy=boxes,
-        class_ids=np.array(list(class_ids), dtype=np.int64),
-        is_crowd=np.zeros(len(boxes), dtype=bool) if is_crowd is None else np.array(list(is_crowd), dtype=bool),
+        boxes=LabelledBoxes(
+            boxes,
+            np.array(list(class_ids), dtype=np.int64),
+            np.zeros(len(boxes), dtype=bool) if is_crowd is None else np.array(list(is_crowd), dtype=bool),
+        ),
         areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(list(areas), dtype=np.float32),
     )
 
 
-# What the readers of all formats share: from what a file says about an image to boxes that can be learnt from.
-#
-# Structure that cannot be trusted is refused by name, or named and skipped where that was asked for; single boxes
-# that
-# are no boxes (zero area, not finite) are always left out and named, because real sets hold a few of them.
-
-ZERO_AREA = "width or height not positive"
-NOT_FINITE = "not finite"
-OUTSIDE = "wholly outside the image"
-TOO_FAR = "edge farther off than any image is wide"
-BROKEN = "broken"
-FARTHEST_PX = 2**24
-"""Beyond it single precision no longer tells neighbouring pixels apart."""
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object as a file states it, not yet checked."""
+    """One object as a file states it, not yet checked: what a reader parses and `build_image` checks and stacks."""
 
     where: str
     box_xyxy: tuple[float, float, float, float]
@@ -173,13 +202,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Omissions:
-    """Keeps account of what a reader leaves out, and decides whether a broken entry ends the reading."""
+    """Records what a reader leaves out, and decides whether a broken entry ends the reading."""
 
     skip_broken: bool = False
     left_out: list[LeftOut] = field(default_factory=list)
 
     def broken(self, error: DatasetError) -> None:
-        """Name the entry and go on, or raise its error where skipping was not asked for."""
+        """Record the entry and go on, or raise its error where skipping was not asked for."""
         if not self.skip_broken:
             raise error
         self.left_out.append(LeftOut(BROKEN, str(error)))
@@ -215,16 +244,18 @@ def build_image(
         image_id=image_id,
         file_name=file_name,
         size_hw=size_hw,
-        boxes_xyxy=boxes,
-        class_ids=np.array([entry.class_id for entry in kept], dtype=np.int64),
-        is_crowd=np.array([entry.is_crowd for entry in kept], dtype=bool),
+        boxes=LabelledBoxes(
+            boxes,
+            np.array([entry.class_id for entry in kept], dtype=np.int64),
+            np.array([entry.is_crowd for entry in kept], dtype=bool),
+        ),
         areas=np.array(areas, dtype=np.float32),
         masks=tuple(entry.mask for entry in kept) if keep_masks else (),
     )
 
 
 def safe_name(where: str, value: object) -> str:
-    """A relative path below the image folder, in one line; anything that climbs out of it is refused."""
+    """A relative path below the image folder, in one line; DatasetError for anything that leaves it."""
     name = value if isinstance(value, str) else ""
     # Control characters would break a report's lines, and halves of characters can be neither opened nor printed.
     is_text = not any(category(character) in ("Cc", "Cs") for character in name)

@@ -1,7 +1,7 @@
-"""The recipe of one training sample: a pure function of (seed, epoch, index), so a run can go on anywhere.
+"""Augment one training sample: a pure function of (seed, epoch, index), so that a run can resume anywhere.
 
-No random state is carried from sample to sample; every sample draws from a generator of its own, whichever worker
-makes it and in whatever order. That is what makes resuming exact.
+No random state is carried from sample to sample: every sample has its own generator, whichever worker makes it and in
+whatever order. That is what makes resuming exact.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from jaxtyping import Int64
 from pydantic import Field
 
 from handeye.vision.config import Config
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.masks import Mask
 from handeye.vision.data.mosaic import CopyPasteConfig, MixupConfig, MosaicConfig, copy_paste, mixup, mosaic
 from handeye.vision.data.transforms import (
@@ -25,7 +26,7 @@ from handeye.vision.data.transforms import (
     LabelledImage,
     Positive,
     VisibilityConfig,
-    clip_to_picture,
+    clip_to_image,
     fit,
     fit_matrix,
     flip_horizontal,
@@ -38,7 +39,7 @@ from handeye.vision.data.transforms import (
 from handeye.vision.images import Preprocessing, at_fixed_size
 
 NEIGHBOURS = 128
-"""Mosaics and mixup take their images from groups of at least so many."""
+"""Smallest group of images that mosaics and mixup choose from."""
 
 ReadSample = Callable[[int], LabelledImage]
 """Gives image number i of the data set with its boxes, in its own pixels."""
@@ -53,7 +54,7 @@ class AugmentationConfig(Config):
     mosaic: MosaicConfig = MosaicConfig()
     mixup: MixupConfig = MixupConfig()
     affine: AffineConfig | None = None
-    """Map for strongly augmented samples that are not mosaics; null fits them like the run time."""
+    """Map for strongly augmented samples that are not mosaics; null fits them as at run time."""
     flip_probability: Fraction = 0.5
     """Part of the samples that are mirrored left and right."""
     hsv: HsvConfig = HsvConfig()
@@ -65,20 +66,20 @@ class AugmentationConfig(Config):
     """Random windows of strongly augmented samples that are not mosaics; null keeps them whole."""
     visibility: VisibilityConfig = VisibilityConfig()
     max_boxes: int = Field(default=1000, gt=0)
-    """A picture with more boxes teaches a random choice of so many; the region of the rest is left out of the loss."""
+    """An image with more boxes keeps a random choice of this many; the region of the rest is left out of the loss."""
     weak_last_epochs: int = Field(default=15, ge=0)
-    """The last epochs, in which only colour and flip are on, so that the network sees real pictures."""
+    """The last epochs, in which only colour and flip are on, so that the network sees real images."""
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRequest:
-    """All that decides a training sample."""
+    """Everything that determines a training sample."""
 
     epoch: int
     index: int
     """Number of the image in the data set."""
     size_hw: tuple[int, int]
-    """Size of the picture to make."""
+    """Size of the image to make."""
     is_strong: bool
     """Whether mosaic, mixup and affine may be used."""
 
@@ -92,7 +93,7 @@ def augment(
     seed: int,
     read_masks: ReadMasks | None = None,
 ) -> LabelledImage:
-    """Make the picture of `request`: RGB, 0..255, of size `request.size_hw`, its boxes clipped to it."""
+    """Make the image of `request`: RGB, 0..255, of size `request.size_hw`, its boxes clipped to it."""
     rng = sample_generator(seed, request.epoch, request.index)
     preprocessing = at_fixed_size(preprocessing, request.size_hw)
     if request.is_strong:
@@ -100,7 +101,7 @@ def augment(
         sample = _strong(request.index, read_sample, read_masks, others, config, preprocessing, rng)
     else:
         sample = fit(read_sample(request.index), preprocessing)
-    sample = limit_boxes(clip_to_picture(sample, config.visibility), config.max_boxes, rng)
+    sample = limit_boxes(clip_to_image(sample, config.visibility), config.max_boxes, rng)
     if rng.random() < config.flip_probability:
         sample = flip_horizontal(sample)
     return replace(sample, image_rgb=jitter_hsv(sample.image_rgb, config.hsv, rng))
@@ -115,8 +116,8 @@ def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "nu
 def neighbours(seed: int, epoch: int, index: int, num_images: int) -> Int64[np.ndarray, "neighbours"]:
     """The images that may be combined with image number `index` in this epoch, itself among them.
 
-    The epoch's order is cut into equal groups of NEIGHBOURS to twice as many. A group is new in every epoch, so that
-    in time every image meets every other, but within a group the images are decoded once and not four times over.
+    The epoch's order is cut into equal groups of NEIGHBOURS to twice as many. Groups change with every epoch,
+    so that every image meets every other in time; within a group each image is decoded once instead of four times.
     """
     num_groups = max(1, num_images // NEIGHBOURS)
     group = int(_positions(seed, epoch, num_images)[index]) * num_groups // num_images
@@ -141,22 +142,18 @@ def limit_boxes(sample: LabelledImage, max_boxes: int, rng: np.random.Generator)
     Assignment costs memory for each pair of box and cell. Objects beyond the limit must not become background, so one
     region to ignore goes around them all; ignored regions beyond it are joined in the same way.
     """
-    objects, crowds = np.flatnonzero(~sample.is_crowd), np.flatnonzero(sample.is_crowd)
+    boxes = sample.boxes
+    objects, crowds = np.flatnonzero(~boxes.is_crowd), np.flatnonzero(boxes.is_crowd)
     if max(len(objects), len(crowds)) <= max_boxes:
         return sample
     chosen = np.sort(rng.permutation(objects)[:max_boxes])
     surplus = np.setdiff1d(objects, chosen)
     if len(crowds) > max_boxes:
         crowds, surplus = crowds[:0], np.concatenate([crowds, surplus])
-    boxes = sample.boxes_xyxy[surplus]
-    around = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])[None]
-    kept = np.concatenate([chosen, crowds])
-    return LabelledImage(
-        sample.image_rgb,
-        np.concatenate([sample.boxes_xyxy[kept], around]),
-        np.append(sample.class_ids[kept], sample.class_ids[surplus[:1]]),
-        np.append(sample.is_crowd[kept], np.ones(1, dtype=bool)),
-    )
+    low, high = boxes.xyxy[surplus, :2].min(axis=0), boxes.xyxy[surplus, 2:].max(axis=0)
+    around = LabelledBoxes(np.concatenate([low, high])[None], boxes.class_ids[surplus[:1]], np.ones(1, dtype=bool))
+    kept = boxes[np.concatenate([chosen, crowds])]
+    return LabelledImage(sample.image_rgb, LabelledBoxes.concatenate([kept, around]))
 
 
 def _strong(
@@ -216,5 +213,5 @@ def _affine(
     size_hw = preprocessing.size_hw
     view = random_affine(config, rng, from_hw=size_hw, to_hw=size_hw)
     matrix = view @ fit_matrix(sample.size_hw, preprocessing)
-    picture = warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value)
-    return LabelledImage(picture, warp_boxes(sample.boxes_xyxy, matrix), sample.class_ids, sample.is_crowd)
+    warped_rgb = warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value)
+    return LabelledImage(warped_rgb, sample.boxes.moved(warp_boxes(sample.boxes.xyxy, matrix)))

@@ -1,7 +1,7 @@
 """Training batches that can start at any step: which samples a batch holds is a pure function of (seed, step).
 
-Loader workers keep no state. What they are asked for carries everything (`SampleRequest`), so a resumed run, another
-number of workers or another number of processes makes the very same pictures.
+Loader workers keep no state: a `SampleRequest` carries everything, so a resumed run, another number of workers or
+another number of processes makes exactly the same images.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.annotations import AnnotationSet, LabelledBoxes
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment, epoch_order
-from handeye.vision.data.image_files import read_stated_image
-from handeye.vision.data.recent_images import RecentImages
+from handeye.vision.data.image_files import RecentImages, read_stated_image
 from handeye.vision.data.transforms import LabelledImage
 from handeye.vision.errors import DatasetError, SourceError, UserError
 from handeye.vision.images import Preprocessing
@@ -43,14 +42,19 @@ RECENT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures of one training step and their boxes in pixels of these pictures."""
+    """Images of one training step and their boxes, in pixels of these images.
+
+    Boxes stay numpy arrays until the training process turns them into `BoxTargets`: a loader sends each tensor through
+    shared memory of its own, and there are hundreds.
+    """
 
     images: UInt8[Tensor, "B 3 H W"]
     """Channels in the order of the network input, values 0..255, channels last in memory."""
-    boxes_xyxy: list[Float32[np.ndarray, "_ 4"]]
-    class_ids: list[Int64[np.ndarray, "_"]]
-    is_crowd: list[Bool[np.ndarray, "_"]]
-    """True for boxes that are not to be learnt, and inside which nothing is to be called background."""
+    boxes: list[LabelledBoxes]
+
+    def __getitem__(self, chosen: slice) -> Batch:
+        """The chosen images and their boxes."""
+        return Batch(self.images[chosen], self.boxes[chosen])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class BatchPlan:
         return step // self.steps_per_epoch
 
     def ends_epoch(self, steps_done: int) -> bool:
-        """Whether an epoch is over once so many steps are done; the end of the run ends its epoch."""
+        """Whether an epoch is over after this many steps; the end of the run ends its epoch."""
         return steps_done % self.steps_per_epoch == 0 or steps_done == self.num_steps
 
     def is_among_last(self, epoch: int, num_last: int) -> bool:
@@ -112,7 +116,7 @@ class BatchPlan:
         return [SampleRequest(epoch, index, size_hw, is_strong) for index in mine]
 
     def size_of_step(self, step: int) -> tuple[int, int]:
-        """Height and width of this step's pictures: one draw for the batch, rounded to multiples of 32."""
+        """Height and width of this step's images: one sample for the batch, rounded to multiples of 32."""
         epoch, _ = divmod(step, self.steps_per_epoch)
         if self.multi_scale is None or not self.is_strong(epoch):
             return self.size_hw
@@ -151,7 +155,7 @@ class TrainingSamples(Dataset):
             self.read_pixels = [self._decode(index) for index in range(len(self.paths))].__getitem__
 
     def __getitem__(self, requests: Sequence[SampleRequest]) -> Batch | UserError:
-        """A whole batch. A user's mistake comes back as a value: raised in a worker, it would lose its one line."""
+        """A whole batch. A UserError comes back as a value: raised in a worker, it would become a long traceback."""
         try:
             return self.make_batch(requests)
         except UserError as error:
@@ -167,13 +171,11 @@ class TrainingSamples(Dataset):
                 samples = list(threads.map(self.make_sample, requests))
         return Batch(
             torch.from_numpy(_stack(samples, self.preprocessing)).permute(0, 3, 1, 2),
-            [sample.boxes_xyxy for sample in samples],
-            [sample.class_ids for sample in samples],
-            [sample.is_crowd for sample in samples],
+            [sample.boxes for sample in samples],
         )
 
     def make_sample(self, request: SampleRequest) -> LabelledImage:
-        """One augmented picture, RGB, of the size asked for."""
+        """One augmented image, RGB, of the size asked for."""
         return augment(
             request,
             self.read_sample,
@@ -186,8 +188,7 @@ class TrainingSamples(Dataset):
 
     def read_sample(self, index: int) -> LabelledImage:
         """Image number `index` as it is, with its boxes."""
-        image = self.annotations[index]
-        return LabelledImage(self.read_pixels(index), image.boxes_xyxy, image.class_ids, image.is_crowd)
+        return LabelledImage(self.read_pixels(index), self.annotations[index].boxes)
 
     def _decode(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         path, stated_hw = self.paths[index], self.annotations[index].size_hw
@@ -234,18 +235,18 @@ def iterate_batches(samples: TrainingSamples, plan: BatchPlan, start_step: int, 
 
 
 def _stack(samples: Sequence[LabelledImage], preprocessing: Preprocessing) -> UInt8[np.ndarray, "B H W 3"]:
-    """The pictures in one array, channels in the order of the network input."""
-    pictures = np.empty((len(samples), *samples[0].image_rgb.shape), dtype=np.uint8)
+    """The images in one array, channels in the order of the network input."""
+    stacked = np.empty((len(samples), *samples[0].image_rgb.shape), dtype=np.uint8)
     for number, sample in enumerate(samples):
         if preprocessing.colour == "bgr":
-            cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR, dst=pictures[number, :])
+            cv2.cvtColor(sample.image_rgb, cv2.COLOR_RGB2BGR, dst=stacked[number, :])
         else:
-            pictures[number] = sample.image_rgb
-    return pictures
+            stacked[number] = sample.image_rgb
+    return stacked
 
 
 def normalise_images(images: UInt8[Tensor, "B 3 H W"], preprocessing: Preprocessing) -> Float[Tensor, "B 3 H W"]:
-    """Pictures of a Batch -> network input, on whatever device they are: (value * scale - mean) / std."""
+    """Images of a Batch -> network input, on whatever device they are: (value * scale - mean) / std."""
     values = images.float()
     if preprocessing.scale == 1.0 and preprocessing.mean == (0.0, 0.0, 0.0) and preprocessing.std == (1.0, 1.0, 1.0):
         return values
@@ -257,7 +258,7 @@ def normalise_images(images: UInt8[Tensor, "B 3 H W"], preprocessing: Preprocess
 
 
 def check_files(paths: Sequence[Path]) -> None:
-    """Raise DatasetError when image files are missing, before hours of training meet the first of them."""
+    """Raise DatasetError when image files are missing, before hours of training reach the first of them."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DatasetError(
@@ -281,7 +282,7 @@ class _StepRequests:
 
 
 def _unchanged(batch: Any) -> Any:
-    """In place of the loader's own stacking: batches come stacked."""
+    """Replaces the loader's collation: batches come stacked."""
     return batch
 
 

@@ -1,6 +1,6 @@
-"""COCO detection JSON in and out (cocodataset.org, "Data format", object detection).
+"""Read and write COCO detection JSON (cocodataset.org, "Data format", object detection).
 
-Structure that cannot be trusted (missing keys, unknown ids, a name twice) is refused by name.
+Missing keys, unknown ids and duplicate names raise DatasetError.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_coco(path: Path, *, keep_masks: bool = False, skip_broken: bool = False
 
     Class ids count the file's categories in the order of their ids. Raises DatasetError naming the file and the entry
     at fault, or leaves that entry out where broken ones are to be skipped; boxes without area, not finite or wholly
-    outside their image are always left out. What was left out is named in `left_out`.
+    outside their image are always left out. What was left out is listed in `left_out`.
     """
     content = _read_object(Path(path))
     omissions = Omissions(skip_broken)
@@ -67,16 +67,16 @@ def coco_content(annotations: AnnotationSet) -> dict[str, object]:
     category_ids = annotations.categories.category_ids
     entries: list[dict[str, object]] = []
     for image in annotations.images:
-        corners = image.boxes_xyxy.astype(np.float64)
+        corners = image.boxes.xyxy.astype(np.float64)
         boxes_xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
         for position, box in enumerate(boxes_xywh.tolist()):
             entry = {
                 "id": len(entries) + 1,
                 "image_id": image.image_id,
-                "category_id": category_ids[int(image.class_ids[position])],
+                "category_id": category_ids[int(image.boxes.class_ids[position])],
                 "bbox": box,
                 "area": float(image.areas[position]),
-                "iscrowd": int(image.is_crowd[position]),
+                "iscrowd": int(image.boxes.is_crowd[position]),
             }
             mask = image.masks[position] if image.masks else None
             entries.append(entry if mask is None else {**entry, "segmentation": mask_to_coco(mask)})

@@ -1,4 +1,7 @@
-"""One door for all formats of annotations: COCO JSON, Pascal VOC and YOLO text, told apart by what is found."""
+"""Read annotations in any format (COCO JSON, Pascal VOC, YOLO text), detect which, and convert between them.
+
+A converted data set is a new folder with the annotations and the images, linked or copied, whole or absent.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,16 @@ from typing_extensions import assert_never
 
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, Omissions
 from handeye.vision.data.coco import coco_content, read_coco, write_coco
-from handeye.vision.data.image_files import IMAGE_SUFFIXES
 from handeye.vision.data.voc import read_voc, voc_root, write_voc
 from handeye.vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
 from handeye.vision.errors import DatasetError
+from handeye.vision.images import has_image_suffix
 
 Format = Literal["coco", "voc", "yolo"]
+ImagePlacement = Literal["link", "copy"]
 ANNOTATIONS_NAME = "annotations.json"
+IMAGES_NAME: dict[Format, str] = {"coco": "images", "voc": "JPEGImages", "yolo": "images"}
+EXPECTED = "a COCO .json, a VOC folder or image list, or a YOLO data.yaml or folder of images and labels"
 
 
 def read_annotations(
@@ -33,9 +39,8 @@ def read_annotations(
     """Read annotations of whatever format; file names are relative to `images`.
 
     A COCO file is a .json; VOC is a folder with Annotations/ or XML files, or an image list below one; YOLO is a
-    data.yaml, of which `split` is read, a folder with images and labels, or a list of image paths. Masks are kept where
-    the format has them and they are asked for. Raises DatasetError, or names what is broken in `left_out` where it is
-    to be skipped.
+    data.yaml, of which `split` is read, a folder with images and labels, or a list of image paths. `keep_masks` keeps
+    masks where the format has them. Raises DatasetError, or with `skip_broken` lists what is broken in `left_out`.
     """
     path = Path(path)
     kind = format_of(path)
@@ -69,19 +74,40 @@ def format_of(path: Path) -> Format:
 
 
 def images_folder(path: Path) -> Path | None:
-    """The folder in which a set of usual layout keeps its images; None where only the user can tell."""
+    """The folder of images in the usual layouts; None where only the user knows."""
     path = Path(path)
     root = path if path.is_dir() else voc_root(path) or path.parent
     return next((folder for name in ("JPEGImages", "images") if (folder := root / name).is_dir()), None)
 
 
 def evaluation_source(path: Path, annotations: AnnotationSet) -> Path | Mapping[str, object]:
-    """What COCO's evaluation reads: a COCO file itself, or what a set comes to that was skimmed or is no such file."""
+    """What COCO's evaluation reads: a COCO file itself, or the content of one for other formats and skimmed sets."""
     is_whole = Path(path).suffix.lower() == ".json" and not annotations.dropped[BROKEN]
     return path if is_whole else coco_content(annotations)
 
 
-EXPECTED = "a COCO .json, a VOC folder or image list, or a YOLO data.yaml or folder of images and labels"
+def convert(
+    annotations: AnnotationSet, images: Path, target: Format, output: Path, placement: ImagePlacement
+) -> Omissions:
+    """Write `annotations` in the format `target` to the new folder `output`; returns what that format cannot hold.
+
+    Everything is written beside and renamed. Raises DatasetError when `output` exists, an image is missing, or two
+    images would share one annotation file.
+    """
+    output = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() follows links and fails on loops of them
+    if os.path.lexists(output):
+        raise DatasetError(f"{output}: exists already; name a new folder")
+    _refuse_shared_names(annotations, target)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.{os.getpid()}.partial")
+    try:
+        for image in annotations.images:
+            _place(images / image.file_name, beside / IMAGES_NAME[target] / image.file_name, placement)
+        omissions = _write(beside, annotations, target)
+        beside.rename(output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return omissions
 
 
 def _format_of_folder(folder: Path) -> Format:
@@ -102,37 +128,7 @@ def _lists_files(path: Path) -> bool:
         first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-    return Path(first).suffix.lower() in IMAGE_SUFFIXES
-
-
-# A data set in another format: a new folder with the annotations and the images, linked or copied, whole or absent.
-
-ImagePlacement = Literal["link", "copy"]
-IMAGES_NAME: dict[Format, str] = {"coco": "images", "voc": "JPEGImages", "yolo": "images"}
-
-
-def convert(
-    annotations: AnnotationSet, images: Path, target: Format, output: Path, placement: ImagePlacement
-) -> Omissions:
-    """Write `annotations` in the format `target` to the new folder `output`; returns what that format cannot say.
-
-    Everything is written beside and renamed. Raises DatasetError when `output` exists, an image is missing, or two
-    images would share one annotation file.
-    """
-    output = Path(os.path.abspath(output))  # noqa: PTH100 - resolve() follows links and fails on loops of them
-    if os.path.lexists(output):
-        raise DatasetError(f"{output}: exists already; name a new folder")
-    _refuse_shared_names(annotations, target)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.{os.getpid()}.partial")
-    try:
-        for image in annotations.images:
-            _place(images / image.file_name, beside / IMAGES_NAME[target] / image.file_name, placement)
-        omissions = _write(beside, annotations, target)
-        beside.rename(output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return omissions
+    return has_image_suffix(Path(first))
 
 
 def _write(folder: Path, annotations: AnnotationSet, target: Format) -> Omissions:

@@ -1,14 +1,15 @@
-"""Image files of a data set: their size without decoding them, and whether they are what the annotations say.
+"""Image files of a data set: size from the header, check against the annotations, cache of decoded images.
 
-Sizes and boxes are those of the upright picture, as `vision.images.read_image` gives it: a camera's EXIF orientation is
-applied, as labelling tools and browsers do. Annotations made on the pixels as stored do not fit, and are told so.
+Sizes and boxes are those of the upright image, as `vision.images.read_image` gives it: the EXIF orientation is applied,
+as labelling tools and browsers do. Annotations made on the pixels as stored do not fit, which raises DatasetError.
 """
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Iterator, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from handeye.vision.data.annotations import BROKEN, AnnotationSet, LeftOut
 from handeye.vision.errors import DatasetError, SourceError, UserError
 from handeye.vision.images import decode_image, read_image
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 2**28
 """More than 16384 x 16384 pixels is taken for a decompression bomb: 800 MB once decoded."""
 HEAD_BYTES = 2**16
 """Enough of a file to know the size of most."""
+Image = UInt8[np.ndarray, "h w 3"]
 ORIENTATION_TAG = 0x0112
 START_OF_FRAME = frozenset({*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0)})
 WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
@@ -76,22 +77,8 @@ def declared_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder and its subfolders by suffix, sorted; links are followed, and loops of links end."""
-    found: list[Path] = []
-    seen: set[str] = set()
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        found += [Path(place, name) for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found)
-
-
 def without_missing(annotations: AnnotationSet, folder: Path) -> AnnotationSet:
-    """The set without the images whose files do not exist, which are named in `left_out`."""
+    """The set without the images whose files do not exist, which are listed in `left_out`."""
     problems = {
         image.image_id: f"{folder / image.file_name}: is missing"
         for image in annotations.images
@@ -101,13 +88,13 @@ def without_missing(annotations: AnnotationSet, folder: Path) -> AnnotationSet:
 
 
 def without_broken(annotations: AnnotationSet, folder: Path, num_threads: int = 2) -> AnnotationSet:
-    """The set without the images that cannot be decoded to the size stated, which are named in `left_out`.
+    """The set without the images that cannot be decoded to the size stated, which are listed in `left_out`.
 
     Decodes every image once. Raises DatasetError when none is left.
     """
     with ThreadPoolExecutor(num_threads) as readers:
-        told = readers.map(lambda image: problem_of(folder / image.file_name, image.size_hw), annotations.images)
-        problems = {image.image_id: text for image, text in zip(annotations.images, told, strict=True) if text}
+        texts = readers.map(lambda image: problem_of(folder / image.file_name, image.size_hw), annotations.images)
+        problems = {image.image_id: text for image, text in zip(annotations.images, texts, strict=True) if text}
     return leave_out(annotations, problems)
 
 
@@ -129,8 +116,52 @@ def leave_out(annotations: AnnotationSet, problems: Mapping[int, str]) -> Annota
     return AnnotationSet(kept, annotations.categories, annotations.left_out + named)
 
 
+class RecentImages:
+    """`image_rgb = recent(index)`: an LRU cache of decoded images, bounded in bytes.
+
+    Mosaics ask for each image several times, and decoding costs most of a sample.
+
+    Threads may share it; two that ask for an image at the same moment may both decode it.
+    """
+
+    def __init__(self, decode: Callable[[int], Image], budget_bytes: int) -> None:
+        self._decode = decode
+        self._budget_bytes = budget_bytes
+        self._held_bytes = 0
+        self._lock = threading.Lock()
+        self._images: OrderedDict[int, Image] = OrderedDict()
+
+    def __call__(self, index: int) -> Image:
+        """Image number `index`; the caller must not write into it."""
+        with self._lock:
+            image_rgb = self._images.get(index)
+            if image_rgb is not None:
+                self._images.move_to_end(index)
+                return image_rgb
+        image_rgb = self._decode(index)
+        with self._lock:
+            self._keep(index, image_rgb)
+        return image_rgb
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __reduce__(self) -> tuple[type[RecentImages], tuple[Callable[[int], Image], int]]:
+        """Another process starts with nothing kept."""
+        return RecentImages, (self._decode, self._budget_bytes)
+
+    def _keep(self, index: int, image_rgb: Image) -> None:
+        if index in self._images:
+            return
+        self._images[index] = image_rgb
+        self._held_bytes += image_rgb.nbytes
+        while self._held_bytes > self._budget_bytes:
+            _, oldest = self._images.popitem(last=False)
+            self._held_bytes -= oldest.nbytes
+
+
 def _jpeg_size(content: bytes) -> tuple[int, int] | None:
-    """The size in the frame header, sides exchanged where the EXIF orientation turns the picture by a quarter."""
+    """The size in the frame header, sides exchanged where the EXIF orientation turns the image by a quarter."""
     is_turned = False
     for marker, segment in _jpeg_segments(content):
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):

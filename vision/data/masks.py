@@ -1,4 +1,4 @@
-"""Outlines of objects as COCO files hold them (polygons or run lengths), drawn when they are needed."""
+"""Instance masks as COCO files hold them (polygons or run lengths), rasterised when they are needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handeye.vision.errors import DatasetError
 class Mask:
     """One object's outline in pixels of its image: the union of polygons, or run lengths, of which the other is empty.
 
-    Compact on purpose: a data set has a million of them, and a picture is made only of those that are pasted.
+    Compact on purpose: a data set has a million of them, and only those that are pasted become pixels.
     """
 
     polygons: tuple[Float32[np.ndarray, "_ 2"], ...] = ()

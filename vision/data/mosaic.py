@@ -1,7 +1,11 @@
-"""Pictures made of several images: mosaic (four images around a point, YOLOv4 section 3.4) and mixup (two, blended).
+"""Augmentations that combine images: mosaic (Bochkovskiy et al. 2020, YOLOv4), mixup, copy-paste.
 
 The classic mosaic pastes four images on a canvas of twice the size and warps that. Here each image is warped straight
-onto the final picture by the product of both maps: one interpolation instead of two, and a quarter of the pixels.
+onto the final canvas by the product of both maps: one interpolation instead of two, and a quarter of the pixels.
+
+Copy-paste (Ghiasi et al. 2021, arXiv:2012.07177) cuts objects out by their masks and pastes them into another image.
+It runs between reading and all other augmentation, in the image's own pixels, so that what follows moves pasted objects
+like any other. Edges are not blended; the paper found that it makes no difference (section 4).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from handeye.vision.config import Config
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.masks import Mask, draw_mask
 from handeye.vision.data.transforms import (
     AffineConfig,
@@ -33,9 +38,11 @@ from handeye.vision.data.transforms import (
 )
 from handeye.vision.images import Preprocessing
 
+Pixels = Bool[np.ndarray, "H W"]
+
 
 class MosaicConfig(Config):
-    """Four images in one picture, which then goes through its own random affine map."""
+    """Four images in one, which then goes through a random affine map."""
 
     probability: Fraction = 1.0
     """Part of the training samples that are mosaics."""
@@ -67,15 +74,13 @@ def mosaic(
     height, width = size_hw = preprocessing.size_hw
     centre_x, centre_y = rng.uniform(0.5 * width, 1.5 * width), rng.uniform(0.5 * height, 1.5 * height)
     view = random_affine(config.affine, rng, from_hw=(2 * height, 2 * width), to_hw=size_hw)
-    picture = np.full((height, width, 3), preprocessing.pad_value, dtype=np.uint8)
-    boxes = []
+    canvas = np.full((height, width, 3), preprocessing.pad_value, dtype=np.uint8)
+    parts = []
     for quarter, sample in enumerate(samples):
         matrix = view @ _into_quarter(quarter, sample.size_hw, (centre_x, centre_y), preprocessing)
-        warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value, onto=picture)
-        boxes.append(warp_boxes(sample.boxes_xyxy, matrix))
-    class_ids = np.concatenate([sample.class_ids for sample in samples])
-    is_crowd = np.concatenate([sample.is_crowd for sample in samples])
-    return LabelledImage(picture, np.concatenate(boxes), class_ids, is_crowd)
+        warp(sample.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value, onto=canvas)
+        parts.append(sample.boxes.moved(warp_boxes(sample.boxes.xyxy, matrix)))
+    return LabelledImage(canvas, LabelledBoxes.concatenate(parts))
 
 
 def mixup(
@@ -85,7 +90,7 @@ def mixup(
     preprocessing: Preprocessing,
     rng: np.random.Generator,
 ) -> LabelledImage:
-    """Blend `other`, zoomed, shifted and perhaps mirrored, over a finished picture; boxes of both, not clipped."""
+    """Blend `other`, zoomed, shifted and perhaps mirrored, over a finished image; boxes of both, not clipped."""
     size_hw = sample.size_hw
     if rng.random() < 0.5:
         other = flip_horizontal(other)
@@ -94,9 +99,8 @@ def mixup(
     matrix = random_affine(still, rng, from_hw=size_hw, to_hw=size_hw) @ fitted
     layer = warp(other.image_rgb, matrix, size_hw, pad_value=preprocessing.pad_value)
     blended = cv2.addWeighted(sample.image_rgb, config.weight, layer, 1 - config.weight, 0.0)
-    boxes = np.concatenate([sample.boxes_xyxy, warp_boxes(other.boxes_xyxy, matrix)])
-    class_ids = np.concatenate([sample.class_ids, other.class_ids])
-    return LabelledImage(blended, boxes, class_ids, np.concatenate([sample.is_crowd, other.is_crowd]))
+    moved = other.boxes.moved(warp_boxes(other.boxes.xyxy, matrix))
+    return LabelledImage(blended, LabelledBoxes.concatenate([sample.boxes, moved]))
 
 
 def _into_quarter(
@@ -109,22 +113,13 @@ def _into_quarter(
     return matrix
 
 
-# Copy-paste (Ghiasi et al., arXiv:2012.07177): objects cut out by their masks and pasted into another image.
-#
-# Done between reading and all other augmentation, in the image's own pixels: what follows moves pasted objects like
-# any
-# other. Edges are not blended; the paper found that it makes no difference (its section 4).
-
-Pixels = Bool[np.ndarray, "H W"]
-
-
 class CopyPasteConfig(Config):
     """Objects of one image pasted into another; needs annotations with masks."""
 
     probability: Fraction = 0.5
     """Part of the images into which objects are pasted."""
     max_objects: Annotated[int, Field(gt=0)] = 10
-    """At most so many objects are pasted at once, a random choice of the other image's."""
+    """Most objects pasted at once, a random choice of the other image's."""
     scale: tuple[Positive, Positive] = (0.5, 1.5)
     """Smallest and largest zoom of the other image, after it is fitted into this one."""
     visibility: VisibilityConfig = VisibilityConfig()
@@ -145,9 +140,9 @@ def copy_paste(
     that is partly covered keeps the box around what is left of its mask, and goes when too little is left; one without
     a mask keeps its box unless that is covered. Raises DatasetError for masks that do not fit their image.
     """
-    can_be_cut = [number for number, mask in enumerate(source_masks) if mask and not source.is_crowd[number]]
-    matrix = _placement(source.size_hw, target.size_hw, config, rng)
-    moved = warp_boxes(source.boxes_xyxy[can_be_cut], matrix)
+    can_be_cut = [number for number, mask in enumerate(source_masks) if mask and not source.boxes.is_crowd[number]]
+    matrix = _sample_placement(source.size_hw, target.size_hw, config, rng)
+    moved = warp_boxes(source.boxes.xyxy[can_be_cut], matrix)
     clipped = clip_boxes(moved, target.size_hw)
     in_view = np.flatnonzero(still_visible(moved, clipped, config.visibility))
     chosen = rng.permutation(in_view)[: config.max_objects]
@@ -157,20 +152,16 @@ def copy_paste(
     cut_out = _union([source_masks[number] for number in numbers], source.size_hw)
     covered = warp(_as_image(cut_out), matrix, target.size_hw, pad_value=0)[..., 0] > 127
     layer = warp(source.image_rgb, matrix, target.size_hw, pad_value=0)
-    picture = np.where(covered[..., None], layer, target.image_rgb)
-    boxes, kept = _uncovered(target, target_masks, covered, config.visibility)
-    return LabelledImage(
-        picture,
-        np.concatenate([boxes[kept], clipped[chosen]]),
-        np.concatenate([target.class_ids[kept], source.class_ids[numbers]]),
-        np.concatenate([target.is_crowd[kept], np.zeros(len(numbers), dtype=bool)]),
-    )
+    pasted_rgb = np.where(covered[..., None], layer, target.image_rgb)
+    left, kept = _uncovered(target, target_masks, covered, config.visibility)
+    pasted = source.boxes[np.array(numbers)].moved(clipped[chosen])  # no crowd among them
+    return LabelledImage(pasted_rgb, LabelledBoxes.concatenate([target.boxes.moved(left)[kept], pasted]))
 
 
-def _placement(
+def _sample_placement(
     source_hw: tuple[int, int], target_hw: tuple[int, int], config: CopyPasteConfig, rng: np.random.Generator
 ) -> Matrix:
-    """Fit, zoom, perhaps mirror, and shift so that the image lies inside the target or, larger, covers it."""
+    """A random map: fit, zoom, perhaps mirror, shift so that the image lies inside the target or, larger, covers it."""
     fitted = min(target_hw[0] / source_hw[0], target_hw[1] / source_hw[1])
     zoom = fitted * rng.uniform(*config.scale)
     room_x, room_y = target_hw[1] - zoom * source_hw[1], target_hw[0] - zoom * source_hw[0]
@@ -192,11 +183,11 @@ def _uncovered(
     target: LabelledImage, masks: Sequence[Mask | None], covered: Pixels, config: VisibilityConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """The target's boxes after the paste, and which of them are still there."""
-    boxes, kept = target.boxes_xyxy.copy(), np.ones(len(target.boxes_xyxy), dtype=bool)
+    boxes, kept = target.boxes.xyxy.copy(), np.ones(len(target.boxes), dtype=bool)
     hidden_before = cv2.integral(covered.astype(np.uint8))
-    for number, box in enumerate(target.boxes_xyxy):
-        if target.is_crowd[number]:
-            continue  # a region in which nothing is said stays one
+    for number, box in enumerate(target.boxes.xyxy):
+        if target.boxes.is_crowd[number]:
+            continue  # crowd regions stay as they are
         x1, y1, x2, y2 = clip_boxes(box[None], target.size_hw)[0].round().astype(int).tolist()
         hidden = hidden_before[y2, x2] - hidden_before[y1, x2] - hidden_before[y2, x1] + hidden_before[y1, x1]
         if not hidden:

@@ -1,7 +1,10 @@
-"""Geometry that moves an image and its boxes by the very same map.
+"""Augmentations of one labelled image: affine maps, flips and letterboxing, random crops, HSV jitter.
+
+Image and boxes are moved by the same map. A random crop is chosen so that objects in it stay recognisable (Liu et al.
+2016, SSD, arXiv:1512.02325, section 2.2); HSV jitter leaves boxes where they are.
 
 Coordinates are continuous: pixel (i, j) covers [j, j + 1) x [i, i + 1), so an image of width W has its edges at 0 and
-W, and a flip is x -> W - x. OpenCV counts from pixel centres; `warp` carries the half pixel, others do not think of it.
+W, and a flip is x -> W - x. OpenCV counts from pixel centres; only `warp` deals with the half pixel.
 """
 
 from __future__ import annotations
@@ -12,20 +15,22 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, UInt8
 from pydantic import Field
 
 from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.config import Config
-from handeye.vision.images import Preprocessing, fit_image, place
+from handeye.vision.data.annotations import LabelledBoxes
+from handeye.vision.images import Preprocessing, fit_image, resize_transform
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Gain = Annotated[float, Field(ge=0, lt=1)]
 Matrix = Float64[np.ndarray, "3 3"]
 
 
 class AffineConfig(Config):
-    """A random affine map about the centre of the picture; every number is drawn uniformly."""
+    """A random affine map about the centre of the image; every number is drawn uniformly."""
 
     degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
     """Rotation by up to this angle either way."""
@@ -34,27 +39,24 @@ class AffineConfig(Config):
     shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 2.0
     """Shear along x and along y by up to this angle either way."""
     translate: Fraction = 0.1
-    """Shift by up to this part of the picture's width and height."""
+    """Shift by up to this part of the image's width and height."""
 
 
 class VisibilityConfig(Config):
-    """Which boxes are still worth learning from once the picture is cut."""
+    """Which boxes are still worth learning from once the image is cropped."""
 
     min_visible: Fraction = 0.1
-    """Smallest part of a box's area that must stay inside the picture."""
+    """Smallest part of a box's area that must stay inside the image."""
     min_side_px: Annotated[float, Field(ge=0)] = 2.0
     """Smallest width and height in pixels of the network input."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """An image and its boxes in the image's own pixels."""
+    """An image and its boxes, in pixels of this image."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
-    boxes_xyxy: Float32[np.ndarray, "N 4"]
-    class_ids: Int64[np.ndarray, "N"]
-    is_crowd: Bool[np.ndarray, "N"]
-    """True for a box that is not to be learnt, and inside which nothing is to be called background."""
+    boxes: LabelledBoxes
 
     @property
     def size_hw(self) -> tuple[int, int]:
@@ -64,27 +66,27 @@ class LabelledImage:
 
 def flip_horizontal(sample: LabelledImage) -> LabelledImage:
     """Mirror left and right: x -> W - x."""
-    boxes = sample.boxes_xyxy.copy()
-    boxes[:, [0, 2]] = sample.size_hw[1] - sample.boxes_xyxy[:, [2, 0]]
-    return LabelledImage(cv2.flip(sample.image_rgb, 1), boxes, sample.class_ids, sample.is_crowd)
+    xyxy = sample.boxes.xyxy.copy()
+    xyxy[:, [0, 2]] = sample.size_hw[1] - sample.boxes.xyxy[:, [2, 0]]
+    return LabelledImage(cv2.flip(sample.image_rgb, 1), sample.boxes.moved(xyxy))
 
 
 def fit(sample: LabelledImage, preprocessing: Preprocessing) -> LabelledImage:
-    """Place the image in the network input exactly as the run time does, colours still RGB and 0..255."""
-    image_rgb, placement = fit_image(sample.image_rgb, preprocessing)
-    return LabelledImage(image_rgb, placement.boxes_to_input(sample.boxes_xyxy), sample.class_ids, sample.is_crowd)
+    """Place the image in the network input exactly as at run time, colours still RGB and 0..255."""
+    image_rgb, transform = fit_image(sample.image_rgb, preprocessing)
+    return LabelledImage(image_rgb, sample.boxes.moved(transform.boxes_to_input(sample.boxes.xyxy)))
 
 
 def fit_matrix(image_hw: tuple[int, int], preprocessing: Preprocessing) -> Matrix:
     """The map of `fit`: pixels of the image -> pixels of the network input."""
-    placement, _ = place(image_hw, preprocessing)
-    return np.diag([placement.scale_x, placement.scale_y, 1.0])
+    transform, _ = resize_transform(image_hw, preprocessing)
+    return np.diag([transform.scale_x, transform.scale_y, 1.0])
 
 
 def random_affine(
     config: AffineConfig, rng: np.random.Generator, from_hw: tuple[int, int], to_hw: tuple[int, int]
 ) -> Matrix:
-    """A random map of a picture of size `from_hw` about its centre into one of size `to_hw`, both in pixels."""
+    """A random map of an image of size `from_hw` about its centre into one of size `to_hw`, both in pixels."""
     angle = np.radians(rng.uniform(-config.degrees, config.degrees))
     zoom = rng.uniform(*config.scale)
     shear_x, shear_y = np.tan(np.radians(rng.uniform(-config.shear_degrees, config.shear_degrees, size=2)))
@@ -105,7 +107,7 @@ def warp(
     pad_value: int,
     onto: UInt8[np.ndarray, "H W 3"] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw the image through `matrix` (continuous pixels -> continuous pixels) on a picture of size `size_hw`.
+    """Draw the image through `matrix` (continuous pixels -> continuous pixels) on a canvas of size `size_hw`.
 
     Bilinear. `onto` is drawn over in place, and only where the image lies; without it the rest is `pad_value`.
     """
@@ -126,7 +128,7 @@ def warp_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], matrix: Matrix) -> Float3
 
 
 def clip_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], size_hw: tuple[int, int]) -> Float32[np.ndarray, "N 4"]:
-    """Boxes cut at the edges of a picture of that size."""
+    """Boxes clipped to an image of that size."""
     height, width = size_hw
     return np.clip(boxes_xyxy, np.float32(0), np.array([width, height, width, height], dtype=np.float32))
 
@@ -140,11 +142,11 @@ def still_visible(
     return large & (clipped.prod(axis=1) >= config.min_visible * whole.prod(axis=1))
 
 
-def clip_to_picture(sample: LabelledImage, config: VisibilityConfig) -> LabelledImage:
-    """Cut the boxes at the picture's edges and leave out those of which too little is left."""
-    clipped = clip_boxes(sample.boxes_xyxy, sample.size_hw)
-    keep = still_visible(sample.boxes_xyxy, clipped, config)
-    return LabelledImage(sample.image_rgb, clipped[keep], sample.class_ids[keep], sample.is_crowd[keep])
+def clip_to_image(sample: LabelledImage, config: VisibilityConfig) -> LabelledImage:
+    """Clip the boxes to the image and drop those of which too little is left."""
+    clipped = clip_boxes(sample.boxes.xyxy, sample.size_hw)
+    keep = still_visible(sample.boxes.xyxy, clipped, config)
+    return LabelledImage(sample.image_rgb, sample.boxes.moved(clipped)[keep])
 
 
 def _warp_onto(
@@ -168,13 +170,10 @@ def _warp_onto(
 
 
 def _reach(row: list[float], width: int, height: int, limit: int) -> tuple[int, int]:
-    """First pixel and end, along one axis of the target, of what a row of the map gives for an image; a pixel spare."""
+    """First pixel and end, along one axis of the target, that a row of the map reaches for an image, plus a pixel."""
     by_x, by_y, shift = row[0] * width, row[1] * height, row[2]
     low, high = shift + min(by_x, 0.0) + min(by_y, 0.0), shift + max(by_x, 0.0) + max(by_y, 0.0)
     return min(max(math.floor(low) - 1, 0), limit), min(max(math.ceil(high) + 2, 0), limit)
-
-
-# A random part of an image, chosen so that objects in it stay recognisable (Liu et al., SSD, section 2.2).
 
 
 class CropConfig(Config):
@@ -189,20 +188,20 @@ class CropConfig(Config):
     aspect: tuple[Positive, Positive] = (0.5, 2.0)
     """Narrowest and widest ratio of width to height, in parts of the image's sides."""
     trials: Annotated[int, Field(gt=0)] = 40
-    """After so many windows that do not fit, the image stays whole."""
+    """Windows to try before the image stays whole."""
 
 
 def random_crop(sample: LabelledImage, config: CropConfig, rng: np.random.Generator) -> LabelledImage:
     """The image and boxes in a random window; objects whose centre is outside go, the others are cut at its edges.
 
-    Regions in which nothing is said stay wherever the window meets them. An image without objects stays whole.
+    Crowd regions stay wherever the window meets them. An image without objects stays whole.
     """
-    learnt = sample.boxes_xyxy[~sample.is_crowd]
+    learnt = sample.boxes.xyxy[~sample.boxes.is_crowd]
     if not len(learnt):
         return sample
     min_overlap = rng.choice(config.min_overlaps)
     for _ in range(config.trials):
-        window = _draw_window(sample.size_hw, config, rng)
+        window = _sample_window(sample.size_hw, config, rng)
         if window is None:
             continue
         has_centre = _has_centre(learnt, window)
@@ -214,14 +213,14 @@ def random_crop(sample: LabelledImage, config: CropConfig, rng: np.random.Genera
 def crop(sample: LabelledImage, window: np.ndarray) -> LabelledImage:
     """The part of an image inside `window` (x1, y1, x2, y2 in whole pixels), boxes in its own pixels."""
     x1, y1, x2, y2 = window.astype(int).tolist()
-    inside = clip_boxes(sample.boxes_xyxy - window[[0, 1, 0, 1]], (y2 - y1, x2 - x1))
+    inside = clip_boxes(sample.boxes.xyxy - window[[0, 1, 0, 1]], (y2 - y1, x2 - x1))
     met = (inside[:, 2:] > inside[:, :2]).all(axis=1)
-    kept = met & (_has_centre(sample.boxes_xyxy, window) | sample.is_crowd)
-    picture = np.ascontiguousarray(sample.image_rgb[y1:y2, x1:x2])
-    return LabelledImage(picture, inside[kept], sample.class_ids[kept], sample.is_crowd[kept])
+    kept = met & (_has_centre(sample.boxes.xyxy, window) | sample.boxes.is_crowd)
+    cropped_rgb = np.ascontiguousarray(sample.image_rgb[y1:y2, x1:x2])
+    return LabelledImage(cropped_rgb, sample.boxes.moved(inside)[kept])
 
 
-def _draw_window(size_hw: tuple[int, int], config: CropConfig, rng: np.random.Generator) -> np.ndarray | None:
+def _sample_window(size_hw: tuple[int, int], config: CropConfig, rng: np.random.Generator) -> np.ndarray | None:
     """A window in whole pixels, or None when its shape is not allowed."""
     height, width = size_hw
     part_x, part_y = rng.uniform(config.min_side, 1, size=2)
@@ -238,11 +237,6 @@ def _has_centre(boxes_xyxy: np.ndarray, window: np.ndarray) -> np.ndarray:
     return np.all((centres > window[:2]) & (centres < window[2:]), axis=1)
 
 
-# Random changes of colour; boxes stay where they are.
-
-Gain = Annotated[float, Field(ge=0, lt=1)]
-
-
 class HsvConfig(Config):
     """Random gains on hue, saturation and value; 0 leaves a channel as it is."""
 
@@ -257,7 +251,7 @@ class HsvConfig(Config):
 def jitter_hsv(
     image_rgb: UInt8[np.ndarray, "H W 3"], config: HsvConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw the three gains and apply them; the input is left as it is, and is returned where all gains are 0."""
+    """Sample the three gains and apply them; the input is left as it is, and is returned where all gains are 0."""
     hue, saturation, value = rng.uniform(-1, 1, size=3) * (config.hue, config.saturation, config.value)
     if not (hue or saturation or value):
         return image_rgb

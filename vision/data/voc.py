@@ -1,6 +1,6 @@
-"""Pascal VOC folders in and out: one XML file for each image (VOC2007 development kit, section "Annotations").
+"""Read and write Pascal VOC folders: one XML file for each image (VOC2007 development kit, section "Annotations").
 
-Corners are taken as continuous pixels without the 1 that VOC's own pixel counting would subtract: that is what today's
+Corners are read as continuous pixels, without the 1 that VOC's pixel counting would subtract: that is what today's
 labelling tools write. "difficult" objects are to VOC what crowds are to COCO: neither learnt nor counted as missed.
 """
 
@@ -21,8 +21,9 @@ from handeye.vision.data.annotations import (
     build_image,
     safe_name,
 )
-from handeye.vision.data.image_files import IMAGE_SUFFIXES, read_size
+from handeye.vision.data.image_files import read_size
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.images import IMAGE_SUFFIXES
 
 CLASSES_NAME = "classes.txt"
 """Names in the order of the class ids, one a line; VOC itself has no such list."""
@@ -61,7 +62,7 @@ def read_voc(path: Path, images: Path | None = None, *, skip_broken: bool = Fals
 
 
 def write_voc(folder: Path, annotations: AnnotationSet) -> None:
-    """Write Annotations/, ImageSets/Main/all.txt and classes.txt into a folder; masks and areas have no place there."""
+    """Write Annotations/, ImageSets/Main/all.txt and classes.txt into a folder; VOC holds no masks or areas."""
     names = annotations.categories.names
     for image in annotations.images:
         target = folder / "Annotations" / Path(image.file_name).with_suffix(".xml")
@@ -123,7 +124,7 @@ def _find(path: Path) -> _Source:
 
 
 def _names_to_read(source: _Source) -> Sequence[str]:
-    """A list's own files, and all others too where only they together tell the classes."""
+    """A list's own files, and all others too where the classes are known from all files only."""
     if (source.root / CLASSES_NAME).is_file():
         return source.names
     every = {_relative_stem(file, source.annotations) for file in source.annotations.rglob("*.xml")}
@@ -135,7 +136,7 @@ def _relative_stem(file: Path, folder: Path) -> str:
 
 
 def _parse(path: Path) -> Element:
-    """The root element. A document type is refused: entities that expand without end are declared in it."""
+    """The root element. A document type raises DatasetError: it could declare entities that expand without end."""
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: object) -> None:
@@ -191,7 +192,7 @@ def _build(
 
 
 def _file_name(where: str, name: str, root: Element, folder: Path) -> str:
-    """The image with the name of the XML file where it exists, for tools leave stale file names inside."""
+    """The image with the name of the XML file where it exists, because tools leave stale file names inside."""
     stated = (root.findtext("filename") or "").strip()
     suffixes = [Path(stated).suffix, *sorted(IMAGE_SUFFIXES)]
     beside = (f"{name}{suffix}" for suffix in suffixes if suffix)
@@ -231,7 +232,7 @@ def _to_xml(image: ImageAnnotations, names: Sequence[str]) -> Element:
     size = SubElement(root, "size")
     for tag, side in zip(("width", "height", "depth"), (image.size_hw[1], image.size_hw[0], 3), strict=True):
         SubElement(size, tag).text = str(side)
-    for box, class_id, crowd in zip(image.boxes_xyxy, image.class_ids, image.is_crowd, strict=True):
+    for box, class_id, crowd in zip(image.boxes.xyxy, image.boxes.class_ids, image.boxes.is_crowd, strict=True):
         element = SubElement(root, "object")
         SubElement(element, "name").text = names[int(class_id)]
         SubElement(element, "difficult").text = str(int(crowd))

@@ -1,4 +1,4 @@
-"""YOLO text files in and out: labels/NAME.txt beside images/NAME.jpg, a line "class cx cy w h" for each box.
+"""Read and write YOLO text labels: labels/NAME.txt beside images/NAME.jpg, a line "class cx cy w h" for each box.
 
 Numbers are fractions of the image's width and height. A line may hold a polygon instead (class x1 y1 x2 y2 ...), of
 which the box is taken. data.yaml names the classes and the folders of each split.
@@ -25,13 +25,14 @@ from handeye.vision.data.annotations import (
     build_image,
     safe_name,
 )
-from handeye.vision.data.image_files import IMAGE_SUFFIXES, list_images, read_size
+from handeye.vision.data.image_files import read_size
 from handeye.vision.data.masks import Mask
 from handeye.vision.data.voc import CLASSES_NAME, read_classes
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.images import IMAGE_SUFFIXES, list_images
 
 DATA_NAME = "data.yaml"
-CROWD = "a crowd, which YOLO text cannot say"
+CROWD = "a crowd, which YOLO text cannot hold"
 NO_IMAGE = "a label file without an image"
 SLACK = 0.1
 """A fraction this far outside 0..1 is a box over the edge; further out the numbers are no fractions."""
@@ -105,7 +106,7 @@ def _find(path: Path, images: Path | None, split: str) -> _Source:
         return _from_yaml(path, images, split)
     if path.is_dir():
         folder = images or _images_beside(path)
-        files = list_images(folder)
+        files = list_images(folder, recursive=True)
     else:
         files = _listed(path)
         folder = images or _common_folder(files, path.parent)
@@ -120,9 +121,13 @@ def _from_yaml(path: Path, images: Path | None, split: str) -> _Source:
         raise DatasetError(f"{path}: names no folder for the split {split!r}")
     places = content[split] if isinstance(content[split], list) else [content[split]]
     found = [_place(path, content.get("path"), place) for place in places]
-    files = [file for place in found for file in (list_images(place) if place.is_dir() else _listed(place))]
+    files = [file for place in found for file in _files_of(place)]
     folder = images or (found[0] if len(found) == 1 and found[0].is_dir() else _common_folder(files, path.parent))
     return _Source(_below(files, folder), folder, _categories(path, content.get("names")))
+
+
+def _files_of(place: Path) -> list[Path]:
+    return list_images(place, recursive=True) if place.is_dir() else _listed(place)
 
 
 def _read_yaml(path: Path) -> Any:
@@ -133,7 +138,7 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _place(path: Path, root: object, place: object) -> Path:
-    """A split's folder or list. "../train" is tried as "train" too: an exporter is known for one folder too many."""
+    """A split's folder or list. "../train" is tried as "train" too: one exporter writes one folder too many."""
     base = path.parent / str(root) if root else path.parent
     for candidate in (base / str(place), path.parent / str(place), path.parent / str(place).removeprefix("../")):
         if candidate.exists():
@@ -163,7 +168,7 @@ def _listed(path: Path) -> list[Path]:
 
 
 def _absolute(path: Path) -> Path:
-    """Without dots, so that one path can be told to lie below another; links stay, for loops of them have no end."""
+    """Without dots, so that paths can be compared; links stay, because loops of them have no end."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -251,7 +256,7 @@ def _entry(where: str, position: str, line: str, size_hw: tuple[int, int], num_c
 
 
 def _labels_without_image(source: _Source) -> list[Path]:
-    """Label files in the folders of the set's own labels that no image stands for."""
+    """Label files in the set's label folders that belong to no image."""
     expected = {label_path(file) for file in source.images}
     folders = {label.parent for label in expected}
     found = (file for folder in folders if folder.is_dir() for file in folder.glob("*.txt"))
@@ -268,10 +273,10 @@ def _has_image(label: Path) -> bool:
 def _lines(image: ImageAnnotations, omissions: Omissions) -> Iterable[str]:
     height, width = image.size_hw
     edge = np.array([width, height, width, height], dtype=np.float64)
-    for position, box in enumerate(image.boxes_xyxy.astype(np.float64)):
-        if image.is_crowd[position]:
+    for position, box in enumerate(image.boxes.xyxy.astype(np.float64)):
+        if image.boxes.is_crowd[position]:
             omissions.drop(CROWD, f"{image.file_name}: box {position}")
             continue
         x1, y1, x2, y2 = np.clip(box / edge, 0, 1).tolist()
         numbers = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
-        yield f"{int(image.class_ids[position])} {' '.join(f'{number:.8f}' for number in numbers)}\n"
+        yield f"{int(image.boxes.class_ids[position])} {' '.join(f'{number:.8f}' for number in numbers)}\n"

@@ -1,1 +1,1 @@
-"""COCO metrics, curves and speed."""
+"""COCO metrics, matching, curves, and checkpoints run in torch."""

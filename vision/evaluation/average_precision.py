@@ -1,7 +1,7 @@
-"""COCO's average precision and recall of boxes, computed by faster-coco-eval, whose numbers equal pycocotools'.
+"""COCO mAP and recall of boxes, computed by faster-coco-eval, whose numbers equal those of pycocotools.
 
-A figure that is undefined, because nothing of that size is annotated, is -1 as COCO prints it. At most 100
-detections of an image count, the best scores first.
+A metric that is undefined, because nothing of that size is annotated, is -1 as in COCO. At most 100 detections of an
+image count, the best scores first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from handeye.vision.runtime.detections import Detections
 
 @dataclass(frozen=True)
 class CocoMetrics:
-    """The twelve figures of COCO's summary in its order, as fractions in 0..1, and AP and AP50 of each class.
+    """The twelve metrics of COCO's summary in its order, as fractions in 0..1, and AP and AP50 of each class.
 
     AP averages over IoU 0.50 to 0.95; s, m and l are areas below 32^2, below 96^2 and above, in pixels of the
     annotated image; AR1, AR10 and AR100 allow that many detections in an image.
@@ -44,7 +44,7 @@ class CocoMetrics:
     AP50_of_class: Mapping[str, float]
 
     def summary(self) -> dict[str, float]:
-        """The twelve figures by name."""
+        """The twelve metrics by name."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
 
 
@@ -186,4 +186,4 @@ def _with_area(annotation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _discard(*_: object) -> None:
-    """Takes the place of a print function: the evaluator's progress is nobody's result."""
+    """Replaces the evaluator's print function."""

@@ -1,4 +1,4 @@
-"""One page about a data set: counts, class histogram, box sizes and places, anchors, and what looks wrong, drawn."""
+"""HTML report on a data set: counts, class histogram, box sizes and places, anchors, and problems, drawn."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from handeye.vision.boxes.anchors import AnchorFit
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
-from handeye.vision.data.checks import Finding
+from handeye.vision.data.checks import DatasetFinding
 from handeye.vision.errors import SourceError
-from handeye.vision.files import replacing
+from handeye.vision.files import replacing, write_html_report
 from handeye.vision.images import read_image
 from handeye.vision.runtime.draw import class_colour, draw_box
 
@@ -28,17 +28,16 @@ MAX_BOXES_DRAWN = 300
 EXAMPLE_PX = 640
 GRID = 50
 PROBLEM_COLOUR = (255, 0, 0)
-STYLE = "body{font-family:sans-serif;max-width:70em;margin:2em auto}img{max-width:100%}td,th{padding:.2em 1em .2em 0}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DatasetSummary:
-    """All that the page tells."""
+    """What the report shows."""
 
     title: str
     annotations: AnnotationSet
     images: Path
-    findings: Sequence[Finding]
+    findings: Sequence[DatasetFinding]
     counts: Mapping[str, object]
     anchors: AnchorFit | None = None
 
@@ -49,8 +48,7 @@ def write_report(folder: Path, summary: DatasetSummary) -> Path:
     plot_overview(folder / "overview.png", summary)
     examples = draw_examples(folder / "examples", summary)
     page = folder / "report.html"
-    with replacing(page) as beside:
-        beside.write_text(_page(summary, [example.relative_to(folder) for example in examples]), encoding="utf-8")
+    write_html_report(page, summary.title, _body(summary, [example.relative_to(folder) for example in examples]))
     return page
 
 
@@ -61,7 +59,7 @@ def plot_overview(path: Path, summary: DatasetSummary) -> None:
     axes = figure.subplots(2, 2)
     _plot_classes(axes[0, 0], summary.annotations)
     _plot_sizes(axes[0, 1], summary)
-    per_image = [len(image.boxes_xyxy) for image in summary.annotations.images]
+    per_image = [len(image.boxes) for image in summary.annotations.images]
     axes[1, 0].hist(per_image, bins=_count_edges(max(per_image)))
     axes[1, 0].set(xlabel="boxes in an image", ylabel="images")
     axes[1, 1].imshow(_places(summary.annotations), extent=(0, 1, 1, 0), cmap="magma")
@@ -71,7 +69,7 @@ def plot_overview(path: Path, summary: DatasetSummary) -> None:
 
 
 def draw_examples(folder: Path, summary: DatasetSummary) -> list[Path]:
-    """The images with most findings about their boxes, the boxes at fault in red; unreadable images are passed over."""
+    """The images with most findings about their boxes, those boxes in red; unreadable images are skipped."""
     of_image: dict[int, set[int]] = {}
     for finding in summary.findings:
         if finding.image_id is not None and finding.box is not None:
@@ -80,30 +78,30 @@ def draw_examples(folder: Path, summary: DatasetSummary) -> list[Path]:
     drawn = []
     for image_id in sorted(of_image, key=lambda image_id: -len(of_image[image_id]))[:MAX_EXAMPLES]:
         try:
-            picture = _draw_example(images[image_id], summary, of_image[image_id])
+            example_rgb = _draw_example(images[image_id], summary, of_image[image_id])
         except SourceError:
             continue
         path = folder / f"{len(drawn):02d}.png"
         with replacing(path) as beside:
-            cv2.imwrite(str(beside), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            cv2.imwrite(str(beside), cv2.cvtColor(example_rgb, cv2.COLOR_RGB2BGR))
         drawn.append(path)
     return drawn
 
 
 def _draw_example(image: ImageAnnotations, summary: DatasetSummary, at_fault: set[int]) -> np.ndarray:
-    picture = read_image(summary.images / image.file_name)
-    scale = min(1.0, EXAMPLE_PX / max(picture.shape[:2]))
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    image_rgb = read_image(summary.images / image.file_name)
+    scale = min(1.0, EXAMPLE_PX / max(image_rgb.shape[:2]))
+    image_rgb = cv2.resize(image_rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     names = summary.annotations.categories.names
-    others = [number for number in range(len(image.boxes_xyxy)) if number not in at_fault]
+    others = [number for number in range(len(image.boxes)) if number not in at_fault]
     for number in (*others[:MAX_BOXES_DRAWN], *sorted(at_fault)[:MAX_BOXES_DRAWN]):
-        class_id = int(image.class_ids[number])
+        class_id = int(image.boxes.class_ids[number])
         is_bad = number in at_fault
         colour = PROBLEM_COLOUR if is_bad else class_colour(class_id)
         draw_box(
-            picture, image.boxes_xyxy[number] * scale, names[class_id] if is_bad else "", colour, 3 if is_bad else 1
+            image_rgb, image.boxes.xyxy[number] * scale, names[class_id] if is_bad else "", colour, 3 if is_bad else 1
         )
-    return picture
+    return image_rgb
 
 
 def _plot_classes(axes: Axes, annotations: AnnotationSet) -> None:
@@ -122,7 +120,7 @@ def _count_edges(most: int) -> np.ndarray:
 
 
 def _plot_sizes(axes: Axes, summary: DatasetSummary) -> None:
-    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes_xyxy for image in summary.annotations.images)])
+    boxes = np.concatenate([np.zeros((0, 4)), *(image.boxes.xyxy for image in summary.annotations.images)])
     if len(boxes):
         width, height = (boxes[:, 2:] - boxes[:, :2]).T
         axes.hexbin(width, height, gridsize=GRID, xscale="log", yscale="log", bins="log", mincnt=1)
@@ -134,7 +132,7 @@ def _places(annotations: AnnotationSet) -> np.ndarray:
     steps = np.zeros((GRID + 1, GRID + 1))
     for image in annotations.images:
         height, width = image.size_hw
-        cells = np.clip(image.boxes_xyxy / (width, height, width, height), 0, 1) * GRID
+        cells = np.clip(image.boxes.xyxy / (width, height, width, height), 0, 1) * GRID
         x1, y1 = np.floor(cells[:, :2]).astype(int).T
         x2, y2 = np.ceil(cells[:, 2:]).astype(int).T
         for rows, columns, sign in ((y1, x1, 1), (y2, x2, 1), (y1, x2, -1), (y2, x1, -1)):
@@ -142,7 +140,7 @@ def _places(annotations: AnnotationSet) -> np.ndarray:
     return steps.cumsum(axis=0).cumsum(axis=1)[:GRID, :GRID]
 
 
-def _page(summary: DatasetSummary, examples: Sequence[Path]) -> str:
+def _body(summary: DatasetSummary, examples: Sequence[Path]) -> str:
     rows = "".join(
         f"<tr><th align=left>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in summary.counts.items()
     )
@@ -150,16 +148,14 @@ def _page(summary: DatasetSummary, examples: Sequence[Path]) -> str:
         f"<li><b>{escape(finding.kind)}</b> {escape(finding.item)}</li>" for finding in summary.findings[:MAX_LISTED]
     )
     more = len(summary.findings) - MAX_LISTED
-    pictures = "".join(f'<p><img src="{escape(example.as_posix())}" alt="example"></p>' for example in examples)
+    images = "".join(f'<p><img src="{escape(example.as_posix())}" alt="example"></p>' for example in examples)
     anchors = ""
     if summary.anchors is not None:
         sizes = ", ".join(f"{width:.0f} x {height:.0f}" for width, height in summary.anchors.sizes_wh)
         anchors = f"<p>k-means anchors, px of the network input: {escape(sizes)}</p>"
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(summary.title)}</title>'
-        f"<style>{STYLE}</style><h1>{escape(summary.title)}</h1><table>{rows}</table>{anchors}"
+        f"<table>{rows}</table>{anchors}"
         f'<p><img src="overview.png" alt="overview"></p><h2>Findings: {len(summary.findings)}</h2><ul>{listed}</ul>'
         + (f"<p>and {more} more</p>" if more > 0 else "")
-        + (f"<h2>Boxes at fault, in red</h2>{pictures}" if pictures else "")
-        + "</html>\n"
+        + (f"<h2>Boxes with problems, in red</h2>{images}" if images else "")
     )

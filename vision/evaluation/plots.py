@@ -1,8 +1,13 @@
-"""Curves of a training run: losses, average precision over time, precision against recall, F1 against the score."""
+"""Plot a training run and its evaluation: losses, AP over epochs, precision-recall and F1 curves, confusion matrix.
+
+The confusion matrix sets annotated classes against detected ones, with a background row and column. Figures are drawn
+without a display and written whole or not at all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from handeye.vision.data.annotations import AnnotationSet
-from handeye.vision.evaluation.figures import figure
-from handeye.vision.evaluation.matching import judge
+from handeye.vision.evaluation.matching import match_detections
+from handeye.vision.files import replacing
 from handeye.vision.runtime.detections import Detections
 
 SMOOTHING_STEPS = 50
@@ -22,6 +29,26 @@ THRESHOLDS = np.linspace(0, 1, 1001)
 """Scores at which F1 is drawn and averaged over the classes."""
 MAX_NAMED = 20
 """Plots of more classes have no legend."""
+BACKGROUND = "background"
+MAX_LABELLED = 30
+"""Matrices of more classes are drawn without names and numbers, which nobody could read."""
+PANEL_INCHES = (6.4, 4.4)
+DPI = 120
+
+
+@contextmanager
+def figure(
+    path: Path, num_panels: int = 1, size_inches: tuple[float, float] = PANEL_INCHES
+) -> Iterator[Sequence[Axes]]:
+    """Axes in a row; written to `path` when the block ends. No pyplot: it would keep every figure in memory."""
+    drawing = Figure(figsize=(size_inches[0] * num_panels, size_inches[1]), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots(1, num_panels, squeeze=False)[0]
+    for panel in axes:
+        panel.grid(visible=True, alpha=0.3)
+    yield list(axes)
+    with replacing(path) as beside:
+        drawing.savefig(beside, dpi=DPI)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +81,7 @@ class PrecisionRecall:
 
     @property
     def best_threshold(self) -> float:
-        """The score from which on F1 is highest, the highest such score; 1 for a class that nothing finds."""
+        """The score from which on F1 is highest, the highest such score; 1 for a class without a hit."""
         thresholds = np.append(1.0, self.scores)
         return float(thresholds[self.f1(thresholds).argmax()])
 
@@ -68,9 +95,9 @@ def precision_recall(
     crowd counts neither way. (The rule of COCO; faster-coco-eval gives the same area under the curve.)
     """
     seen = [image for image in annotations.images if image.image_id in detections]
-    judged = [judge(image, detections[image.image_id], iou_threshold) for image in seen]
-    counts = np.concatenate([one.counts for one in judged] or [np.zeros(0, dtype=bool)])
-    is_hit = np.concatenate([one.is_hit for one in judged] or [np.zeros(0, dtype=bool)])[counts]
+    matched = [match_detections(image, detections[image.image_id], iou_threshold) for image in seen]
+    counts = np.concatenate([one.counts for one in matched] or [np.zeros(0, dtype=bool)])
+    is_hit = np.concatenate([one.is_hit for one in matched] or [np.zeros(0, dtype=bool)])[counts]
     scores = np.concatenate([detections[image.image_id].scores for image in seen] or [np.zeros(0)])[counts]
     class_ids = np.concatenate([detections[image.image_id].class_ids for image in seen] or [np.zeros(0)])[counts]
     curves = []
@@ -140,43 +167,12 @@ def plot_f1(path: Path, curves: Sequence[PrecisionRecall], iou_threshold: float 
             axes.legend(frameon=False, loc="lower left", fontsize=8)
 
 
-def _objects_per_class(annotations: AnnotationSet) -> np.ndarray:
-    """Count of objects of each class, crowds left out."""
-    class_ids = [image.class_ids[~image.is_crowd] for image in annotations.images]
-    return np.bincount(np.concatenate([np.zeros(0, np.int64), *class_ids]), minlength=len(annotations.categories))
-
-
-def _curve(
-    name: str, scores: Float[np.ndarray, "N"], is_hit: Bool[np.ndarray, "N"], num_objects: int
-) -> PrecisionRecall:
-    order = np.argsort(-scores, kind="stable")
-    hits = is_hit[order].cumsum()
-    return PrecisionRecall(name, hits / np.arange(1, len(hits) + 1), hits / num_objects, scores[order])
-
-
-def _smooth(values: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
-    """Mean over the last SMOOTHING_STEPS values, of fewer at the start; gaps stay out of it."""
-    known = np.isfinite(values)
-    sums, counts = (np.cumsum(np.insert(numbers, 0, 0.0)) for numbers in (np.where(known, values, 0.0), known))
-    last = np.arange(1, len(values) + 1)
-    first = np.maximum(last - SMOOTHING_STEPS, 0)
-    num_known = counts[last] - counts[first]
-    return np.where(known, (sums[last] - sums[first]) / np.maximum(num_known, 1), np.nan)
-
-
-# The confusion matrix of detection: what was there against what was said, with a place for nothing on either side.
-
-BACKGROUND = "background"
-MAX_LABELLED = 30
-"""Matrices of more classes are drawn without names and numbers, which nobody could read."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfusionMatrix:
-    """counts[truth, said] of objects and detections, the last row and column being the background.
+    """counts[annotated, detected], the last row and column being the background.
 
-    counts[i, i] are hits, counts[i, j] objects of class i that only a detection of class j covers, counts[i, -1]
-    objects that nothing covers, counts[-1, j] detections of class j that answer for nothing. counts[-1, -1] is 0.
+    counts[i, i] are hits, counts[i, j] objects of class i that only a detection of class j matches, counts[i, -1]
+    missed objects, counts[-1, j] detections of class j that match nothing. counts[-1, -1] is 0.
     """
 
     counts: Int64[np.ndarray, "num_rows num_rows"]
@@ -196,7 +192,7 @@ def confusion_matrix(
     score_threshold: float,
     iou_threshold: float = 0.5,
 ) -> ConfusionMatrix:
-    """Count every object that is no crowd once and every detection from `score_threshold` on once.
+    """Count every object (crowds left out) and every detection from `score_threshold` on once.
 
     `detections` go by image id; their classes are those of the annotations, in order. Images without an entry are
     left out, detections that lie in a crowd of their class too.
@@ -208,18 +204,18 @@ def confusion_matrix(
             continue
         found = detections[image.image_id]
         found = found[found.scores >= score_threshold]
-        judged = judge(image, found, iou_threshold)
-        is_alone = judged.object_of < 0
-        truth = np.where(is_alone, num_classes, np.append(image.class_ids, num_classes)[judged.object_of])
-        np.add.at(counts, (truth[judged.counts], found.class_ids[judged.counts]), 1)
-        is_covered = image.is_crowd.copy()
-        is_covered[judged.object_of[~is_alone]] = True
-        counts[:-1, -1] += np.bincount(image.class_ids[~is_covered], minlength=num_classes)
+        matched = match_detections(image, found, iou_threshold)
+        is_alone = matched.object_of < 0
+        truth = np.where(is_alone, num_classes, np.append(image.boxes.class_ids, num_classes)[matched.object_of])
+        np.add.at(counts, (truth[matched.counts], found.class_ids[matched.counts]), 1)
+        is_covered = image.boxes.is_crowd.copy()
+        is_covered[matched.object_of[~is_alone]] = True
+        counts[:-1, -1] += np.bincount(image.boxes.class_ids[~is_covered], minlength=num_classes)
     return ConfusionMatrix(counts, annotations.categories.names, score_threshold, iou_threshold)
 
 
 def plot_confusion(path: Path, matrix: ConfusionMatrix) -> None:
-    """Shares of each row, what was there, in colour; counts as numbers where they can be read."""
+    """Colour is the share of the row (annotated class); counts are written where they can be read."""
     size = float(np.clip(0.45 * len(matrix.labels) + 3, 5, 14))
     shares = matrix.counts / np.maximum(matrix.counts.sum(axis=1, keepdims=True), 1)
     with figure(path, size_inches=(size + 1, size)) as (axes,):
@@ -240,3 +236,27 @@ def _label(axes: Axes, matrix: ConfusionMatrix, shares: np.ndarray) -> None:
         colour = "white" if shares[row, column] > 0.5 else "black"
         text = str(matrix.counts[row, column])
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+
+
+def _objects_per_class(annotations: AnnotationSet) -> np.ndarray:
+    """Count of objects of each class, crowds left out."""
+    class_ids = [image.boxes.class_ids[~image.boxes.is_crowd] for image in annotations.images]
+    return np.bincount(np.concatenate([np.zeros(0, np.int64), *class_ids]), minlength=len(annotations.categories))
+
+
+def _curve(
+    name: str, scores: Float[np.ndarray, "N"], is_hit: Bool[np.ndarray, "N"], num_objects: int
+) -> PrecisionRecall:
+    order = np.argsort(-scores, kind="stable")
+    hits = is_hit[order].cumsum()
+    return PrecisionRecall(name, hits / np.arange(1, len(hits) + 1), hits / num_objects, scores[order])
+
+
+def _smooth(values: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
+    """Mean over the last SMOOTHING_STEPS values, of fewer at the start; gaps stay out of it."""
+    known = np.isfinite(values)
+    sums, counts = (np.cumsum(np.insert(numbers, 0, 0.0)) for numbers in (np.where(known, values, 0.0), known))
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(last - SMOOTHING_STEPS, 0)
+    num_known = counts[last] - counts[first]
+    return np.where(known, (sums[last] - sums[first]) / np.maximum(num_known, 1), np.nan)

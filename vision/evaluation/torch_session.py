@@ -1,18 +1,23 @@
-"""Native checkpoints behind the run time's `Session`, so that every verb takes a checkpoint as well as an export.
+"""Run native checkpoints in torch through the runtime's `Session`, and show where a detector's queries attend.
 
-torch is imported when a checkpoint is opened and not before: this module itself loads without it.
+With it every command takes a checkpoint as well as an export. Only heads of queries have attention maps, and only torch
+shows them: a deployed graph gives rows and nothing else. torch is imported when a checkpoint is opened and not before:
+this module itself loads without it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
+from jaxtyping import Float32, Int64, UInt8
 from typing_extensions import assert_never
 
 from handeye.vision.errors import UserError
+from handeye.vision.images import ResizeTransform, preprocess
 from handeye.vision.runtime.engines import EngineChoice, available_processors
 from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
 from handeye.vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
@@ -36,7 +41,7 @@ def open_detector(
 ) -> ImageDetector:
     """`ImageDetector.load` that also takes a native checkpoint (.safetensors), which torch then computes.
 
-    Raises UserError when an engine or a foreign format is named for a checkpoint.
+    Raises UserError when an engine or a third-party format is named for a checkpoint.
     """
     if Path(model).suffix.lower() != CHECKPOINT_SUFFIX:
         return ImageDetector.load(
@@ -63,7 +68,7 @@ def open_detector(
 
 
 def detector_manifest(detector: Detector, name: str, class_names: Sequence[str] | None = None) -> Manifest:
-    """What the run time must know of a detector, out of its configuration; class_names None means all of them."""
+    """What the runtime must know of a detector, from its configuration; class_names None means all of them."""
     return Manifest(
         name=name,
         class_names=tuple(class_names or detector.config.class_names),
@@ -119,7 +124,7 @@ def row_columns(detector: Detector, class_names: Sequence[str]) -> list[int]:
 
 
 def output_layout(detector: Detector) -> OutputLayout:
-    """How the rows of a detector are to be read, which its head decides."""
+    """How to decode the rows of a detector, which its head decides."""
     head = detector.config.head
     match head.kind:
         case "yolox":
@@ -134,3 +139,60 @@ def output_layout(detector: Detector) -> OutputLayout:
             return QueryRows(classes_per_query="any")
         case _:
             assert_never(head.kind)
+
+
+@runtime_checkable
+class HeadOfQueries(Protocol):
+    """A head that gives the attention of its queries."""
+
+    def attention_maps(self, pyramid: Sequence[Any]) -> Any:
+        """A pyramid of tensors -> shares of attention (B, Q, rows, columns) over cells that cover the input."""
+        ...
+
+
+class AttentionMaps:
+    """`maps = attention(image_rgb, queries)`: the attention map of each of these rows of the output."""
+
+    def __init__(self, detector: ImageDetector) -> None:
+        """Raises UserError unless `detector` is a checkpoint whose head has queries."""
+        session = detector.session
+        if not isinstance(session, TorchSession):
+            raise UserError(
+                f"{detector.manifest.name}: attention maps need a native checkpoint (.safetensors), "
+                f"not {detector.engine}"
+            )
+        head = session.detector.head
+        if not isinstance(head, HeadOfQueries):
+            kind = session.detector.config.head.kind
+            raise UserError(
+                f"{detector.manifest.name}: a head of kind {kind} has no queries and no attention maps; "
+                "detr, rtdetr and dfine have"
+            )
+        self._detector, self._maps_of = session.detector, head.attention_maps
+        self._preprocessing = detector.manifest.preprocessing
+
+    def __call__(
+        self, image_rgb: UInt8[np.ndarray, "h w 3"], queries: Int64[np.ndarray, " N"]
+    ) -> Float32[np.ndarray, "N h w"]:
+        """A query's attention to each pixel, scaled from 0 (least) to 1 (most) over the image."""
+        import torch
+
+        values, transform = preprocess(image_rgb, self._preprocessing)
+        with torch.inference_mode():
+            device = next(self._detector.parameters()).device
+            features = self._detector.backbone(torch.from_numpy(values)[None].to(device))
+            maps = self._maps_of(self._detector.neck(features))[0].float().cpu().numpy()
+        shown = np.zeros((len(queries), *image_rgb.shape[:2]), np.float32)
+        for number, query in enumerate(queries):
+            shown[number] = _over_image(maps[query], transform)
+        return shown
+
+
+def _over_image(map_: Float32[np.ndarray, "rows columns"], transform: ResizeTransform) -> Float32[np.ndarray, "h w"]:
+    """From the cells of the network input to the pixels of the image, padding left out."""
+    (height, width), (input_height, input_width) = transform.image_hw, transform.input_hw
+    over_input = cv2.resize(map_, (input_width, input_height), interpolation=cv2.INTER_LINEAR)
+    filled = over_input[: max(1, int(height * transform.scale_y)), : max(1, int(width * transform.scale_x))]
+    over_image = cv2.resize(filled, (width, height))
+    over_image -= over_image.min()
+    return (over_image / max(float(over_image.max()), 1e-12)).astype(np.float32)

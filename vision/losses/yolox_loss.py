@@ -45,8 +45,8 @@ class YoloxLossConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Matches:
-    """The matched cells of a batch, one row each; what they said is picked out of the output by image and cell."""
+class _MatchedCells:
+    """The matched cells of a batch with their targets, one row each; predictions are indexed by image and cell."""
 
     image_index: Int64[Tensor, " P"]
     cell_index: Int64[Tensor, " P"]
@@ -80,7 +80,7 @@ class YoloxLoss:
         return {"total": torch.stack(list(losses.values())).sum(), **losses}
 
     def _weighted(
-        self, output: GridOutput, boxes_cxcywh: Tensor, matches: _Matches, ignored: Tensor, *, with_l1: bool
+        self, output: GridOutput, boxes_cxcywh: Tensor, matches: _MatchedCells, ignored: Tensor, *, with_l1: bool
     ) -> dict[str, Tensor]:
         at = (matches.image_index, matches.cell_index)
         losses = {
@@ -101,7 +101,7 @@ def _match(
     output: GridOutput,
     boxes_cxcywh: Float[Tensor, "B cells 4"],
     targets: Sequence[BoxTargets],
-) -> _Matches:
+) -> _MatchedCells:
     """The assignment on every image of the batch."""
     parts = []
     for image, target in enumerate(targets):
@@ -115,7 +115,7 @@ def _match(
                 quality,
             )
         )
-    return _Matches(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    return _MatchedCells(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 
 def _match_image(
@@ -156,7 +156,7 @@ def is_ignored(output: GridOutput, target: BoxTargets) -> Bool[Tensor, " cells"]
 
 
 def _objectness_loss(
-    logits: Float[Tensor, "B cells 1"], matches: _Matches, ignored: Bool[Tensor, "B cells"]
+    logits: Float[Tensor, "B cells 1"], matches: _MatchedCells, ignored: Bool[Tensor, "B cells"]
 ) -> Float[Tensor, "B cells"]:
     """Every cell of the batch: 1 where it is matched, 0 elsewhere; no loss where it is unmatched and ignored.
 
@@ -169,7 +169,7 @@ def _objectness_loss(
 
 
 def _class_loss(
-    logits: Float[Tensor, "P num_classes"], matches: _Matches, label_smoothing: float
+    logits: Float[Tensor, "P num_classes"], matches: _MatchedCells, label_smoothing: float
 ) -> Float[Tensor, "P num_classes"]:
     """The class is to be as sure as the box is good: its target is the overlap, so that scores rank boxes."""
     wanted = functional.one_hot(matches.class_ids, logits.shape[1]) * matches.quality[:, None]

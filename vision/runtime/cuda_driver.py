@@ -1,7 +1,7 @@
-"""The few calls of CUDA's driver that an engine needs: memory on both sides, one stream, a recorded graph.
+"""CUDA driver API for one engine: device and page-locked host memory, one stream, a recorded graph.
 
-The driver's own interface, not the run-time library's: it is there wherever a GPU works, on a Jetson too, whatever
-CUDA toolkit is installed. TensorRT works in the device's primary context, so this does as well.
+The driver API, not the runtime library: it is there wherever a GPU works, on a Jetson too, whatever CUDA toolkit is
+installed. TensorRT works in the device's primary context, and so does this.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NAME_BYTES = 256
 
 
 class CudaError(UserError):
-    """The GPU or its driver refused something; the message says what."""
+    """A call of the GPU driver failed; the message says which."""
 
 
 class CudaDevice:
@@ -55,7 +55,7 @@ class CudaDevice:
         return int(self._stream)
 
     def make_current(self) -> None:
-        """Work with this device in the calling thread; each thread must say so once."""
+        """Work with this device in the calling thread; each thread must call it once."""
         _done("use the GPU", cuda.cuCtxSetCurrent(self._context))
 
     def allocate(self, num_bytes: int) -> MirroredBuffer:
@@ -83,7 +83,7 @@ class CudaDevice:
         _done("compute", cuda.cuStreamSynchronize(self._stream))
 
     def record(self, enqueue: Callable[[], None]) -> RecordedWork | None:
-        """What `enqueue` enqueues, to be launched again at once; None when it holds something that no graph can."""
+        """What `enqueue` enqueues, as a graph to launch; None when it holds something that cannot be captured."""
         mode = cuda.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         _done("record a graph", cuda.cuStreamBeginCapture(self._stream, mode))
         refused = False

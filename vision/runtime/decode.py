@@ -1,4 +1,4 @@
-"""From the rows of a network to boxes, scores and classes: rows of cells, of queries, or boxes judged already.
+"""Decode a network's output rows to boxes, scores and classes: rows of grid cells, of queries, or finished boxes.
 
 Rows are filtered by score before anything else is computed: of the 3549 cells at 416 x 416 usually a few dozen
 survive, and only these pay for the exponentials.
@@ -19,51 +19,51 @@ from handeye.vision.runtime.manifest import OutputLayout, PostprocessedBoxes, Qu
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What rows say: boxes in pixels of the network input, and which row each of them came from."""
+class DecodedRows:
+    """Boxes in pixels of the network input, with their scores and classes, and the row that each came from."""
 
     boxes_xyxy: Float32[np.ndarray, "N 4"]
     scores: Float32[np.ndarray, " N"]
     class_ids: Int64[np.ndarray, " N"]
     row_index: Int64[np.ndarray, " N"]
 
-    def __getitem__(self, chosen: Bool[np.ndarray, " N"] | Int64[np.ndarray, " M"]) -> Found:
+    def __getitem__(self, chosen: Bool[np.ndarray, " N"] | Int64[np.ndarray, " M"]) -> DecodedRows:
         """The chosen ones: a mask or indices."""
-        return Found(self.boxes_xyxy[chosen], self.scores[chosen], self.class_ids[chosen], self.row_index[chosen])
+        return DecodedRows(self.boxes_xyxy[chosen], self.scores[chosen], self.class_ids[chosen], self.row_index[chosen])
 
 
-def read_rows(
+def decode_rows(
     rows: Float32[np.ndarray, "rows channels"],
     input_hw: tuple[int, int],
     layout: OutputLayout,
     *,
     score_threshold: float,
     iou_threshold: float,
-    most: int,
-) -> Found:
-    """What is detected in the end: at most `most` boxes above the score threshold, the best first.
+    max_detections: int,
+) -> DecodedRows:
+    """Decode, filter by score, run NMS where the layout needs it: at most `max_detections` boxes, the best first.
 
-    iou_threshold suppresses repetitions among the boxes of cells; queries and boxes judged already are not suppressed.
+    NMS with iou_threshold is for the boxes of grid cells; queries and boxes that the file has filtered need none.
     """
     match layout:
         case YoloxRows():
-            found = read_yolox_rows(rows, input_hw, layout, score_threshold)
-            return found[nms(found.boxes_xyxy, found.scores, found.class_ids, iou_threshold)[:most]]
+            found = decode_yolox_rows(rows, input_hw, layout, score_threshold)
+            return found[nms(found.boxes_xyxy, found.scores, found.class_ids, iou_threshold)[:max_detections]]
         case QueryRows():
-            found = read_query_rows(rows, input_hw, layout, score_threshold)
+            found = decode_query_rows(rows, input_hw, layout, score_threshold)
         case PostprocessedBoxes():
-            found = _read_labelled_boxes(rows, score_threshold)
+            found = _decode_postprocessed_boxes(rows, score_threshold)
         case _:
             assert_never(layout)
-    return found[np.argsort(-found.scores, kind="stable")[:most]]
+    return found[np.argsort(-found.scores, kind="stable")[:max_detections]]
 
 
-def read_query_rows(
+def decode_query_rows(
     rows: Float32[np.ndarray, "queries channels"],
     input_hw: tuple[int, int],
     layout: QueryRows,
     score_threshold: float,
-) -> Found:
+) -> DecodedRows:
     """The detections of queries whose score is above the threshold, in the order of the rows.
 
     Where a query may be of any number of classes, it appears once for each that passes: the published post-processing
@@ -79,16 +79,16 @@ def read_query_rows(
         class_ids = best[queries]
     height, width = input_hw
     boxes = cxcywh_to_xyxy(rows[queries, :4]) * np.array([width, height, width, height], np.float32)
-    found = Found(boxes, class_scores[queries, class_ids], class_ids.astype(np.int64), queries.astype(np.int64))
+    found = DecodedRows(boxes, class_scores[queries, class_ids], class_ids.astype(np.int64), queries.astype(np.int64))
     return found[np.flatnonzero(np.isfinite(boxes).all(axis=1))]
 
 
-def read_yolox_rows(
+def decode_yolox_rows(
     rows: Float32[np.ndarray, "cells channels"],
     input_hw: tuple[int, int],
     layout: YoloxRows,
     score_threshold: float,
-) -> Found:
+) -> DecodedRows:
     """The detections of cells whose score is above the threshold, in the order of the rows.
 
     score = objectness * best class score; every row has one class. Raises ValueError when the rows do not belong to
@@ -97,17 +97,19 @@ def read_yolox_rows(
     cells, strides = grid_cells(input_hw, layout.strides)
     if not layout.decoded and len(rows) != len(cells):
         raise ValueError(f"expected {len(cells)} rows for an input of {input_hw} and strides {layout.strides}")
-    # A class score is at most 1, so a row can not pass with an objectness below the threshold.
-    hopeful = np.flatnonzero(rows[:, 4] > score_threshold)
-    class_scores = rows[hopeful, 5:]
+    # A class score is at most 1, so a row cannot pass with an objectness below the threshold.
+    candidates = np.flatnonzero(rows[:, 4] > score_threshold)
+    class_scores = rows[candidates, 5:]
     class_ids = class_scores.argmax(axis=1)
-    scores = rows[hopeful, 4] * class_scores[np.arange(len(hopeful)), class_ids]
+    scores = rows[candidates, 4] * class_scores[np.arange(len(candidates)), class_ids]
     passed = scores > score_threshold
-    chosen = hopeful[passed]
+    chosen = candidates[passed]
     boxes = rows[chosen, :4]
     if not layout.decoded:
         boxes = decode_boxes(boxes, cells[chosen], strides[chosen])
-    found = Found(cxcywh_to_xyxy(boxes), scores[passed], class_ids[passed].astype(np.int64), chosen.astype(np.int64))
+    found = DecodedRows(
+        cxcywh_to_xyxy(boxes), scores[passed], class_ids[passed].astype(np.int64), chosen.astype(np.int64)
+    )
     return found[np.flatnonzero(np.isfinite(boxes).all(axis=1))]
 
 
@@ -133,7 +135,7 @@ def grid_cells(
     return np.concatenate(cells), np.concatenate(sizes)
 
 
-def _read_labelled_boxes(rows: Float32[np.ndarray, "boxes 6"], score_threshold: float) -> Found:
+def _decode_postprocessed_boxes(rows: Float32[np.ndarray, "boxes 6"], score_threshold: float) -> DecodedRows:
     passed = np.flatnonzero((rows[:, 4] > score_threshold) & np.isfinite(rows).all(axis=1))
     boxes_xyxy, scores, class_ids = rows[passed, :4], rows[passed, 4], rows[passed, 5]
-    return Found(boxes_xyxy, scores, class_ids.astype(np.int64), passed.astype(np.int64))
+    return DecodedRows(boxes_xyxy, scores, class_ids.astype(np.int64), passed.astype(np.int64))

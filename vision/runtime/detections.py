@@ -1,4 +1,4 @@
-"""Detections: what a detector says about one image, in numpy, free of any engine."""
+"""Detections: boxes, scores and classes of one image, in numpy, independent of the inference engine."""
 
 from __future__ import annotations
 

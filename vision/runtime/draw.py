@@ -1,4 +1,4 @@
-"""Detections drawn on an image: anti-aliased boxes, labels that stay readable on any colour and inside the image."""
+"""Draw detections and attention maps: anti-aliased boxes, labels readable on any colour and inside the image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 GOLDEN_RATIO = 0.618034
 BACKGROUND = 0.5
-"""How bright the places are at which nothing looked."""
+"""Brightness of the image where there is no attention."""
 SHIFT = 4
 """Fractional bits of the coordinates given to OpenCV: boxes are drawn where they are, not at whole pixels."""
 
@@ -32,9 +32,9 @@ def draw_detections(image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detection
 def draw_attention(
     image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections, maps: Float32[np.ndarray, "N h w"]
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image in grey and dark, and over it where each detection looked, in a colour of its own with its box.
+    """The image dark and grey, overlaid with each detection's attention map and box in the detection's colour.
 
-    maps[i] belongs to detection i, from 0 (not looked at) to 1. Where several looked, their colours mix.
+    maps[i] belongs to detection i, from 0 (no attention) to 1. Where maps overlap, their colours mix.
     """
     grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * BACKGROUND
     heat = maps.max(axis=0, initial=0.0)[..., None]
@@ -79,7 +79,7 @@ def line_width(image_rgb: UInt8[np.ndarray, "h w 3"]) -> int:
 
 
 def class_colour(class_id: int) -> Colour:
-    """A saturated RGB colour of its own for each class; neighbours in number are far apart in hue."""
+    """A saturated RGB colour for each class; neighbours in number are far apart in hue."""
     hue = (0.02 + class_id * GOLDEN_RATIO) % 1.0
     value = 0.95 if class_id % 2 == 0 else 0.8
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.8, value)
@@ -94,7 +94,7 @@ def text_colour(background: Colour) -> Colour:
 
 
 def _fixed_point(points: Float[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
-    """As OpenCV wants it: it counts pixel centres, while box edges lie between pixels, half a pixel off."""
+    """OpenCV's fixed-point coordinates: they count pixel centres, half a pixel off from box edges."""
     return np.round((np.asarray(points, np.float64) - 0.5) * (1 << SHIFT)).astype(np.int32)
 
 

@@ -1,7 +1,7 @@
-"""A TensorRT engine with what must be known of it, in one file: magic, length and SHA-256 of the record, record, plan.
+"""Read and write TensorRT engine files: magic, length and SHA-256 of the record, record, plan.
 
-TensorRT's own plan says neither which classes it detects nor, before it is loaded, which TensorRT and which GPU it
-was built for. The record says both, so that an engine that does not fit is refused with the reason.
+TensorRT's plan says neither which classes it detects nor, before it is loaded, which TensorRT and which GPU it was
+built for. The record says both, so that loading an engine that does not fit fails with the reason.
 """
 
 from __future__ import annotations

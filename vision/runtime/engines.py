@@ -1,4 +1,4 @@
-"""What an inference engine must do for us, and the choice of one: named arrays in, named arrays out."""
+"""The inference engine interface (`Session`: named arrays in, named arrays out) and the choice of an engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_session(
 ) -> Session:
     """Load an ONNX file into an engine; `num_threads` None means one for each processor of this process.
 
-    Raises MissingPackageError when the engine is not installed, ModelFileError when it refuses the file, UserError
+    Raises MissingPackageError when the engine is not installed, ModelFileError when it cannot load the file, UserError
     for bf16 with another engine than OpenVINO.
     """
     num_threads = num_threads or available_processors()

@@ -1,20 +1,22 @@
-"""A detector that runs: an image in, detections in its own pixels out. Needs an inference engine, but no torch."""
+"""Run a deployed detector: an RGB image in, detections in its pixels out. Needs an inference engine, but no torch.
+
+Times are summarised by percentiles: a mean hides the slow calls that matter to a robot.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from typing_extensions import assert_never
 
 from handeye.vision.errors import ModelFileError
-from handeye.vision.images import ResizeTransform, prepare
-from handeye.vision.runtime.decode import read_rows
+from handeye.vision.images import ResizeTransform, preprocess
+from handeye.vision.runtime.decode import decode_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.engine_file import ENGINE_SUFFIX, read_engine_file
 from handeye.vision.runtime.engines import EngineChoice, Session, open_session, require_tensorrt
@@ -23,14 +25,11 @@ from handeye.vision.runtime.manifest import (
     PostprocessedBoxes,
     QueryRows,
     YoloxRows,
-    foreign_rtdetr_manifest,
-    foreign_yolox_manifest,
     read_manifest,
     read_onnx_file,
 )
-from handeye.vision.runtime.rtdetr_session import RtdetrSession, rtdetr_input_hw
+from handeye.vision.runtime.third_party_models import ModelFormat, open_third_party
 
-ModelFormat = Literal["yolox", "rtdetr"]
 MAX_DETECTIONS = 300
 
 
@@ -66,8 +65,8 @@ class ImageDetector:
     ) -> None:
         """Thresholds that are None come from the manifest; `clip_boxes` cuts boxes at the edges of the image.
 
-        Raises ModelFileError when the network's inputs and outputs are not those of the manifest, or a threshold is
-        asked for that is fixed inside of the file.
+        Raises ModelFileError when the network's inputs and outputs are not those of the manifest, or a
+        threshold differs from one that is fixed inside the file.
         """
         self.session = session
         self.manifest = manifest
@@ -94,7 +93,7 @@ class ImageDetector:
         num_threads: int | None = None,
         clip_boxes: bool = True,
     ) -> ImageDetector:
-        """Load an ONNX file or an engine that handeye exported, or a foreign ONNX file whose `model_format` is named.
+        """Load an ONNX file or an engine that handeye exported, or a third-party one of `model_format`.
 
         Raises ModelFileError for a file that cannot be used, MissingPackageError for an engine that is not installed.
         """
@@ -104,8 +103,8 @@ class ImageDetector:
             manifest = read_manifest(path)
             session = open_session(path, engine, num_threads)
         else:
-            read_onnx_file(path)  # tells a missing, empty or cut off file before an engine does so in its own words
-            session, manifest = _open_foreign(path, open_session(path, engine, num_threads), model_format)
+            read_onnx_file(path)  # reports a missing, empty or cut off file before an engine does, in our words
+            session, manifest = open_third_party(path, open_session(path, engine, num_threads), model_format)
         return cls(
             session,
             manifest,
@@ -122,19 +121,19 @@ class ImageDetector:
     def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Detections:
         """Detect in one RGB image: at most 300 boxes in its pixels, the best score first."""
         started = time.perf_counter()
-        batch, placement = self._prepare(image_rgb)
+        batch, transform = self._prepare(image_rgb)
         prepared = time.perf_counter()
         rows = self._infer(batch)
         inferred = time.perf_counter()
-        found = read_rows(
+        found = decode_rows(
             rows,
-            placement.input_hw,
+            transform.input_hw,
             self.manifest.output,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
-            most=MAX_DETECTIONS,
+            max_detections=MAX_DETECTIONS,
         )
-        boxes_in_image = placement.boxes_to_image(found.boxes_xyxy, clip=self.clip_boxes)
+        boxes_in_image = transform.boxes_to_image(found.boxes_xyxy, clip=self.clip_boxes)
         detections = Detections(boxes_in_image, found.scores, found.class_ids, self.class_names)
         self.row_index = found.row_index
         self.times = StageTimes(
@@ -142,8 +141,8 @@ class ImageDetector:
         )
         return detections
 
-    def read_rows(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "rows channels"]:
-        """What the network says of an image before any of it is judged; a copy of its own."""
+    def raw_rows(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "rows channels"]:
+        """The network's output for an image before it is decoded; a copy."""
         return self._infer(self._prepare(image_rgb)[0]).copy()
 
     def warm_up(self, calls: int = 3) -> None:
@@ -156,30 +155,50 @@ class ImageDetector:
     def _prepare(self, image_rgb: UInt8[np.ndarray, "h w 3"]) -> tuple[Float32[np.ndarray, "1 3 H W"], ResizeTransform]:
         """The network's input, in the buffer where all inputs are of one size."""
         if self._batch is not None:
-            _, placement = prepare(image_rgb, self.manifest.preprocessing, out=self._batch[0])
-            return self._batch, placement
-        values, placement = prepare(image_rgb, self.manifest.preprocessing)
-        return values[None], placement
+            _, transform = preprocess(image_rgb, self.manifest.preprocessing, out=self._batch[0])
+            return self._batch, transform
+        values, transform = preprocess(image_rgb, self.manifest.preprocessing)
+        return values[None], transform
 
     def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:
         return self.session.run({self._input_name: batch})[self._output_name][0]
 
 
+def percentiles_ms(durations_s: Sequence[float]) -> dict[str, float]:
+    """p50_ms, p95_ms and p99_ms of durations in seconds. Raises ValueError when there is none."""
+    if not len(durations_s):
+        raise ValueError("percentiles of no duration at all were asked for")
+    p50, p95, p99 = np.percentile(np.asarray(durations_s, np.float64) * 1e3, [50, 95, 99])
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
+
+
+def stage_percentiles(stages_s: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Percentiles of each stage and of their sum, `total`, over calls that each give seconds by stage.
+
+    Every call must name the same stages; raises ValueError otherwise.
+    """
+    names = list(stages_s[0]) if stages_s else []
+    if any(list(call) != names for call in stages_s):
+        raise ValueError("the calls name different stages")
+    summary = {name: percentiles_ms([call[name] for call in stages_s]) for name in names}
+    return summary | {"total": percentiles_ms([sum(call.values()) for call in stages_s])}
+
+
 def _check_thresholds(manifest: Manifest, score_threshold: float, iou_threshold: float) -> None:
-    """Raise ModelFileError for thresholds that a file which judges its boxes itself cannot be run with."""
+    """Raise ModelFileError for thresholds that contradict those inside a file that filters its boxes itself."""
     layout = manifest.output
     if not isinstance(layout, PostprocessedBoxes):
         return
     advice = "export it again with that threshold, or with --nms outside"
     if layout.iou_threshold not in (None, iou_threshold):
         raise ModelFileError(
-            f"{manifest.name}: suppresses boxes in its graph, above an overlap of {layout.iou_threshold:g}, not "
+            f"{manifest.name}: its graph runs NMS with the IoU threshold {layout.iou_threshold:g}, not "
             f"{iou_threshold:g}; {advice}"
         )
     if score_threshold < layout.score_floor:
         raise ModelFileError(
-            f"{manifest.name}: its graph gives no box with a score below {layout.score_floor:g}, asked for are those "
-            f"from {score_threshold:g}; {advice}"
+            f"{manifest.name}: its graph gives no box with a score below {layout.score_floor:g}, but the score "
+            f"threshold is {score_threshold:g}; {advice}"
         )
 
 
@@ -228,31 +247,3 @@ def _open_engine(path: Path, engine: EngineChoice, model_format: ModelFormat | N
     from handeye.vision.runtime.tensorrt_session import TensorrtSession
 
     return TensorrtSession(file), file.record.manifest
-
-
-def _open_foreign(path: Path, session: Session, model_format: ModelFormat) -> tuple[Session, Manifest]:
-    """A foreign file as our run time knows it, and the manifest that it lacks."""
-    match model_format:
-        case "yolox":
-            return session, _yolox_manifest(path, session)
-        case "rtdetr":
-            input_hw = rtdetr_input_hw(session, path)
-            manifest = foreign_rtdetr_manifest(path, input_hw)
-            return RtdetrSession(session, path, input_hw, len(manifest.class_names)), manifest
-        case _:
-            assert_never(model_format)
-
-
-def _yolox_manifest(path: Path, session: Session) -> Manifest:
-    """The manifest of a foreign YOLOX file, from the shapes that the engine reports."""
-    shape_in, shape_out = next(iter(session.inputs.values())), next(iter(session.outputs.values()))
-    sizes = [*shape_in[2:], *shape_out[2:]]
-    if len(shape_in) != 4 or len(shape_out) != 3 or None in sizes:
-        raise ModelFileError(
-            f"{path}: expected input (1, 3, height, width) and output (1, cells, 5 + classes) of fixed size, "
-            f"got {shape_in} and {shape_out}"
-        )
-    height, width, channels = (int(size or 0) for size in sizes)
-    if channels <= 5:
-        raise ModelFileError(f"{path}: expected at least 6 output channels (box, objectness, classes), got {channels}")
-    return foreign_yolox_manifest(path, (height, width), channels - 5)

@@ -1,7 +1,8 @@
-"""The contract inside a deployed model: how to prepare its input, read its output and name its classes.
+"""The manifest of a deployed model: how to preprocess its input, decode its output and name its classes.
 
-It lives in the ONNX file's metadata under the key "handeye" and is checked against the file when it is loaded.
-Foreign ONNX files have no manifest; naming their format supplies one.
+It is stored in the ONNX file's metadata under the key "handeye" and checked against the graph when it is loaded.
+Reading needs no onnx package. An ONNX file is one protocol buffer message (onnx.proto, ModelProto): field 7 is the
+graph with the weights, field 14 repeats the metadata entries, each with a key (1) and a value (2).
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from handeye.vision.images import Preprocessing
 
 METADATA_KEY = "handeye"
 FORMAT_VERSION = 1
-
-COCO_CLASSES = 80
+GRAPH_FIELD = 7
+METADATA_FIELD = 14
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -50,7 +52,7 @@ class YoloxRows(Config):
 class QueryRows(Config):
     """One output (1, queries, 4 + classes): cx, cy, w, h as fractions of the network input, then class scores.
 
-    Scores are already between 0 and 1; nothing is suppressed, for queries are trained not to repeat each other.
+    Scores are already between 0 and 1; there is no NMS, because queries are trained not to repeat each other.
     """
 
     kind: Literal["query_rows"] = "query_rows"
@@ -59,13 +61,13 @@ class QueryRows(Config):
 
 
 class PostprocessedBoxes(Config):
-    """One output (1, N, 6): x1, y1, x2, y2 in pixels of the network input, score, class; judged by the file itself."""
+    """One output (1, N, 6): x1, y1, x2, y2 in pixels of the network input, score, class; filtered inside the file."""
 
     kind: Literal["labelled_boxes"] = "labelled_boxes"
     score_floor: Fraction = 0.0
     """The file gives no box with a lower score."""
     iou_threshold: Fraction | None = None
-    """By which the file suppresses repetitions; null: it does not, or nobody knows."""
+    """Of the NMS inside the file; null where it has none, or it is not known."""
 
 
 OutputLayout = Annotated[YoloxRows | QueryRows | PostprocessedBoxes, Field(discriminator="kind")]
@@ -73,7 +75,7 @@ OutputLayout = Annotated[YoloxRows | QueryRows | PostprocessedBoxes, Field(discr
 
 
 class Manifest(Config):
-    """Everything that the run time must know of a model besides its graph."""
+    """Everything that the runtime must know of a model besides its graph."""
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = "detector"
@@ -86,7 +88,7 @@ class Manifest(Config):
     iou_threshold: Fraction = 0.65
     """Of two boxes of a class that overlap more, the one with the lower score is dropped; queries need none of it."""
     graph_sha256: str | None = None
-    """SHA-256 of the serialised graph with its weights; None where the graph is not ours (a foreign file)."""
+    """SHA-256 of the serialised graph with its weights; None where the graph is not ours (a third-party file)."""
     made_by: str = ""
     """Program, version and source that wrote the file."""
 
@@ -120,60 +122,6 @@ def read_manifest(path: Path) -> Manifest:
     if manifest.graph_sha256 != file.graph_sha256:
         raise ModelFileError(f"{path}: the graph is not the one its manifest was written for; export the model again")
     return manifest
-
-
-def foreign_yolox_manifest(path: Path, input_hw: tuple[int, int], num_classes: int) -> Manifest:
-    """The manifest of a YOLOX network exported elsewhere: raw head values, classes from coco_classes.txt beside it.
-
-    Without that file classes are named by their number. Raises ModelFileError when the number of names is wrong.
-    """
-    names = _names_beside(path) or tuple(str(number) for number in range(num_classes))
-    if len(names) != num_classes:
-        raise ModelFileError(f"{_names_file(path)}: holds {len(names)} names, but {path} has {num_classes} classes")
-    return Manifest(
-        name=Path(path).stem,
-        class_names=names,
-        preprocessing=Preprocessing(size_hw=input_hw),
-        output=YoloxRows(decoded=False),
-        made_by="named by --model-format yolox",
-    )
-
-
-def foreign_rtdetr_manifest(path: Path, input_hw: tuple[int, int]) -> Manifest:
-    """The manifest of a file that RT-DETR's or D-FINE's own exporter wrote: boxes are judged inside, RGB / 255 goes in.
-
-    Classes come from coco_classes.txt beside it. The file does not tell how many classes it has, so without that list
-    the names are "0" to "79", COCO's.
-    """
-    return Manifest(
-        name=Path(path).stem,
-        class_names=_names_beside(path) or tuple(str(number) for number in range(COCO_CLASSES)),
-        preprocessing=Preprocessing(size_hw=input_hw, resize="stretch", colour="rgb", scale=1 / 255),
-        output=PostprocessedBoxes(),
-        made_by="named by --model-format rtdetr",
-    )
-
-
-def _names_file(path: Path) -> Path:
-    return Path(path).with_name("coco_classes.txt")
-
-
-def _names_beside(path: Path) -> tuple[str, ...]:
-    """The names in coco_classes.txt beside a model, one a line; none where there is no such file."""
-    names_file = _names_file(path)
-    if not names_file.is_file():
-        return ()
-    return tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())
-
-
-# Reads what a deployed ONNX file says about itself, without the onnx package: its metadata and a hash of its graph.
-#
-# An ONNX file is one protocol buffer message (onnx.proto, ModelProto): field 7 is the graph with the weights, field
-# 14 repeats the metadata entries, each with a key (1) and a value (2).
-
-GRAPH_FIELD = 7
-METADATA_FIELD = 14
-VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
 @dataclass(frozen=True, slots=True)

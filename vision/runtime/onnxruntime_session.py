@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor: the engine that runs everywhere."""
+"""Run models in ONNX Runtime on the CPU: the engine that runs everywhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OnnxRuntimeSession:
     """A `Session` of ONNX Runtime's CPU provider, in float32 and with all graph optimisations."""
 
     def __init__(self, path: Path, num_threads: int) -> None:
-        """Load `path`; raises ModelFileError when ONNX Runtime refuses it."""
+        """Load `path`; raises ModelFileError when ONNX Runtime cannot."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1

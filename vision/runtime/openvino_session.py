@@ -1,4 +1,4 @@
-"""OpenVINO on the processor: the fast engine on x86."""
+"""Run models in OpenVINO on the CPU: the fast engine on x86."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from handeye.vision.runtime.engines import Precision, Shape
 
 @functools.cache
 def shared_core() -> openvino.Core:
-    """The one Core of this process; it is never given back.
+    """The one Core of this process; it is never released.
 
-    Where the processor has AMX, OpenVINO's CPU plugin gives the thread that loads it a stack of its own for signal
+    Where the processor has AMX, OpenVINO's CPU plugin gives the thread that loads it a separate stack for signal
     handlers. Were the last Core dropped in another thread, that stack would be unmapped while it is still in use, and
     the next signal, such as Ctrl-C, would end the process with a segmentation fault.
     """
@@ -37,7 +37,7 @@ class OpenvinoSession:
     """
 
     def __init__(self, path: Path, num_threads: int, precision: Precision = "fp32") -> None:
-        """Load `path`; raises ModelFileError when OpenVINO refuses it. bf16 is a wish: some processors have none."""
+        """Load `path`; raises ModelFileError when OpenVINO cannot. bf16 is a hint: some processors have none."""
         core = shared_core()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -1,6 +1,11 @@
-"""Where images come from: a file, a folder, a pattern, a video; live cameras are in camera_stream.py.
+"""Image sources: files, folders, glob patterns, videos, live cameras and network streams (RTSP, HTTP).
 
 `with open_stream("video.mp4") as stream: for name, image_rgb, stamp_s in stream: ...`
+
+A camera is read by a thread that takes every frame; the reader gets the newest one, so that no latency builds up. A cut
+off video is recognised when it is opened, from the sizes that its container declares: mp4 and mov (ISO base media
+format) are a chain of boxes, four bytes of size and four of type (size 1 announces an eight-byte size behind the type,
+size 0 means "to the end"); AVI is a chain of RIFF chunks with little-endian sizes.
 """
 
 from __future__ import annotations
@@ -18,10 +23,23 @@ import numpy as np
 from jaxtyping import UInt8
 
 from handeye.vision.errors import SourceError
-from handeye.vision.images import read_image
+from handeye.vision.images import IMAGE_SUFFIXES, has_image_suffix, list_images, read_image
 from handeye.vision.runtime.video_writer import quiet_opencv
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
+USUAL_FPS = 25.0
+MAX_FPS = 480.0
+FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
+
+
+class StreamImage(NamedTuple):
+    """One image of a stream: name, pixels, and time stamp.
+
+    stamp_s is the time in the video for a video file, 0 for single images, and the monotonic clock for a camera.
+    """
+
+    name: str
+    image_rgb: UInt8[np.ndarray, "h w 3"]
+    stamp_s: float
 
 
 @runtime_checkable
@@ -57,10 +75,10 @@ def open_stream(source: str, timeout_s: float = 10.0) -> Stream:
         return ImageFiles(_images_in(path))
     if glob.has_magic(source) and not path.exists():
         matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - may be absolute
-        return ImageFiles([match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES], source)
+        return ImageFiles([match for match in matches if has_image_suffix(match)], source)
     if not path.exists():
         raise SourceError(f"{source}: there is no such file, folder or pattern; a camera is given by its number")
-    if path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(source):
+    if has_image_suffix(path) or cv2.haveImageReader(source):
         return ImageFiles([path], source)
     return VideoFile(path)
 
@@ -74,7 +92,7 @@ class ImageFiles:
     fps = None
 
     def __init__(self, paths: list[Path], origin: str = "") -> None:
-        """`origin` is what the user asked for, for the message."""
+        """`origin` is what the user asked for, for error messages."""
         if not paths:
             raise SourceError(f"{origin}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
         self.paths = paths
@@ -129,7 +147,7 @@ class VideoFile:
         self._check_length(number)
 
     def _check_length(self, num_decoded: int) -> None:
-        """Containers without an index only estimate their length from duration and rate: one in fifty is let pass."""
+        """Containers without an index only estimate their length: one missing frame in fifty is tolerated."""
         if num_decoded == 0:
             raise SourceError(f"{self.path}: holds no frame that OpenCV can decode")
         claimed = self.num_images or 0
@@ -137,35 +155,9 @@ class VideoFile:
             raise SourceError(f"{self.path}: breaks off after {num_decoded} of {claimed} frames; it is cut or damaged")
 
 
-def _images_in(folder: Path) -> list[Path]:
-    """Hidden files are left out: half-written ones of a writer that was killed, and macOS's companions."""
-    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    paths = sorted(path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not paths:
-        raise SourceError(f"{folder}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths
-
-
-# A live camera or network stream: a thread takes every frame, the reader gets the newest, and no delay builds up.
-
-USUAL_FPS = 25.0
-MAX_FPS = 480.0
-
-
-class StreamImage(NamedTuple):
-    """One image of a stream: what it is called, its pixels, and when it was taken.
-
-    stamp_s is the time in the video for a video file, 0 for single images, and the monotonic clock for a camera.
-    """
-
-    name: str
-    image_rgb: UInt8[np.ndarray, "h w 3"]
-    stamp_s: float
-
-
 @runtime_checkable
 class Capture(Protocol):
-    """The part of cv2.VideoCapture that is used."""
+    """The part of cv2.VideoCapture that is used here."""
 
     def read(self) -> tuple[bool, np.ndarray]:
         """Wait for the next frame; False when there is none."""
@@ -177,9 +169,9 @@ class Capture(Protocol):
 
 
 class CameraStream:
-    """Iterates over the newest frame that was not given yet; frames that came meanwhile are skipped.
+    """Iterates over the newest frame of a live camera or network stream; frames in between are dropped.
 
-    Names count the frames that the camera delivered, so that skipped ones show as gaps. Raises SourceError when no
+    Names count the frames that the camera delivered, so that dropped ones show as gaps. Raises SourceError when no
     frame comes for `timeout_s` seconds or the camera ends.
     """
 
@@ -216,7 +208,7 @@ class CameraStream:
 
     @property
     def num_delivered(self) -> int:
-        """How many frames the camera has delivered so far, given or skipped."""
+        """How many frames the camera has delivered so far, yielded or dropped."""
         return self._number
 
     def __enter__(self) -> CameraStream:
@@ -263,22 +255,14 @@ class CameraStream:
 
 
 def believable_fps(claimed: float) -> float:
-    """The claimed frame rate, or 25 where a driver or container says nothing or gives its clock rate (90000)."""
+    """The claimed frame rate, or 25 where a driver or container gives none or its clock rate (90000)."""
     return claimed if 0 < claimed <= MAX_FPS else USUAL_FPS
-
-
-# Tells a cut off video when it is opened, from the sizes that its container declares.
-#
-# mp4 and mov (ISO base media format) are a chain of boxes: four bytes of size, four of type; the size 1 announces an
-# eight byte size behind the type, the size 0 means "to the end". AVI is a chain of RIFF chunks, sizes little-endian.
-
-FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 
 
 def check_container(path: Path) -> None:
     """Raise SourceError when the file cannot be read, is empty, or ends before its container says it does.
 
-    Formats that are not known here pass; their end is found while decoding.
+    Unknown formats pass; their end is found while decoding.
     """
     try:
         size = path.stat().st_size
@@ -292,6 +276,13 @@ def check_container(path: Path) -> None:
                 _check_end(int.from_bytes(head[4:8], "little") + 8, size, path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _images_in(folder: Path) -> list[Path]:
+    paths = list_images(folder)
+    if not paths:
+        raise SourceError(f"{folder}: the folder holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths
 
 
 def _check_boxes(file: BinaryIO, size: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TensorRT on an NVIDIA GPU: all memory is allocated once, and after the first call one launch does everything.
+"""Run engines in TensorRT on an NVIDIA GPU: memory is allocated once, and after the first call one launch runs all.
 
 Copies and computation are recorded as a CUDA graph; a network that cannot be recorded is enqueued each time. Shapes
 are those of the engine; where a dimension is free, the buffers are as large as its profile allows.
@@ -135,7 +135,7 @@ class TensorrtSession:
         if kind not in DTYPES or self._engine.get_tensor_location(name) == trt.TensorLocation.HOST or -1 in largest:
             raise ModelFileError(
                 f"{self._path}: {name} is of type {kind} and shape {largest}; expected numbers on the GPU whose shape "
-                "does not depend on the image: leave the suppression of boxes out of the graph"
+                "does not depend on the image: export the graph without NMS"
             )
         dtype = np.dtype(DTYPES[kind])
         buffer = self._device.allocate(max(1, int(np.prod(largest)) * dtype.itemsize))
@@ -159,35 +159,14 @@ class TensorrtSession:
         self._shapes = shapes | {name: tuple(self._context.get_tensor_shape(name)) for name in self._outputs}
 
     def _fits(self, name: str, shape: tuple[int, ...]) -> bool:
-        """Whether a shape lies in the profile: TensorRT may say no only when it runs."""
+        """Whether a shape lies in the profile: TensorRT may reject it only when it runs."""
         smallest, _, largest = self._engine.get_tensor_profile_shape(name, 0)
         bounds = list(zip(smallest, shape, largest, strict=False))
         return len(shape) == len(tuple(largest)) and all(low <= size <= high for low, size, high in bounds)
 
 
-def _load_engine(file: EngineFile, log: MessageLog) -> trt.ICudaEngine:
-    try:
-        runtime = trt.Runtime(log)
-    except TypeError as error:  # how its Python binding says that there is no object
-        raise CudaError(f"TensorRT {trt.__version__} cannot start on this GPU: {log.last_error}") from error
-    if file.record.dla_core is not None:
-        runtime.DLA_core = file.record.dla_core
-    runtime.engine_host_code_allowed = file.record.version_compatible  # such plans bring a run time of their own
-    engine = runtime.deserialize_cuda_engine(file.plan)
-    if engine is None:
-        raise ModelFileError(f"{file.path}: TensorRT {trt.__version__} refuses it: {log.last_error}")
-    return engine
-
-
-def _free_as_none(shape: tuple[int, ...]) -> Shape:
-    return tuple(None if size < 0 else size for size in shape)
-
-
-# What TensorRT says while it works: its errors are told by its log and nowhere else.
-
-
 class MessageLog(trt.ILogger):
-    """Keeps errors and warnings; the rest is let go."""
+    """Keeps TensorRT's errors and warnings, which are reported nowhere else; drops the rest."""
 
     def __init__(self) -> None:
         super().__init__()  # the binding insists on its own constructor
@@ -206,3 +185,21 @@ class MessageLog(trt.ILogger):
     def last_error(self) -> str:
         """The newest error, or that there was none."""
         return self.errors[-1] if self.errors else "it does not say why"
+
+
+def _load_engine(file: EngineFile, log: MessageLog) -> trt.ICudaEngine:
+    try:
+        runtime = trt.Runtime(log)
+    except TypeError as error:  # how its Python binding reports a missing object
+        raise CudaError(f"TensorRT {trt.__version__} cannot start on this GPU: {log.last_error}") from error
+    if file.record.dla_core is not None:
+        runtime.DLA_core = file.record.dla_core
+    runtime.engine_host_code_allowed = file.record.version_compatible  # such plans bring their runtime with them
+    engine = runtime.deserialize_cuda_engine(file.plan)
+    if engine is None:
+        raise ModelFileError(f"{file.path}: TensorRT {trt.__version__} refuses it: {log.last_error}")
+    return engine
+
+
+def _free_as_none(shape: tuple[int, ...]) -> Shape:
+    return tuple(None if size < 0 else size for size in shape)

@@ -1,4 +1,7 @@
-"""Writes an mp4 video through OpenCV; the file appears whole when the writer closes, or not at all."""
+"""Write mp4 videos through OpenCV, whole or not at all, and keep OpenCV's and FFmpeg's log lines off standard error.
+
+What matters in those lines reaches the user as one error of ours.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,9 @@ from jaxtyping import UInt8
 
 from handeye.vision.errors import UserError
 from handeye.vision.files import replacing
+
+# OpenCV reads it when it first opens a video.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class VideoWriter:
@@ -59,12 +65,6 @@ class VideoWriter:
         if not writer.isOpened():
             raise UserError(f"{self.path}: this OpenCV cannot write mp4 video here")
         return writer
-
-
-# OpenCV and FFmpeg write lines of their own to standard error; what matters reaches the user as one error of ours.
-
-# Read by OpenCV when it first opens a video, so it must stand before that.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Which box belongs to which track: candidate pairs that overlap, then the one-to-one assignment of most gain.
+"""Associate boxes with tracks: overlapping candidate pairs, then the one-to-one assignment of largest total gain.
 
 Boxes far apart are never compared: candidates come from a sweep along x, so a thousand boxes cost no million pairs.
-Pairs that nobody else competes for are settled at once; only the rest goes through the Hungarian method (scipy's).
+Uncontested pairs are matched at once; only the rest goes through the Hungarian method (scipy's).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
 _DENSE_UP_TO = 64
-"""Groups of at most so many tracks are solved densely, larger ones sparsely: there the other way is slower."""
+"""Groups of at most this many tracks are solved densely, larger ones sparsely, whichever is faster."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ class Overlaps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Matched tracks and detections, row by row, and what stays alone; every index occurs exactly once."""
+    """Matched tracks and detections, row by row, and what is unmatched; every index occurs exactly once."""
 
     tracks: Int64[np.ndarray, " M"]
     detections: Int64[np.ndarray, " M"]
@@ -138,7 +138,7 @@ def _solve(tracks: np.ndarray, detections: np.ndarray, gains: np.ndarray) -> Int
 def _solve_sparse(
     row_of: np.ndarray, column_of: np.ndarray, gains: np.ndarray, num_rows: int, num_columns: int
 ) -> Int64[np.ndarray, " R"]:
-    """The column of each row, or one beyond num_columns: each row has one of its own too, where it gains nothing."""
+    """The column of each row, or one beyond num_columns: each row also has a dummy column, where it gains nothing."""
     own = np.arange(num_rows)
     top = 1.0 + gains.max()  # scipy minimises and takes a stored 0 for a missing pair
     costs = np.concatenate([top - gains, np.full(num_rows, top)])

@@ -1,7 +1,7 @@
-"""Kalman filters of boxes in the image, over all tracks at once: the two models that SORT and ByteTrack publish.
+"""Kalman filters of boxes in the image, vectorised over tracks: the motion models of SORT and ByteTrack.
 
 Both filters have diagonal noise and observe every component alone, so their 7x7 and 8x8 covariances stay block
-diagonal for ever: each component is a filter of its own with position and rate. That is exact, not an approximation.
+diagonal for ever: each component is a separate filter with position and rate. That is exact, not an approximation.
 Noise is published for each frame; here it is carried to any frame time, so that n steps of 1 equal one step of n.
 """
 
@@ -17,7 +17,7 @@ from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 Rows = Int64[np.ndarray, " _"] | Bool[np.ndarray, " _"]
 FrameTime = float | Float[np.ndarray, " N"]
-"""Frames between two states, the same for all tracks or of each its own."""
+"""Frames between two states, the same for all tracks or one for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,7 +63,7 @@ class BoxMotion:
 
     @property
     def mixed_variances(self) -> Float[np.ndarray, "N 4"]:
-        """Covariances of each component with its own rate."""
+        """Covariances of each component with its rate."""
         return self.layers[3]
 
     @property
@@ -77,7 +77,7 @@ class BoxModel(Protocol):
     """What a box is measured as, and how much each component wanders."""
 
     def start(self, boxes_xyxy: Float[np.ndarray, "N 4"]) -> BoxMotion:
-        """New tracks at these boxes (px, with area), at rest but not surely so."""
+        """New tracks at these boxes (px, with area), at rest, with a large variance of the rates."""
         ...
 
     def predict(self, motion: BoxMotion, dt_frames: FrameTime) -> BoxMotion:
@@ -85,15 +85,15 @@ class BoxModel(Protocol):
         ...
 
     def update(self, motion: BoxMotion, boxes_xyxy: Float[np.ndarray, "N 4"]) -> BoxMotion:
-        """The states after each track was seen at its own box."""
+        """The states after each track was seen at its box."""
         ...
 
     def boxes(self, motion: BoxMotion) -> Float[np.ndarray, "N 4"]:
-        """Where the tracks are, x1 y1 x2 y2 in px; NaN where a state is no box any more."""
+        """Where the tracks are, x1 y1 x2 y2 in px; NaN where a state is no longer a box."""
         ...
 
     def carried(self, motion: BoxMotion, camera_motion: SimilarityMotion) -> BoxMotion:
-        """The same tracks in the picture of a camera that has moved."""
+        """The same tracks in the image of a camera that has moved."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Boxes with identity in the image: the clock, the table of tracks and the life cycle that all box trackers share.
+"""Base class of the multi-object box trackers: the clock, the table of tracks and the life cycle that they share.
 
 A track is tentative until its tracker reports it for the first time, which gives it its id; from then on it is
 confirmed, or lost while nothing is seen of it. Ids count from 1 without gaps and are never used again.
@@ -22,9 +22,9 @@ Indices: TypeAlias = Int64[np.ndarray, " _"]
 Mask: TypeAlias = Bool[np.ndarray, " _"]
 
 NOMINAL_RATE = 30.0
-"""Frames a second, for which the papers' settings are meant."""
+"""Frames per second that the papers' settings are meant for."""
 VOTE_MEMORY = 0.95
-"""What a class vote is worth one detection later."""
+"""Factor on the class votes at each detection."""
 _CLOCK_DIGITS = 6
 """Frame times are rounded to a millionth of a frame, so that stamps like 3 / 25 s make whole frames."""
 
@@ -115,7 +115,7 @@ class BoxTracker(ABC):
     ) -> BoxTracks:
         """Take in the detections of the frame taken at stamp_s and return the confirmed tracks that were seen in it.
 
-        camera_motion says how the picture moved since the last frame. Boxes without area are left out. Raises
+        camera_motion is how the image moved since the last frame. Boxes without area are left out. Raises
         TrackingError, and changes nothing, when stamp_s lies before the last one or a box is not finite.
         """
         seen = _usable(detections)
@@ -159,7 +159,7 @@ class BoxTracker(ABC):
     def _move(self, motion: BoxMotion, camera_motion: SimilarityMotion | None) -> Float[np.ndarray, "N 4"]:
         """Take over predicted states, carried along with the camera; returns where the tracks then are (px).
 
-        Tracks that are no box any more end.
+        Tracks that are no longer boxes end.
         """
         if camera_motion is not None:
             motion = self._model.carried(motion, camera_motion)
@@ -236,9 +236,9 @@ class BoxTracker(ABC):
 
 
 def _usable(detections: Detections) -> Seen:
-    """Detections with area in an order that is theirs alone: by score, then by place.
+    """Detections with area in a canonical order: by score, then by place.
 
-    Raises TrackingError where a number is not finite or a box is turned inside out.
+    Raises TrackingError where a number is not finite or a box has x1 > x2 or y1 > y2.
     """
     boxes = detections.boxes_xyxy.astype(np.float64)
     scores = detections.scores.astype(np.float64)

@@ -1,4 +1,4 @@
-"""ByteTrack: good detections choose their tracks first, weak ones may then keep a track alive (arXiv:2110.06864).
+"""The tracker ByteTrack (Zhang et al. 2022, arXiv:2110.06864): high scores match first, low ones keep tracks alive.
 
 A weak detection beside a known track is an occluded object more often than background. Section 3, algorithm 1.
 """
@@ -19,7 +19,7 @@ from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 
 class ByteTrackConfig(Config):
-    """The paper's settings (section 4.1), and of what it leaves open those of the authors' program.
+    """The paper's settings (section 4.1), and those of the authors' program for what it leaves open.
 
     The program differs from the paper in its evaluation of MOT17: match_threshold 0.9, and IoU of whole pixels.
     """
@@ -46,7 +46,7 @@ class ByteTrackConfig(Config):
 
 
 class ByteTracker(BoxTracker):
-    """See the module."""
+    """ByteTrack."""
 
     def __init__(self, config: ByteTrackConfig, frame_rate: float) -> None:
         super().__init__(HeightModel(), frame_rate)
@@ -94,7 +94,7 @@ class ByteTracker(BoxTracker):
         max_cost: float,
         weights: Float[np.ndarray, " K"],
     ) -> Matches:
-        """The assignment of least cost 1 - IoU * weight, where staying alone is worth max_cost for each pair."""
+        """The assignment of least cost 1 - IoU * weight, where leaving a pair unmatched costs max_cost."""
         if not len(tracks) or not len(detections):
             return Matches(tracks[:0], detections[:0], tracks, detections)
         pairs = overlapping_pairs(boxes[tracks], seen.boxes[detections])

@@ -1,8 +1,8 @@
-"""How the picture moved between two frames because the camera did: sparse optical flow and a robust fit.
+"""Estimate camera motion between frames: sparse optical flow and a similarity fitted by RANSAC.
 
-Corners of the background are followed by pyramidal Lucas-Kanade, forth and back, and a similarity (shift, turn, scale)
-is fitted by RANSAC, as in BoT-SORT (arXiv:2206.14651, section 3.2). Corners inside of boxes are left out: things there
-may move.
+Corners of the background are tracked by pyramidal Lucas-Kanade, forward and backward, and a similarity (translation,
+rotation, scale) is fitted, as in BoT-SORT (Aharon et al. 2022, arXiv:2206.14651, section 3.2). Corners inside boxes are
+left out: objects there may move.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class SimilarityMotion:
         return float(np.sqrt(np.linalg.det(self.linear)))
 
     def of_points(self, points: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """Where these points of the old picture are in the new one."""
+        """Where these points of the old image are in the new one."""
         return self.of_directions(points) + self.shift
 
     def of_directions(self, directions: Float[np.ndarray, "N 2"]) -> Float[np.ndarray, "N 2"]:
-        """The same differences of points in the new picture."""
+        """The same differences of points in the new image."""
         return directions @ self.linear.T
 
     def of_boxes(self, boxes_xyxy: Float[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
@@ -50,24 +50,24 @@ class SimilarityMotion:
 
 
 class CameraMotionConfig(Config):
-    """Which corners are followed, and how well a motion has to be supported."""
+    """Which corners are tracked, and how well a motion has to be supported."""
 
     num_corners: int = Field(default=400, ge=8)
-    """At most so many corners are followed."""
+    """Most corners tracked."""
     longest_side_px: int = Field(default=640, ge=64)
-    """Pictures larger than this are made smaller first."""
+    """Larger images are shrunk to this first."""
     corner_quality: float = Field(default=0.01, gt=0, lt=1)
     """Least strength of a corner beside that of the strongest one."""
     least_distance_px: float = Field(default=7.0, gt=0)
-    """Corners are no nearer to one another."""
+    """Least distance between corners."""
     residual_px: float = Field(default=2.0, gt=0)
-    """A corner supports a motion that puts it this near to where it was found."""
+    """Largest residual of an inlier."""
     least_support: float = Field(default=0.4, gt=0, le=1)
-    """Part of the followed corners that must agree; otherwise the camera is taken to be at rest."""
+    """Smallest share of inliers; with fewer the camera is taken to be at rest."""
 
 
 class CameraMotionEstimator:
-    """Fed with one picture after the other; says how each one moved against the one before."""
+    """Takes one image after the other; returns the motion of each against the one before."""
 
     def __init__(self, config: CameraMotionConfig) -> None:
         self._config = config
@@ -75,9 +75,9 @@ class CameraMotionEstimator:
         self._corners: Float[np.ndarray, "K 1 2"] = np.zeros((0, 1, 2), np.float32)
 
     def estimate(self, image_rgb: UInt8[np.ndarray, "H W 3"], boxes_xyxy: Float[np.ndarray, "N 4"]) -> SimilarityMotion:
-        """The motion from the last picture to this one; none for the first, after a cut, or where too little is seen.
+        """The motion from the last image to this one; none for the first, after a cut, or where too little is seen.
 
-        boxes_xyxy are the detections in this picture (px): no corner inside of them is followed into the next one.
+        boxes_xyxy are the detections in this image (px): no corner inside them is tracked into the next one.
         """
         shrink = min(1.0, self._config.longest_side_px / max(image_rgb.shape[:2]))
         grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
@@ -85,7 +85,7 @@ class CameraMotionEstimator:
             grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
         motion = self._follow(grey)
         self._grey, self._corners = grey, self._background_corners(grey, shrink * boxes_xyxy)
-        # A pixel of the small picture is 1 / shrink of the large one; turn and scale are the same in both.
+        # A pixel of the small image is 1 / shrink of the large one; turn and scale are the same in both.
         return SimilarityMotion(motion.linear, motion.shift / shrink)
 
     def _follow(self, grey: UInt8[np.ndarray, "h w"]) -> SimilarityMotion:
@@ -93,7 +93,7 @@ class CameraMotionEstimator:
             return SimilarityMotion.none()
         found, is_found = _flow(self._grey, grey, self._corners)
         back, is_back = _flow(grey, self._grey, found)
-        # A corner that does not come back to where it started was mistaken for another one.
+        # A corner that does not come back to where it started was matched wrongly.
         kept = is_found & is_back & (np.linalg.norm(back - self._corners, axis=2).ravel() < self._config.residual_px)
         if kept.sum() < 3:
             return SimilarityMotion.none()
@@ -120,6 +120,6 @@ class CameraMotionEstimator:
 def _flow(
     old_grey: UInt8[np.ndarray, "h w"], new_grey: UInt8[np.ndarray, "h w"], points: Float[np.ndarray, "K 1 2"]
 ) -> tuple[Float[np.ndarray, "K 1 2"], Bool[np.ndarray, " K"]]:
-    """Where the points of the old picture are in the new one, and whether they were found."""
+    """Where the points of the old image are in the new one, and whether they were found."""
     found, is_found, _ = cv2.calcOpticalFlowPyrLK(old_grey, new_grey, points, None)  # pyright: ignore[reportCallIssue, reportArgumentType] - OpenCV's stubs leave out None
     return found, is_found.ravel() == 1

@@ -1,4 +1,4 @@
-"""Tracking along a camera or video: the tracker that is configured, and the motion of the camera if it asks for it."""
+"""Track objects in a video, a camera stream or a MOT sequence: configured tracker, camera motion, drawn trails."""
 
 from __future__ import annotations
 
@@ -18,14 +18,29 @@ from handeye.vision.tracking.box_tracker import NOMINAL_RATE, BoxTracker, BoxTra
 from handeye.vision.tracking.bytetrack import ByteTrackConfig, ByteTracker
 from handeye.vision.tracking.camera_motion import CameraMotionConfig, CameraMotionEstimator, SimilarityMotion
 from handeye.vision.tracking.mot_files import MotBoxes
-from handeye.vision.tracking.oc_sort import OcSortConfig, OcSortTracker
-from handeye.vision.tracking.sort import SortConfig, SortTracker
+from handeye.vision.tracking.sort import OcSortConfig, OcSortTracker, SortConfig, SortTracker
+
+TRAIL_S = 2.0
+"""Length of a trail in time."""
+CLASS_NAMES = ("object",)
+"""MOT files know no classes."""
+BoxTrackerConfig = Annotated[SortConfig | ByteTrackConfig | OcSortConfig, Field(discriminator="kind")]
+
+
+class BoxTrackingConfig(Config):
+    """Configuration of `handeye track` and `handeye track-files`."""
+
+    tracker: BoxTrackerConfig = ByteTrackConfig()
+    frame_rate: float | None = Field(default=None, gt=0)
+    """Frames a second, by which noise and ages are measured; null takes the rate of the video, or else 30."""
+    camera_motion: CameraMotionConfig | None = None
+    """Compensate the motion of the camera; null for a camera that stands still."""
 
 
 class ImageTracker:
     """`tracks = tracker(image_rgb, detections, stamp_s)`, one image after the other.
 
-    `tracker.camera_motion` says how the last picture moved against the one before; None where nobody asked for it.
+    `tracker.camera_motion` is the motion of the last image against the one before; None where it is not estimated.
     """
 
     def __init__(self, config: BoxTrackingConfig, source_rate: float | None) -> None:
@@ -36,7 +51,7 @@ class ImageTracker:
         self._estimator = None if config.camera_motion is None else CameraMotionEstimator(config.camera_motion)
 
     def __call__(self, image_rgb: UInt8[np.ndarray, "h w 3"], detections: Detections, stamp_s: float) -> BoxTracks:
-        """The confirmed tracks that are seen in this image. Raises RobotError as BoxTracker.update does."""
+        """The confirmed tracks that are seen in this image. Raises TrackingError as BoxTracker.update does."""
         if self._estimator is not None:
             self.camera_motion = self._estimator.estimate(image_rgb, detections.boxes_xyxy)
         return self._tracker.update(detections, stamp_s, camera_motion=self.camera_motion)
@@ -46,10 +61,30 @@ class ImageTracker:
         return self._tracker.lost()
 
 
-# Tracks drawn on an image: each in a colour of its own, with the way that it came over the last seconds.
+def build_box_tracker(config: BoxTrackerConfig, frame_rate: float = NOMINAL_RATE) -> BoxTracker:
+    """The tracker that is configured, without tracks, for a camera of frame_rate (1 / s)."""
+    match config:
+        case SortConfig():
+            return SortTracker(config, frame_rate)
+        case ByteTrackConfig():
+            return ByteTracker(config, frame_rate)
+        case OcSortConfig():
+            return OcSortTracker(config, frame_rate)
+        case _:
+            assert_never(config)
 
-TRAIL_S = 2.0
-"""How long a trail remembers where its track was."""
+
+def weakest_useful_score(config: BoxTrackerConfig) -> float | None:
+    """The lowest score that the tracker uses; None where the detector should choose."""
+    match config:
+        case SortConfig():
+            return None
+        case ByteTrackConfig():
+            return config.low_threshold
+        case OcSortConfig():
+            return config.score_threshold
+        case _:
+            assert_never(config)
 
 
 class Trails:
@@ -85,56 +120,9 @@ def draw_tracks(image_rgb: UInt8[np.ndarray, "h w 3"], tracks: BoxTracks, trails
     return drawn
 
 
-# Which box tracker: one configuration for all of them, and the one place that turns it into a tracker.
-
-BoxTrackerConfig = Annotated[SortConfig | ByteTrackConfig | OcSortConfig, Field(discriminator="kind")]
-
-
-class BoxTrackingConfig(Config):
-    """What tracking boxes, as by `handeye track` and `handeye track-files`, is configured by."""
-
-    tracker: BoxTrackerConfig = ByteTrackConfig()
-    frame_rate: float | None = Field(default=None, gt=0)
-    """Frames a second, by which noise and ages are measured; null takes the rate of the video, or else 30."""
-    camera_motion: CameraMotionConfig | None = None
-    """Follow the motion of the camera in the picture; null for a camera that stands still."""
-
-
-def build_box_tracker(config: BoxTrackerConfig, frame_rate: float = NOMINAL_RATE) -> BoxTracker:
-    """The tracker that is configured, without tracks, for a camera of frame_rate (1 / s)."""
-    match config:
-        case SortConfig():
-            return SortTracker(config, frame_rate)
-        case ByteTrackConfig():
-            return ByteTracker(config, frame_rate)
-        case OcSortConfig():
-            return OcSortTracker(config, frame_rate)
-        case _:
-            assert_never(config)
-
-
-def weakest_useful_score(config: BoxTrackerConfig) -> float | None:
-    """The score below which the tracker has no use for a detection; None where the detector should choose."""
-    match config:
-        case SortConfig():
-            return None
-        case ByteTrackConfig():
-            return config.low_threshold
-        case OcSortConfig():
-            return config.score_threshold
-        case _:
-            assert_never(config)
-
-
-# A whole sequence of detections through a tracker, frame by frame as if it came from a camera.
-
-CLASS_NAMES = ("object",)
-"""MOT files know no classes."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedSequence:
-    """Confirmed tracks of every frame, and what each update took."""
+    """Confirmed tracks of every frame, and the seconds that each update took."""
 
     tracks: MotBoxes
     update_s: Float[np.ndarray, " F"]
@@ -146,7 +134,7 @@ def track_sequence(
     """Track the detections of frames 1 to last_frame, frame_rate of them a second; the tracker must be new."""
     parts, update_s = [], []
     for number, frame in enumerate(found.by_frame(last_frame), start=1):
-        with np.errstate(over="ignore"):  # the tracker refuses what becomes infinite
+        with np.errstate(over="ignore"):  # the tracker rejects what becomes infinite
             boxes_xyxy = frame.boxes_xyxy.astype(np.float32)
         detections = Detections(
             boxes_xyxy,

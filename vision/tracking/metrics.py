@@ -1,4 +1,4 @@
-"""How good tracks are: MOTA and IDF1 by motmetrics, and HOTA, which it lacks.
+"""Tracking metrics: MOTA and IDF1 by motmetrics, and HOTA, which it lacks.
 
 CLEAR MOT: Bernardin and Stiefelhagen 2008. IDF1: Ristani et al. 2016 (arXiv:1609.01775). HOTA: Luiten et al. 2021
 (arXiv:2009.07736); its matching weighs similarity by how well two identities fit over the whole sequence.
@@ -25,7 +25,7 @@ _ROUNDING = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, slots=True)
 class TrackingScores:
-    """Figures of one sequence, in percent as the field prints them, and counts of what went wrong."""
+    """Metrics of one sequence, in percent as papers print them, and counts of errors."""
 
     MOTA: float
     IDF1: float
@@ -42,7 +42,7 @@ class TrackingScores:
 class FramePairs:
     """One frame: identities counted from 0, and the IoU of every labelled with every tracked box.
 
-    What is no box has another likeness from 0 to 1 in its place, of which MATCH_IOU is the least of a match.
+    Objects that are no boxes have another similarity from 0 to 1 instead, of which MATCH_IOU is the least of a match.
     """
 
     truth_ids: Int64[np.ndarray, " T"]
@@ -59,7 +59,7 @@ def evaluate_tracks(truth: MotBoxes, tracks: MotBoxes) -> TrackingScores:
 
 
 def score_frames(frames: list[FramePairs]) -> TrackingScores:
-    """The figures of a sequence of frames in order. Needs motmetrics (ModuleNotFoundError without it)."""
+    """The metrics of a sequence of frames in order. Needs motmetrics (ModuleNotFoundError without it)."""
     clear = _clear_and_identity(frames)
     hota = hota_scores(frames)
     return TrackingScores(
@@ -134,7 +134,7 @@ def _alignment(frames: list[FramePairs], num_truth: int, num_tracks: int) -> tup
 
 
 def _clear_and_identity(frames: list[FramePairs]) -> dict[str, Any]:
-    """CLEAR MOT and identity figures. motmetrics brings pandas: it is loaded only where tracks are judged."""
+    """CLEAR MOT and identity metrics. motmetrics brings pandas: it is loaded only where tracks are evaluated."""
     import motmetrics
 
     accumulator = motmetrics.MOTAccumulator(auto_id=True)

@@ -1,6 +1,6 @@
-"""MOTChallenge text, in and out: one box a line, `frame,id,left,top,width,height,confidence,...`, frames from 1.
+"""Read and write MOTChallenge text: one box a line, `frame,id,left,top,width,height,confidence,...`, frames from 1.
 
-Detections have the id -1. Ground truth has a flag as its confidence, 0 for a box that is not to be judged; MOT15 goes
+Detections have the id -1. Ground truth has a flag as its confidence, 0 for a box to leave out of evaluation; MOT15 goes
 on with a place in the world (3 numbers), MOT16 and later with class and visibility (2 numbers). Both are read.
 """
 
@@ -57,7 +57,7 @@ class MotBoxes:
 
 
 def read_mot_detections(path: Path) -> MotBoxes:
-    """Boxes whose ids, if there are any, are of no account; the score is the confidence as it is.
+    """Detections: ids are dropped, and the score is the confidence as it is.
 
     Raises DatasetError with the number of the line.
     """
@@ -66,7 +66,7 @@ def read_mot_detections(path: Path) -> MotBoxes:
 
 
 def read_mot_tracks(path: Path) -> MotBoxes:
-    """Boxes with identity, of ground truth without those that are not to be judged (confidence 0).
+    """Boxes with identity, of ground truth without those to leave out of the evaluation (confidence 0).
 
     Raises DatasetError with the number of the line, also where an id occurs twice in a frame or is not positive.
     """

@@ -13,7 +13,7 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
     """Parts of as many images each; the batch divides by their number."""
     size, rest = divmod(len(batch.images), num_parts)
     assert rest == 0
-    return [_slice(batch, slice(first, first + size)) for first in range(0, len(batch.images), size)]
+    return [batch[first : first + size] for first in range(0, len(batch.images), size)]
 
 
 def divide_gradients(parameters: Iterable[nn.Parameter], divisor: float) -> None:
@@ -28,7 +28,3 @@ def divide_gradients(parameters: Iterable[nn.Parameter], divisor: float) -> None
 def add_losses(parts: Sequence[dict[str, float]], divisor: float) -> dict[str, float]:
     """The losses of the whole batch by name: the sums over its parts, divided."""
     return {name: sum(part[name] for part in parts) / divisor for name in parts[0]}
-
-
-def _slice(batch: Batch, chosen: slice) -> Batch:
-    return Batch(batch.images[chosen], batch.boxes_xyxy[chosen], batch.class_ids[chosen], batch.is_crowd[chosen])

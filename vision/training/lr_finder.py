@@ -19,7 +19,7 @@ from rich.console import Console
 
 from handeye.vision.data.batches import iterate_batches
 from handeye.vision.errors import UserError
-from handeye.vision.evaluation.figures import figure
+from handeye.vision.evaluation.plots import figure
 from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.distributed import TrainingError
 from handeye.vision.training.optimizer import SgdConfig

@@ -19,8 +19,7 @@ from handeye.vision.config import Config
 from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.batches import Batch
 from handeye.vision.errors import MissingPackageError
-from handeye.vision.evaluation.figures import write_picture
-from handeye.vision.evaluation.matching import draw_judged, worst_images
+from handeye.vision.evaluation.matching import draw_matched_image, worst_images
 from handeye.vision.evaluation.plots import (
     ConfusionMatrix,
     PrecisionRecall,
@@ -34,7 +33,7 @@ from handeye.vision.evaluation.plots import (
     precision_recall,
 )
 from handeye.vision.files import whole_files, write_json
-from handeye.vision.images import Preprocessing
+from handeye.vision.images import Preprocessing, write_image
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.draw import class_colour, draw_box
 from handeye.vision.training.config import TrainDetectorConfig
@@ -152,16 +151,16 @@ def _draw_worst(
 ) -> list[dict[str, object]]:
     """Draw the worst images, drop pictures of an earlier evaluation, and tell what is on each."""
     worst, described = worst_images(annotations, detections, score_threshold, WORST_IMAGES, IOU_THRESHOLD), []
-    for number, judged in enumerate(worst):
+    for number, matched in enumerate(worst):
         path = folder / f"{number:02d}.png"
-        draw_judged(path, judged, images)
+        draw_matched_image(path, matched, images)
         described.append(
             {
                 "picture": f"{folder.name}/{path.name}",
-                "image": judged.image.file_name,
-                "F1": judged.judgement.f1,
-                "false": judged.judgement.num_false,
-                "missed": judged.judgement.num_missed,
+                "image": matched.image.file_name,
+                "F1": matched.match.f1,
+                "false": matched.match.num_false,
+                "missed": matched.match.num_missed,
             }
         )
     for path in whole_files(folder, "*.png")[len(worst) :]:
@@ -183,7 +182,7 @@ def draw_batch(path: Path, batch: Batch, class_names: tuple[str, ...], preproces
     if preprocessing.colour == "bgr":
         pictures = pictures[..., ::-1]
     tiles = [_tile(picture, batch, number, class_names) for number, picture in enumerate(pictures)]
-    write_picture(path, _grid(tiles))
+    write_image(path, _grid(tiles))
 
 
 def _tile(
@@ -192,8 +191,8 @@ def _tile(
     scale = SIDE_PX / max(picture.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     tile = cv2.resize(np.ascontiguousarray(picture), None, fx=scale, fy=scale, interpolation=method)
-    rows = zip(batch.boxes_xyxy[number], batch.class_ids[number], batch.is_crowd[number], strict=True)
-    for box, class_id, is_crowd in rows:
+    boxes = batch.boxes[number]
+    for box, class_id, is_crowd in zip(boxes.xyxy, boxes.class_ids, boxes.is_crowd, strict=True):
         colour = CROWD_COLOUR if is_crowd else class_colour(int(class_id))
         draw_box(tile, box * scale, class_names[class_id], colour, thickness=2)
     return tile

@@ -11,21 +11,15 @@ from typing import Any
 
 from handeye.vision.config import read_yaml
 from handeye.vision.evaluation.matching import LEGEND
-from handeye.vision.files import replacing, whole_files
+from handeye.vision.files import whole_files, write_html_report
 from handeye.vision.training.run_folder import RunFolder
 
-STYLE = (
-    "body{font-family:sans-serif;max-width:72em;margin:2em auto;padding:0 1em}img{max-width:100%}"
-    "th{text-align:left}td,th{padding:.2em 1em .2em 0;vertical-align:top}pre{background:#f4f4f4;padding:1em;"
-    "overflow:auto}figure{margin:1em 0}figcaption{color:#555}"
-)
 MAX_CLASSES = 200
 """Rows of the table of classes, the worst first."""
 
 
 def write_run_report(run: RunFolder) -> Path:
     """Write report.html, whole or not at all, with every picture inside; returns the page."""
-    title = escape(run.path.resolve().name)
     sections = (
         _summary(run),
         _data(run),
@@ -35,12 +29,7 @@ def write_run_report(run: RunFolder) -> Path:
         _batches(run),
         _origin(run),
     )
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1>{''.join(sections)}</html>\n"
-    )
-    with replacing(run.report) as beside:
-        beside.write_text(page, encoding="utf-8")
+    write_html_report(run.report, run.path.resolve().name, "".join(sections))
     return run.report
 
 

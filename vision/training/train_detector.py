@@ -352,7 +352,7 @@ class Training:
     def _not_finite(self, what: str, batch: Batch) -> TrainingError:
         """The error that ends the run before a step spoils the weights; the batch is kept for inspection."""
         kept = self.run.path / "bad_batch.pt"
-        boxes = [torch.from_numpy(boxes_xyxy) for boxes_xyxy in batch.boxes_xyxy]
+        boxes = [torch.from_numpy(boxes.xyxy) for boxes in batch.boxes]
         torch.save({"images": batch.images, "boxes_xyxy": boxes}, kept)
         return TrainingError(
             f"step {self.progress.step}: {what}; its batch is kept in {kept}, the weights before it in "

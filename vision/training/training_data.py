@@ -20,11 +20,12 @@ from handeye.vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
 
 
 def batch_targets(batch: Batch) -> list[BoxTargets]:
-    """What is to be learnt from each picture of a batch, and its regions of which nothing is known."""
+    """The targets of each image of a batch: its objects, and its crowds as regions that the loss ignores."""
     targets = []
-    for boxes, class_ids, is_crowd in zip(batch.boxes_xyxy, batch.class_ids, batch.is_crowd, strict=True):
-        learnt, ignored = (torch.from_numpy(boxes[chosen]) for chosen in (~is_crowd, is_crowd))
-        targets.append(BoxTargets(learnt, torch.from_numpy(class_ids[~is_crowd]), ignored))
+    for boxes in batch.boxes:
+        objects, crowds = boxes[~boxes.is_crowd], boxes[boxes.is_crowd]
+        columns = (objects.xyxy, objects.class_ids, crowds.xyxy)
+        targets.append(BoxTargets(*(torch.from_numpy(column) for column in columns)))
     return targets
 
 
@@ -63,7 +64,7 @@ def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str
 def training_samples(
     config: TrainDetectorConfig, train_set: AnnotationSet, detector: DetectorConfig
 ) -> TrainingSamples:
-    """The pictures to learn from. Raises DatasetError when files are missing."""
+    """The training samples. Raises DatasetError when files are missing."""
     return TrainingSamples(
         train_set,
         config.data.images,

@@ -18,8 +18,8 @@ from torch import Tensor
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
 from handeye.vision.detector import Detector
 from handeye.vision.evaluation.torch_session import output_layout
-from handeye.vision.images import ResizeTransform, at_fixed_size, prepare, read_image
-from handeye.vision.runtime.decode import read_rows
+from handeye.vision.images import ResizeTransform, at_fixed_size, preprocess, read_image
+from handeye.vision.runtime.decode import decode_rows
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.training.config import EvaluationConfig
 from handeye.vision.training.distributed import agree_on_buffers, process_state
@@ -72,7 +72,7 @@ def detect_together(
 
 def _read(path: Path, detector: Detector) -> tuple[Float32[np.ndarray, "3 H W"], ResizeTransform]:
     preprocessing = detector.config.preprocessing
-    return prepare(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
+    return preprocess(read_image(path), at_fixed_size(preprocessing, preprocessing.size_hw))
 
 
 def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.ndarray, "B rows channels"]:
@@ -82,13 +82,13 @@ def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.nd
 def _detections(
     rows: Float32[np.ndarray, "rows channels"], placement: ResizeTransform, detector: Detector, config: EvaluationConfig
 ) -> Detections:
-    found = read_rows(
+    found = decode_rows(
         rows,
         placement.input_hw,
         output_layout(detector),
         score_threshold=config.score_threshold,
         iou_threshold=config.iou_threshold,
-        most=MAX_DETECTIONS,
+        max_detections=MAX_DETECTIONS,
     )
     boxes_xyxy = placement.boxes_to_image(found.boxes_xyxy)
     return Detections(boxes_xyxy, found.scores, found.class_ids, detector.config.class_names)

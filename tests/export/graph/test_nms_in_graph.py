@@ -110,7 +110,7 @@ def test_the_comparison_would_see_another_threshold(float_model: Exported, tmp_p
 def test_thresholds_that_the_graph_fixed_cannot_be_changed(float_model: Exported, tmp_path: Path):
     write_onnx(tmp_path / "in.onnx", *nms_in_graph(*float_model))
     assert ImageDetector.load(tmp_path / "in.onnx", score_threshold=0.5, iou_threshold=0.65).score_threshold == 0.5
-    with pytest.raises(ModelFileError, match=r"above an overlap of 0.65, not 0.5; export it again"):
+    with pytest.raises(ModelFileError, match=r"with the IoU threshold 0.65, not 0.5; export it again"):
         ImageDetector.load(tmp_path / "in.onnx", iou_threshold=0.5)
     with pytest.raises(ModelFileError, match="no box with a score below 0.001"):
         ImageDetector.load(tmp_path / "in.onnx", score_threshold=0.0)

@@ -71,7 +71,7 @@ def test_both_engines_compute_what_torch_computes(exported, detector: Detector):
         assert parity.detections_px < 0.01
         assert parity.unmatched == 0
         assert parity.worst == max(parity.scores, parity.boxes_px / 128) < 1e-5
-    rows = ImageDetector.load(path, num_threads=1).read_rows(synthetic_images(detector.config.preprocessing)[0])
+    rows = ImageDetector.load(path, num_threads=1).raw_rows(synthetic_images(detector.config.preprocessing)[0])
     assert np.ptp(rows[:, 4:]) > 0.5, "with constant scores the comparison would prove nothing"
 
 

@@ -23,7 +23,7 @@ from handeye.export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
 from handeye.export.quantization.qdq_linter import lint_for_tensorrt
 from handeye.vision.checkpoints.rtdetr import rtdetr_config
 from handeye.vision.detector import Detector, DetectorConfig
-from handeye.vision.images import prepare, read_image
+from handeye.vision.images import preprocess, read_image
 from handeye.vision.runtime.image_detector import ImageDetector
 
 RECIPE = Int8Config(rules=(SquaredErrorRule(),), allowed_loss=1.0)
@@ -43,7 +43,7 @@ def random_r18(images: list[Path]) -> Detector:
     for name, weight in detector.head.named_parameters():
         if "predict" in name and weight.ndim > 1:
             nn.init.normal_(weight, std=0.1)
-    batch = np.stack([prepare(read_image(path), detector.config.preprocessing)[0] for path in images])
+    batch = np.stack([preprocess(read_image(path), detector.config.preprocessing)[0] for path in images])
     with torch.no_grad():
         detector(torch.from_numpy(batch))
     return detector.eval()
@@ -72,7 +72,7 @@ def test_the_graph_is_valid_and_near_to_float(shared, tmp_path: Path):
     assert noise < 0.85 * plain_noise
 
     write_onnx(tmp_path / "r18.int8.onnx", ours.model, manifest)
-    rows = ImageDetector.load(tmp_path / "r18.int8.onnx", engine="onnxruntime").read_rows(read_image(paths[20]))
+    rows = ImageDetector.load(tmp_path / "r18.int8.onnx", engine="onnxruntime").raw_rows(read_image(paths[20]))
     assert rows.shape == (300, 84)
     assert rows.min() >= 0
     assert rows.max() <= 1

@@ -16,7 +16,7 @@ from handeye.export.artefacts import build_models
 from handeye.export.graph.third_party_onnx import open_onnx
 from handeye.export.quantization.int8_recipe import Int8Config
 from handeye.export.quantization.x86_fusions import with_fewer_passes
-from handeye.vision.images import prepare, read_image
+from handeye.vision.images import preprocess, read_image
 from handeye.vision.runtime.manifest import Manifest
 from tests.export.graphs import model_of, noise
 from tests.export.quantization.test_quantize import run
@@ -113,7 +113,7 @@ def test_the_published_network_computes_the_same(shared: Callable[[str], Path]):
     assert "Slice" in {node.op_type for node in model.graph.node}
     assert "Slice" not in {node.op_type for node in faster.graph.node}
     assert (windows(model), windows(faster)) == ([[5, 5], [9, 9], [13, 13]], [[5, 5]] * 3)
-    image = prepare(read_image(shared("data/coco_mini/val2017/000000000139.jpg")), manifest.preprocessing)[0][None]
+    image = preprocess(read_image(shared("data/coco_mini/val2017/000000000139.jpg")), manifest.preprocessing)[0][None]
     np.testing.assert_allclose(run(faster, image), run(model, image), atol=1e-3)
 
 

@@ -21,7 +21,7 @@ from handeye.vision.errors import ModelFileError
 from handeye.vision.heads.dfine import DfineHeadConfig, DfineOutput, EdgePredictions
 from handeye.vision.heads.query_selection import SelectedQueries
 from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
-from handeye.vision.runtime.decode import read_query_rows
+from handeye.vision.runtime.decode import decode_query_rows
 from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import Recording, rows_kept
 from tests.vision.checkpoints.test_rtdetr_names import assert_summary, compare, fingerprint, rows_as_recorded
@@ -142,7 +142,7 @@ def assert_places_as_recorded(values: dict[str, Tensor], outputs: Any, rows: Ten
 def assert_post_processing_as_recorded(rows: Tensor, outputs: Any) -> None:
     """The 300 best of all classes of all queries, in pixels of the image; those of one score in any order."""
     width, height = (int(side) for side in outputs["post.orig_size_wh"])
-    found = read_query_rows(rows.numpy(), (height, width), QueryRows(), score_threshold=0.0)
+    found = decode_query_rows(rows.numpy(), (height, width), QueryRows(), score_threshold=0.0)
     compare(torch.from_numpy(np.sort(found.scores)[:-301:-1].copy()), outputs["post.scores"], 1e-5)
     theirs = [outputs[f"post.{name}"] for name in ("scores", "labels", "boxes")]
     for score, label, box in zip(*theirs, strict=True):

@@ -28,7 +28,7 @@ from handeye.vision.evaluation.average_precision import GroundTruth
 from handeye.vision.heads.detr import DetrHeadConfig
 from handeye.vision.heads.outputs import QueryOutput
 from handeye.vision.layers.attention import sine_positions
-from handeye.vision.runtime.decode import read_query_rows
+from handeye.vision.runtime.decode import decode_query_rows
 from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import Recording, rows_kept
 
@@ -130,7 +130,7 @@ def test_post_processing_is_reproduced(run):
     recorded = run.recorded.outputs
     rows = run.output.rows[0].numpy()
     image_hw = tuple(int(side) for side in recorded["post.target_size_hw"])
-    found = read_query_rows(rows, image_hw, QueryRows(classes_per_query="one"), score_threshold=0.0)
+    found = decode_query_rows(rows, image_hw, QueryRows(classes_per_query="one"), score_threshold=0.0)
     np.testing.assert_allclose(found.scores, recorded["post.scores"], rtol=0, atol=1e-5)
     np.testing.assert_array_equal(found.class_ids, recorded["post.labels"])
     np.testing.assert_allclose(found.boxes_xyxy, recorded["post.boxes"], rtol=0, atol=1e-2)

@@ -21,7 +21,7 @@ from handeye.vision.errors import ModelFileError
 from handeye.vision.heads.outputs import QueryOutput
 from handeye.vision.heads.query_selection import OUTSIDE, SelectedQueries
 from handeye.vision.heads.rtdetr import RtdetrHead
-from handeye.vision.runtime.decode import read_rows
+from handeye.vision.runtime.decode import decode_rows
 from handeye.vision.runtime.manifest import QueryRows
 from tests.vision.checkpoints.conftest import rows_kept
 
@@ -145,13 +145,13 @@ def assert_as_recorded(seen: Watched, outputs: Any, counts: Tensor) -> None:
 def assert_detections_as_recorded(output: QueryOutput, outputs: Any) -> None:
     """The published post-processing: the 300 best pairs of a query and a class, boxes in pixels of the image."""
     width, height = outputs["post.orig_size_wh"].tolist()
-    found = read_rows(
+    found = decode_rows(
         output.rows[0].numpy(),
         (height, width),
         QueryRows(classes_per_query="any"),
         score_threshold=0.0,
         iou_threshold=1.0,
-        most=300,
+        max_detections=300,
     )
     np.testing.assert_allclose(found.scores, outputs["post.scores"], rtol=0, atol=2e-5)
     ours = np.column_stack((1e4 * found.class_ids, 1e3 * found.scores, found.boxes_xyxy))

@@ -15,9 +15,9 @@ from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
 from handeye.vision.data.batches import TrainingSamples
 from handeye.vision.data.formats import read_annotations
-from handeye.vision.data.image_files import declared_size, list_images, without_broken
+from handeye.vision.data.image_files import declared_size, without_broken
 from handeye.vision.errors import DatasetError
-from handeye.vision.images import Preprocessing, read_image
+from handeye.vision.images import Preprocessing, list_images, read_image
 from tests.vision.data.absurd_sets import REFUSED, SURVIVED, write_good
 from tests.vision.data.drawn_images import draw_set
 
@@ -37,12 +37,12 @@ def train_once(file: Path, images: Path, *, skip_broken: bool = False) -> Annota
     for is_strong in (True, False):
         batch = samples.make_batch([SampleRequest(0, n, (64, 64), is_strong) for n in range(len(annotations))])
         assert batch.images.shape == (len(annotations), 3, 64, 64)
-        assert all((~crowd).sum() <= 1000 and len(crowd) <= 1001 for crowd in batch.is_crowd)
+        assert all((~boxes.is_crowd).sum() <= 1000 and len(boxes) <= 1001 for boxes in batch.boxes)
     return annotations
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_trusted_is_refused_in_one_line(good, case):
+def test_what_cannot_be_trusted_is_rejected_in_one_line(good, case):
     spoil, message = REFUSED[case]
     spoil(*good)
     file, images, _ = good
@@ -97,7 +97,7 @@ def test_check_dataset_reports_every_case(good, case, tmp_path, capfd):
     assert problems or not is_refused
 
 
-def test_the_upright_picture_is_the_one_that_is_annotated(good):
+def test_the_upright_image_is_the_one_that_is_annotated(good):
     """Training, checks and the run time agree on the EXIF orientation: the header's size is that of read_image."""
     spoil, _ = SURVIVED["EXIF turn, annotated upright"]
     spoil(*good)
@@ -174,7 +174,7 @@ def test_yolo_files_that_are_odd_are_read(tmp_path, text):
         ("- a\n", "expected keys"),
     ],
 )
-def test_a_data_yaml_that_is_wrong_is_refused(tmp_path, yaml, message):
+def test_a_data_yaml_that_is_wrong_is_rejected(tmp_path, yaml, message):
     _, images = draw_set(tmp_path)
     (tmp_path / "data.yaml").write_text(yaml, encoding="utf-8")
     with pytest.raises(DatasetError, match=message) as caught:
@@ -211,7 +211,7 @@ VOC_CASES = {
 
 
 @pytest.mark.parametrize("case", VOC_CASES)
-def test_voc_files_that_are_wrong_are_refused(tmp_path, case):
+def test_voc_files_that_are_wrong_are_rejected(tmp_path, case):
     text, message = VOC_CASES[case]
     with pytest.raises(DatasetError, match=message) as caught:
         read_annotations(write_xml(tmp_path, text), tmp_path)
@@ -224,8 +224,8 @@ def test_voc_without_a_size_takes_it_from_the_image_and_difficult_objects_are_cr
     text = XML.format(size="", name="a", flags="<difficult>1</difficult>", box=BOX)
     annotations = read_annotations(write_xml(tmp_path, text), images)
     image = annotations.images[0]
-    assert (image.size_hw, image.file_name, image.is_crowd.tolist()) == ((40, 50), "1.png", [True])
-    np.testing.assert_array_equal(image.boxes_xyxy, [[5, 5, 20.5, 30]])
+    assert (image.size_hw, image.file_name, image.boxes.is_crowd.tolist()) == ((40, 50), "1.png", [True])
+    np.testing.assert_array_equal(image.boxes.xyxy, [[5, 5, 20.5, 30]])
     with pytest.raises(DatasetError, match="states no size"):
         read_annotations(tmp_path, tmp_path / "nowhere")
 
@@ -234,7 +234,7 @@ def test_loops_of_linked_folders_end(tmp_path):
     _, images = draw_set(tmp_path)
     (images / "again").symlink_to(images)
     (images / "up").symlink_to(tmp_path)
-    assert [path.name for path in list_images(images)] == ["0.png", "1.png", "2.png"]
+    assert [path.name for path in list_images(images, recursive=True)] == ["0.png", "1.png", "2.png"]
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "nothing", "empty", "table.csv"])

@@ -17,7 +17,7 @@ from handeye.vision.data.annotations import AnnotationSet, Categories, annotatio
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest
 from handeye.vision.data.batches import BatchPlan, TrainingSamples, iterate_batches, normalise_images, threads_for
 from handeye.vision.errors import DatasetError
-from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, preprocess
 from handeye.vision.training.training_data import batch_targets
 
 PREPROCESSING = Preprocessing(size_hw=(64, 64))
@@ -106,8 +106,8 @@ def test_batches_do_not_depend_on_workers_or_on_where_the_run_began(tmp_path, nu
     for step, batch in zip(itertools.count(start), batches, strict=False):
         expected = samples.make_batch(plan.requests(step))
         assert torch.equal(batch.images, expected.images)
-        for one, other in zip(batch.boxes_xyxy, expected.boxes_xyxy, strict=True):
-            np.testing.assert_array_equal(one, other)
+        for one, other in zip(batch.boxes, expected.boxes, strict=True):
+            np.testing.assert_array_equal(one.xyxy, other.xyxy)
 
 
 def test_the_cache_changes_nothing(tmp_path):
@@ -123,8 +123,8 @@ def test_threads_change_nothing(tmp_path, num_threads):
     for step in range(3):
         expected, batch = one.make_batch(plan.requests(step)), many.make_batch(plan.requests(step))
         assert torch.equal(batch.images, expected.images)
-        for boxes, expected_boxes in zip(batch.boxes_xyxy, expected.boxes_xyxy, strict=True):
-            np.testing.assert_array_equal(boxes, expected_boxes)
+        for boxes, expected_boxes in zip(batch.boxes, expected.boxes, strict=True):
+            np.testing.assert_array_equal(boxes.xyxy, expected_boxes.xyxy)
 
 
 def test_processes_share_the_cores(monkeypatch):
@@ -146,7 +146,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
     batch = samples.make_batch([SampleRequest(0, 0, (64, 64), is_strong=False)])
     (target,) = batch_targets(batch)
     np.testing.assert_array_equal(target.class_ids, [1])
-    crowd = batch.boxes_xyxy[0][batch.is_crowd[0]]
+    crowd = batch.boxes[0].xyxy[batch.boxes[0].is_crowd]
     assert crowd.shape == (1, 4)
     np.testing.assert_array_equal(target.ignored_xyxy, crowd)
 
@@ -160,7 +160,7 @@ def test_crowds_are_ignored_regions_and_no_objects(tmp_path):
     ids=["yolox", "normalised"],
 )
 def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessing):
-    """Reading, fitting, stacking and normalising in torch give what `prepare` gives, but for the HSV rounding."""
+    """Reading, fitting, stacking and normalising in torch give what `preprocess` gives, but for the HSV rounding."""
     from handeye.vision.data.transforms import HsvConfig
 
     augmentation = AugmentationConfig(
@@ -170,7 +170,7 @@ def test_a_plain_sample_becomes_the_input_of_the_run_time(tmp_path, preprocessin
     requests = plan_of(weak_last_epochs=4).requests(0)
     inputs = normalise_images(samples.make_batch(requests).images, preprocessing)
     for request, values in zip(requests, inputs, strict=True):
-        expected, _ = prepare(samples.read_sample(request.index).image_rgb, preprocessing)
+        expected, _ = preprocess(samples.read_sample(request.index).image_rgb, preprocessing)
         per_level = preprocessing.scale / min(preprocessing.std)
         assert np.abs(values.numpy() - expected).max() <= 5 * per_level + 1e-5
 
@@ -193,7 +193,7 @@ def test_missing_images_are_counted_before_training(tmp_path):
         TrainingSamples(annotations, tmp_path, AugmentationConfig(), PREPROCESSING, seed=0)
 
 
-def test_an_image_of_another_size_than_annotated_is_refused(tmp_path):
+def test_an_image_of_another_size_than_annotated_is_rejected(tmp_path):
     samples = samples_of(tmp_path)
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((50, 40, 3), np.uint8))
     with pytest.raises(DatasetError, match="is 40 x 50 pixels, but its annotations were made for 50 x 40"):

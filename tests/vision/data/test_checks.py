@@ -1,4 +1,4 @@
-"""What the checks find is what was planted, and likeness tells copies from pictures of the same kind."""
+"""What the checks find is what was planted, and perceptual hashes tell copies from images of the same kind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from handeye.vision.data.checks import (
     sizes_by_part,
 )
 from handeye.vision.data.coco import read_coco
-from handeye.vision.data.near_duplicates import like_pairs, likeness_of
 from handeye.vision.images import Preprocessing, read_image
 from tests.vision.data.drawn_images import draw_set
 
@@ -57,8 +56,8 @@ def test_images_that_cannot_be_used_are_found(tmp_path):
     assert all(report.findings[0].is_image for report in reports.values())
 
 
-def test_a_copy_is_told_whatever_its_size_and_compression(sample):
-    """Blood smears resemble one another more than photographs do; of the scene shown twice one is left out."""
+def test_a_copy_is_reported_whatever_its_size_and_compression(sample):
+    """Blood smears resemble one another more than photos do; of the scene shown twice one is left out."""
     paths = sorted(sample("bccd/JPEGImages").glob("*.jpg"))
     paths = [path for path in paths if path.stem != "BloodImage_00038"]
     assert len(paths) == 12
@@ -67,14 +66,14 @@ def test_a_copy_is_told_whatever_its_size_and_compression(sample):
         image = read_image(path)
         small = cv2.resize(image, None, fx=0.6, fy=0.6, interpolation=cv2.INTER_AREA)
         again = cv2.imdecode(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], cv2.IMREAD_COLOR)
-        originals[path.name], copies[path.name] = likeness_of(image), likeness_of(again)
-    pairs = like_pairs(originals, copies)
+        originals[path.name], copies[path.name] = hash_of(image), hash_of(again)
+    pairs = near_duplicates(originals, copies)
     assert {(pair.one, pair.other) for pair in pairs} == {(path.name, path.name) for path in paths}
-    assert like_pairs(originals, {}) == []
+    assert near_duplicates(originals, {}) == []
 
 
-def test_a_picture_without_features_is_like_nothing():
-    assert likeness_of(np.full((50, 60, 3), 114, np.uint8)) is None
+def test_an_image_without_features_has_no_hash():
+    assert hash_of(np.full((50, 60, 3), 114, np.uint8)) is None
 
 
 def test_bccd_has_one_scene_in_two_of_its_splits(sample):

@@ -69,10 +69,10 @@ def test_class_ids_follow_the_order_of_the_category_ids(tmp_path):
     assert annotations.categories.category_ids == (5, 90)
     first, second = annotations.images
     assert (first.image_id, first.file_name, first.size_hw) == (7, "a.jpg", (48, 64))
-    np.testing.assert_array_equal(first.class_ids, [1, 0])
-    np.testing.assert_array_equal(first.boxes_xyxy, np.array([[1, 2, 11, 22], [0.5, 0.25, 8.5, 4.25]], np.float32))
-    np.testing.assert_array_equal(first.is_crowd, [False, True])
-    assert len(second.boxes_xyxy) == 0
+    np.testing.assert_array_equal(first.boxes.class_ids, [1, 0])
+    np.testing.assert_array_equal(first.boxes.xyxy, np.array([[1, 2, 11, 22], [0.5, 0.25, 8.5, 4.25]], np.float32))
+    np.testing.assert_array_equal(first.boxes.is_crowd, [False, True])
+    assert len(second.boxes.xyxy) == 0
 
 
 def test_writing_and_reading_gives_the_same(tmp_path):
@@ -82,8 +82,9 @@ def test_writing_and_reading_gives_the_same(tmp_path):
     assert again.categories == annotations.categories
     for one, other in zip(annotations.images, again.images, strict=True):
         assert (one.image_id, one.file_name, one.size_hw) == (other.image_id, other.file_name, other.size_hw)
-        for name in ("boxes_xyxy", "class_ids", "is_crowd", "areas"):
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        for name in ("xyxy", "class_ids", "is_crowd"):
+            np.testing.assert_array_equal(getattr(one.boxes, name), getattr(other.boxes, name))
+        np.testing.assert_array_equal(one.areas, other.areas)
 
 
 def test_agrees_with_pycocotools_on_coco(coco_val2014):
@@ -95,10 +96,10 @@ def test_agrees_with_pycocotools_on_coco(coco_val2014):
         expected = other.loadAnns(other.getAnnIds(imgIds=[image.image_id]))
         boxes_xywh = np.array([entry["bbox"] for entry in expected], np.float64).reshape(-1, 4)
         boxes_xywh[:, 2:] += boxes_xywh[:, :2]
-        np.testing.assert_allclose(image.boxes_xyxy, boxes_xywh, rtol=1e-6)
-        categories = [annotations.categories.category_ids[class_id] for class_id in image.class_ids]
+        np.testing.assert_allclose(image.boxes.xyxy, boxes_xywh, rtol=1e-6)
+        categories = [annotations.categories.category_ids[class_id] for class_id in image.boxes.class_ids]
         assert categories == [entry["category_id"] for entry in expected]
-        assert image.is_crowd.tolist() == [bool(entry["iscrowd"]) for entry in expected]
+        assert image.boxes.is_crowd.tolist() == [bool(entry["iscrowd"]) for entry in expected]
 
 
 def test_boxes_without_area_are_left_out_and_counted(sample):
@@ -134,12 +135,12 @@ def test_the_whole_of_bccd_is_counted(shared):
 def test_single_boxes_that_are_none_are_counted_by_reason(tmp_path, box, reason):
     annotations = read_coco(write(tmp_path, changed("annotations", 0, "bbox", value=box)))
     assert annotations.dropped == {reason: 1}
-    np.testing.assert_array_equal(annotations.images[0].class_ids, [0])
+    np.testing.assert_array_equal(annotations.images[0].boxes.class_ids, [0])
 
 
 def test_a_box_over_the_edge_stays(tmp_path):
     annotations = read_coco(write(tmp_path, changed("annotations", 0, "bbox", value=[-5, -5, 10, 10])))
-    np.testing.assert_array_equal(annotations.images[0].boxes_xyxy[0], [-5, -5, 5, 5])
+    np.testing.assert_array_equal(annotations.images[0].boxes.xyxy[0], [-5, -5, 5, 5])
 
 
 ABSURD = {
@@ -174,7 +175,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("case", ABSURD)
-def test_absurd_files_are_refused_by_name(tmp_path, case):
+def test_absurd_files_are_rejected_by_name(tmp_path, case):
     content, message = ABSURD[case]
     with pytest.raises(DatasetError) as caught:
         read_coco(write(tmp_path, content))
@@ -183,14 +184,14 @@ def test_absurd_files_are_refused_by_name(tmp_path, case):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"images": [', "\x00", "[" * 100_000])
-def test_files_that_are_no_json_are_refused(tmp_path, text):
+def test_files_that_are_no_json_are_rejected(tmp_path, text):
     path = tmp_path / "cut.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DatasetError, match="not valid JSON"):
         read_coco(path)
 
 
-def test_a_missing_file_and_a_binary_one_are_refused(tmp_path):
+def test_a_missing_file_and_a_binary_one_are_rejected(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read"):
         read_coco(tmp_path / "none.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00\x81")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.augmentation import AugmentationConfig, SampleRequest, augment
 from handeye.vision.data.masks import Mask, draw_mask, mask_from_coco, mask_to_coco
 from handeye.vision.data.mosaic import CopyPasteConfig, copy_paste
@@ -21,7 +22,7 @@ def boxed(box: tuple[int, int, int, int], size_hw: tuple[int, int], level: int, 
     """An image with one filled rectangle, which is also its mask."""
     image = np.zeros((*size_hw, 3), np.uint8)
     image[box[1] : box[3], box[0] : box[2]] = level
-    return LabelledImage(image, np.array([box], np.float32), np.array([class_id]), np.zeros(1, bool))
+    return LabelledImage(image, LabelledBoxes(np.array([box], np.float32), np.array([class_id]), np.zeros(1, bool)))
 
 
 def rectangle_mask(box: tuple[int, int, int, int]) -> Mask:
@@ -40,9 +41,9 @@ def test_a_pasted_object_lies_in_its_box(box, seed):
     target = boxed((0, 0, 2, 2), (90, 110), 0, 5)
     source = boxed(box, (70, 80), 255, 3)
     pasted = copy_paste(target, (), source, [rectangle_mask(box)], EVERYTHING, np.random.default_rng(seed))
-    if 3 not in pasted.class_ids:
+    if 3 not in pasted.boxes.class_ids:
         return
-    x1, y1, x2, y2 = pasted.boxes_xyxy[list(pasted.class_ids).index(3)]
+    x1, y1, x2, y2 = pasted.boxes.xyxy[list(pasted.boxes.class_ids).index(3)]
     rows, columns = np.nonzero(pasted.image_rgb[..., 0] > 127)
     drawn = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
     np.testing.assert_allclose(drawn, [x1, y1, x2, y2], atol=1.01)
@@ -60,8 +61,8 @@ def test_a_covered_object_keeps_the_box_around_what_is_seen(seed):
         target, [rectangle_mask(under)], source, [rectangle_mask(over)], EVERYTHING, np.random.default_rng(seed)
     )
     rows, columns = np.nonzero(pasted.image_rgb[..., 0] == 100)
-    if 1 in pasted.class_ids:
-        box = pasted.boxes_xyxy[list(pasted.class_ids).index(1)]
+    if 1 in pasted.boxes.class_ids:
+        box = pasted.boxes.xyxy[list(pasted.boxes.class_ids).index(1)]
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         np.testing.assert_allclose(box, seen, atol=1.01)
     else:
@@ -72,19 +73,21 @@ def test_an_object_without_a_mask_stays_until_it_is_covered():
     still = CopyPasteConfig(probability=1.0, scale=(1.0, 1.0), visibility=VisibilityConfig(min_visible=0.2))
     target = LabelledImage(
         np.zeros((60, 60, 3), np.uint8),
-        np.array([[0, 0, 60, 29], [4, 4, 26, 26], [0, 0, 60, 60]], np.float32),
-        np.array([0, 1, 2]),
-        np.array([False, False, True]),
+        LabelledBoxes(
+            np.array([[0, 0, 60, 29], [4, 4, 26, 26], [0, 0, 60, 60]], np.float32),
+            np.array([0, 1, 2]),
+            np.array([False, False, True]),
+        ),
     )
     box = (0, 0, 60, 28)
     pasted = copy_paste(target, (), boxed(box, (60, 60), 9, 7), [rectangle_mask(box)], still, np.random.default_rng(0))
-    np.testing.assert_array_equal(pasted.class_ids, [2, 7])
-    np.testing.assert_array_equal(pasted.is_crowd, [True, False])
+    np.testing.assert_array_equal(pasted.boxes.class_ids, [2, 7])
+    np.testing.assert_array_equal(pasted.boxes.is_crowd, [True, False])
 
 
 def test_crowds_and_objects_without_masks_are_not_pasted():
     source = boxed((5, 5, 30, 30), (60, 60), 255, 3)
-    crowd = LabelledImage(source.image_rgb, source.boxes_xyxy, source.class_ids, np.ones(1, bool))
+    crowd = LabelledImage(source.image_rgb, LabelledBoxes(source.boxes.xyxy, source.boxes.class_ids, np.ones(1, bool)))
     target = boxed((0, 0, 9, 9), (60, 60), 50, 1)
     for sample, masks in ((crowd, [rectangle_mask((5, 5, 30, 30))]), (source, [None]), (source, ())):
         assert copy_paste(target, (), sample, masks, EVERYTHING, np.random.default_rng(0)) is target
@@ -103,7 +106,7 @@ def test_the_recipe_with_copy_paste_is_a_function_of_seed_epoch_and_index():
 
     one, again, other = make(2, 3), make(2, 3), make(3, 3)
     np.testing.assert_array_equal(one.image_rgb, again.image_rgb)
-    np.testing.assert_array_equal(one.boxes_xyxy, again.boxes_xyxy)
+    np.testing.assert_array_equal(one.boxes.xyxy, again.boxes.xyxy)
     assert (one.image_rgb != other.image_rgb).any()
 
 
@@ -129,6 +132,6 @@ def test_masks_go_to_coco_and_back(segmentation):
     "segmentation",
     [[[1, 2, 3]], [["a"] * 6], [[float("nan")] * 6], {"size": [2, 2], "counts": [1]}, {"counts": 3}, "x", [[], []]],
 )
-def test_masks_that_are_none_are_refused(segmentation):
+def test_masks_that_are_none_are_rejected(segmentation):
     with pytest.raises(DatasetError, match="here"):
         mask_from_coco("here", segmentation)

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.transforms import CropConfig, LabelledImage, crop, random_crop
 
 
@@ -14,7 +15,7 @@ def noise_sample(seed: int) -> LabelledImage:
     corners = rng.uniform(0, 50, (8, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(4, 30, (8, 2))], axis=1).astype(np.float32)
     image = rng.integers(0, 256, (80, 90, 3), dtype=np.uint8)
-    return LabelledImage(image, boxes, np.arange(8), np.arange(8) >= 6)
+    return LabelledImage(image, LabelledBoxes(boxes, np.arange(8), np.arange(8) >= 6))
 
 
 @given(seed=st.integers(0, 10_000))
@@ -31,23 +32,24 @@ def test_pixels_and_boxes_move_together(seed):
     assert len(offsets) == 1
     shift = np.array([*offsets[0], *offsets[0]], np.float32)
     limit = np.array([width, height, width, height], np.float32)
-    expected = np.clip(sample.boxes_xyxy[cropped.class_ids] - shift, 0, limit)
-    np.testing.assert_allclose(cropped.boxes_xyxy, expected, atol=1e-4)
-    np.testing.assert_array_equal(cropped.is_crowd, cropped.class_ids >= 6)
-    assert (~cropped.is_crowd).any()
+    expected = np.clip(sample.boxes.xyxy[cropped.boxes.class_ids] - shift, 0, limit)
+    np.testing.assert_allclose(cropped.boxes.xyxy, expected, atol=1e-4)
+    np.testing.assert_array_equal(cropped.boxes.is_crowd, cropped.boxes.class_ids >= 6)
+    assert (~cropped.boxes.is_crowd).any()
 
 
 def test_objects_go_with_their_centre_and_ignored_regions_stay_where_they_are_met():
     image = np.zeros((50, 50, 3), np.uint8)
     boxes = np.array([[0, 0, 18, 18], [5, 5, 30, 30], [0, 0, 12, 12], [40, 40, 50, 50]], np.float32)
-    sample = LabelledImage(image, boxes, np.arange(4), np.array([False, False, True, True]))
+    sample = LabelledImage(image, LabelledBoxes(boxes, np.arange(4), np.array([False, False, True, True])))
     cropped = crop(sample, np.array([10, 10, 30, 30], np.float32))
-    np.testing.assert_array_equal(cropped.class_ids, [1, 2])
-    np.testing.assert_array_equal(cropped.boxes_xyxy, [[0, 0, 20, 20], [0, 0, 2, 2]])
+    np.testing.assert_array_equal(cropped.boxes.class_ids, [1, 2])
+    np.testing.assert_array_equal(cropped.boxes.xyxy, [[0, 0, 20, 20], [0, 0, 2, 2]])
 
 
 def test_an_image_without_objects_stays_whole():
     empty = LabelledImage(
-        np.zeros((10, 12, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+        np.zeros((10, 12, 3), np.uint8),
+        LabelledBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)),
     )
     assert random_crop(empty, CropConfig(), np.random.default_rng(0)) is empty

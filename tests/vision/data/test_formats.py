@@ -25,11 +25,11 @@ def assert_same(one: AnnotationSet, other: AnnotationSet, atol: float, *, crowds
     assert one.categories.names == other.categories.names
     assert {image.file_name for image in one.images} == set(others)
     for image in one.images:
-        same, kept = others[image.file_name], np.ones(len(image.boxes_xyxy), bool) if crowds else ~image.is_crowd
+        same, kept = others[image.file_name], np.ones(len(image.boxes), bool) if crowds else ~image.boxes.is_crowd
         assert image.size_hw == same.size_hw
-        np.testing.assert_allclose(same.boxes_xyxy, image.boxes_xyxy[kept], atol=atol, rtol=1e-6)
-        np.testing.assert_array_equal(same.class_ids, image.class_ids[kept])
-        np.testing.assert_array_equal(same.is_crowd, image.is_crowd[kept])
+        np.testing.assert_allclose(same.boxes.xyxy, image.boxes.xyxy[kept], atol=atol, rtol=1e-6)
+        np.testing.assert_array_equal(same.boxes.class_ids, image.boxes.class_ids[kept])
+        np.testing.assert_array_equal(same.boxes.is_crowd, image.boxes.is_crowd[kept])
 
 
 def travel(annotations: AnnotationSet, images: Path, folder: Path) -> list[AnnotationSet]:
@@ -77,9 +77,9 @@ def assert_xml_says_what_json_says(folder: Path, split: str) -> None:
     assert set(xml.categories.names) == set(content.categories.names)
     others = {image.file_name: image for image in content.images}
     for image in xml.images:
-        np.testing.assert_array_equal(image.boxes_xyxy, others[image.file_name].boxes_xyxy)
+        np.testing.assert_array_equal(image.boxes.xyxy, others[image.file_name].boxes.xyxy)
         names = [
-            [categories.names[class_id] for class_id in found.class_ids]
+            [categories.names[class_id] for class_id in found.boxes.class_ids]
             for categories, found in ((xml.categories, image), (content.categories, others[image.file_name]))
         ]
         assert names[0] == names[1]
@@ -109,7 +109,7 @@ def test_what_yolo_cannot_say_is_counted(tmp_path):
     annotations = AnnotationSet((image,), Categories((1, 2), ("one", "two")))
     unsaid = convert(annotations, images, "yolo", tmp_path / "yolo", "copy")
     assert [item.reason for item in unsaid.left_out] == [CROWD]
-    np.testing.assert_allclose(read_annotations(tmp_path / "yolo").images[0].boxes_xyxy, [[0, 5, 30, 40]], atol=1e-4)
+    np.testing.assert_allclose(read_annotations(tmp_path / "yolo").images[0].boxes.xyxy, [[0, 5, 30, 40]], atol=1e-4)
 
 
 def test_polygons_of_yolo_give_their_box_and_mask(tmp_path):
@@ -117,7 +117,7 @@ def test_polygons_of_yolo_give_their_box_and_mask(tmp_path):
     convert(annotations, images, "yolo", tmp_path / "yolo", "copy")
     (tmp_path / "yolo/labels/0.txt").write_text("1 0.2 0.25 0.6 0.5 0.4 0.75\n", encoding="utf-8")
     image = read_annotations(tmp_path / "yolo", keep_masks=True).images[0]
-    np.testing.assert_allclose(image.boxes_xyxy, [[10, 10, 30, 30]], atol=1e-5)
+    np.testing.assert_allclose(image.boxes.xyxy, [[10, 10, 30, 30]], atol=1e-5)
     assert image.masks[0] is not None
     np.testing.assert_allclose(image.masks[0].polygons[0], [[10, 10], [30, 20], [20, 30]], atol=1e-5)
 
@@ -181,7 +181,7 @@ def test_a_conversion_that_fails_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
 
 
-def test_images_that_differ_in_their_suffix_only_are_refused(tmp_path):
+def test_images_that_differ_in_their_suffix_only_are_rejected(tmp_path):
     one, two = (
         annotations_from_lists(number, f"a.{suffix}", (9, 9), [], []) for number, suffix in ((1, "jpg"), (2, "png"))
     )

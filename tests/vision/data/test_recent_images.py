@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from handeye.vision.data.recent_images import RecentImages
+from handeye.vision.data.image_files import RecentImages
 
 
 def test_images_used_last_are_not_decoded_again():

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.transforms import (
     AffineConfig,
     LabelledImage,
     VisibilityConfig,
     clip_boxes,
-    clip_to_picture,
+    clip_to_image,
     fit,
     fit_matrix,
     flip_horizontal,
@@ -21,9 +22,9 @@ from handeye.vision.data.transforms import (
     warp,
     warp_boxes,
 )
-from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, preprocess
 
-# Not below 1: an edge narrower than a pixel has no place that the picture could tell.
+# Not below 1: an edge narrower than a pixel has no place that the image could tell.
 UPRIGHT = AffineConfig(degrees=0, shear_degrees=0, scale=(1.0, 2.0), translate=0.2)
 
 
@@ -32,7 +33,7 @@ def rectangle(size_hw: tuple[int, int], box: tuple[int, int, int, int]) -> Label
     image = np.zeros((*size_hw, 3), np.uint8)
     x1, y1, x2, y2 = box
     image[y1:y2, x1:x2] = 255
-    return LabelledImage(image, np.array([box], np.float32), np.array([3], np.int64), np.zeros(1, bool))
+    return LabelledImage(image, LabelledBoxes(np.array([box], np.float32), np.array([3], np.int64), np.zeros(1, bool)))
 
 
 def extent(image: np.ndarray) -> np.ndarray:
@@ -61,9 +62,9 @@ boxes_strategy = st.tuples(st.integers(5, 40), st.integers(5, 30), st.integers(8
 @settings(max_examples=25, deadline=None)
 def test_a_flip_moves_the_box_to_the_pixel(box):
     flipped = flip_horizontal(rectangle((70, 81), box))
-    np.testing.assert_array_equal(extent(flipped.image_rgb), flipped.boxes_xyxy[0])
+    np.testing.assert_array_equal(extent(flipped.image_rgb), flipped.boxes.xyxy[0])
     twice = flip_horizontal(flipped)
-    np.testing.assert_array_equal(twice.boxes_xyxy[0], box)
+    np.testing.assert_array_equal(twice.boxes.xyxy[0], box)
     np.testing.assert_array_equal(twice.image_rgb, rectangle((70, 81), box).image_rgb)
 
 
@@ -74,7 +75,7 @@ def test_an_upright_map_moves_box_and_image_alike(box, seed):
     sample = rectangle((70, 80), box)
     matrix = random_affine(UPRIGHT, np.random.default_rng(seed), from_hw=(70, 80), to_hw=(200, 220))
     picture = warp(sample.image_rgb, matrix, (200, 220), pad_value=0)
-    moved = warp_boxes(sample.boxes_xyxy, matrix)[0]
+    moved = warp_boxes(sample.boxes.xyxy, matrix)[0]
     inside = moved.min() > 2 and moved[2] < 218 and moved[3] < 198
     if inside:
         np.testing.assert_allclose(extent(picture), moved, atol=0.1)
@@ -88,7 +89,7 @@ def test_a_rotated_rectangle_fills_its_box(box, seed):
     config = AffineConfig(degrees=30, shear_degrees=8, scale=(1.5, 2.5), translate=0.1)
     matrix = random_affine(config, np.random.default_rng(seed), from_hw=(70, 80), to_hw=(300, 300))
     picture = warp(sample.image_rgb, matrix, (300, 300), pad_value=0)
-    moved = warp_boxes(sample.boxes_xyxy, matrix)[0]
+    moved = warp_boxes(sample.boxes.xyxy, matrix)[0]
     if moved.min() > 2 and moved.max() < 298:
         # The last pixel of a sharp corner is covered by less than half, so the drawn hull is a little smaller.
         gap = (extent(picture) - moved) * [1, 1, -1, -1]
@@ -104,17 +105,17 @@ def test_fit_is_the_run_times_preprocessing(image_hw, input_hw, resize):
     sample = rectangle(image_hw, (10, 12, 40, 44))
     noise = np.random.default_rng(0).integers(0, 256, sample.image_rgb.shape, dtype=np.uint8)
     preprocessing = Preprocessing(size_hw=input_hw, resize=resize)
-    fitted = fit(LabelledImage(noise, sample.boxes_xyxy, sample.class_ids, sample.is_crowd), preprocessing)
-    expected, placement = prepare(noise, preprocessing)
+    fitted = fit(LabelledImage(noise, sample.boxes), preprocessing)
+    expected, transform = preprocess(noise, preprocessing)
     np.testing.assert_array_equal(fitted.image_rgb[..., ::-1].transpose(2, 0, 1), expected)
-    np.testing.assert_array_equal(fitted.boxes_xyxy, placement.boxes_to_input(sample.boxes_xyxy))
+    np.testing.assert_array_equal(fitted.boxes.xyxy, transform.boxes_to_input(sample.boxes.xyxy))
 
 
 def test_fit_matrix_puts_the_box_where_fit_does():
     sample = rectangle((60, 90), (10, 12, 40, 44))
     preprocessing = Preprocessing(size_hw=(128, 160))
-    moved = warp_boxes(sample.boxes_xyxy, fit_matrix((60, 90), preprocessing))
-    np.testing.assert_allclose(moved, fit(sample, preprocessing).boxes_xyxy, rtol=1e-6)
+    moved = warp_boxes(sample.boxes.xyxy, fit_matrix((60, 90), preprocessing))
+    np.testing.assert_allclose(moved, fit(sample, preprocessing).boxes.xyxy, rtol=1e-6)
 
 
 def test_the_identity_changes_nothing():
@@ -130,7 +131,7 @@ def test_maps_keep_the_centre_when_nothing_is_shifted():
     assert 0.5 <= zoom <= 2
 
 
-def test_the_rest_of_a_warped_picture_is_padding():
+def test_the_rest_of_a_warped_image_is_padding():
     sample = rectangle((20, 20), (0, 0, 20, 20))
     shifted = warp(sample.image_rgb, np.array([[1.0, 0, 10], [0, 1, 0], [0, 0, 1]]), (20, 20), pad_value=114)
     assert (shifted[:, :10] == 114).all()
@@ -151,22 +152,23 @@ def test_what_is_kept_lies_inside_and_is_visible(seed):
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-40, 60, (30, 2)).astype(np.float32)
     boxes = np.concatenate([corners, corners + rng.uniform(0.5, 50, (30, 2)).astype(np.float32)], axis=1)
-    sample = LabelledImage(np.zeros((40, 50, 3), np.uint8), boxes, np.arange(30), np.arange(30) % 2 == 0)
-    kept = clip_to_picture(sample, VisibilityConfig(min_visible=0.25, min_side_px=3))
-    assert (kept.boxes_xyxy[:, :2] >= 0).all()
-    assert (kept.boxes_xyxy[:, 2] <= 50).all()
-    assert (kept.boxes_xyxy[:, 3] <= 40).all()
-    np.testing.assert_array_equal(kept.is_crowd, kept.class_ids % 2 == 0)
-    whole = boxes[kept.class_ids]
-    shares = (kept.boxes_xyxy[:, 2:] - kept.boxes_xyxy[:, :2]).prod(1) / (whole[:, 2:] - whole[:, :2]).prod(1)
+    sample = LabelledImage(np.zeros((40, 50, 3), np.uint8), LabelledBoxes(boxes, np.arange(30), np.arange(30) % 2 == 0))
+    kept = clip_to_image(sample, VisibilityConfig(min_visible=0.25, min_side_px=3))
+    assert (kept.boxes.xyxy[:, :2] >= 0).all()
+    assert (kept.boxes.xyxy[:, 2] <= 50).all()
+    assert (kept.boxes.xyxy[:, 3] <= 40).all()
+    np.testing.assert_array_equal(kept.boxes.is_crowd, kept.boxes.class_ids % 2 == 0)
+    whole = boxes[kept.boxes.class_ids]
+    shares = (kept.boxes.xyxy[:, 2:] - kept.boxes.xyxy[:, :2]).prod(1) / (whole[:, 2:] - whole[:, :2]).prod(1)
     assert (shares >= 0.25 - 1e-6).all()
 
 
 def test_images_without_boxes_pass_through_everything():
     empty = LabelledImage(
-        np.zeros((10, 12, 3), np.uint8), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)
+        np.zeros((10, 12, 3), np.uint8),
+        LabelledBoxes(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, bool)),
     )
-    assert len(flip_horizontal(empty).boxes_xyxy) == 0
-    assert len(fit(empty, Preprocessing(size_hw=(32, 32))).boxes_xyxy) == 0
-    assert len(clip_to_picture(empty, VisibilityConfig()).boxes_xyxy) == 0
-    assert warp_boxes(empty.boxes_xyxy, np.eye(3)).shape == (0, 4)
+    assert len(flip_horizontal(empty).boxes) == 0
+    assert len(fit(empty, Preprocessing(size_hw=(32, 32))).boxes) == 0
+    assert len(clip_to_image(empty, VisibilityConfig()).boxes) == 0
+    assert warp_boxes(empty.boxes.xyxy, np.eye(3)).shape == (0, 4)

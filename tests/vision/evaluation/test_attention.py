@@ -1,4 +1,4 @@
-"""Where queries looked: the head's own maps, laid over the image; models that cannot show it are told so."""
+"""Where queries looked: the head's own maps, laid over the image; models that cannot show it are errors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from handeye.vision.checkpoints.native import save_detector
 from handeye.vision.config import validate_config
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import UserError
-from handeye.vision.evaluation.attention import AttentionMaps
-from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector
-from handeye.vision.images import prepare
+from handeye.vision.evaluation.torch_session import AttentionMaps, TorchSession, detector_manifest, open_detector
+from handeye.vision.images import preprocess
 from handeye.vision.runtime.image_detector import ImageDetector
 from tests.vision.runtime.tiny_models import empty_rows, write_model
 
@@ -50,11 +49,11 @@ def test_the_map_of_a_detection_is_that_of_its_query(detr: Detector, tmp_path: P
     assert maps.shape == (7, 40, 96)
     np.testing.assert_allclose(maps.reshape(7, -1).min(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(maps.reshape(7, -1).max(axis=1), 1, atol=1e-6)
-    values, placement = prepare(IMAGE, detr.config.preprocessing)
+    values, transform = preprocess(IMAGE, detr.config.preprocessing)
     with torch.no_grad():
         cells = detr.head.attention_maps(detr.neck(detr.backbone(torch.from_numpy(values)[None])))[0].numpy()
     # The centres of rows 0 and 1, columns 0 to 3 lie at input (16, 48, 80, 112) x (16, 48): image x and y below.
-    assert placement.scale_x == pytest.approx(128 / 96)
+    assert transform.scale_x == pytest.approx(128 / 96)
     for map_, query in zip(maps, opened.row_index, strict=True):
         seen = [map_[y - 1 : y + 1, x - 1 : x + 1].mean() for y in (12, 36) for x in (12, 36, 60, 84)]
         assert np.corrcoef(seen, cells[query, :2].ravel())[0, 1] > 0.99
@@ -82,11 +81,11 @@ def test_nothing_found_is_no_map(detr: Detector, tmp_path: Path):
     assert AttentionMaps(opened)(IMAGE, np.zeros(0, np.int64)).shape == (0, 40, 96)
 
 
-def test_models_without_queries_or_outside_torch_are_refused(tmp_path: Path):
+def test_models_without_queries_or_outside_torch_are_rejected(tmp_path: Path):
     checkpoint, exported = tmp_path / "yolox.safetensors", tmp_path / "cubes.onnx"
     save_detector(checkpoint, tiny_detector({"kind": "yolox", "hidden_dim": 16}))
     with pytest.raises(UserError, match="a head of kind yolox has no queries"):
         AttentionMaps(open_detector(checkpoint))
     write_model(exported, empty_rows((64, 96)))
-    with pytest.raises(UserError, match="only seen inside a native checkpoint"):
+    with pytest.raises(UserError, match="need a native checkpoint"):
         AttentionMaps(open_detector(exported))

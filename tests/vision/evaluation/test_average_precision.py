@@ -142,7 +142,7 @@ def test_anonymous_classes_are_matched_by_the_order_of_category_ids():
         truth.category_of_class(("one", "class 0"))
 
 
-def test_mistakes_are_told_with_the_name_at_fault(tmp_path: Path):
+def test_mistakes_are_reported_with_the_name_at_fault(tmp_path: Path):
     content = annotations_of({1: [(10, 10, 50, 50, 10)]})
     with pytest.raises(DatasetError, match="absent.json"):
         GroundTruth(tmp_path / "absent.json")

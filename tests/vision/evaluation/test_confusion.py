@@ -58,7 +58,7 @@ def test_a_case_written_out():
 def test_everything_is_counted_once(seed, threshold):
     annotations, detections = random_case(seed)
     counts = confusion_matrix(annotations, detections, threshold).counts
-    objects = np.concatenate([image.class_ids[~image.is_crowd] for image in annotations.images])
+    objects = np.concatenate([image.boxes.class_ids[~image.boxes.is_crowd] for image in annotations.images])
     assert counts[:3].sum(axis=1).tolist() == np.bincount(objects, minlength=3).tolist()
     curves = precision_recall(annotations, detections)
     assert len(curves) == 3
@@ -81,13 +81,13 @@ def test_the_order_of_detections_does_not_matter():
 def test_images_without_a_result_are_left_out():
     annotations, detections = random_case(1)
     assert confusion_matrix(annotations, {}, 0.3).counts.sum() == 0
-    image = max(annotations.images, key=lambda image: (~image.is_crowd).sum())
+    image = max(annotations.images, key=lambda image: (~image.boxes.is_crowd).sum())
     counts = confusion_matrix(annotations, {image.image_id: detections[image.image_id]}, 0.3).counts
-    assert counts[:3].sum() == (~image.is_crowd).sum() > 0
+    assert counts[:3].sum() == (~image.boxes.is_crowd).sum() > 0
 
 
 @pytest.mark.parametrize("num_classes", [1, 80])
-def test_it_is_a_picture(tmp_path, num_classes):
+def test_it_is_an_image_file(tmp_path, num_classes):
     names = tuple(f"thing {number}" for number in range(num_classes))
     image = annotations_from_lists(1, "a.jpg", (100, 100), [A], [0])
     annotations = AnnotationSet((image,), Categories(tuple(range(num_classes)), names))

@@ -104,13 +104,13 @@ def test_areas_agree_with_faster_coco_eval_on_real_annotations(coco_val2014):
     num_classes = len(annotations.categories)
     detections = {}
     for image in annotations.images:
-        keep = rng.random(len(image.boxes_xyxy)) < 0.8
-        boxes = image.boxes_xyxy[keep]
+        keep = rng.random(len(image.boxes)) < 0.8
+        boxes = image.boxes.xyxy[keep]
         sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
         boxes = (boxes + rng.normal(0, 0.12, boxes.shape) * sides).astype(np.float32)
         boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2] + 1)
         swapped = rng.random(len(boxes)) < 0.1
-        class_ids = np.where(swapped, rng.integers(0, num_classes, len(boxes)), image.class_ids[keep])
+        class_ids = np.where(swapped, rng.integers(0, num_classes, len(boxes)), image.boxes.class_ids[keep])
         scores = rng.random(len(boxes)).astype(np.float32)
         order = np.argsort(-scores)
         detections[image.image_id] = Detections(
@@ -131,7 +131,7 @@ def test_written_sets_give_the_same_figure(tmp_path):
     assert pytest.approx(curve.average_precision) == evaluate_boxes(tmp_path / "a.json", detections).AP50
 
 
-def test_plots_are_pictures(tmp_path):
+def test_plots_are_image_files(tmp_path):
     steps = [{"step": step, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0}} for step in range(70)]
     steps.append({"step": 70, "lr": 0.1, "losses": {"total": 3.0, "box": 2.0, "l1": 1.0}})
     plot_losses(tmp_path / "losses.png", steps)

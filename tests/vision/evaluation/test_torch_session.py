@@ -13,7 +13,7 @@ from handeye.vision.checkpoints.yolox import yolox_config
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.evaluation.torch_session import TorchSession, detector_manifest, open_detector, row_columns
-from handeye.vision.images import Preprocessing, prepare
+from handeye.vision.images import Preprocessing, preprocess
 from handeye.vision.runtime.image_detector import ImageDetector
 
 NAMES = ("cube", "ball")
@@ -46,7 +46,7 @@ def test_a_checkpoint_opens_like_any_model(detector: Detector, tmp_path: Path):
     found = opened(image)
     assert len(found) == 126
     assert found.class_names == NAMES
-    values, _ = prepare(image, detector.config.preprocessing)
+    values, _ = preprocess(image, detector.config.preprocessing)
     with torch.no_grad():
         rows = detector(torch.from_numpy(values)[None]).rows[0].numpy()
     expected = np.sort(rows[:, 4] * rows[:, 5:].max(axis=1))[::-1]
@@ -72,7 +72,7 @@ def test_chosen_classes_are_scored_as_before_in_the_order_asked_for(detector: De
 
 
 @pytest.mark.parametrize("names", [["cube", "purple"], []])
-def test_classes_that_are_not_there_are_refused_by_name(detector: Detector, names: list[str]):
+def test_classes_that_are_not_there_are_rejected_by_name(detector: Detector, names: list[str]):
     with pytest.raises(UserError, match="expected classes out of cube, ball, got (purple|none)"):
         row_columns(detector, names)
 
@@ -103,7 +103,7 @@ def test_inputs_may_follow_the_shape_of_the_image():
     opened = ImageDetector(TorchSession(detector), detector_manifest(detector, "detr"), score_threshold=0.0)
     image = np.random.default_rng(1).integers(0, 256, (60, 100, 3), dtype=np.uint8)
     found = opened(image)
-    values, _ = prepare(image, detector.config.preprocessing)
+    values, _ = preprocess(image, detector.config.preprocessing)
     assert values.shape == (3, 48, 80)
     with torch.no_grad():
         output = detector(torch.from_numpy(values)[None])

@@ -1,4 +1,4 @@
-"""The order of the worst images, and what their pictures show."""
+"""The order of the worst images, and what is drawn of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handeye.vision.evaluation.matching import (
     RIGHT_COLOUR,
     SIDE_PX,
     WRONG_COLOUR,
-    draw_judged,
+    draw_matched_image,
     worst_images,
 )
 from handeye.vision.runtime.detections import Detections
@@ -48,14 +48,14 @@ def test_the_lowest_f1_comes_first_then_the_most_mistakes(judged_set):
     worst = worst_images(*judged_set, score_threshold=0.5, most=10)
     assert [one.image.image_id for one in worst] == [4, 3, 2]
     assert [one.num_mistakes for one in worst] == [2, 1, 2]
-    assert [one.judgement.f1 for one in worst] == [0.0, 0.0, 0.5]
+    assert [one.match.f1 for one in worst] == [0.0, 0.0, 0.5]
     assert [one.image.image_id for one in worst_images(*judged_set, score_threshold=0.05, most=1)] == [4]
 
 
 def test_truth_and_detections_stand_side_by_side(judged_set, tmp_path):
     (tmp_path / "2.png").write_bytes(cv2.imencode(".png", np.full((100, 120, 3), 60, np.uint8))[1].tobytes())
     half_right = worst_images(*judged_set, score_threshold=0.5, most=10)[2]
-    draw_judged(tmp_path / "drawn.png", half_right, tmp_path)
+    draw_matched_image(tmp_path / "drawn.png", half_right, tmp_path)
     picture = cv2.cvtColor(cv2.imread(str(tmp_path / "drawn.png")), cv2.COLOR_BGR2RGB)
     assert picture.shape == (350, 2 * SIDE_PX + GAP_PX, 3)
     left, right = picture[:, :SIDE_PX].reshape(-1, 3), picture[:, -SIDE_PX:].reshape(-1, 3)
@@ -68,5 +68,5 @@ def test_truth_and_detections_stand_side_by_side(judged_set, tmp_path):
 
 def test_a_lost_image_is_named(judged_set, tmp_path):
     with pytest.raises(SourceError, match=r"4\.png"):
-        draw_judged(tmp_path / "drawn.png", worst_images(*judged_set, 0.5, 1)[0], tmp_path)
+        draw_matched_image(tmp_path / "drawn.png", worst_images(*judged_set, 0.5, 1)[0], tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -8,13 +8,20 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
 from handeye.vision.boxes.nms import nms
-from handeye.vision.runtime.decode import Found, decode_boxes, grid_cells, read_query_rows, read_rows, read_yolox_rows
+from handeye.vision.runtime.decode import (
+    DecodedRows,
+    decode_boxes,
+    decode_query_rows,
+    decode_rows,
+    decode_yolox_rows,
+    grid_cells,
+)
 from handeye.vision.runtime.manifest import PostprocessedBoxes, QueryRows, YoloxRows
 
 RAW, DECODED = YoloxRows(decoded=False), YoloxRows(decoded=True)
 
 
-def parts(found: Found) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def parts(found: DecodedRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return found.boxes_xyxy, found.scores, found.class_ids
 
 
@@ -48,7 +55,7 @@ def test_one_cell_by_hand():
 def test_every_row_follows_the_formula_in_double_precision():
     size = (64, 96)
     rows = random_rows(size)
-    boxes, scores, class_ids = parts(read_yolox_rows(rows, size, RAW, score_threshold=0.0))
+    boxes, scores, class_ids = parts(decode_yolox_rows(rows, size, RAW, score_threshold=0.0))
     exact = rows.astype(np.float64)
     cells, strides = grid_cells(size, (8, 16, 32))
     centres, sides = (exact[:, :2] + cells) * strides, np.exp(exact[:, 2:4]) * strides
@@ -67,8 +74,8 @@ def test_decoded_rows_give_the_same_as_raw_rows():
     decoded = rows.copy()
     decoded[:, :4] = decode_boxes(rows[:, :4], *grid_cells(size, (8, 16, 32)))
     from_raw, from_decoded = (
-        read_yolox_rows(rows, size, RAW, 0.3),
-        read_yolox_rows(decoded, size, DECODED, 0.3),
+        decode_yolox_rows(rows, size, RAW, 0.3),
+        decode_yolox_rows(decoded, size, DECODED, 0.3),
     )
     assert_same_boxes(from_raw.boxes_xyxy, from_decoded.boxes_xyxy)
     for name in ("scores", "class_ids", "row_index"):
@@ -88,8 +95,8 @@ def assert_same_boxes(boxes: np.ndarray, expected: np.ndarray) -> None:
 def test_filtering_first_changes_nothing(threshold: float):
     size = (64, 96)
     rows = random_rows(size, seed=2)
-    everything, all_scores, _ = parts(read_yolox_rows(rows, size, RAW, 0.0))
-    boxes, scores, _ = parts(read_yolox_rows(rows, size, RAW, threshold))
+    everything, all_scores, _ = parts(decode_yolox_rows(rows, size, RAW, 0.0))
+    boxes, scores, _ = parts(decode_yolox_rows(rows, size, RAW, threshold))
     np.testing.assert_array_equal(scores, all_scores[all_scores > threshold])
     assert_same_boxes(boxes, everything[all_scores > threshold])
     if threshold == 1.0:
@@ -100,15 +107,15 @@ def test_numbers_that_are_not_finite_are_dropped():
     size = (64, 96)
     rows = random_rows(size)
     rows[0, :4], rows[1, 2], rows[2, 4] = np.nan, 1000.0, np.nan
-    boxes, scores, _ = parts(read_yolox_rows(rows, size, RAW, 0.0))
+    boxes, scores, _ = parts(decode_yolox_rows(rows, size, RAW, 0.0))
     assert np.isfinite(boxes).all()
     assert np.isfinite(scores).all()
     assert len(boxes) == len(rows) - 3
 
 
-def test_rows_of_another_input_size_are_refused():
+def test_rows_of_another_input_size_are_rejected():
     with pytest.raises(ValueError, match="expected 126 rows"):
-        read_yolox_rows(random_rows((96, 96)), (64, 96), RAW, 0.1)
+        decode_yolox_rows(random_rows((96, 96)), (64, 96), RAW, 0.1)
 
 
 @pytest.mark.parametrize("kind", ["eval", "demo", "strict"])
@@ -117,7 +124,7 @@ def test_official_postprocessing_is_reproduced(reference, kind: str):
     confidence, iou_threshold, class_agnostic = recorded[f"yolox_nms.{kind}.args"]
     expected = recorded[f"yolox_nms.{kind}"]
     rows = recorded["yolox_nms.pred"][0]
-    boxes, scores, class_ids = parts(read_yolox_rows(rows, (640, 640), DECODED, float(confidence)))
+    boxes, scores, class_ids = parts(decode_yolox_rows(rows, (640, 640), DECODED, float(confidence)))
     kept = nms(boxes, scores, None if class_agnostic else class_ids, float(iou_threshold))
     np.testing.assert_allclose(boxes[kept], expected[:, :4], atol=1e-4)
     np.testing.assert_allclose(scores[kept], expected[:, 4] * expected[:, 5], rtol=1e-6)
@@ -137,38 +144,40 @@ QUERIES = np.array(
 
 
 def test_a_query_may_be_several_objects_or_only_its_best():
-    boxes, scores, class_ids = parts(read_query_rows(QUERIES, (100, 200), ANY, 0.25))
+    boxes, scores, class_ids = parts(decode_query_rows(QUERIES, (100, 200), ANY, 0.25))
     np.testing.assert_allclose(scores, [0.6, 0.9, 0.7, 0.3])
     assert class_ids.tolist() == [0, 2, 1, 1]
     np.testing.assert_allclose(
         boxes, [[50, 25, 150, 75], [50, 25, 150, 75], [40, 0, 60, 100], [0, 0, 40, 20]], atol=1e-5
     )
-    boxes, scores, class_ids = parts(read_query_rows(QUERIES, (100, 200), ONE, 0.5))
+    boxes, scores, class_ids = parts(decode_query_rows(QUERIES, (100, 200), ONE, 0.5))
     np.testing.assert_allclose(scores, [0.9, 0.7])
     assert class_ids.tolist() == [2, 1]
 
 
 def test_queries_come_best_first_and_are_not_suppressed():
     same = np.repeat(QUERIES[:1], 5, axis=0)
-    boxes, scores, class_ids = parts(read_rows(same, (64, 64), ANY, score_threshold=0.5, iou_threshold=0.1, most=7))
+    boxes, scores, class_ids = parts(
+        decode_rows(same, (64, 64), ANY, score_threshold=0.5, iou_threshold=0.1, max_detections=7)
+    )
     np.testing.assert_allclose(scores, [0.9] * 5 + [0.6] * 2)
     assert class_ids.tolist() == [2] * 5 + [0] * 2
     assert len(boxes) == 7
-    nothing = parts(read_rows(same, (64, 64), ONE, score_threshold=0.95, iou_threshold=0.1, most=7))
+    nothing = parts(decode_rows(same, (64, 64), ONE, score_threshold=0.95, iou_threshold=0.1, max_detections=7))
     assert nothing[0].shape == (0, 4)
 
 
 def test_queries_that_are_not_finite_are_dropped():
     rows = QUERIES.copy()
     rows[0, 0], rows[1, 5] = np.inf, np.nan
-    _, scores, _ = parts(read_query_rows(rows, (64, 64), ANY, 0.15))
+    _, scores, _ = parts(decode_query_rows(rows, (64, 64), ANY, 0.15))
     np.testing.assert_allclose(scores, [0.2, 0.3])
 
 
 def test_boxes_judged_already_are_only_sorted_and_filtered():
     rows = np.array([[1, 2, 3, 4, 0.4, 7], [5, 6, 7, 8, 0.9, 0], [5, 6, 7, 8, 0.2, 0]], np.float32)
     boxes, scores, class_ids = parts(
-        read_rows(rows, (64, 64), PostprocessedBoxes(), score_threshold=0.3, iou_threshold=0.1, most=300)
+        decode_rows(rows, (64, 64), PostprocessedBoxes(), score_threshold=0.3, iou_threshold=0.1, max_detections=300)
     )
     assert boxes.tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
     assert class_ids.tolist() == [0, 7]
@@ -193,13 +202,13 @@ def test_official_postprocessing_of_queries_is_reproduced(reference, network: st
     rows = np.concatenate([recorded["pred_boxes"][0], scores_of(recorded["pred_logits"][0])], axis=1)
     # The image is 600 wide and 480 high; a network input of that very size leaves nothing to scale.
     boxes, scores, class_ids = parts(
-        read_rows(
+        decode_rows(
             rows.astype(np.float32),
             (480, 600),
             ONE if is_detr else ANY,
             score_threshold=0.0,
             iou_threshold=0.0,
-            most=300,
+            max_detections=300,
         )
     )
     ours = np.column_stack([boxes, 100 * scores, 1000 * class_ids])
@@ -214,9 +223,9 @@ def test_official_postprocessing_of_queries_is_reproduced(reference, network: st
 
 
 def test_every_detection_knows_its_row():
-    assert read_query_rows(QUERIES, (64, 64), ANY, 0.25).row_index.tolist() == [0, 0, 1, 2]
-    best_first = read_rows(QUERIES, (64, 64), ONE, score_threshold=0.25, iou_threshold=0.5, most=2)
+    assert decode_query_rows(QUERIES, (64, 64), ANY, 0.25).row_index.tolist() == [0, 0, 1, 2]
+    best_first = decode_rows(QUERIES, (64, 64), ONE, score_threshold=0.25, iou_threshold=0.5, max_detections=2)
     assert best_first.row_index.tolist() == [0, 1]
     rows = random_rows((64, 96), seed=3)
-    found = read_rows(rows, (64, 96), DECODED, score_threshold=0.3, iou_threshold=0.5, most=300)
+    found = decode_rows(rows, (64, 96), DECODED, score_threshold=0.3, iou_threshold=0.5, max_detections=300)
     np.testing.assert_array_equal(found.scores, rows[found.row_index, 4] * rows[found.row_index, 5:].max(axis=1))

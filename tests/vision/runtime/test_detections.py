@@ -23,7 +23,7 @@ def test_choosing_by_mask_indices_and_slice():
     assert len(Detections.empty(NAMES)) == 0
 
 
-def test_lengths_and_classes_that_disagree_are_refused():
+def test_lengths_and_classes_that_disagree_are_rejected():
     found = three()
     with pytest.raises((ValueError, TypeError), match="class_ids"):  # TypeError where the shape hook is on
         Detections(found.boxes_xyxy[:2], found.scores[:2], found.class_ids[:1], NAMES)

@@ -42,7 +42,7 @@ def test_record_and_plan_come_back(path: Path):
     assert (file.record, file.plan) == (record(), PLAN)
 
 
-def test_any_changed_byte_and_any_cut_is_refused(path: Path):
+def test_any_changed_byte_and_any_cut_is_rejected(path: Path):
     content = path.read_bytes()
     for position in range(len(content)):
         changed = bytearray(content)
@@ -56,7 +56,7 @@ def test_any_changed_byte_and_any_cut_is_refused(path: Path):
             read_engine_file(path)
 
 
-def test_a_bare_plan_and_a_missing_file_are_refused(tmp_path: Path):
+def test_a_bare_plan_and_a_missing_file_are_rejected(tmp_path: Path):
     (tmp_path / "bare.engine").write_bytes(b"ftrt" + PLAN)
     with pytest.raises(ModelFileError, match="--format engine"):
         read_engine_file(tmp_path / "bare.engine")

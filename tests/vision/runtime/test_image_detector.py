@@ -53,7 +53,7 @@ def test_thresholds_come_from_the_manifest_or_the_caller(tmp_path: Path):
     assert len(ImageDetector.load(path, score_threshold=0.95, num_threads=1)(IMAGE)) == 0
 
 
-def test_boxes_are_clipped_unless_told_not_to(tmp_path: Path):
+def test_boxes_are_clipped_by_default(tmp_path: Path):
     path = tmp_path / "cubes.onnx"
     write_model(path, rows_with((0, 0, 20, 20, 0.9, 0)))
     assert ImageDetector.load(path, num_threads=1)(IMAGE).boxes_xyxy.tolist() == [[0, 0, 20, 20]]
@@ -100,7 +100,7 @@ def test_every_stage_but_reading_is_timed(tmp_path: Path):
     assert all(times[stage] > 0 for stage in ("preprocess", "infer", "postprocess"))
 
 
-def test_a_model_that_is_not_what_its_manifest_says_is_refused(tmp_path: Path):
+def test_a_model_that_is_not_what_its_manifest_says_is_rejected(tmp_path: Path):
     path = tmp_path / "cubes.onnx"
     write_model(path, empty_rows(SIZE), class_names=("only", "two"))
     with pytest.raises(ModelFileError, match=r"output of shape \(1, 126, 7\)"):
@@ -110,7 +110,7 @@ def test_a_model_that_is_not_what_its_manifest_says_is_refused(tmp_path: Path):
         ImageDetector.load(path, num_threads=1)
 
 
-def test_foreign_files_that_are_no_yolox_are_refused(tmp_path: Path):
+def test_third_party_files_that_are_no_yolox_are_rejected(tmp_path: Path):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(constant_model(np.zeros((126, 4), np.float32), SIZE).SerializeToString())
     with pytest.raises(ModelFileError, match="at least 6 output channels"):
@@ -136,7 +136,7 @@ def test_files_that_are_no_model_are_one_line(tmp_path: Path, content, model_for
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_off_model_is_refused(tmp_path: Path, sample):
+def test_a_cut_off_model_is_rejected(tmp_path: Path, sample):
     whole = sample("yolox/blood_cells_raw.onnx").read_bytes()
     path = tmp_path / "cut.onnx"
     path.write_bytes(whole[: len(whole) // 2])
@@ -157,14 +157,14 @@ def test_a_trained_network_sees_what_is_on_a_real_image(sample, name: str, model
         if image.file_name == "BloodImage_00065.jpg"
     )
     white = found.boxes_xyxy[[cell == "WBC" for cell in found.names]]
-    annotated = image.boxes_xyxy[image.class_ids == 1]
+    annotated = image.boxes.xyxy[image.boxes.class_ids == 1]
     assert len(white) == len(annotated) == 2
     assert pairwise_iou(white, annotated).max(axis=1).min() > 0.7
     assert found.names.count("RBC") >= 3
     assert (np.diff(found.scores) <= 0).all()
 
 
-def test_the_published_network_sees_what_is_on_a_photograph(shared):
+def test_the_published_network_sees_what_is_on_a_photo(shared):
     detector = ImageDetector.load(
         shared("data/yolox_nano_coco/yolox_nano.onnx"), model_format="yolox", num_threads=1, score_threshold=0.5
     )
@@ -242,7 +242,7 @@ def test_a_file_of_rtdetr_s_exporter_runs_as_it_is(tmp_path: Path, engine):
     np.testing.assert_allclose(found.scores, [0.9, 0.4])
 
 
-def test_foreign_files_that_are_no_rtdetr_are_refused(tmp_path: Path):
+def test_third_party_files_that_are_no_rtdetr_are_rejected(tmp_path: Path):
     path = tmp_path / "net.onnx"
     path.write_bytes(constant_model(empty_rows(SIZE), SIZE).SerializeToString())
     with pytest.raises(ModelFileError, match="expected the inputs images and orig_target_sizes"):

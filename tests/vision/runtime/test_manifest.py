@@ -15,10 +15,9 @@ from handeye.vision.runtime.manifest import (
     PostprocessedBoxes,
     QueryRows,
     YoloxRows,
-    foreign_rtdetr_manifest,
-    foreign_yolox_manifest,
     read_manifest,
 )
+from handeye.vision.runtime.third_party_models import rtdetr_manifest, yolox_manifest
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
 
 
@@ -29,7 +28,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path: Path):
     assert written.class_names == CLASSES
 
 
-def test_a_graph_that_was_changed_afterwards_is_refused(tmp_path: Path):
+def test_a_graph_that_was_changed_afterwards_is_rejected(tmp_path: Path):
     path = tmp_path / "cubes.onnx"
     write_model(path, empty_rows((64, 96)))
     model = onnx.load(path)
@@ -49,7 +48,7 @@ def test_one_flipped_byte_of_the_weights_is_noticed(tmp_path: Path):
         read_manifest(path)
 
 
-def test_a_foreign_file_is_told_how_to_be_named(tmp_path: Path):
+def test_a_third_party_file_needs_its_format(tmp_path: Path):
     path = tmp_path / "foreign.onnx"
     path.write_bytes(constant_model(empty_rows((32, 32)), (32, 32)).SerializeToString())
     with pytest.raises(ModelFileError, match="--model-format yolox"):
@@ -85,15 +84,15 @@ def test_a_manifest_without_a_hash_is_not_enough_for_our_own_files(tmp_path: Pat
         read_manifest(path)
 
 
-def test_foreign_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
+def test_third_party_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
     path = tmp_path / "net.onnx"
-    assert foreign_yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
+    assert yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
     (tmp_path / "coco_classes.txt").write_text("cat\ndog\n\ntraffic light\n")
-    manifest = foreign_yolox_manifest(path, (64, 64), 3)
+    manifest = yolox_manifest(path, (64, 64), 3)
     assert manifest.class_names == ("cat", "dog", "traffic light")
     assert manifest.output.decoded is False
     with pytest.raises(ModelFileError, match="holds 3 names"):
-        foreign_yolox_manifest(path, (64, 64), 4)
+        yolox_manifest(path, (64, 64), 4)
 
 
 def test_the_manifest_is_readable_by_whoever_opens_the_file():
@@ -117,9 +116,9 @@ def test_the_shipped_file_of_an_earlier_version_is_read():
     assert manifest.output == YoloxRows(decoded=True, strides=(8, 16, 32))
 
 
-def test_a_foreign_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
-    manifest = foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
+def test_a_third_party_rtdetr_has_coco_s_number_of_classes_or_those_of_the_file_beside_it(tmp_path: Path):
+    manifest = rtdetr_manifest(tmp_path / "net.onnx", (640, 640))
     assert manifest.class_names == tuple(map(str, range(80)))
     assert (manifest.preprocessing.resize, manifest.preprocessing.colour) == ("stretch", "rgb")
     (tmp_path / "coco_classes.txt").write_text("cat\ndog\n")
-    assert foreign_rtdetr_manifest(tmp_path / "net.onnx", (640, 640)).class_names == ("cat", "dog")
+    assert rtdetr_manifest(tmp_path / "net.onnx", (640, 640)).class_names == ("cat", "dog")

@@ -50,13 +50,13 @@ def test_every_cut_is_noticed():
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00", b"not a model at all", b"\xff" * 40, b"PK\x03\x04" + bytes(50)])
-def test_other_files_are_refused_by_name(tmp_path: Path, content: bytes):
+def test_other_files_are_rejected_by_name(tmp_path: Path, content: bytes):
     path = tmp_path / "thing.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"thing\.onnx"):
         read_onnx_file(path)
 
 
-def test_a_missing_file_is_refused_by_name(tmp_path: Path):
+def test_a_missing_file_is_rejected_by_name(tmp_path: Path):
     with pytest.raises(ModelFileError, match=r"absent\.onnx.*No such file"):
         read_onnx_file(tmp_path / "absent.onnx")

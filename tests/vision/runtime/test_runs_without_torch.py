@@ -30,7 +30,7 @@ def run_without_training(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def test_detect_runs_and_a_checkpoint_is_told_what_it_lacks(sample, tmp_path: Path):
+def test_detect_runs_and_a_checkpoint_reports_the_missing_package(sample, tmp_path: Path):
     model = str(sample("yolox/blood_cells_raw.onnx"))
     image = str(sample("bccd/JPEGImages/BloodImage_00065.jpg"))
     options = [

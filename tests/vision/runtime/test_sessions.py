@@ -74,7 +74,7 @@ def test_auto_takes_openvino_first_on_x86_and_onnxruntime_elsewhere(monkeypatch)
     assert installed_engines() == ("onnxruntime", "openvino")
 
 
-def test_missing_engines_are_told_with_the_command_that_adds_them(monkeypatch, model):
+def test_missing_engines_are_reported_with_the_command_that_adds_them(monkeypatch, model):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else real(name))
     assert fastest_engine() == "onnxruntime"
@@ -93,7 +93,7 @@ def test_threads_default_to_the_processors_of_this_process(model):
 @pytest.mark.parametrize(
     ("limit", "most"), [("1", 1), ("1,2", 1), ("1000", None), ("0", None), ("many", None), ("", None)]
 )
-def test_threads_are_no_more_than_openmp_is_told(monkeypatch, limit, most):
+def test_threads_are_no_more_than_omp_num_threads(monkeypatch, limit, most):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     everything = available_processors()
     monkeypatch.setenv("OMP_NUM_THREADS", limit)

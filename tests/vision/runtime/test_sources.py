@@ -74,7 +74,7 @@ def test_real_videos_open_with_their_length_and_rate(request, name: str, num_fra
 
 @pytest.mark.parametrize("name", ["bottles", "cubes"])
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.9, 0.999])
-def test_a_cut_off_video_is_refused_when_it_is_opened(sample, tmp_path: Path, name: str, share: float):
+def test_a_cut_off_video_is_rejected_when_it_is_opened(sample, tmp_path: Path, name: str, share: float):
     content = sample(f"video/{name}.mp4").read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(content[: int(len(content) * share)])
@@ -95,7 +95,7 @@ def test_a_video_that_breaks_off_in_another_container_is_an_error_at_its_end(tmp
         read_all(str(path))
 
 
-def test_a_cut_off_avi_is_refused(tmp_path: Path):
+def test_a_cut_off_avi_is_rejected(tmp_path: Path):
     path = tmp_path / "long.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for frame in frames(20):
@@ -128,7 +128,7 @@ def test_files_that_are_neither_image_nor_video_are_one_line(tmp_path: Path, cap
     assert capfd.readouterr().err == "", "libraries must not write beside our one line"
 
 
-def test_a_damaged_index_is_told(tmp_path: Path, video: Path):
+def test_a_damaged_index_is_reported(tmp_path: Path, video: Path):
     content = bytearray(video.read_bytes())
     content[0:4] = (3).to_bytes(4, "big")
     path = tmp_path / "damaged.mp4"
@@ -137,7 +137,7 @@ def test_a_damaged_index_is_told(tmp_path: Path, video: Path):
         open_stream(str(path))
 
 
-def test_a_missing_source_is_told():
+def test_a_missing_source_is_reported():
     with pytest.raises(SourceError, match=r"absent\.mp4: there is no such file"):
         open_stream("absent.mp4")
 
@@ -167,14 +167,14 @@ def test_an_image_is_known_by_its_content_when_its_suffix_is_not(tmp_path: Path)
     assert len(read_all(str(tmp_path / "image"))) == 1
 
 
-def test_a_folder_or_pattern_without_images_is_told(tmp_path: Path):
+def test_a_folder_or_pattern_without_images_is_reported(tmp_path: Path):
     with pytest.raises(SourceError, match="holds no image"):
         open_stream(str(tmp_path))
     with pytest.raises(SourceError, match=r"\*\.png"):
         open_stream(str(tmp_path / "*.png"))
 
 
-def test_a_broken_image_among_good_ones_is_told_by_name(tmp_path: Path):
+def test_a_broken_image_among_good_ones_is_reported_by_name(tmp_path: Path):
     write_images(tmp_path, ["a.png", "c.png"])
     (tmp_path / "b.png").write_bytes(b"")
     with open_stream(str(tmp_path)) as stream:

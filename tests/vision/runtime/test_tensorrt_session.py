@@ -121,7 +121,7 @@ def test_a_free_batch_runs_within_its_bounds_and_records_each_shape_anew(stand_i
     np.testing.assert_array_equal(session.run(images(2, 2))["rows"], reference.run(images(2, 2))["rows"])
 
 
-def test_other_names_shapes_and_types_are_refused(stand_in: StandIn, model: Path):
+def test_other_names_shapes_and_types_are_rejected(stand_in: StandIn, model: Path):
     session = session_of(model)
     with pytest.raises(ModelFileError, match="expected the inputs images, got pictures"):
         session.run({"pictures": images(0)["images"]})
@@ -139,7 +139,7 @@ def test_other_names_shapes_and_types_are_refused(stand_in: StandIn, model: Path
         ("10.3.0", (8, 6), r"was built for Orin \(compute capability 8\.7\), here is Orin \(8\.6\)"),
     ],
 )
-def test_an_engine_of_another_version_or_gpu_is_refused(stand_in, model, monkeypatch, version, capability, told):
+def test_an_engine_of_another_version_or_gpu_is_rejected(stand_in, model, monkeypatch, version, capability, told):
     path = engine_of(model)
     monkeypatch.setattr(fake_tensorrt, "__version__", version)
     stand_in.machine.compute_capability = capability
@@ -176,7 +176,7 @@ def test_the_accelerator_of_the_build_is_that_of_the_run(stand_in: StandIn, mode
     assert stand_in.tensorrt.host_code_allowed is False
 
 
-def test_a_full_gpu_and_a_failing_run_are_told(stand_in: StandIn, model: Path):
+def test_a_full_gpu_and_a_failing_run_are_reported(stand_in: StandIn, model: Path):
     path = engine_of(model)
     stand_in.tensorrt.context_fits = False
     with pytest.raises(UserError, match="too little GPU memory to run it: Error Code 2: OutOfMemory"):
@@ -191,10 +191,10 @@ def test_a_full_gpu_and_a_failing_run_are_told(stand_in: StandIn, model: Path):
         session.run(images(0))
 
 
-def test_outputs_whose_size_depends_on_the_image_are_refused(stand_in: StandIn, model: Path):
+def test_outputs_whose_size_depends_on_the_image_are_rejected(stand_in: StandIn, model: Path):
     path = engine_of(model)
     stand_in.tensorrt.host_outputs = True
-    with pytest.raises(ModelFileError, match="leave the suppression of boxes out of the graph"):
+    with pytest.raises(ModelFileError, match="export the graph without NMS"):
         ImageDetector.load(path)
 
 

@@ -42,7 +42,7 @@ def test_no_image_leaves_no_file(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_images_of_another_size_and_impossible_rates_are_refused(tmp_path: Path):
+def test_images_of_another_size_and_impossible_rates_are_rejected(tmp_path: Path):
     with VideoWriter(tmp_path / "film.mp4", fps=10.0) as writer:
         writer.write(FRAME)
         with pytest.raises(ValueError, match=r"\(48, 64\)"):

@@ -10,8 +10,7 @@ from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.box_tracker import BoxTracker, BoxTracks
 from handeye.vision.tracking.bytetrack import ByteTrackConfig
 from handeye.vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker
-from handeye.vision.tracking.oc_sort import OcSortConfig
-from handeye.vision.tracking.sort import SortConfig
+from handeye.vision.tracking.sort import OcSortConfig, SortConfig
 
 CONFIGS: tuple[BoxTrackerConfig, ...] = (SortConfig(), ByteTrackConfig(), OcSortConfig())
 NAMES = ("cube", "ball", "cup")

@@ -40,7 +40,7 @@ class Person:
 
 
 def draw_people(rng: np.random.Generator) -> list[Person]:
-    """Half of them come from the left and half from the right, each at the middle of the picture at some time."""
+    """Half of them come from the left and half from the right, each at the middle of the image at some time."""
     people = []
     for number in range(NUM_PEOPLE):
         depth, height = rng.uniform(5.0, 13.0), rng.uniform(1.55, 1.95)

@@ -139,7 +139,7 @@ def test_a_state_that_is_no_box_has_no_corners():
 
 @pytest.mark.parametrize("model", MODELS)
 @given(scale=st.floats(0.5, 2.0), angle=st.floats(-3.0, 3.0))
-def test_moving_the_picture_before_or_after_filtering_is_the_same(model: BoxModel, scale: float, angle: float):
+def test_moving_the_image_before_or_after_filtering_is_the_same(model: BoxModel, scale: float, angle: float):
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     camera = SimilarityMotion(turn, np.array([30.0, -7.0]))
     frames = a_walk(np.random.default_rng(5), 3, 4)

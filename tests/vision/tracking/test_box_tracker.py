@@ -119,7 +119,7 @@ def test_nothing_at_all_and_five_thousand_at_once(config):
         ([10, 0, 0, 10], "inside out"),
     ],
 )
-def test_boxes_that_are_none_are_refused_and_change_nothing(config, box, told: str):
+def test_boxes_that_are_none_are_rejected_and_change_nothing(config, box, told: str):
     scene, other = Scene(config), Scene(config)
     for frame in range(3):
         scene.step(square(100 + frame))
@@ -130,7 +130,7 @@ def test_boxes_that_are_none_are_refused_and_change_nothing(config, box, told: s
 
 
 @each_tracker
-def test_a_score_that_is_none_is_refused(config):
+def test_a_score_that_is_none_is_rejected(config):
     with pytest.raises(TrackingError, match="finite"):
         Scene(config).step(square(1), scores=np.nan)
 
@@ -180,7 +180,7 @@ def test_the_class_is_what_most_detections_say(config):
 
 @each_tracker
 def test_a_moving_camera_is_followed(config):
-    """The picture jumps by 60 px and zooms: without its motion every track would be lost."""
+    """The image jumps by 60 px and zooms: without its motion every track would be lost."""
     camera = SimilarityMotion(1.2 * np.eye(2), np.array([60.0, 25.0]))
     boxes = np.array([square(100), square(250, y=200), square(400, side=60)])
     results = {}

@@ -1,4 +1,4 @@
-"""The motion of the camera against pictures that were really moved, and things in them that move on their own."""
+"""The motion of the camera against images that were really moved, and things in them that move on their own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def similarity(scale: float, angle_rad: float, shift: tuple[float, float]) -> Si
     [(1.0, 0.0, (7.0, -4.0)), (1.03, 0.0, (-3.0, 2.0)), (1.0, 0.02, (0.0, 5.0)), (0.98, -0.02, (6.0, 6.0))],
 )
 @pytest.mark.parametrize("longest_side_px", [640, 240])
-def test_the_motion_of_the_picture_is_found(scale, angle_rad, shift, longest_side_px: int):
+def test_the_motion_of_the_image_is_found(scale, angle_rad, shift, longest_side_px: int):
     true = similarity(scale, angle_rad, shift)
     image = textured()
     estimator = CameraMotionEstimator(CameraMotionConfig(longest_side_px=longest_side_px))
@@ -49,7 +49,7 @@ def test_the_motion_of_the_picture_is_found(scale, angle_rad, shift, longest_sid
 
 
 def test_what_moves_inside_of_boxes_does_not_count():
-    """A third of the picture moves the other way; its boxes are known."""
+    """A third of the image moves the other way; its boxes are known."""
     first = textured()
     second = moved(first, similarity(1.0, 0.0, (5.0, 0.0)))
     thing = textured(seed=1)[100:300, 100:340]
@@ -61,7 +61,7 @@ def test_what_moves_inside_of_boxes_does_not_count():
 
 
 @pytest.mark.parametrize("second", [np.zeros((360, 480, 3), np.uint8), textured(seed=5), textured(240, 320)])
-def test_a_dark_picture_a_cut_or_another_size_is_no_motion(second: np.ndarray):
+def test_a_dark_image_a_cut_or_another_size_is_no_motion(second: np.ndarray):
     estimator = CameraMotionEstimator(CameraMotionConfig())
     first = estimator.estimate(textured(), NO_BOXES)
     np.testing.assert_array_equal(first.linear, np.eye(2))

@@ -21,7 +21,7 @@ def test_the_rate_is_the_configured_one_then_that_of_the_source(asked, source, u
 
 
 def jumping_camera(config: BoxTrackingConfig) -> set[int]:
-    """Ids of a thing at rest of 20 px, whose picture jumps by 25 px to and fro: no box overlaps the one before."""
+    """Ids of a thing at rest of 20 px, whose image jumps by 25 px to and fro: no box overlaps the one before."""
     tracker, background, ids = ImageTracker(config, 30.0), textured(), set()
     for number in range(12):
         shift = 25.0 * (number // 3 % 2)
@@ -36,7 +36,7 @@ def test_a_jump_of_the_camera_costs_the_identity_only_where_nobody_follows_it() 
     assert len(jumping_camera(BoxTrackingConfig())) > 1
 
 
-def test_lost_tracks_are_told_and_time_that_runs_backwards_is_refused() -> None:
+def test_lost_tracks_are_reported_and_time_that_runs_backwards_is_rejected() -> None:
     tracker, image = ImageTracker(BoxTrackingConfig(), None), textured()
     for number in range(3):
         assert len(tracker.lost()) == 0

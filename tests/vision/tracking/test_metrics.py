@@ -16,8 +16,7 @@ from handeye.vision.tracking.bytetrack import ByteTrackConfig
 from handeye.vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker, track_sequence
 from handeye.vision.tracking.metrics import MATCH_IOU, TrackingScores, evaluate_tracks, hota_scores, pair_frames
 from handeye.vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
-from handeye.vision.tracking.oc_sort import OcSortConfig
-from handeye.vision.tracking.sort import SortConfig
+from handeye.vision.tracking.sort import OcSortConfig, SortConfig
 from tests.vision.tracking.clear_mot import ClearMot
 from tests.vision.tracking.street import draw_street
 

@@ -77,7 +77,7 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, line: str, told: str):
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\x01"])
-def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes | None):
+def test_what_is_no_text_is_rejected(tmp_path: Path, content: bytes | None):
     path = tmp_path / "x.txt"
     if content is not None:
         path.write_bytes(content)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handeye.vision.tracking.box_kalman import AreaModel
-from handeye.vision.tracking.oc_sort import OcSortConfig, OcSortTracker
+from handeye.vision.tracking.sort import OcSortConfig, OcSortTracker
 from tests.vision.tracking.box_scenes import Scene, square
 
 

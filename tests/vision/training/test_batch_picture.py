@@ -1,4 +1,4 @@
-"""The picture of a batch shows its pixels in their colours and its boxes where they are."""
+"""The image of a batch shows its pixels in their colours and its boxes where they are."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from handeye.vision.data.annotations import LabelledBoxes
 from handeye.vision.data.batches import Batch
 from handeye.vision.images import Preprocessing
 from handeye.vision.runtime.draw import class_colour
@@ -22,7 +23,8 @@ def batch_of(num_images: int, colour: tuple[int, int, int]) -> Batch:
         boxes[1] = boxes[0]
     class_ids = [np.ones(len(each), np.int64) for each in boxes]
     is_crowd = [np.full(len(each), number == 1) for number, each in enumerate(boxes)]
-    return Batch(images, boxes, class_ids, is_crowd)
+    columns = zip(boxes, class_ids, is_crowd, strict=True)
+    return Batch(images, [LabelledBoxes(*each) for each in columns])
 
 
 @pytest.mark.parametrize(("order", "stored"), [("rgb", (200, 90, 20)), ("bgr", (20, 90, 200))])

@@ -50,10 +50,10 @@ def evaluate(record: RunRecord, run: RunFolder, annotations: AnnotationSet, imag
     """An evaluation that finds everything in the first `num_right` images and nothing in the others."""
     detections = {}
     for number, image in enumerate(annotations.images):
-        kept = len(image.boxes_xyxy) if number < num_right else 0
+        kept = len(image.boxes) if number < num_right else 0
         scores = np.full(kept, 0.75, np.float32)
         detections[image.image_id] = Detections(
-            image.boxes_xyxy[:kept], scores, image.class_ids[:kept], annotations.categories.names
+            image.boxes.xyxy[:kept], scores, image.boxes.class_ids[:kept], annotations.categories.names
         )
     entry = {"epoch": 2, "step": 6, "AP": 0.5, "AP50": 0.625, "AP75": 0.25, "AP_of_class": {"red": 0.5}}
     run.metrics.append(entry)
@@ -96,7 +96,7 @@ def test_everything_is_inside_the_page(run, small_config, drawn_set):
     evaluation = json.loads(run.evaluation.read_text())
     counts = np.array(evaluation["confusion"]["counts"])
     assert counts.sum() == annotations.num_boxes()
-    assert counts[:2, 2].sum() == sum(len(image.boxes_xyxy) for image in annotations.images[6:])
+    assert counts[:2, 2].sum() == sum(len(image.boxes) for image in annotations.images[6:])
 
 
 def test_pictures_of_an_earlier_evaluation_go(run, small_config, drawn_set):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from handeye.vision.evaluation.speed import percentiles_ms, stage_percentiles
+from handeye.vision.runtime.image_detector import percentiles_ms, stage_percentiles
 
 
 def test_percentiles_of_a_ramp_and_of_one_value():
@@ -20,7 +20,7 @@ def test_total_is_the_sum_of_each_call_not_of_the_percentiles():
     assert summary["read"]["p50_ms"] == pytest.approx(5.0)
 
 
-def test_nothing_measured_and_unequal_stages_are_refused():
+def test_nothing_measured_and_unequal_stages_are_rejected():
     with pytest.raises(ValueError, match="no duration"):
         percentiles_ms([])
     with pytest.raises(ValueError, match="no duration"):
