@@ -50,26 +50,26 @@ class Appearance:
     effects: ImageEffects
 
 
-def draw_appearance(rng: np.random.Generator, profile: Profile) -> Appearance:
+def sample_appearance(rng: np.random.Generator, profile: Profile) -> Appearance:
     """A random look. `train` has one to three lamps from above, `held_out` low, tinted or many lamps."""
-    lights = _draw_lights(rng, profile)
+    lights = _sample_lights(rng, profile)
     ambient = rng.uniform(0.2, 0.45) * _tint(rng, 0.06)
     bin_value = rng.uniform(0.08, 0.9)
     return Appearance(
         lights=lights,
         ambient=_vector(ambient),
         headlight=float(rng.uniform(0.0, 0.2)),
-        table_texture=draw_table_texture(rng, profile),
+        table_texture=sample_table_texture(rng, profile),
         table_texture_m=float(rng.uniform(0.4, 1.2)),
         table_gloss=float(rng.uniform(0.0, 0.3)),
         floor_rgb=_grey_or_tinted(rng),
         sky_rgb=(_grey_or_tinted(rng), _grey_or_tinted(rng)),
         bin_rgba=(*colorsys.hsv_to_rgb(rng.uniform(), rng.choice([0.05, 0.35]), bin_value), 1.0),
-        effects=draw_effects(rng),
+        effects=sample_effects(rng),
     )
 
 
-def draw_effects(rng: np.random.Generator) -> ImageEffects:
+def sample_effects(rng: np.random.Generator) -> ImageEffects:
     """Exposure within +-25 %, white balance within a few percent, a little blur and noise."""
     gain = rng.uniform(0.8, 1.25) * _tint(rng, 0.05)
     return ImageEffects(
@@ -80,7 +80,7 @@ def draw_effects(rng: np.random.Generator) -> ImageEffects:
     )
 
 
-def _draw_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...]:
+def _sample_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...]:
     match profile:
         case Profile.TRAIN:
             count, lowest, strength, tint = int(rng.integers(1, 4)), 40.0, rng.uniform(0.4, 0.78), 0.08
@@ -89,10 +89,10 @@ def _draw_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...
         case _:
             assert_never(profile)
     shares = rng.dirichlet(np.full(count, 2.0))
-    return tuple(_draw_light(rng, lowest, strength * share, tint) for share in shares)
+    return tuple(_sample_light(rng, lowest, strength * share, tint) for share in shares)
 
 
-def _draw_light(rng: np.random.Generator, lowest_deg: float, strength: float, tint: float) -> Light:
+def _sample_light(rng: np.random.Generator, lowest_deg: float, strength: float, tint: float) -> Light:
     """Somewhere on the sky above `lowest_deg`, aimed at about the middle of the table."""
     elevation, azimuth = np.radians(rng.uniform(lowest_deg, 88.0)), rng.uniform(0, 2 * np.pi)
     away = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
@@ -125,7 +125,7 @@ Colour = Float[np.ndarray, " 3"]
 Pattern = Float[np.ndarray, "P P"]
 
 
-def draw_table_texture(rng: np.random.Generator, profile: Profile) -> UInt8[np.ndarray, "P P 3"]:
+def sample_table_texture(rng: np.random.Generator, profile: Profile) -> UInt8[np.ndarray, "P P 3"]:
     """A square table texture: a pattern in 0..1 mixes two related colours."""
     match profile:
         case Profile.TRAIN:

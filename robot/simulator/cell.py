@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from handeye.robot.config import CameraConfig, WorkCellConfig
-from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.camera import SimulatedCamera
 from handeye.robot.simulator.config import SimulatorConfig
 from handeye.robot.simulator.faults import Fault, FaultSchedule
@@ -60,7 +60,7 @@ class SimulatedCell:
 
     def reset(self, seed: int, faults: Sequence[Fault] = ()) -> None:
         """Draw the scene of episode `seed`, let it come to rest, put the arm at home and time to 0."""
-        scene = draw_pick_scene(self.cell, self.config, seed)
+        scene = sample_pick_scene(self.cell, self.config, seed)
         self.physics.load(scene)
         self.arm.reset()
         self.camera.reset(seed)
@@ -92,11 +92,11 @@ class SimulatedCell:
         return renderer.render(self.scene.data).image_rgb
 
 
-def draw_pick_scene(cell: WorkCellConfig, config: SimulatorConfig, seed: int) -> Scene:
+def sample_pick_scene(cell: WorkCellConfig, config: SimulatorConfig, seed: int) -> Scene:
     """The scene of an episode: one target within reach with room for the fingers, other things around it, at rest."""
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
-        scene = build_scene(cell, _draw_objects(cell, config, rng), draw_appearance(rng, config.profile))
+        scene = build_scene(cell, _sample_objects(cell, config, rng), sample_appearance(rng, config.profile))
         settle(scene, _SETTLE_S)
         if _is_fair(scene, cell, config):
             return scene
@@ -109,7 +109,7 @@ def find_target(scene: Scene, config: SimulatorConfig) -> SceneObject:
     return next(item for item in scene.objects if item.class_id == wanted)
 
 
-def _draw_objects(cell: WorkCellConfig, config: SimulatorConfig, rng: np.random.Generator) -> list[SceneObject]:
+def _sample_objects(cell: WorkCellConfig, config: SimulatorConfig, rng: np.random.Generator) -> list[SceneObject]:
     layout = Layout(cell, rng, config.profile)
     reach = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m, config.gap_m)
     wanted = CUBE_CLASSES.index(config.target)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, sample_cube, sample_distractor
 from handeye.robot.simulator.scene import PHYSICS_DT_S, Scene, arm_addresses
 
 _ATTEMPTS = 60
@@ -33,7 +33,7 @@ class Area:
         (x0, y0), (x1, y1) = self.low_xy_m, self.high_xy_m
         return Area((x0 - by_m, y0 - by_m), (x1 + by_m, y1 + by_m), self.gap_m)
 
-    def draw(self, rng: np.random.Generator) -> Float[np.ndarray, " 2"]:
+    def sample(self, rng: np.random.Generator) -> Float[np.ndarray, " 2"]:
         """A point in it, uniform."""
         return rng.uniform(self.low_xy_m, self.high_xy_m)
 
@@ -52,7 +52,7 @@ class Layout:
         With keeps_gap what is placed later also stays that far away.
         """
         for class_id in class_ids:
-            cube = draw_cube(self._rng, class_id, self._next_name(), self._cell)
+            cube = sample_cube(self._rng, class_id, self._next_name(), self._cell)
             self._stand(cube, area)
             if keeps_gap:
                 self._kept_gap_m[cube.name] = area.gap_m
@@ -60,7 +60,7 @@ class Layout:
     def add_distractors(self, count: int, area: Area) -> None:
         """Other things standing on the table in `area`."""
         for _ in range(count):
-            self._stand(draw_distractor(self._rng, self._profile, self._next_name()), area)
+            self._stand(sample_distractor(self._rng, self._profile, self._next_name()), area)
 
     def drop(self, item: SceneObject, centre_xy_m: Float[np.ndarray, " 2"], height_m: float) -> None:
         """Something in the air in any orientation, to fall where it may."""
@@ -73,20 +73,20 @@ class Layout:
         """Cubes dropped into the bin, one above the other."""
         half = np.array(self._cell.bin.inside_m) / 2 - 0.04
         for level, class_id in enumerate(class_ids):
-            cube = draw_cube(self._rng, class_id, self._next_name(), self._cell)
+            cube = sample_cube(self._rng, class_id, self._next_name(), self._cell)
             place = np.array(self._cell.bin.centre_xy_m) + self._rng.uniform(-half, half)
             self.drop(cube, place, self._cell.table.height_m + 0.06 + 0.09 * level)
 
     def next_cube(self, class_id: int) -> SceneObject:
         """A cube that the caller will place."""
-        return draw_cube(self._rng, class_id, self._next_name(), self._cell)
+        return sample_cube(self._rng, class_id, self._next_name(), self._cell)
 
     def _next_name(self) -> str:
         return f"object_{len(self.objects)}"
 
     def _stand(self, item: SceneObject, area: Area) -> None:
         for _ in range(_ATTEMPTS):
-            place = area.draw(self._rng)
+            place = area.sample(self._rng)
             if self._is_free(place, item.radius_m + area.gap_m):
                 z = self._cell.table.height_m + item.height_m + _DROP_M
                 yaw = self._rng.uniform(-np.pi, np.pi)

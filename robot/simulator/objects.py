@@ -77,14 +77,14 @@ class SceneObject:
         return 2.0 * self.parts[0].size[0]
 
 
-def draw_cube(rng: np.random.Generator, class_id: int, name: str, cell: WorkCellConfig) -> SceneObject:
+def sample_cube(rng: np.random.Generator, class_id: int, name: str, cell: WorkCellConfig) -> SceneObject:
     """A cube of one of the four classes: edge, mass and paint vary, the name of its colour does not."""
     low, high = _CUBE_HUES[class_id]
     colour = _hsv(rng.uniform(low, high), rng.uniform(0.72, 1.0), rng.uniform(0.55, 0.95))
     return _cube(name, float(rng.uniform(*cell.cube_edge_m)), colour, float(rng.uniform(*_CUBE_MASS_KG)), class_id)
 
 
-def draw_distractor(rng: np.random.Generator, profile: Profile, name: str) -> SceneObject:
+def sample_distractor(rng: np.random.Generator, profile: Profile, name: str) -> SceneObject:
     """Something that is not one of the four cubes, often painted like one."""
     match profile:
         case Profile.TRAIN:

@@ -16,7 +16,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import KinematicsError
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.labels import Label, label_objects
 from handeye.robot.simulator.layout import Area, Layout, move_object, object_pose, settle
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
@@ -100,20 +100,20 @@ class SampleRenderer:
 
 def pose_scene(cell: WorkCellConfig, profile: Profile, view: View, rng: np.random.Generator) -> Scene:
     """A settled scene with the arm where it would be for this view."""
-    appearance = draw_appearance(rng, profile)
+    appearance = sample_appearance(rng, profile)
     layout = Layout(cell, rng, profile)
-    falls = _draw_objects(layout, cell, view, rng)
+    falls = _sample_objects(layout, cell, view, rng)
     scene = build_scene(cell, layout.objects, appearance)
     settle(scene, 0.5 if falls else 0.08)
     held = next((item for item in scene.objects if item.class_id is not None), None) if view is View.HELD else None
     for _ in range(_ATTEMPTS):
-        tool = _draw_tool_pose(scene, cell, view, rng)
+        tool = _sample_tool_pose(scene, cell, view, rng)
         joints = joints_for(tool, cell)
         if joints is None:
             continue
         if held is not None:
             _put_between_fingers(scene, held, tool, cell, rng)
-        opening = held.edge_m if held is not None else _draw_opening(cell, view, rng)
+        opening = held.edge_m if held is not None else _sample_opening(cell, view, rng)
         place_arm(scene, joints, opening)
         if not _arm_hits_something(scene, held):
             return scene
@@ -121,7 +121,7 @@ def pose_scene(cell: WorkCellConfig, profile: Profile, view: View, rng: np.rando
     return scene
 
 
-def _draw_objects(layout: Layout, cell: WorkCellConfig, view: View, rng: np.random.Generator) -> bool:
+def _sample_objects(layout: Layout, cell: WorkCellConfig, view: View, rng: np.random.Generator) -> bool:
     """Put things on the table and in the bin; True if some of them still have to fall."""
     table = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m).grown(0.08)
     is_bare = view is not View.HELD and rng.random() < 0.08
@@ -136,16 +136,16 @@ def _draw_objects(layout: Layout, cell: WorkCellConfig, view: View, rng: np.rand
     layout.fill_bin(in_bin)
     falling = int(rng.integers(1, 4)) if rng.random() < 0.2 else 0
     for level in range(falling):
-        layout.drop(layout.next_cube(int(rng.integers(4))), table.draw(rng), 0.12 + 0.08 * level)
+        layout.drop(layout.next_cube(int(rng.integers(4))), table.sample(rng), 0.12 + 0.08 * level)
     return bool(in_bin) or falling > 0
 
 
-def _draw_tool_pose(
+def _sample_tool_pose(
     scene: Scene, cell: WorkCellConfig, view: View, rng: np.random.Generator
 ) -> Float[np.ndarray, "4 4"]:
     table_z = cell.table.height_m
     area = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m)
-    on_table = np.array([*area.draw(rng), table_z])
+    on_table = np.array([*area.sample(rng), table_z])
     over_bin = np.array([*(np.array(cell.bin.centre_xy_m) + rng.normal(0, 0.05, 2)), table_z])
     yaw, azimuth = rng.uniform(-np.pi, np.pi), rng.uniform(-np.pi, np.pi)
     steady = tool_rotation(yaw, abs(rng.normal(0, np.radians(3.0))), azimuth)
@@ -179,7 +179,7 @@ def _above_something(
     return object_pose(scene, chosen)[:3, 3] + beside
 
 
-def _draw_opening(cell: WorkCellConfig, view: View, rng: np.random.Generator) -> float:
+def _sample_opening(cell: WorkCellConfig, view: View, rng: np.random.Generator) -> float:
     """Open when approaching; anything in between at times."""
     if view is View.APPROACH or rng.random() < 0.7:
         return cell.gripper.opening_max_m

@@ -113,7 +113,7 @@ def make_clips(shared: Path) -> None:
 
 
 def make_cubes(_: Path) -> None:
-    """A course of `benchmark-tracking` as film, with its true boxes and the shipped detector's boxes as MOT text."""
+    """A scenario of `benchmark-tracking` as film, with its true boxes and the shipped detector's boxes as MOT text."""
     (HERE / "video").mkdir(exist_ok=True)
     (HERE / "mot").mkdir(exist_ok=True)
     images, true = zip(*film(ScenarioKind.CROSSING, seed=3), strict=True)
@@ -135,25 +135,25 @@ def make_cubes(_: Path) -> None:
 
 
 def film(kind: ScenarioKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
-    """Each frame of a course with the boxes of the pixels that are seen of each cube; ids are the cubes' places."""
-    course = sample_scenario(kind, WorkCellConfig(), seed)
-    renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
-    renderer.load(course.scene)
+    """Each frame of a scenario with the boxes of the pixels that are seen of each cube; ids are the cubes' places."""
+    scenario = sample_scenario(kind, WorkCellConfig(), seed)
+    renderer = build_renderer(RendererKind.RAYS, scenario.camera, camera_name=scenario.camera_name)
+    renderer.load(scenario.scene)
     rng = np.random.default_rng(seed)
-    for number, moment in enumerate(course.moments):
-        course.pose(moment)
-        picture = renderer.render(course.scene.data).image_rgb
-        segments = renderer.segment(course.scene.data)
-        boxes = np.array([seen_box(course, segments, item) for item in course.scene.objects])
+    for number, keyframe in enumerate(scenario.keyframes):
+        scenario.pose(keyframe)
+        picture = renderer.render(scenario.scene.data).image_rgb
+        segments = renderer.segment(scenario.scene.data)
+        boxes = np.array([seen_box(scenario, segments, item) for item in scenario.scene.objects])
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_SIDE_PX)
         true = MotBoxes(np.full(len(seen), number + 1), seen + 1, boxes[seen], np.ones(len(seen)))
-        yield apply_sensor_model(picture, course.scene.appearance.effects, rng), true
+        yield apply_sensor_model(picture, scenario.scene.appearance.effects, rng), true
     renderer.close()
 
 
-def seen_box(course: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
+def seen_box(scenario: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
     """The box around the pixels of one object, without area where none is seen."""
-    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
+    geoms = [scenario.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
     rows, columns = np.nonzero(np.isin(segments, geoms))
     if len(rows) == 0:
         return (0.0, 0.0, 0.0, 0.0)

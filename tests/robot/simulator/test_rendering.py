@@ -13,7 +13,7 @@ from handeye.robot.simulator import gl_renderer as gl_backend
 from handeye.robot.simulator import rendering
 from handeye.robot.simulator.appearance import Appearance, ImageEffects, Light
 from handeye.robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
-from handeye.robot.simulator.objects import Part, Profile, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.objects import Part, Profile, SceneObject, sample_cube, sample_distractor
 from handeye.robot.simulator.ray_renderer import RayRenderer
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import Renderer, RendererKind
@@ -100,8 +100,8 @@ def test_sky_has_infinite_depth_and_no_geom(cell: WorkCellConfig, kind: Renderer
 @pytest.mark.usefixtures("needs_gl")
 def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
     rng = np.random.default_rng(5)
-    items = [draw_cube(rng, i % 4, f"object_{i}", cell) for i in range(4)]
-    items += [draw_distractor(rng, Profile.TRAIN, f"object_{i}") for i in range(4, 8)]
+    items = [sample_cube(rng, i % 4, f"object_{i}", cell) for i in range(4)]
+    items += [sample_distractor(rng, Profile.TRAIN, f"object_{i}") for i in range(4, 8)]
     places = [(0.42 + 0.09 * (i % 4), -0.15 + 0.25 * (i // 4), item.height_m) for i, item in enumerate(items)]
     scene = build_scene(cell, [item.placed(p) for item, p in zip(items, places, strict=True)], plain_look())
     gl, rays = (loaded(kind, cell.camera, scene) for kind in (RendererKind.GL, RendererKind.RAYS))
@@ -123,7 +123,7 @@ def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
 
 
 def test_shadows_darken_the_table_beside_a_cube_and_nothing_else(cell: WorkCellConfig, kind: RendererKind) -> None:
-    cube = draw_cube(np.random.default_rng(0), 0, "object_0", cell).placed((0.55, 0.1, 0.025))
+    cube = sample_cube(np.random.default_rng(0), 0, "object_0", cell).placed((0.55, 0.1, 0.025))
     scene = build_scene(cell, [cube], plain_look(direction=(0.0, 0.7, -0.714)))
     shadowless, shadowed = loaded(kind, cell.camera, scene), loaded(kind, cell.camera, scene, shadows=True)
     lit = shadowless.render(scene.data).image_rgb.astype(int).sum(-1)
