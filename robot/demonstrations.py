@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field
 
-from handeye.robot.control.episode import EpisodeResult, Judgement
+from handeye.robot.control.episode import CheckResult, EpisodeResult
 from handeye.robot.datasets.format import Episode
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.writer import EpisodeWriter
@@ -35,7 +35,7 @@ from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.faults import MIXED, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.scene import arm_addresses
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer
 from handeye.robot.types import NUM_JOINTS, ActionChunk
 from handeye.vision.errors import DatasetError, UserError
@@ -165,7 +165,7 @@ class Replay:
     """Distance of the grasp point."""
     joint_rad: Float[np.ndarray, " T"]
     """Largest difference of a joint."""
-    judgement: Judgement
+    checked: CheckResult
 
 
 def read_recorded(dataset: EpisodeDataset, index: int) -> Recorded:
@@ -186,19 +186,19 @@ def replay(recorded: Recorded, config: RecordConfig, *, seed: int | None = None,
         raise DatasetError("the episode does not tell the seed of its scene; give one with --seed")
     ticks = ticks_per_row(config.cell.control_hz, float(recorded.fps))
     cell = SimulatedCell(config.cell, config.simulator)
-    judge = PickTaskJudge(cell)
+    success_check = PickSuccessCheck(cell)
     cell.reset(seed, sample_random_faults(config.random_faults, seed))
-    judge.reset()
+    success_check.reset()
     _place_arm(cell, recorded.states[0])
     with ExitStack() as stack:
         stack.callback(cell.close)
         stack.enter_context(cell.arm)
         writer = None if film is None else stack.enter_context(VideoWriter(film, _film_fps(recorded.fps)))
         states = _play(cell, recorded, ticks, writer)
-        judgement = judge()
+        checked = success_check()
     places, meant = (_grasp_points(config, rows) for rows in (states, recorded.states))
     joints = np.abs(states[:, :NUM_JOINTS] - recorded.states[:, :NUM_JOINTS]).max(axis=1)
-    return Replay(seed, np.linalg.norm(places - meant, axis=1), joints, judgement)
+    return Replay(seed, np.linalg.norm(places - meant, axis=1), joints, checked)
 
 
 def _play(cell: SimulatedCell, recorded: Recorded, ticks: int, writer: VideoWriter | None) -> Float[np.ndarray, "T 7"]:

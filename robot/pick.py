@@ -38,7 +38,7 @@ from handeye.robot.policies.scripted_policy import PickSkill
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.config import SimulatorConfig
 from handeye.robot.simulator.faults import Fault, RandomFaultsConfig, sample_random_faults
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer
 from handeye.robot.viewer.episode_view import EpisodeFiles
 from handeye.vision.config import Config
@@ -131,8 +131,8 @@ class PickStation:
         self._detector = detector
         self._build_policy = build_policy
         self.cell = SimulatedCell(config.cell, config.simulator)
-        """The truth, for judges and tests; nothing of it reaches the policy."""
-        self._judge = PickTaskJudge(self.cell)
+        """The true state, for success checks and tests; nothing of it reaches the policy."""
+        self._success_check = PickSuccessCheck(self.cell)
 
     def __enter__(self) -> PickStation:
         # The camera stays open from one episode to the next: starting a renderer takes as long as ten frames.
@@ -153,7 +153,7 @@ class PickStation:
         On the way happen `faults` and the random_faults that the configuration draws from the seed.
         """
         self.cell.reset(seed, [*faults, *sample_random_faults(self.config.random_faults, seed)])
-        self._judge.reset()
+        self._success_check.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
@@ -162,7 +162,7 @@ class PickStation:
             loop = self._build_loop(policy, timer, [*sinks, *([] if files is None else [files])])
             task = build_task(self.config)
             self.cell.clock.wait_until(self.config.simulator.camera_latency_s)
-            result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self.config.timeout_s)
+            result = run_episode(loop, task, self._success_check, seed=seed, timeout_s=self.config.timeout_s)
             if files is not None:
                 files.finish(result)
         return result

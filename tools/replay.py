@@ -54,7 +54,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         f"{1000 * result['worst_tool_m']:.2f} mm from where it was (frame {result['worst_frame']}), on average "
         f"{1000 * result['mean_tool_m']:.2f} mm; joints at most {result['worst_joint_rad']:.4f} rad"
     )
-    console.print("the pick succeeds again" if played.judgement.success else f"no pick: {played.judgement.reason}")
+    console.print("the pick succeeds again" if played.checked.success else f"no pick: {played.checked.reason}")
     if arguments.output is not None:
         console.print(f"film: {arguments.output}", markup=False)
     return 0 if result["worst_tool_m"] <= arguments.tolerance_m else 1
@@ -70,5 +70,5 @@ def _summarise(played: Replay, episode: int) -> dict[str, float]:
         "mean_tool_m": float(played.tool_m.mean()),
         "worst_frame": int(played.tool_m.argmax()),
         "worst_joint_rad": float(played.joint_rad.max()),
-        "success": played.judgement.success,
+        "success": played.checked.success,
     }

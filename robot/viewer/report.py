@@ -73,10 +73,10 @@ def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
     return {
         "seed": result.seed,
         "success": result.success,
-        "judged_success": result.judged_success,
+        "checked_success": result.checked_success,
         "outcome": result.outcome.value,
         "reason": result.reason,
-        "judge_reason": result.judge_reason,
+        "check_reason": result.check_reason,
         "last_stage": result.last_stage,
         "cycle_s": round(result.cycle_s, 4),
         "attempts": result.attempts,

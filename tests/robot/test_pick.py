@@ -83,7 +83,7 @@ def test_without_a_sighting_the_task_fails_with_its_reason() -> None:
     with PickStation(PickConfig(), BlindDetector()) as station:
         result = station.run(SEED)
     assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, "not_found")
-    assert result.judge_reason == "never_held"
+    assert result.check_reason == "never_held"
 
 
 @pytest.mark.slow

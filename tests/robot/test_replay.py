@@ -52,8 +52,8 @@ def test_the_hand_goes_where_it_was_and_a_state_that_was_not_reached_is_measured
     assert played.tool_m[12] == pytest.approx(expected, abs=2e-3)
     others = np.delete(played.tool_m, 12)
     assert 0 < others.max() < 2e-3
-    assert not played.judgement.success
-    assert played.judgement.reason == "never_held"
+    assert not played.checked.success
+    assert played.checked.reason == "never_held"
 
 
 def write_set(folder: Path, recorded: Recorded, *, with_seed: bool = True) -> Path:
@@ -119,5 +119,5 @@ def test_a_recorded_pick_succeeds_again(tmp_path: Path) -> None:
     writer = EpisodeWriter.open(tmp_path, FPS, demonstration_features(None), ROBOT_TYPE)
     writer.add(episode)
     played = replay(read_recorded(EpisodeDataset.open(tmp_path), 0), CONFIG)
-    assert played.judgement.success
+    assert played.checked.success
     assert played.tool_m.max() < 2e-3

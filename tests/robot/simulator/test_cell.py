@@ -1,4 +1,4 @@
-"""The simulated cell as a whole: fair episodes, exact repetition, camera timing, faults and the judge's verdicts."""
+"""The simulated cell as a whole: fair episodes, exact repetition, camera timing, faults and success checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from handeye.robot.simulator.config import SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from handeye.robot.simulator.layout import move_object, object_pose
 from handeye.robot.simulator.objects import UPRIGHT
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 
 
 def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers(simulated: SimulatedCell) -> None:
@@ -182,39 +182,39 @@ def put_target(simulated: SimulatedCell, p_base: tuple[float, float, float], wai
 
 def test_judge_tells_success_from_every_kind_of_failure(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    judge = PickTaskJudge(simulated)
+    success_check = PickSuccessCheck(simulated)
     x, y = simulated.cell.bin.centre_xy_m
-    assert judge().reason == "never_held"
+    assert success_check().reason == "never_held"
     put_target(simulated, (x, y, 0.4), wait_s=0.1)
-    assert judge().reason == "never_held"
+    assert success_check().reason == "never_held"
     put_target(simulated, (x, y, 0.1), wait_s=0.04)
-    assert judge().reason == "still_moving"
+    assert success_check().reason == "still_moving"
     put_target(simulated, (x, y, 0.05), wait_s=0.5)
-    assert judge().success
-    assert judge().reason == ""
+    assert success_check().success
+    assert success_check().reason == ""
     put_target(simulated, (x + 0.3, y, 0.05), wait_s=0.5)
-    assert not judge().success
+    assert not success_check().success
     put_target(simulated, (1.5, 0.0, 0.1), wait_s=0.6)
-    assert judge().reason == "fell_off_the_table"
+    assert success_check().reason == "fell_off_the_table"
 
 
 def test_judge_notes_that_the_gripper_was_pushed_into_the_table(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    judge = PickTaskJudge(simulated)
+    success_check = PickSuccessCheck(simulated)
     with simulated.arm as arm:
         qpos = np.array(simulated.cell.home_qpos)
         for k in range(220):
             qpos = qpos + np.array([0.0, 0.004, 0.0, -0.004, 0.0, 0.0])
             arm.command(qpos, 0.085)
             simulated.clock.wait_until((k + 1) * 0.008)
-            if judge.unsafe_contacts:
+            if success_check.unsafe_contacts:
                 break
-    assert judge.unsafe_contacts
-    assert judge.unsafe_contacts[0].against == "table"
+    assert success_check.unsafe_contacts
+    assert success_check.unsafe_contacts[0].against == "table"
     put_target(simulated, (*simulated.cell.bin.centre_xy_m, 0.05), wait_s=0.5)
-    assert judge().reason.startswith("unsafe_contact")
-    judge.reset()
-    assert judge.unsafe_contacts == []
+    assert success_check().reason.startswith("unsafe_contact")
+    success_check.reset()
+    assert success_check.unsafe_contacts == []
 
 
 def test_film_shows_the_cell_from_outside(simulated: SimulatedCell) -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from handeye.robot.control.episode import EpisodeResult, Judgement, run_episode
+from handeye.robot.control.episode import CheckResult, EpisodeResult, run_episode
 from handeye.robot.control.loop import Tick
 from handeye.robot.control.recorder import read_recording
 from handeye.robot.interfaces import Outcome, PolicyStatus
@@ -32,7 +32,7 @@ def white() -> np.ndarray:
 
 def episode(num_ticks: int) -> tuple[list[Tick], EpisodeResult]:
     bench = Bench(ListedPolicy([HOME], ends_after=num_ticks))
-    result = run_episode(bench.loop, TASK, lambda: Judgement(success=True), seed=4, timeout_s=60.0)
+    result = run_episode(bench.loop, TASK, lambda: CheckResult(success=True), seed=4, timeout_s=60.0)
     return bench.sink.ticks, result
 
 
