@@ -24,7 +24,7 @@ from handeye.robot.control.episode import CheckResult, EpisodeResult
 from handeye.robot.datasets.format import Episode
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.writer import EpisodeWriter
-from handeye.robot.demonstration_sink import DemonstrationSink, PictureSize, demonstration_features, ticks_per_row
+from handeye.robot.demonstration_sink import DemonstrationSink, ImageSize, demonstration_features, ticks_per_row
 from handeye.robot.interfaces import Policy
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
@@ -49,8 +49,8 @@ class RecordConfig(PickConfig):
 
     expert: ExpertPolicyConfig = ExpertPolicyConfig()
     random_faults: RandomFaultsConfig = MIXED
-    picture_height: int = Field(default=120, gt=0)
-    picture_width: int = Field(default=160, gt=0)
+    image_height: int = Field(default=120, gt=0)
+    image_width: int = Field(default=160, gt=0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,9 +69,9 @@ class Played:
 class Recorder:
     """Plays episodes in one process; use `play` inside `with`."""
 
-    def __init__(self, config: RecordConfig, detector: Path, pictures: PictureSize | None) -> None:
+    def __init__(self, config: RecordConfig, detector: Path, image_size: ImageSize | None) -> None:
         self._config = config
-        self._pictures = pictures
+        self._image_size = image_size
         self._station = PickStation(config, load_detector(config, detector), self._build_policy)
 
     def __enter__(self) -> Recorder:
@@ -89,8 +89,8 @@ class Recorder:
             build_task(config),
             policy_hz=config.expert.policy_hz,
             seed=seed,
-            pictures=self._pictures,
-            scene=self._station.cell.see_scene,
+            image_size=self._image_size,
+            scene=self._station.cell.scene_image,
         )
         result = self._station.run(seed, sinks=[sink])
         return Played(result, sink.episode())
@@ -99,7 +99,7 @@ class Recorder:
         return ExpertPolicy(self._config.cell, self._config.expert, seed=seed)
 
 
-def open_recording(config: RecordConfig, folder: Path, detector: Path, pictures: PictureSize | None) -> EpisodeWriter:
+def open_recording(config: RecordConfig, folder: Path, detector: Path, image_size: ImageSize | None) -> EpisodeWriter:
     """The data set to record into, new or begun.
 
     Raises DatasetError when it holds other episodes or was begun with another configuration or detector, and UserError
@@ -108,7 +108,7 @@ def open_recording(config: RecordConfig, folder: Path, detector: Path, pictures:
     fps = config.expert.policy_hz
     if fps != round(fps):
         raise DatasetError(f"expert.policy_hz {fps:g}: a data set needs a whole number of frames a second")
-    features, origin = demonstration_features(pictures), _origin(config, detector)
+    features, origin = demonstration_features(image_size), _origin(config, detector)
     return EpisodeWriter.open(folder, round(fps), features, ROBOT_TYPE, origin)
 
 
@@ -130,11 +130,11 @@ def next_seed(writer: EpisodeWriter, first_seed: int) -> int:
 
 
 def play_episodes(
-    config: RecordConfig, seeds: Sequence[int], detector: Path, pictures: PictureSize | None, *, workers: int
+    config: RecordConfig, seeds: Sequence[int], detector: Path, image_size: ImageSize | None, *, workers: int
 ) -> Iterator[Played]:
     """The episodes in the order of `seeds`, shared among `workers` processes; stop iterating to stop playing."""
     load_detector(config, detector)
-    yield from map_in_workers(Recorder, (config, detector, pictures), Recorder.play, seeds, workers=workers)
+    yield from map_in_workers(Recorder, (config, detector, image_size), Recorder.play, seeds, workers=workers)
 
 
 # A recorded episode played back in the simulated cell: whether the arm goes where it went, and does what it did.
@@ -142,7 +142,7 @@ def play_episodes(
 # The recorded actions are commanded at the control rate, interpolated between their rows. The scene is that of the
 # episode's seed, random_faults included; without a recorded seed it is the one that is asked for.
 
-FILM_HZ = 10
+VIDEO_HZ = 10
 JOINTS = (*STATE_NAMES[:NUM_JOINTS], "gripper_opening_m")
 
 
@@ -193,7 +193,7 @@ def replay(recorded: Recorded, config: RecordConfig, *, seed: int | None = None,
     with ExitStack() as stack:
         stack.callback(cell.close)
         stack.enter_context(cell.arm)
-        writer = None if film is None else stack.enter_context(VideoWriter(film, _film_fps(recorded.fps)))
+        writer = None if film is None else stack.enter_context(VideoWriter(film, _video_fps(recorded.fps)))
         states = _play(cell, recorded, ticks, writer)
         checked = success_check()
     places, meant = (_grasp_points(config, rows) for rows in (states, recorded.states))
@@ -206,7 +206,7 @@ def _play(cell: SimulatedCell, recorded: Recorded, ticks: int, writer: VideoWrit
     start_s, dt_s = cell.clock.now_s(), 1.0 / cell.cell.control_hz
     rows = np.concatenate([recorded.states[:1], recorded.actions])
     chunk = ActionChunk(rows, 1.0 / recorded.fps, start_s)
-    every = max(1, recorded.fps // FILM_HZ)
+    every = max(1, recorded.fps // VIDEO_HZ)
     states = []
     for tick in range(ticks * len(recorded.actions) + 1):
         cell.clock.wait_until(start_s + tick * dt_s)
@@ -215,14 +215,14 @@ def _play(cell: SimulatedCell, recorded: Recorded, ticks: int, writer: VideoWrit
             joints = cell.arm.read_state()
             states.append(np.append(joints.qpos, joints.gripper_opening_m))
             if writer is not None and row % every == 0:
-                writer.write(cell.film())
+                writer.write(cell.video_frame())
         target = interpolate_chunk(chunk, start_s + tick * dt_s, Interpolation.CUBIC)
         cell.arm.command(target.qpos, target.gripper_m)
     return np.array(states)
 
 
-def _film_fps(fps: int) -> float:
-    return fps / max(1, fps // FILM_HZ)
+def _video_fps(fps: int) -> float:
+    return fps / max(1, fps // VIDEO_HZ)
 
 
 def _place_arm(cell: SimulatedCell, state: Float[np.ndarray, " 7"]) -> None:

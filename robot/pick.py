@@ -173,7 +173,7 @@ class PickStation:
             [stage.value for stage in (Stage if self._build_policy is build_skill else PickStage)],
             video=output.video,
             fps=self.config.cell.camera.rate_hz,
-            outside=self.cell.film,
+            scene=self.cell.video_frame,
         )
 
     def _build_loop(self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink]) -> ControlLoop:
@@ -253,7 +253,7 @@ def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
     network = load_pick_network(path, config.cell, config.learned)
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
-        return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.see_scene)
+        return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.scene_image)
 
     return build
 

@@ -1,4 +1,4 @@
-"""`handeye calibrate STEP`: a lens from pictures of a board, the camera's place on or beside the arm, and both checked.
+"""`handeye calibrate STEP`: a lens from images of a board, the camera's place on or beside the arm, and both checked.
 
 Every step explains itself with --help and writes its result with --json FILE.
 """

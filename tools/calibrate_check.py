@@ -22,11 +22,11 @@ class Arguments:
     """Foretell the board of new samples; the board must be where it was. Exit code 1 when it is not seen there."""
 
     samples: Positional[Path]
-    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     hand_eye: Path = Path("hand_eye.yaml")
     """The calibration, from `handeye calibrate hand-eye`."""
     camera: Path | None = None
-    """The camera's file; pictures need it."""
+    """The camera's file; images need it."""
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
     limit_mm: float = 5.0

@@ -37,11 +37,11 @@ class Arguments:
     """Solve for camera and board by closed forms, then by maximum likelihood; each sample is foretold by the others."""
 
     samples: Positional[Path]
-    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
-    """The camera's file, from `handeye calibrate intrinsics`; pictures need it."""
+    """The camera's file, from `handeye calibrate intrinsics`; images need it."""
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
     output: Path = Path("hand_eye.yaml")
@@ -85,13 +85,13 @@ def run(arguments: Arguments) -> int:
 
 
 def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
-    """Samples of either kind, and the board where pictures show it. Raises UserError for pictures without a camera."""
+    """Samples of either kind, and the board where images show it. Raises UserError for images without a camera."""
     if path.suffix.lower() == ".json":
         return load_pose_pairs(path), None
     if not path.is_dir():
-        raise UserError(f"{path}: expected a folder of pictures with poses.yaml, or a .json file of pairs of poses")
+        raise UserError(f"{path}: expected a folder of images with poses.yaml, or a .json file of pairs of poses")
     if camera is None:
-        raise UserError("--camera: pictures need the camera's file; make it with `handeye calibrate intrinsics`")
+        raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
     return load_session(path, config, load_intrinsics(camera)), config
 

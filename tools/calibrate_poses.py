@@ -31,7 +31,7 @@ class Arguments:
     camera: Path
     """The camera's file, from `handeye calibrate intrinsics`."""
     output: Path = Path("poses.yaml")
-    """Tool poses by the names that the pictures are to have."""
+    """Tool poses by the names that the images are to have."""
     number: int = 15
     """How many poses."""
     distance_m: tuple[float, float] = (0.3, 0.55)
@@ -69,7 +69,7 @@ def run(arguments: Arguments) -> int:
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(
-        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and photograph each "
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and take an image at each "
         "as its name"
     )
     if arguments.json is not None:

@@ -1,4 +1,4 @@
-"""Check demonstrations before a policy learns from them: numbers, clocks, streams, pictures, joints and statistics.
+"""Check demonstrations before a policy learns from them: numbers, clocks, streams, images, joints and statistics.
 
 Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are named; 2: no data set that can
 be read.
@@ -74,7 +74,7 @@ def summarise(dataset: EpisodeDataset, report: DemonstrationReport) -> dict[str,
         "shortest_s": min(report.lengths.values(), default=0) / dataset.fps,
         "longest_s": max(report.lengths.values(), default=0) / dataset.fps,
         "tasks": dataset.tasks,
-        "cameras": [key for key, feature in dataset.features.items() if feature.is_picture],
+        "cameras": [key for key, feature in dataset.features.items() if feature.holds_images],
         "numbers": _describe_numbers(dataset, report),
         "problems": dict(kinds.most_common()),
         "findings": [asdict(finding) for finding in report.findings],
@@ -86,7 +86,7 @@ def _describe_numbers(dataset: EpisodeDataset, report: DemonstrationReport) -> d
     described = {}
     for key, row in report.statistics.items():
         feature = dataset.features[key]
-        if key in BOOK_KEEPING or feature.is_picture:
+        if key in BOOK_KEEPING or feature.holds_images:
             continue
         columns = [np.asarray(row[name]).reshape(-1).tolist() for name in ("min", "max", "mean", "std")]
         for name, *values in zip(number_names(key, feature), *columns, strict=True):

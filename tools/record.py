@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from handeye.robot.datasets.writer import EpisodeWriter
-from handeye.robot.demonstration_sink import PictureSize
+from handeye.robot.demonstration_sink import ImageSize
 from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
 from handeye.robot.pick import SHIPPED_DETECTOR
 from handeye.robot.simulator.rendering import RendererKind
@@ -61,11 +61,11 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: expected 0 or more")
     config = _read_config(arguments, overrides)
-    pictures = PictureSize(config.picture_height, config.picture_width) if arguments.images else None
+    image_size = ImageSize(config.image_height, config.image_width) if arguments.images else None
     detector = arguments.detector or SHIPPED_DETECTOR
-    writer = open_recording(config, arguments.output, detector, pictures)
+    writer = open_recording(config, arguments.output, detector, image_size)
     console = Console(highlight=False, soft_wrap=True)
-    dropped = _record(arguments, config, writer, detector, pictures, console)
+    dropped = _record(arguments, config, writer, detector, image_size, console)
     report = _describe(writer, arguments, dropped)
     for reason, count in dropped.items():
         console.print(f"played but not kept, {reason}: {count}")
@@ -89,7 +89,7 @@ def _record(
     config: RecordConfig,
     writer: EpisodeWriter,
     detector: Path,
-    pictures: PictureSize | None,
+    image_size: ImageSize | None,
     console: Console,
 ) -> Counter[str]:
     """Play until there are enough; the reasons of what was not kept, counted."""
@@ -101,7 +101,7 @@ def _record(
     seeds = range(first, first + SEEDS_FOR_EACH * missing)
     with Progress(console=console) as progress:
         bar = progress.add_task("recording", total=arguments.episodes, completed=writer.info.total_episodes)
-        for played in play_episodes(config, seeds, detector, pictures, workers=arguments.workers):
+        for played in play_episodes(config, seeds, detector, image_size, workers=arguments.workers):
             if played.is_kept:
                 writer.add(played.episode)
                 progress.advance(bar)

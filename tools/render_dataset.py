@@ -1,4 +1,4 @@
-"""`handeye render-dataset`: labelled pictures of cubes on a table, out of the simulator, as a COCO data set."""
+"""`handeye render-dataset`: labelled images of cubes on a table, out of the simulator, as a COCO data set."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Arguments:
     output: Path
     """Folder for annotations.json and images/."""
     images: int = 1000
-    """Number of pictures."""
+    """Number of images."""
     seed: int = 0
-    """Picture i depends on this number and i only."""
+    """Image i depends on this number and i only."""
     profile: Literal["train", "held_out"] = "train"
     """Which clutter, textures and lamps may appear; the two share none."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
@@ -40,7 +40,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Render and report how many cubes of each colour are in the pictures."""
+    """Render and report how many cubes of each colour are in the images."""
     from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
     from handeye.robot.simulator.objects import Profile
     from handeye.robot.simulator.rendering import RendererKind

@@ -1,4 +1,4 @@
-"""Show demonstrations as one page that can be sent: episodes, statistics, curves over time and strips of pictures."""
+"""Show demonstrations as one page that can be sent: episodes, statistics, curves over time and strips of images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Arguments:
     output: Path
     """The page, an HTML file that holds everything."""
     episodes: tuple[int, ...] = ()
-    """Episodes to show with curves and pictures; by default a few, evenly spread."""
+    """Episodes to show with curves and images; by default a few, evenly spread."""
     json: Path | None = None
     """Write what the page tells of the set, and which episodes it shows, to this file."""
 

@@ -29,7 +29,7 @@ class Provenance(Config):
     """Where the numbers come from."""
 
     source: str
-    """Pictures or recordings."""
+    """Images or recordings."""
     samples: tuple[str, ...]
     """Their names."""
     board: BoardConfig | None = None
@@ -123,22 +123,22 @@ def save_config(path: Path, config: Config) -> None:
         beside.write_text(dump_config(config), encoding="utf-8")
 
 
-# Samples for a hand-eye calibration from disk: pictures beside the tool's poses, or pairs of poses.
+# Samples for a hand-eye calibration from disk: images beside the tool's poses, or pairs of poses.
 
 POSES_FILE = "poses.yaml"
 _PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
 
 
 class PosesFile(Config):
-    """poses.yaml in a folder of pictures."""
+    """poses.yaml in a folder of images."""
 
     poses: dict[str, PoseConfig]
-    """T_base_tool at the moment of each picture, by the picture's file name."""
+    """T_base_tool at the moment of each image, by the image's file name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Pairs of poses with what the camera measured, and the pictures in which no board was found."""
+    """Pairs of poses with what the camera measured, and the images in which no board was found."""
 
     pairs: PosePairs
     measurements: tuple[BoardMeasurement, ...]
@@ -146,7 +146,7 @@ class Samples:
 
 
 def load_session(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
-    """Pictures and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
+    """Images and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
     poses = load_config(PosesFile, folder / POSES_FILE).poses
     detector, names, without = BoardDetector(board), [], []
     T_base_tool, T_camera_board, measurements = [], [], []
@@ -162,7 +162,7 @@ def load_session(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Sa
         T_camera_board.append(board_pose(view, intrinsics).T_camera_board)
         measurements.append(measure(view.points_board, view.pixels_uv, intrinsics))
     if not names:
-        raise UserError(f"{folder}: none of its {len(poses)} pictures shows the board; is it the right --board?")
+        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; is it the right --board?")
     pairs = PosePairs(np.stack(T_base_tool), np.stack(T_camera_board), tuple(names))
     return Samples(pairs, tuple(measurements), tuple(without))
 

@@ -1,6 +1,6 @@
-"""A lens from pictures of a board: camera matrix and distortion that explain all corners best (Zhang 2000).
+"""A lens from images of a board: camera matrix and distortion that explain all corners best (Zhang 2000).
 
-OpenCV does the fit. Here is what it leaves to the user: whether the pictures determine the lens at all, which of them
+OpenCV does the fit. Here is what it leaves to the user: whether the images determine the lens at all, which of them
 do not fit the others, and how certain the numbers are.
 """
 
@@ -56,13 +56,13 @@ def calibrate_lens(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens:
     """
     if len(views) < MIN_VIEWS:
         raise CalibrationError(
-            f"the board is in {len(views)} pictures, expected at least {MIN_VIEWS}, better 20: take more, with the "
+            f"the board is in {len(views)} images, expected at least {MIN_VIEWS}, better 20: take more, with the "
             "board in every part of the image and tilted by 20 to 45 degrees"
         )
     steepest = tilts_rad(views, rough_intrinsics(size_hw)).max()
     if steepest < MIN_TILT_RAD:
         raise CalibrationError(
-            f"no picture shows the board tilted by more than {np.rad2deg(steepest):.0f} degrees: focal length and "
+            f"no image shows the board tilted by more than {np.rad2deg(steepest):.0f} degrees: focal length and "
             "distance cannot be told apart; tilt it by 20 to 45 degrees about both of its edges"
         )
     intrinsics, focal_std = _fit(views, size_hw, lens)
@@ -102,7 +102,7 @@ def _fit(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> 
         ) from error
 
 
-# What pictures of the board still lack, in words: corners in every part of the image, tilts, and distances.
+# What images of the board still lack, in words: corners in every part of the image, tilts, and distances.
 #
 # Distortion is known only where corners were; focal length only from tilted boards.
 
@@ -128,7 +128,7 @@ class Coverage:
         return float(self.is_covered.mean())
 
     def advice(self) -> list[str]:
-        """What to photograph next, most needed first; empty when nothing is missing."""
+        """Which images to take next, most needed first; empty when nothing is missing."""
         missing = []
         tilted = int((self.tilts_rad >= WANTED_TILT_RAD).sum())
         if tilted < WANTED_TILTED_VIEWS:
@@ -136,7 +136,7 @@ class Coverage:
         for row, column in np.argwhere(~self.is_covered):
             missing.append(f"hold the board into the {_NAMES_ROWS[row]}, {_NAMES_COLUMNS[column]} of the image")
         if len(self.tilts_rad) < WANTED_VIEWS:
-            missing.append(f"take more pictures: {len(self.tilts_rad)} of {WANTED_VIEWS} are there")
+            missing.append(f"take more images: {len(self.tilts_rad)} of {WANTED_VIEWS} are there")
         return missing
 
 
@@ -157,7 +157,7 @@ def tilts_rad(views: tuple[BoardView, ...], intrinsics: Intrinsics) -> Float[np.
     return np.arccos(np.clip(normals, -1.0, 1.0))
 
 
-# The residuals of a lens in one picture: a right lens leaves noise, a wrong one leaves a pattern of arrows.
+# The residuals of a lens in one image: a right lens leaves noise, a wrong one leaves a pattern of arrows.
 
 MAGNIFICATION = 50.0
 
@@ -165,14 +165,14 @@ MAGNIFICATION = 50.0
 def draw_residuals(calibration: LensCalibration) -> UInt8[np.ndarray, "H W 3"]:
     """Each corner as an arrow to where the lens puts it, MAGNIFICATION times as long as it is; RGB on white."""
     height, width = calibration.intrinsics.size_hw
-    picture = np.full((height, width, 3), 255, dtype=np.uint8)
+    image = np.full((height, width, 3), 255, dtype=np.uint8)
     lengths = np.linalg.norm(calibration.residuals_px, axis=1)
     for start, residual, length in zip(calibration.pixels_uv, calibration.residuals_px, lengths, strict=True):
         share = min(1.0, float(length))  # red at a whole pixel
         end = start + MAGNIFICATION * residual
         first, last = ((int(round(x)), int(round(y))) for x, y in (start, end))
         colour = (int(255 * share), 60, int(255 * (1.0 - share)))
-        cv2.arrowedLine(picture, first, last, colour, 1, cv2.LINE_AA, tipLength=0.25)
+        cv2.arrowedLine(image, first, last, colour, 1, cv2.LINE_AA, tipLength=0.25)
     words = f"rms {calibration.rms_px:.3f} px, arrows x{MAGNIFICATION:g}"
-    cv2.putText(picture, words, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return picture
+    cv2.putText(image, words, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return image

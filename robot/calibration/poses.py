@@ -30,7 +30,7 @@ IsReachable = Callable[[Float[np.ndarray, "4 4"]], bool]
 _BATCHES = 10
 _IMAGE_MARGIN = 0.04  # of the image's size: corners nearer to its border may be lost by small errors of the guess
 _LEVER_M = 0.4  # a rotation error counts as the error that it makes of a point so far away
-# What is known before the first picture: a ruler's accuracy, and which way the camera looks.
+# What is known before the first image: a ruler's accuracy, and which way the camera looks.
 _PRIOR_M, _PRIOR_RAD = 0.1, 0.3
 
 
@@ -142,7 +142,7 @@ def suggest_poses(
     chosen: list[int] = []
     for _ in range(number):
         left = [index for index in range(len(usable)) if index not in chosen]
-        best = min(left, key=lambda index: _mark_failed(information + gains[index]))
+        best = min(left, key=lambda index: _expected_error_m2(information + gains[index]))
         chosen.append(best)
         information = information + gains[best]
     return np.stack([usable[index] for index in chosen])
@@ -176,13 +176,13 @@ def _information(
     return shared - cross @ np.linalg.solve(own, cross.T)
 
 
-def _mark_failed(information: Float[np.ndarray, "12 12"]) -> float:
+def _expected_error_m2(information: Float[np.ndarray, "12 12"]) -> float:
     """Expected square error (m^2) of a point _LEVER_M in front of the camera."""
     variances = np.diag(np.linalg.inv(information))[:6]
     return float(variances[:3].sum() + _LEVER_M**2 * variances[3:].sum())
 
 
-# Which tool poses the UR10e can take for a picture of the board: within reach and limits, off the table, in sight.
+# Which tool poses the UR10e can take for an image of the board: within reach and limits, off the table, in sight.
 #
 # It knows the arm and the table, nothing else that stands around.
 
@@ -193,7 +193,7 @@ _MOVING = slice(sum(part.link < 2 for part in UR10E_PARTS), None)
 
 
 class ReachablePoses:
-    """The arm of a cell that photographs a board, camera and board being about where `guess` says."""
+    """Tests tool poses against a cell's arm, with camera and board about where `guess` has them."""
 
     def __init__(self, cell: WorkCellConfig, guess: HandEye, board: BoardConfig) -> None:
         self._cell, self._guess = cell, guess

@@ -186,9 +186,9 @@ def measure(
 
 
 def measure_pose(T_camera_board: Float[np.ndarray, "4 4"]) -> BoardMeasurement:
-    """A pose of which no picture is left, as the corners that a camera would have seen of a board of 15 x 15 cm.
+    """A pose of which no image is left, as the corners that a camera would have seen of a board of 15 x 15 cm.
 
-    A pose's error is then weighed as pictures make it: larger along the viewing direction than across it.
+    A pose's error is then weighed as images make it: larger along the viewing direction than across it.
     """
     places = np.linspace(-0.075, 0.075, 4)
     x, y = np.meshgrid(places, places)

@@ -1,4 +1,4 @@
-"""Exact pictures of a board through any lens: each pixel's ray meets the board's plane, and a sensor adds its faults.
+"""Exact images of a board through any lens: each pixel's ray meets the board's plane, and a sensor adds its faults.
 
 This is the ground truth that calibration is measured against.
 """

@@ -1,6 +1,6 @@
 """A whole hand-eye calibration without an arm: rendered boards, tool poses with errors, and the truth to compare with.
 
-It tells before the first real picture how accurate a board, a lens and an arm can make the calibration.
+It tells before the first real image how accurate a board, a lens and an arm can make the calibration.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def simulate_session(
 ) -> Session:
     """Suggested poses for a guess of X and Z that is off by a few centimetres and degrees, as a user would follow them.
 
-    The tool poses that are reported are wrong by `noise`, of which corner_px plays no part: the pictures have `faults`.
-    Raises CalibrationError where the renderer's board is not found in its own picture: too small, or too much noise.
+    The tool poses that are reported are wrong by `noise`, of which corner_px plays no part: the images have `faults`.
+    Raises CalibrationError where the renderer's board is not found in its own image: too small, or too much noise.
     """
     rng = np.random.default_rng(seed)
     board, intrinsics = renderer.board, renderer.intrinsics
@@ -49,7 +49,7 @@ def simulate_session(
     for number, T in enumerate(truth.predict(T_base_tool)):
         view = detector(renderer.render(T, faults, rng), f"simulated {number}")
         if view is None:
-            raise CalibrationError("the board is not found in its own picture: less noise, or a larger board")
+            raise CalibrationError("the board is not found in its own image: less noise, or a larger board")
         views.append(view)
     seen = np.stack([board_pose(view, intrinsics).T_camera_board for view in views])
     reported = T_base_tool @ _pose_errors(num_poses, noise, rng)

@@ -18,8 +18,8 @@ from handeye.robot.datasets.episode_checks import (
     Finding,
     check_books,
     check_finite,
+    check_image_stream,
     check_joints,
-    check_picture_stream,
     check_streams,
     check_times,
     joint_bounds,
@@ -30,13 +30,13 @@ from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_st
 from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from handeye.vision.errors import DatasetError
 
-NO_STREAM, UNREADABLE, NO_PICTURES = "missing stream", "unreadable episode", "missing pictures"
-OTHER_SIZE, OTHER_RATE = "pictures of another size", "video of another rate"
+NO_STREAM, UNREADABLE, NO_IMAGES = "missing stream", "unreadable episode", "missing images"
+OTHER_SIZE, OTHER_RATE = "images of another size", "video of another rate"
 DUPLICATE, JUMP, OTHER_STATISTICS = "episode given twice", "jump of an action", "statistics of other data"
 JUMP_FACTOR, JUMP_SAMPLES, JUMP_QUANTILE = 8.0, 200, 0.995
 """A step is a jump when it is so many times as long as nearly all others of that number; fewer steps tell nothing."""
-STATISTICS_SLACK, PICTURE_SLACK = 1e-3, 0.03
-"""Of a number's range; of the brightness of pictures, which videos and a choice of pictures change a little."""
+STATISTICS_SLACK, IMAGE_SLACK = 1e-3, 0.03
+"""Of a number's range; of the brightness of images, which videos and a choice of images change a little."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +54,7 @@ def check_demonstrations(
     settings: CheckSettings,
     on_episode: Callable[[], None] = lambda: None,
 ) -> DemonstrationReport:
-    """Read everything, pictures included, and name what is wrong. Joints are held to the cell by their names."""
+    """Read everything, images included, and name what is wrong. Joints are held to the cell by their names."""
     check = _Check(dataset, settings, joint_bounds(cell))
     check.findings += check_streams_exist(dataset)
     for index in range(dataset.num_episodes):
@@ -75,7 +75,7 @@ def check_streams_exist(dataset: EpisodeDataset) -> Iterator[Finding]:
     for key, feature in dataset.features.items():
         rate = feature.info.get("video.fps", dataset.fps)
         if rate != dataset.fps:
-            yield Finding(OTHER_RATE, f"{key}: {rate} pictures a second, the set has {dataset.fps} frames a second")
+            yield Finding(OTHER_RATE, f"{key}: {rate} images a second, the set has {dataset.fps} frames a second")
 
 
 def check_jumps(actions: Mapping[int, Float[np.ndarray, "T D"]], names: Sequence[str]) -> Iterator[Finding]:
@@ -102,9 +102,9 @@ def check_statistics(found: Statistics, dataset: EpisodeDataset) -> Iterator[Fin
     """Stated minimum, maximum, mean and deviation that are not those of the data: the first of each feature."""
     for key, measured in found.items():
         feature, stated = dataset.features[key], dataset.stats.get(key)
-        is_whole = feature.is_picture or int(measured["count"][0]) == dataset.num_frames
+        is_whole = feature.holds_images or int(measured["count"][0]) == dataset.num_frames
         # Of matrices LeRobot keeps other shapes.
-        is_known = key not in BOOK_KEEPING and (feature.is_picture or len(feature.shape) == 1)
+        is_known = key not in BOOK_KEEPING and (feature.holds_images or len(feature.shape) == 1)
         if stated is not None and is_known and is_whole:
             longest = max(map(dataset.episode_length, range(dataset.num_episodes)))
             yield from islice(_compare(key, measured, stated, feature, longest), 1)
@@ -113,10 +113,10 @@ def check_statistics(found: Statistics, dataset: EpisodeDataset) -> Iterator[Fin
 def _compare(
     key: str, measured: Mapping[str, np.ndarray], stated: Mapping[str, np.ndarray], feature: Feature, longest: int
 ) -> Iterator[Finding]:
-    # LeRobot looks at other pictures than we do, so that only their mean can be held against ours.
-    for name in ("mean",) if feature.is_picture else ("min", "max", "mean", "std"):
+    # LeRobot looks at other images than we do, so that only their mean can be held against ours.
+    for name in ("mean",) if feature.holds_images else ("min", "max", "mean", "std"):
         here, there = (np.asarray(values[name], np.float64).reshape(-1) for values in (measured, stated))
-        slack = _picture_slack(measured, feature) if feature.is_picture else _number_slack(measured, name, longest)
+        slack = _image_slack(measured, feature) if feature.holds_images else _number_slack(measured, name, longest)
         for number in np.flatnonzero(~(np.abs(here - there) <= slack)):
             told = f"{name} of number {number} is {there[number]:.5g} in the statistics, {here[number]:.5g} in the data"
             yield Finding(OTHER_STATISTICS, f"{key}: {told}")
@@ -134,10 +134,10 @@ def _number_slack(measured: Mapping[str, np.ndarray], name: str, longest: int) -
     return slack + of_variance / np.maximum(np.maximum(std, np.sqrt(of_variance)), 1e-12)
 
 
-def _picture_slack(measured: Mapping[str, np.ndarray], feature: Feature) -> Float[np.ndarray, " D"]:
+def _image_slack(measured: Mapping[str, np.ndarray], feature: Feature) -> Float[np.ndarray, " D"]:
     high = np.asarray(measured["max"], np.float64).reshape(-1)
     brightest = 1.0 if feature.array_dtype == np.uint8 else high
-    return PICTURE_SLACK * brightest + np.zeros_like(high) + 1e-9
+    return IMAGE_SLACK * brightest + np.zeros_like(high) + 1e-9
 
 
 @dataclass(slots=True, eq=False)
@@ -161,9 +161,9 @@ class _Check:
             self.findings.append(Finding(UNREADABLE, str(error), index))
             return
         found = [*self._check_numbers(index, columns)]
-        pictures, of_pictures = self._read_pictures(index, columns)
-        self.findings += [replace(finding, episode=index) for finding in (*found, *of_pictures)]
-        self._remember(index, columns, pictures)
+        images, of_images = self._read_images(index, columns)
+        self.findings += [replace(finding, episode=index) for finding in (*found, *of_images)]
+        self._remember(index, columns, images)
 
     def _check_numbers(self, index: int, columns: Mapping[str, np.ndarray]) -> Iterator[Finding]:
         dataset, length = self.dataset, len(columns["index"])
@@ -182,34 +182,34 @@ class _Check:
         if first != index:
             yield Finding(DUPLICATE, f"the states and actions of episode {first}")
 
-    def _read_pictures(
+    def _read_images(
         self, index: int, columns: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], list[Finding]]:
-        """Statistics need the pictures once; they are let go of with the episode."""
-        pictures, found = {}, []
+        """Statistics need the images once; they are let go of with the episode."""
+        images, found = {}, []
         for key, feature in self.dataset.features.items():
-            if not feature.is_picture:
+            if not feature.holds_images:
                 continue
             try:
                 stack = self.dataset.read_images(index, key)
             except (DatasetError, ValueError) as error:
-                found.append(Finding(NO_PICTURES, f"{key}: {error}"))
+                found.append(Finding(NO_IMAGES, f"{key}: {error}"))
                 continue
             if stack.shape[1:] != feature.array_shape:
                 found.append(Finding(OTHER_SIZE, f"{key}: {stack.shape[1:]}, expected {feature.array_shape}"))
                 continue
-            found += check_picture_stream(key, stack, columns, self.dataset.fps, self.settings)
-            pictures[key] = stack
-        return pictures, found
+            found += check_image_stream(key, stack, columns, self.dataset.fps, self.settings)
+            images[key] = stack
+        return images, found
 
-    def _remember(self, index: int, columns: Mapping[str, np.ndarray], pictures: Mapping[str, np.ndarray]) -> None:
+    def _remember(self, index: int, columns: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray]) -> None:
         """Length, statistics and actions, for what is said of the whole set."""
         sound = {
             key: values
             for key, values in columns.items()
             if values.dtype.kind in "iub" or (values.dtype.kind == "f" and np.isfinite(values).all())
         }
-        statistics = episode_statistics(sound | dict(pictures), self.dataset.features)
+        statistics = episode_statistics(sound | dict(images), self.dataset.features)
         self.statistics = self.statistics | merge_statistics(self.statistics, statistics)
         self.lengths[index] = len(columns["index"])
         if ACTION_KEY in sound:

@@ -20,7 +20,7 @@ RATE_SLACK, GAP_PERIODS, SPEED_SLACK, RANGE_SLACK = 0.02, 1.5, 1.05, 1e-3
 MOVED = 0.05
 """Part of its range in the episode by which a number has to change to count as moving."""
 SAME_LEVELS, SAME_PIXELS = 4, 0.999
-"""Pictures are the same where so large a part differs by so few levels: videos never repeat exactly."""
+"""Images are the same where so large a part differs by so few levels: videos never repeat exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +127,18 @@ def check_streams(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSe
         yield Finding(FROZEN, f"{ACTION_KEY}: the same in all {len(action)} frames")
 
 
-def check_picture_stream(
+def check_image_stream(
     key: str,
-    pictures: Shaped[np.ndarray, "T ..."],
+    images: Shaped[np.ndarray, "T ..."],
     columns: Mapping[str, np.ndarray],
     fps: int,
     settings: CheckSettings,
 ) -> Iterator[Finding]:
-    """A camera that shows one picture while the state changes."""
-    first, length = longest_run(_new_pictures(pictures))
+    """A camera that shows one image while the state changes."""
+    first, length = longest_run(_new_images(images))
     state = columns.get(STATE_KEY)
     if length >= max(2, round(settings.frozen_s * fps)) and state is not None and is_moving(state, first, length):
-        yield Finding(FROZEN, f"{key}: one picture in {length} frames from frame {first} on")
+        yield Finding(FROZEN, f"{key}: one image in {length} frames from frame {first} on")
 
 
 def check_joints(
@@ -179,12 +179,12 @@ def _changes(values: Num[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
     return np.any(rows[1:] != rows[:-1], axis=1).reshape(-1)
 
 
-def _new_pictures(pictures: Shaped[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
-    """Which pictures, from the second on, differ from the last one that did: slow changes add up."""
-    shown, steps = pictures[0], []
-    for picture in pictures[1:]:
-        steps.append(_differ(shown, picture))
-        shown = picture if steps[-1] else shown
+def _new_images(images: Shaped[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
+    """Which images, from the second on, differ from the last one that did: slow changes add up."""
+    shown, steps = images[0], []
+    for image in images[1:]:
+        steps.append(_differ(shown, image))
+        shown = image if steps[-1] else shown
     return np.array(steps, bool)
 
 

@@ -91,7 +91,7 @@ class EpisodeDataset:
     def image_keys(self) -> tuple[str, ...]:
         """The colour cameras."""
         return tuple(
-            key for key, feature in self.features.items() if feature.is_picture and feature.shape[-1] in {3, 4}
+            key for key, feature in self.features.items() if feature.holds_images and feature.shape[-1] in {3, 4}
         )
 
     @property
@@ -109,7 +109,7 @@ class EpisodeDataset:
         return self._place(index).end - self._place(index).begin
 
     def read_episode(self, index: int) -> Episode:
-        """All columns but the pictures, one row a frame, book-keeping included.
+        """All columns but the images, one row a frame, book-keeping included.
 
         Raises DatasetError for an index that does not exist, for files that disagree with what meta/ says, and for
         numbers that are not finite.
@@ -125,12 +125,12 @@ class EpisodeDataset:
     def read_columns(self, index: int) -> dict[str, np.ndarray]:
         """The columns of an episode as they lie there, whatever their numbers. Raises DatasetError."""
         table, path = self._rows_of(index), self._data_file(index)
-        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.is_picture}
+        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.holds_images}
 
     def read_images(self, index: int, key: str) -> UInt8[np.ndarray, "T H W 3"] | np.ndarray:
-        """The pictures of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
-        if key not in self.features or not self.features[key].is_picture:
-            cameras = ", ".join(name for name, feature in self.features.items() if feature.is_picture) or "none"
+        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
+        if key not in self.features or not self.features[key].holds_images:
+            cameras = ", ".join(name for name, feature in self.features.items() if feature.holds_images) or "none"
             raise DatasetError(f"{self.folder}: has no camera {key!r}; its cameras: {cameras}")
         place = self._place(index)
         if self.features[key].dtype == "image":
@@ -245,8 +245,8 @@ def _read_stats(folder: Path, info: DatasetInfo) -> Statistics:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     stats = {key: {name: np.array(value) for name, value in row.items()} for key, row in content.items()}
     for key, feature in info.features.items():
-        # Of matrices and pictures LeRobot keeps other shapes.
-        if feature.is_picture or feature.dtype == "string" or len(feature.shape) != 1:
+        # Of matrices and images LeRobot keeps other shapes.
+        if feature.holds_images or feature.dtype == "string" or len(feature.shape) != 1:
             continue
         if key not in stats:
             raise DatasetError(f"{path}: has no statistics of {key}: are they of another data set?")
@@ -271,15 +271,15 @@ def _read_tasks(folder: Path) -> list[str]:
 
 # Minimum, maximum, mean, deviation and quantiles of each feature: of an episode, and of many put together.
 #
-# As LeRobot keeps them: pictures by channel in 0..1, and quantiles of the whole as the weighted mean of the
+# As LeRobot keeps them: images by channel in 0..1, and quantiles of the whole as the weighted mean of the
 # episodes'
 # quantiles, which is an approximation; everything else is exact.
 
 Statistics = dict[str, dict[str, np.ndarray]]
 """{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-PICTURES = 100
-"""Pictures of an episode that are looked at, evenly spread; more change the figures little and cost time."""
+IMAGES = 100
+"""Images of an episode that are looked at, evenly spread; more change the figures little and cost time."""
 
 
 def episode_statistics(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Statistics:
@@ -289,7 +289,7 @@ def episode_statistics(columns: Mapping[str, np.ndarray], features: Mapping[str,
         feature = features[key]
         if feature.dtype == "string":
             continue
-        statistics[key] = _picture_statistics(values) if feature.is_picture else _number_statistics(values)
+        statistics[key] = _image_statistics(values) if feature.holds_images else _number_statistics(values)
     return statistics
 
 
@@ -311,9 +311,9 @@ def _number_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.reshape(shape) for name, value in result.items()} | {"count": np.array([len(values)])}
 
 
-def _picture_statistics(pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Of colours in 0..1 with shape (3, 1, 1), of depth in mm with shape (1, 1, 1); count is that of pictures."""
-    chosen = pictures[np.unique(np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int))]
+def _image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Of colours in 0..1 with shape (3, 1, 1), of depth in mm with shape (1, 1, 1); count is that of images."""
+    chosen = images[np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))]
     scale = 255.0 if chosen.dtype == np.uint8 else 1.0
     channels = chosen.shape[-1] if chosen.ndim == 4 else 1
     statistics = _number_statistics(chosen.reshape(-1, channels) / scale)

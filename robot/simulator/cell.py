@@ -21,7 +21,7 @@ from handeye.robot.simulator.objects import CUBE_CLASSES, SceneObject
 from handeye.robot.simulator.physics import Physics
 from handeye.robot.simulator.renderers import build_renderer
 from handeye.robot.simulator.rendering import Renderer
-from handeye.robot.simulator.scene import Scene, build_scene, film_camera, resized_camera
+from handeye.robot.simulator.scene import Scene, build_scene, resized_camera, scene_camera
 from handeye.robot.simulator.servo_arm import SimulatedArm
 
 _ATTEMPTS = 50
@@ -68,13 +68,13 @@ class SimulatedCell:
         for renderer in self._outside.values():
             renderer.load(scene)
 
-    def film(self) -> UInt8[np.ndarray, "H W 3"]:
+    def video_frame(self) -> UInt8[np.ndarray, "H W 3"]:
         """The cell seen from outside now, for people; same size as the camera's images."""
-        return self._see("film", film_camera(self.cell.camera), shadows=True)
+        return self._see("scene", scene_camera(self.cell.camera), shadows=True)
 
-    def see_scene(self) -> UInt8[np.ndarray, "h w 3"]:
-        """The cell seen from outside now, for policies: without shadows a picture takes a tenth of a film's time."""
-        camera = resized_camera(film_camera(self.cell.camera), self.config.scene_camera_hw)
+    def scene_image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The cell seen from outside now, for policies: without shadows an image takes a tenth of a film's time."""
+        camera = resized_camera(scene_camera(self.cell.camera), self.config.scene_camera_hw)
         return self._see("scene", camera, shadows=self.config.shadows)
 
     def close(self) -> None:
@@ -86,7 +86,7 @@ class SimulatedCell:
     def _see(self, view: str, camera: CameraConfig, *, shadows: bool) -> UInt8[np.ndarray, "H W 3"]:
         renderer = self._outside.get(view)
         if renderer is None:
-            renderer = build_renderer(self.config.renderer, camera, shadows=shadows, camera_name="film")
+            renderer = build_renderer(self.config.renderer, camera, shadows=shadows, camera_name="scene")
             renderer.load(self.scene)
             self._outside[view] = renderer
         return renderer.render(self.scene.data).image_rgb

@@ -28,11 +28,11 @@ class SimulatorConfig(Config):
     profile: Profile = Profile.TRAIN
     renderer: RendererKind = RendererKind.AUTO
     shadows: bool = False
-    """Shadows in the loop's pictures: several times slower."""
+    """Shadows in the loop's images: several times slower."""
     image_effects: bool = True
     """Exposure, white balance, blur and noise of the colour sensor."""
     depth_noise: DepthNoiseConfig = DepthNoiseConfig()
     scene_camera_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (240, 320)
-    """Height and width of what the camera outside sees, px: the second eye of policies that see pictures."""
+    """Height and width of what the camera outside sees, px: the second eye of policies that see images."""
     camera_latency_s: float = Field(default=0.0, ge=0)
     """Time from exposure until a frame can be read."""

@@ -1,7 +1,7 @@
 """Labelled data sets out of the simulator, as COCO files, rendered by several processes and resumable at any moment.
 
-Picture i depends on (seed, i) alone. Its labels are written, as a small file of their own, after the picture; the
-picture counts as done when both are there. At the end the labels become annotations.json and their folder goes.
+Image i depends on (seed, i) alone. Its labels are written, as a small file of their own, after the image; the
+image counts as done when both are there. At the end the labels become annotations.json and their folder goes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def render_dataset(
 ) -> dict[str, Any]:
     """Render what is missing below `output` and return the COCO annotations, which are also written there.
 
-    `on_image` is called once for each picture, at once for those that are there already. Raises DatasetError when
+    `on_image` is called once for each image, at once for those that are there already. Raises DatasetError when
     `output` holds a data set of other settings.
     """
     finished = output / "annotations.json"
@@ -83,7 +83,7 @@ def render_dataset(
 
 
 def _render_all(output: Path, settings: DatasetSettings, indices: list[int], workers: int) -> Iterator[int]:
-    """Render these pictures in this process (one worker) or in several, yielding as they come."""
+    """Render these images in this process (one worker) or in several, yielding as they come."""
     if not indices:
         return
     if settings.renderer is not RendererKind.RAYS:
@@ -98,7 +98,7 @@ def _render_all(output: Path, settings: DatasetSettings, indices: list[int], wor
         yield from pool.imap_unordered(partial(_render_one, output, settings), indices, chunksize=_CHUNK)
 
 
-# The studio of this process; a worker keeps its renderers between pictures.
+# The studio of this process; a worker keeps its renderers between images.
 _sample_renderer: SampleRenderer | None = None
 
 
@@ -139,7 +139,7 @@ def _described(example: Example) -> dict[str, object]:
 
 
 def _collect(output: Path, settings: DatasetSettings, camera: CameraConfig) -> dict[str, Any]:
-    """The COCO file: image ids count from 1 in the order of the pictures, and so do annotation ids."""
+    """The COCO file: image ids count from 1 in the order of the images, and so do annotation ids."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(settings.images):
@@ -183,7 +183,7 @@ def _require_same(found: object, settings: DatasetSettings, output: Path) -> Non
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or absent; not forced to disk, because a lost picture is simply rendered again."""
+    """Whole or absent; not forced to disk, because a lost image is simply rendered again."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)

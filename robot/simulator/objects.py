@@ -142,7 +142,7 @@ def _capsule(rng: np.random.Generator, name: str) -> SceneObject:
 
 
 def _slab(rng: np.random.Generator, name: str) -> SceneObject:
-    """A brick whose faces are all at least twice as long as wide, or thin: never the picture of a cube."""
+    """A brick whose faces are all at least twice as long as wide, or thin: never the image of a cube."""
     width = rng.uniform(0.009, 0.022)
     length, height = width * rng.uniform(2.2, 4.0), width * rng.uniform(0.3, 0.7)
     return _simple(name, Part("box", (length, width, height)), _paint(rng), height, float(np.hypot(length, width)))

@@ -26,7 +26,7 @@ class RendererKind(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rendering:
-    """A perfect camera's picture. depth_m is along the camera's z axis, infinite where nothing is hit."""
+    """A perfect camera's image. depth_m is along the camera's z axis, infinite where nothing is hit."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
     depth_m: Float32[np.ndarray, "H W"]

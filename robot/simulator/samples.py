@@ -1,6 +1,6 @@
-"""One labelled picture out of the simulator: a random scene, a viewpoint as picking meets it, a renderer, a look.
+"""One labelled image out of the simulator: a random scene, a viewpoint as picking meets it, a renderer, a look.
 
-Everything about picture i follows from (seed, i), whoever renders it and in whichever order.
+Everything about image i follows from (seed, i), whoever renders it and in whichever order.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _RENDERER_SHARES = (0.52, 0.35, 0.13)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """A picture and its boxes."""
+    """An image and its boxes."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
     labels: tuple[Label, ...]
@@ -56,7 +56,7 @@ class Example:
 
 
 class SampleRenderer:
-    """Holds the renderers of one process and makes pictures with them."""
+    """Holds the renderers of one process and makes images with them."""
 
     def __init__(
         self, cell: WorkCellConfig, profile: Profile, kind: RendererKind, *, label_clutter: bool = False
@@ -66,15 +66,15 @@ class SampleRenderer:
         self._renderers: dict[tuple[RendererKind, bool], Renderer] = {}
 
     def render(self, seed: int, index: int) -> Example:
-        """Picture number `index` of the series `seed`."""
+        """Image number `index` of the series `seed`."""
         rng = np.random.default_rng([seed, index])
         renderer = self._choose_renderer(rng)
         view = list(View)[rng.choice(len(View), p=[_VIEW_SHARES[view] for view in View])]
         scene = pose_scene(self._cell, self._profile, view, rng)
         renderer.load(scene)
-        picture = renderer.render(scene.data).image_rgb
+        image = renderer.render(scene.data).image_rgb
         labels = label_objects(scene, renderer.segment(scene.data), self._cell.camera, clutter=self._label_clutter)
-        return Example(apply_sensor_model(picture, scene.appearance.effects, rng), tuple(labels), view)
+        return Example(apply_sensor_model(image, scene.appearance.effects, rng), tuple(labels), view)
 
     def close(self) -> None:
         """Free the renderers."""

@@ -35,7 +35,7 @@ SHADOW_MAP_PX = 2048
 SPOT_CUTOFF_DEG = 60.0
 SPOT_EXPONENT = 2.0
 TABLE_SHININESS = 0.5
-FILM_EYE, FILM_TARGET, FILM_FOCAL_PX = (1.75, 0.95, 1.05), (0.38, -0.12, 0.25), 640.0
+SCENE_CAMERA_EYE, SCENE_CAMERA_TARGET, SCENE_CAMERA_FOCAL_PX = (1.75, 0.95, 1.05), (0.38, -0.12, 0.25), 640.0
 MATERIALS = {"paint": (0.3, 0.4), "metal": (0.4, 0.5), "rubber": (0.1, 0.2)}
 """Specular strength and shininess of everything but the table."""
 
@@ -128,7 +128,7 @@ def _add_surroundings(world: Element, cell: WorkCellConfig, appearance: Appearan
     table = cell.table
     for light in appearance.lights:
         _add_light(world, light)
-    _add_film_camera(world, cell.camera)
+    _add_scene_camera(world, cell.camera)
     low, high = np.array(table.low_xy_m), np.array(table.high_xy_m)
     middle, half = (low + high) / 2, (high - low) / 2
     floor_z = table.height_m - FLOOR_BELOW_TABLE_M
@@ -162,13 +162,13 @@ def _add_light(world: Element, light: Light) -> None:
     )
 
 
-def film_camera(camera: CameraConfig) -> CameraConfig:
+def scene_camera(camera: CameraConfig) -> CameraConfig:
     """The outside camera: images as large as the wrist camera's, with a longer lens."""
-    return camera.model_copy(update={"fx_px": FILM_FOCAL_PX, "fy_px": FILM_FOCAL_PX})
+    return camera.model_copy(update={"fx_px": SCENE_CAMERA_FOCAL_PX, "fy_px": SCENE_CAMERA_FOCAL_PX})
 
 
 def resized_camera(camera: CameraConfig, size_hw: tuple[int, int]) -> CameraConfig:
-    """The same view in pictures of another size."""
+    """The same view in images of another size."""
     down, across = size_hw[0] / camera.height_px, size_hw[1] / camera.width_px
     return camera.model_copy(
         update={
@@ -182,22 +182,22 @@ def resized_camera(camera: CameraConfig, size_hw: tuple[int, int]) -> CameraConf
     )
 
 
-def aim_film_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
+def aim_scene_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
     """Put the outside camera of a scene somewhere else; takes effect with the next mj_forward or step."""
-    right, up, back = _film_axes(eye, target)
-    camera = scene.model.camera("film")
+    right, up, back = _camera_axes(eye, target)
+    camera = scene.model.camera("scene")
     camera.pos[:] = eye
     camera.quat[:] = rotation_to_quat_wxyz(np.stack([right, up, back], axis=1))
 
 
-def _add_film_camera(world: Element, wrist: CameraConfig) -> None:
+def _add_scene_camera(world: Element, wrist: CameraConfig) -> None:
     """Looks at the table and the bin from the front left, over the table's edge."""
-    focal = film_camera(wrist)
-    right, up, _ = _film_axes(np.array(FILM_EYE), np.array(FILM_TARGET))
-    add(world, "camera", name="film", pos=FILM_EYE, xyaxes=(*right, *up), **camera_lens(focal))
+    focal = scene_camera(wrist)
+    right, up, _ = _camera_axes(np.array(SCENE_CAMERA_EYE), np.array(SCENE_CAMERA_TARGET))
+    add(world, "camera", name="scene", pos=SCENE_CAMERA_EYE, xyaxes=(*right, *up), **camera_lens(focal))
 
 
-def _film_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> tuple[np.ndarray, ...]:
+def _camera_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> tuple[np.ndarray, ...]:
     """Unit vectors to the right, up and back of a level camera, as MuJoCo counts a camera's axes."""
     back = (eye - target) / np.linalg.norm(eye - target)
     right = np.cross([0.0, 0.0, 1.0], back)

@@ -104,7 +104,7 @@ def _is_grazing(depth: Float32[np.ndarray, "H W"], focal_px: float, limit: float
 def apply_sensor_model(
     image_rgb: UInt8[np.ndarray, "H W 3"], effects: ImageEffects, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture that the sensor makes of a perfect one; noise is drawn from `rng`, everything else is fixed."""
+    """The image that the sensor makes of a perfect one; noise is drawn from `rng`, everything else is fixed."""
     levels = np.arange(256, dtype=np.float64)[:, None] / 255.0
     table = 255.0 * np.clip(levels * np.array(effects.gain_rgb), 0, 1) ** effects.gamma
     lit = cv2.LUT(image_rgb, table.astype(np.float32)[None])

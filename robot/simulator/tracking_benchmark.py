@@ -156,7 +156,7 @@ class _Shot:
 
 
 def _render_shot(scenario: Scenario, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
-    picture, geom_ids = renderer.render(scenario.scene.data), renderer.segment(scenario.scene.data)
+    rendering, geom_ids = renderer.render(scenario.scene.data), renderer.segment(scenario.scene.data)
     boxes, classes, is_seen = [], [], []
     for item in scenario.scene.objects:
         alone = replace(scenario.scene, objects=(item,))
@@ -167,14 +167,14 @@ def _render_shot(scenario: Scenario, renderer: Renderer, stamp_s: float, rng: np
             left, top, width, height = labels[0].box_xywh
             boxes.append(np.array([left, top, left + width, top + height]) + jitter)
             classes.append(item.class_id)
-    depth_m = noisy_depth(picture.depth_m, scenario.camera.fx_px, DepthNoiseConfig(), rng)
+    depth_m = noisy_depth(rendering.depth_m, scenario.camera.fx_px, DepthNoiseConfig(), rng)
     detections = Detections(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.full(len(boxes), 0.9, np.float32),
         np.array(classes, np.int64),
         CUBE_CLASSES,
     )
-    frame = Frame(picture.image_rgb, depth_m, scenario.camera.K, stamp_s)
+    frame = Frame(rendering.image_rgb, depth_m, scenario.camera.K, stamp_s)
     return _Shot(frame, scenario.T_base_camera, detections, np.array(is_seen))
 
 

@@ -22,7 +22,7 @@ from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.layout import move_object, yaw_quaternion
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject, sample_cube
 from handeye.robot.simulator.samples import joints_for, tool_grasping_at, tool_looking_at, tool_rotation
-from handeye.robot.simulator.scene import Scene, aim_film_camera, build_scene, film_camera, place_arm
+from handeye.robot.simulator.scene import Scene, aim_scene_camera, build_scene, place_arm, scene_camera
 
 FRAME_S = 0.1
 _EYE, _TARGET = np.array([1.25, 0.55, 0.75]), np.array([0.58, 0.0, 0.02])
@@ -85,7 +85,7 @@ def sample_scenario(kind: ScenarioKind, cell: WorkCellConfig, seed: int) -> Scen
     cubes = _sample_cubes(cell, rng)
     scene = build_scene(cell, cubes, sample_appearance(rng, Profile.TRAIN))
     eye = _EYE + rng.uniform(-0.08, 0.08, 3)
-    aim_film_camera(scene, eye, _TARGET)
+    aim_scene_camera(scene, eye, _TARGET)
     mujoco.mj_forward(scene.model, scene.data)
     starts = _STARTS_XY + rng.uniform(-0.004, 0.004, _STARTS_XY.shape)
     yaws = rng.uniform(-np.pi / 4, np.pi / 4, len(cubes))
@@ -98,7 +98,7 @@ def sample_scenario(kind: ScenarioKind, cell: WorkCellConfig, seed: int) -> Scen
             return Scenario(kind, cell, scene, "wrist", cell.camera, _cross(cell, starts, yaws))
         case _:
             assert_never(kind)
-    return Scenario(kind, cell, scene, "film", film_camera(cell.camera), keyframes)
+    return Scenario(kind, cell, scene, "scene", scene_camera(cell.camera), keyframes)
 
 
 def _sample_cubes(cell: WorkCellConfig, rng: np.random.Generator) -> list[SceneObject]:

@@ -1,4 +1,4 @@
-"""Demonstrations as one page that holds everything: episodes, numbers, curves over time and strips of pictures."""
+"""Demonstrations as one page that holds everything: episodes, numbers, curves over time and strips of images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STYLE = (
     "svg .frame{fill:#f7f7f7;stroke:#ddd}img{margin-right:2px}summary{cursor:pointer;font-weight:bold;margin:.8em 0}"
     ".action{color:#d2691e}.state{color:#1f5fa8}"
 )
-STRIP_PICTURES, STRIP_HEIGHT_PX = 8, 90
+STRIP_IMAGES, STRIP_HEIGHT_PX = 8, 90
 QUALITY = 80
 
 
@@ -49,7 +49,7 @@ def spread(num_episodes: int, shown: int) -> list[int]:
 
 
 def _summary(dataset: EpisodeDataset) -> str:
-    cameras = [key for key, feature in dataset.features.items() if feature.is_picture]
+    cameras = [key for key, feature in dataset.features.items() if feature.holds_images]
     rows = {
         "robot": dataset.info.robot_type,
         "episodes": dataset.num_episodes,
@@ -88,12 +88,12 @@ def _table_of_episodes(dataset: EpisodeDataset, chosen: set[int]) -> str:
 
 
 def _episode(dataset: EpisodeDataset, index: int) -> str:
-    """Strips of pictures above, curves below."""
+    """Strips of images above, curves below."""
     episode = dataset.read_episode(index)
     strips = "".join(
         f"<h4>{escape(key)}</h4>{''.join(_strip(dataset.read_images(index, key)))}"
         for key, feature in dataset.features.items()
-        if feature.is_picture
+        if feature.holds_images
     )
     curves = "".join(draw_chart(title, lines) for title, lines in charts(episode, dataset.features, dataset.fps))
     told = f"Episode {index}: {len(episode)} frames, {escape(episode.task)}"
@@ -122,14 +122,14 @@ def _lines(key: str, episode: Episode, feature: Feature, times_s: np.ndarray) ->
 
 def _plotted(features: Mapping[str, Feature]) -> Iterator[tuple[str, Feature]]:
     for key, feature in features.items():
-        if key not in BOOK_KEEPING and not feature.is_picture and feature.dtype != "string":
+        if key not in BOOK_KEEPING and not feature.holds_images and feature.dtype != "string":
             yield key, feature
 
 
-def _strip(pictures: np.ndarray) -> Iterator[str]:
-    """A few pictures, evenly spread over the episode."""
-    for frame in spread(len(pictures), STRIP_PICTURES):
-        image = pictures[frame]
+def _strip(images: np.ndarray) -> Iterator[str]:
+    """A few images, evenly spread over the episode."""
+    for frame in spread(len(images), STRIP_IMAGES):
+        image = images[frame]
         image_rgb = _depth_in_colours(image) if image.ndim == 2 else image[..., :3]
         yield f'<img src="data:image/jpeg;base64,{_jpeg(image_rgb)}" height="{STRIP_HEIGHT_PX}" alt="frame {frame}">'
 

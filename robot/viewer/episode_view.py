@@ -21,23 +21,23 @@ from handeye.vision.files import replacing
 from handeye.vision.runtime.draw import draw_detections
 from handeye.vision.runtime.video_writer import VideoWriter
 
-OutsideView = Callable[[], UInt8[np.ndarray, "h w 3"]]
-"""A picture of the cell from outside, now; a simulator has one where it can render, a real cell a second camera."""
+SceneView = Callable[[], UInt8[np.ndarray, "h w 3"]]
+"""An image of the cell from scene, now; a simulator has one where it can render, a real cell a second camera."""
 
 
 class EpisodeFiles:
-    """A tick sink that writes `ticks.jsonl` and, with `video`, `film.mp4` and `contact_sheet.png` into `folder`.
+    """A tick sink that writes `ticks.jsonl` and, with `video`, `video.mp4` and `contact_sheet.png` into `folder`.
 
-    Use as a context; the contact sheet is written by `finish`. Pictures are only made in ticks with a frame.
+    Use as a context; the contact sheet is written by `finish`. Images are only made in ticks with a frame.
     """
 
     def __init__(
-        self, folder: Path, stage_names: Sequence[str], *, video: bool, fps: float, outside: OutsideView | None
+        self, folder: Path, stage_names: Sequence[str], *, video: bool, fps: float, scene: SceneView | None
     ) -> None:
         self.folder = folder
-        self._outside = outside
+        self._scene = scene
         self._recorder = EpisodeRecorder(folder / "ticks.jsonl")
-        self._video = EpisodeVideo(folder / "film.mp4", fps, stage_names) if video else None
+        self._video = EpisodeVideo(folder / "video.mp4", fps, stage_names) if video else None
         self._sheet = ContactSheet(stage_names) if video else None
         self._open_files = ExitStack()
 
@@ -59,9 +59,9 @@ class EpisodeFiles:
         self._recorder.write(tick)
         if self._video is None or self._sheet is None or tick.percept is None:
             return
-        outside_rgb = None if self._outside is None else self._outside()
-        self._video.write(tick, tick.percept, outside_rgb)
-        self._sheet.add(tick, tick.percept, outside_rgb)
+        scene_rgb = None if self._scene is None else self._scene()
+        self._video.write(tick, tick.percept, scene_rgb)
+        self._sheet.add(tick, tick.percept, scene_rgb)
 
     def finish(self, result: EpisodeResult) -> None:
         """Write what can only be written once the episode is over."""
@@ -75,7 +75,7 @@ def describe_result(result: EpisodeResult) -> str:
     return f"episode {result.seed}: {verdict} after {result.cycle_s:.1f} s, grasps begun: {result.attempts}"
 
 
-# The pictures that a video and a contact sheet are made of: detections, depth, status in words.
+# The images that a video and a contact sheet are made of: detections, depth, status in words.
 
 INK = (235, 235, 235)
 QUIET = (130, 135, 145)
@@ -85,7 +85,7 @@ FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 DEPTH_NEAR_M = 0.10
 DEPTH_FAR_M = 0.80
-"""What lies outside is drawn in the first or last colour, so that colours mean the same in every picture."""
+"""What lies scene is drawn in the first or last colour, so that colours mean the same in every image."""
 
 
 def draw_wrist(percept: Percept) -> UInt8[np.ndarray, "h w 3"]:
@@ -147,7 +147,7 @@ def fit(image_rgb: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt
     return canvas
 
 
-# An episode as a film: what the wrist camera saw, the depth, the arm from outside, and what the skill was at.
+# An episode as a film: what the wrist camera saw, the depth, the arm from scene, and what the skill was at.
 #
 # Drawn only in ticks with a frame, so the film runs at the camera's rate and in the episode's own time.
 
@@ -156,7 +156,7 @@ LARGE_HW, SMALL_HW = (480, 640), (240, 320)
 
 
 class EpisodeVideo:
-    """Writes pictures of ticks as an mp4 at `fps`; use as a context."""
+    """Writes images of ticks as an mp4 at `fps`; use as a context."""
 
     def __init__(self, path: Path, fps: float, stage_names: Sequence[str]) -> None:
         self._writer = VideoWriter(path, fps)
@@ -171,28 +171,28 @@ class EpisodeVideo:
     ) -> None:
         self._writer.__exit__(kind, error, trace)
 
-    def write(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
-        """Append the picture of a tick with a frame."""
-        self._writer.write(compose_picture(tick, percept, self._stage_names, outside_rgb))
+    def write(self, tick: Tick, percept: Percept, scene_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Append the image of a tick with a frame."""
+        self._writer.write(compose_frame(tick, percept, self._stage_names, scene_rgb))
 
 
-def compose_picture(
-    tick: Tick, percept: Percept, stage_names: Sequence[str], outside_rgb: UInt8[np.ndarray, "h w 3"] | None
+def compose_frame(
+    tick: Tick, percept: Percept, stage_names: Sequence[str], scene_rgb: UInt8[np.ndarray, "h w 3"] | None
 ) -> UInt8[np.ndarray, "720 1280 3"]:
-    """Wrist view left; right the outside view with the depth below it, or the depth alone where there is none."""
+    """Wrist view left; right the scene view with the depth below it, or the depth alone where there is none."""
     canvas = np.full((HEIGHT_PX, WIDTH_PX, 3), GROUND, np.uint8)
     depth = draw_depth(percept.frame.depth_m)
     canvas[: LARGE_HW[0], : LARGE_HW[1]] = fit(draw_wrist(percept), LARGE_HW)
-    if outside_rgb is None:
+    if scene_rgb is None:
         canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(depth, LARGE_HW)
     else:
-        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(outside_rgb, LARGE_HW)
+        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(scene_rgb, LARGE_HW)
         canvas[LARGE_HW[0] :, WIDTH_PX - SMALL_HW[1] :] = fit(depth, SMALL_HW)
     write_lines(canvas, describe(tick, stage_names), top_px=LARGE_HW[0] + 12, left_px=16)
     return canvas
 
 
-# An episode on one page: a column for each stage, with detections, depth and the arm from outside.
+# An episode on one page: a column for each stage, with detections, depth and the arm from scene.
 
 CELL_HW = (240, 320)
 CAPTION_PX = 52
@@ -205,7 +205,7 @@ class Moment:
 
     tick: Tick
     percept: Percept
-    outside_rgb: UInt8[np.ndarray, "h w 3"] | None
+    scene_rgb: UInt8[np.ndarray, "h w 3"] | None
 
 
 class ContactSheet:
@@ -215,20 +215,20 @@ class ContactSheet:
         self._stage_names = tuple(stage_names)
         self._moments: dict[str, Moment] = {}
 
-    def add(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+    def add(self, tick: Tick, percept: Percept, scene_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
         """Take note of a tick with a frame: it replaces the last one of its stage, unless the policy is over by now."""
         if tick.status.is_over:
             return
-        self._moments[tick.status.stage] = Moment(tick, percept, outside_rgb)
+        self._moments[tick.status.stage] = Moment(tick, percept, scene_rgb)
 
     def save(self, path: Path, title: str) -> None:
-        """Write the page as PNG. Raises UserError when no frame has come, or for a suffix that is no picture's."""
+        """Write the page as PNG. Raises UserError when no frame has come, or for a suffix that is no image's."""
         moments = [self._moments[name] for name in self._stage_names if name in self._moments]
         if not moments:
             raise UserError(f"{path}: no frame was seen in any of the stages {', '.join(self._stage_names)}")
         with replacing(path) as beside:
             if not cv2.imwrite(str(beside), cv2.cvtColor(lay_out(moments, title), cv2.COLOR_RGB2BGR)):
-                raise UserError(f"{path}: this OpenCV cannot write such a picture; use .png")
+                raise UserError(f"{path}: this OpenCV cannot write such an image; use .png")
 
 
 def lay_out(moments: Sequence[Moment], title: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -248,7 +248,7 @@ def _column(moment: Moment) -> UInt8[np.ndarray, "h w 3"]:
     opening_mm = moment.tick.joints.gripper_opening_m * 1000
     lines = [moment.tick.status.stage, f"t = {moment.tick.stamp_s:.2f} s   fingers {opening_mm:.1f} mm"]
     write_lines(caption, lines, top_px=4, left_px=8, scale=0.48)
-    pictures = [draw_wrist(moment.percept), draw_depth(moment.percept.frame.depth_m)]
-    if moment.outside_rgb is not None:
-        pictures.append(moment.outside_rgb)
-    return np.concatenate([caption, *(fit(picture, CELL_HW) for picture in pictures)])
+    images = [draw_wrist(moment.percept), draw_depth(moment.percept.frame.depth_m)]
+    if moment.scene_rgb is not None:
+        images.append(moment.scene_rgb)
+    return np.concatenate([caption, *(fit(image, CELL_HW) for image in images)])

@@ -76,7 +76,7 @@ def write_set(folder: Path, recorded: Recorded, *, with_seed: bool = True) -> Pa
 def test_the_verb_films_it_and_tells_whether_the_hand_stayed_near(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, film, file = write_set(tmp_path / "set", made()), tmp_path / "film.mp4", tmp_path / "result.json"
+    folder, film, file = write_set(tmp_path / "set", made()), tmp_path / "video.mp4", tmp_path / "result.json"
     words = ["replay", str(folder), "--json", str(file), "simulator.renderer=rays"]
     words += ["cell.camera.width_px=64", "cell.camera.height_px=48"]
     assert run_command([*words, "--output", str(film)]) == 0

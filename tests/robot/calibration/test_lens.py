@@ -44,7 +44,7 @@ def test_the_lens_that_made_the_corners_is_found(truth: Intrinsics):
 
 
 def test_too_few_pictures_and_untilted_ones_are_refused():
-    with pytest.raises(CalibrationError, match="in 3 pictures"):
+    with pytest.raises(CalibrationError, match="in 3 images"):
         calibrate_lens(views_through(INTRINSICS, 3, 0.1, 0.7), (480, 640), Lens.PINHOLE)
     with pytest.raises(CalibrationError, match="cannot be told apart"):
         calibrate_lens(views_through(INTRINSICS, 8, 0.0, 0.02), (480, 640), Lens.PINHOLE)

@@ -140,8 +140,8 @@ def held(values: np.ndarray, first: int, length: int) -> np.ndarray:
     ("key", "words"),
     [
         ("observation.state", "the same in 12 frames from frame 5 on"),
-        (TOP, "one picture in 12 frames from frame 5 on"),
-        (DEPTH, "one picture in 12 frames from frame 5 on"),
+        (TOP, "one image in 12 frames from frame 5 on"),
+        (DEPTH, "one image in 12 frames from frame 5 on"),
     ],
 )
 def test_a_stream_that_stands_still_while_others_go_on(tmp_path: Path, key: str, words: str) -> None:
@@ -183,10 +183,10 @@ def test_missing_pictures(tmp_path: Path) -> None:
     video = three(tmp_path) / f"videos/{TOP}/chunk-000/file-001.mp4"
     write_video(video, np.zeros((LENGTH - 3, *SIZE_HW, 3), np.uint8), FPS)
     found = only(tmp_path)
-    assert (found.kind, found.episode) == (checks.NO_PICTURES, 1)
-    assert f"expected {LENGTH} pictures from 0.000 s on, found {LENGTH - 3}" in found.item
+    assert (found.kind, found.episode) == (checks.NO_IMAGES, 1)
+    assert f"expected {LENGTH} images from 0.000 s on, found {LENGTH - 3}" in found.item
     video.unlink()
-    assert only(tmp_path).kind == checks.NO_PICTURES
+    assert only(tmp_path).kind == checks.NO_IMAGES
 
 
 def test_pictures_of_another_size_and_videos_of_another_rate(tmp_path: Path) -> None:

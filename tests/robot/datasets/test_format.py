@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from handeye.robot.datasets import writer as episode_writer
-from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers
+from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers, require_same_origin, save_origin
 from handeye.robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
 from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.vision.errors import DatasetError
@@ -338,3 +338,11 @@ def test_a_recorded_nan_is_refused_when_read(tmp_path: Path) -> None:
 
 def test_book_keeping_is_not_for_recorders() -> None:
     assert not BOOK_KEEPING.keys() & FEATURES.keys()
+
+
+def test_a_recording_begun_under_the_old_names_of_the_configuration_goes_on(tmp_path: Path) -> None:
+    save_origin(tmp_path, {"mishaps": {"nudge_chance": 0.25}, "picture_height": 120, "picture_width": 160})
+    origin = {"random_faults": {"nudge_chance": 0.25}, "image_height": 120, "image_width": 160}
+    require_same_origin(tmp_path, origin)
+    with pytest.raises(DatasetError, match=r"random_faults\.nudge_chance 0\.25, now 0\.5;"):
+        require_same_origin(tmp_path, {**origin, "random_faults": {"nudge_chance": 0.5}})

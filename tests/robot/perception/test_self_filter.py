@@ -46,9 +46,10 @@ def worst_errors_m(scenario: Scenario, keyframes: slice) -> np.ndarray:
     for keyframe in scenario.keyframes[keyframes]:
         scenario.pose(keyframe)
         centres = np.array([object_pose(scenario.scene, item)[:3, 3] for item in scenario.scene.objects])
-        found, picture = boxes_of(scenario, renderer.segment(scenario.scene.data)), renderer.render(scenario.scene.data)
-        depth_m = np.where(np.isfinite(picture.depth_m), picture.depth_m, np.nan).astype(np.float32)
-        raw = Frame(picture.image_rgb, depth_m, scenario.camera.K, 0.0)
+        found = boxes_of(scenario, renderer.segment(scenario.scene.data))
+        rendering = renderer.render(scenario.scene.data)
+        depth_m = np.where(np.isfinite(rendering.depth_m), rendering.depth_m, np.nan).astype(np.float32)
+        raw = Frame(rendering.image_rgb, depth_m, scenario.camera.K, 0.0)
         arm = ArmShape(CELL).place(keyframe.qpos, keyframe.opening_m)
         filtered = without_arm(raw, scenario.T_base_camera, arm, found, CONFIG)
         positions = [

@@ -219,13 +219,13 @@ def test_judge_notes_that_the_gripper_was_pushed_into_the_table(simulated: Simul
 
 def test_film_shows_the_cell_from_outside(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    first = simulated.film()
+    first = simulated.video_frame()
     assert first.shape == (480, 640, 3)
     with simulated.arm as arm:
         for k in range(60):
             arm.command(np.array(simulated.cell.home_qpos) + [0.01 * k, 0, 0, 0, 0, 0], 0.085)
             simulated.clock.wait_until((k + 1) * 0.008)
-    assert 0.02 < np.mean(np.any(simulated.film() != first, axis=-1)) < 0.6
+    assert 0.02 < np.mean(np.any(simulated.video_frame() != first, axis=-1)) < 0.6
 
 
 def test_an_empty_cell_says_so() -> None:
@@ -235,7 +235,7 @@ def test_an_empty_cell_says_so() -> None:
 
 def test_the_scene_camera_has_the_films_view_in_its_own_size(simulated: SimulatedCell) -> None:
     simulated.reset(4)
-    seen, film = simulated.see_scene(), simulated.film()
+    seen, film = simulated.scene_image(), simulated.video_frame()
     assert seen.shape == (*simulated.config.scene_camera_hw, 3)
     small = cv2.resize(film, seen.shape[1::-1], interpolation=cv2.INTER_AREA).astype(float)
     # Shadows and antialiasing apart they are one picture; shifted by three pixels they no longer are.
@@ -243,6 +243,6 @@ def test_the_scene_camera_has_the_films_view_in_its_own_size(simulated: Simulate
     error, shifted = (np.abs(small - np.roll(seen, by, axis=1)).mean() for by in (0, 3))
     assert error < 0.8 * shifted
     simulated.reset(5)
-    assert (simulated.see_scene() != seen).any()
+    assert (simulated.scene_image() != seen).any()
     simulated.close()
     simulated.close()
