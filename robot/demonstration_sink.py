@@ -134,6 +134,6 @@ def shrink(image_rgb: UInt8[np.ndarray, "h w 3"], size: ImageSize) -> UInt8[np.n
 
 
 def depth_to_mm(depth_m: np.ndarray, size: ImageSize) -> UInt16[np.ndarray, "h2 w2"]:
-    """Depth at the recorded size in whole mm, 0 for no reading; nearest neighbour, so that nothing is averaged over edges."""
+    """Depth at the recorded size in whole mm, 0 for no reading; nearest neighbour, so no averages over edges."""
     small = cv2.resize(depth_m, (size.width, size.height), interpolation=cv2.INTER_NEAREST)
     return np.round(np.nan_to_num(1000.0 * small, nan=0.0).clip(0, 65535)).astype(np.uint16)

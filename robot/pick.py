@@ -35,8 +35,7 @@ from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, 
 from handeye.robot.policies.pick_state import PickStage
 from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
 from handeye.robot.policies.scripted_policy import PickSkill
-from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import Fault, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer

@@ -39,7 +39,7 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Print the figures of each scenario and of all together."""
     from handeye.robot.config import WorkCellConfig
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind
     from handeye.robot.simulator.tracking_benchmark import Visibility, run_scenarios, summarise
     from handeye.robot.simulator.tracking_scenarios import ScenarioKind
 

@@ -69,8 +69,8 @@ def run(arguments: Arguments) -> int:
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(
-        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and take an image at each "
-        "as its name"
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and take an image at "
+        "each, named like the pose"
     )
     if arguments.json is not None:
         write_json(arguments.json, {name: T.tolist() for name, T in named.items()})

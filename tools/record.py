@@ -19,7 +19,7 @@ from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.robot.demonstration_sink import ImageSize
 from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
 from handeye.robot.pick import SHIPPED_DETECTOR
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
 from handeye.vision.errors import UserError

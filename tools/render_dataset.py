@@ -43,7 +43,7 @@ def run(arguments: Arguments) -> int:
     """Render and report how many cubes of each colour are in the images."""
     from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
     from handeye.robot.simulator.objects import Profile
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind
 
     for name in ("images", "workers"):
         if getattr(arguments, name) < 1:

@@ -21,7 +21,7 @@ import cv2
 from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator.gl_renderer import find_gl_backend
 from handeye.robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.simulator.samples import Example, SampleRenderer
 from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json

@@ -15,9 +15,8 @@ from typing_extensions import assert_never
 from handeye.robot.config import TableConfig
 from handeye.robot.simulator.camera import SimulatedCamera
 from handeye.robot.simulator.layout import move_object, object_pose
-from handeye.robot.simulator.physics import Physics
 from handeye.robot.simulator.robot_model import PAD_NAMES
-from handeye.robot.simulator.scene import Scene
+from handeye.robot.simulator.scene import Physics, Scene
 from handeye.robot.simulator.servo_arm import SimulatedArm
 from handeye.vision.config import Config
 

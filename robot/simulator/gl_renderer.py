@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from handeye.robot.config import CameraConfig
-from handeye.robot.simulator.rendering import Rendering
-from handeye.robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Scene
+from handeye.robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Rendering, Scene
 
 _MAX_GEOMS = 500
 

@@ -14,8 +14,7 @@ from jaxtyping import Float, Float32, Int32
 
 from handeye.robot.config import CameraConfig
 from handeye.robot.simulator.appearance import Appearance, Light
-from handeye.robot.simulator.rendering import Rendering
-from handeye.robot.simulator.scene import SKY_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Scene
+from handeye.robot.simulator.scene import SKY_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Rendering, Scene
 
 _SHADOW_GAP_M = 0.003
 # A lamp "far away" for shadow rays, which must start in one point.

@@ -20,8 +20,7 @@ from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.labels import Label, label_objects
 from handeye.robot.simulator.layout import Area, Layout, move_object, object_pose, settle
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile, SceneObject
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
 from handeye.robot.simulator.sensor_noise import apply_sensor_model
 from handeye.robot.transforms import inverse, rotation_to_quat_wxyz

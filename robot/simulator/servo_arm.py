@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import ArmError
-from handeye.robot.simulator.physics import Physics
-from handeye.robot.simulator.scene import PHYSICS_DT_S, arm_addresses
+from handeye.robot.simulator.scene import PHYSICS_DT_S, Physics, arm_addresses
 from handeye.robot.types import NUM_JOINTS, JointState
 
 

@@ -24,8 +24,7 @@ from handeye.robot.perception.pipeline import PerceptionConfig, seen_past_arm
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.objects import CUBE_CLASSES
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
 from handeye.robot.simulator.tracking_scenarios import FRAME_S, Scenario, ScenarioKind, sample_scenario
 from handeye.robot.types import Frame, ObjectPosition, Track, TrackStatus

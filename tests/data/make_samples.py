@@ -27,8 +27,7 @@ from handeye.export.graph.folding import fold_for_inference
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.simulator.labels import MIN_SIDE_PX
 from handeye.robot.simulator.objects import SceneObject
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind, build_renderer
 from handeye.robot.simulator.sensor_noise import apply_sensor_model
 from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 from handeye.vision.checkpoints.native import load_detector

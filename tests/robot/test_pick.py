@@ -23,9 +23,9 @@ from handeye.robot.pick import (
     open_station,
     run_episodes,
 )
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig
 from tests.robot.control.fake_devices import BlindDetector, KeptTicks
 from tests.robot.oracle_detector import OracleDetector

@@ -11,7 +11,6 @@ from scipy.spatial.transform import Rotation
 
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
 from handeye.robot.calibration.hand_eye import transform_errors
-from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.errors import CameraError
 from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
@@ -19,6 +18,7 @@ from handeye.vision.config import validate_config
 from handeye.vision.errors import ConfigError
 from handeye.vision.images import read_image
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS
+from tests.robot.calibration.simulated_session import BoardRenderer, SensorFaults
 
 PHOTO = "calibration/handeye_moveit/test_charuco_board_detection.jpg"
 PHOTO_K = np.array([[590.6972346, 0.0, 322.33104773], [0.0, 592.84676713, 247.40030325], [0.0, 0.0, 1.0]])

@@ -106,8 +106,7 @@ def test_points_lie_on_the_arm_within_their_margin() -> None:
 def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() -> None:
     """Depth of a rendered hand before the outside camera, by the geoms that its pixels show."""
     pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from handeye.robot.simulator.renderers import build_renderer
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind, build_renderer
     from handeye.robot.simulator.tracking_scenarios import ScenarioKind, sample_scenario
 
     small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))

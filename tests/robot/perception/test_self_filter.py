@@ -18,8 +18,7 @@ pytest.importorskip("mujoco", reason="the simulator is not installed: pip instal
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.objects import CUBE_CLASSES
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind, build_renderer
 from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 
 CELL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))

@@ -8,8 +8,7 @@ import pytest
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import CameraError
-from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from handeye.robot.simulator.layout import move_object, object_pose
 from handeye.robot.simulator.objects import UPRIGHT

@@ -16,7 +16,7 @@ from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
 from handeye.robot.simulator.ray_renderer import RayRenderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.simulator.samples import SampleRenderer, View, pose_scene
 from handeye.vision.errors import DatasetError
 

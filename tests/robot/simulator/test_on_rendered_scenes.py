@@ -21,8 +21,7 @@ from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.layout import object_pose, yaw_quaternion
 from handeye.robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, sample_cube
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.samples import View, joints_for, pose_scene, tool_looking_at, tool_rotation
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth

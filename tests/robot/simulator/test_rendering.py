@@ -15,8 +15,7 @@ from handeye.robot.simulator.appearance import Appearance, ImageEffects, Light
 from handeye.robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
 from handeye.robot.simulator.objects import Part, Profile, SceneObject, sample_cube, sample_distractor
 from handeye.robot.simulator.ray_renderer import RayRenderer
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
 from handeye.vision.errors import MissingPackageError
 
@@ -172,8 +171,7 @@ def test_no_gl_library_is_loaded_by_rays() -> None:
     program = (
         "import sys, numpy as np\n"
         "from handeye.robot.config import WorkCellConfig\n"
-        "from handeye.robot.simulator.cell import SimulatedCell\n"
-        "from handeye.robot.simulator.config import SimulatorConfig\n"
+        "from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig\n"
         "cell = SimulatedCell(WorkCellConfig(), SimulatorConfig.model_validate({'renderer': 'rays'}))\n"
         "cell.reset(0)\n"
         "with cell.camera as camera: camera.read()\n"

@@ -14,8 +14,7 @@ from handeye.robot.config import CameraConfig, WorkCellConfig
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
 from handeye.robot.simulator.layout import object_pose
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind, build_renderer
 from handeye.robot.simulator.tracking_benchmark import (
     ScenarioResult,
     Visibility,
