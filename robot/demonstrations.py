@@ -1,7 +1,8 @@
-"""Demonstrations out of the simulator: the expert picks, disturbed on purpose, and what succeeds is kept.
+"""Record demonstrations of the expert in the simulator, and replay recorded episodes open loop.
 
-An episode depends on its seed and the configuration alone. Worker processes play the episodes, this one writes them
-in the order of their seeds, so a recording does not depend on the number of workers and can be taken up again.
+An episode depends on its seed and the configuration alone. Worker processes run the episodes, this one writes them in
+the order of their seeds, so a data set does not depend on the number of workers and can be resumed. A replay commands
+the recorded actions, interpolated to the control rate, in the scene of the episode's seed with its random faults.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -42,6 +43,8 @@ from handeye.vision.errors import DatasetError, UserError
 from handeye.vision.runtime.video_writer import VideoWriter
 
 ROBOT_TYPE = "ur10e"
+VIDEO_HZ = 10
+JOINTS = (*STATE_NAMES[:NUM_JOINTS], "gripper_opening_m")
 
 
 class RecordConfig(PickConfig):
@@ -54,35 +57,35 @@ class RecordConfig(PickConfig):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Played:
-    """One played episode and how it went; only a success is worth keeping."""
+class RecordedEpisode:
+    """An episode of the expert and its result."""
 
     result: EpisodeResult
     episode: Episode
 
     @property
     def is_kept(self) -> bool:
-        """A success without a word from the gates."""
+        """Whether it belongs in the data set: a success without gate violations."""
         return self.result.success and not self.result.gate_violations
 
 
-class Recorder:
-    """Plays episodes in one process; use `play` inside `with`."""
+class DemonstrationRecorder:
+    """Records episodes in one process; use inside `with`."""
 
     def __init__(self, config: RecordConfig, detector: Path, image_size: ImageSize | None) -> None:
         self._config = config
         self._image_size = image_size
         self._station = PickStation(config, load_detector(config, detector), self._build_policy)
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> DemonstrationRecorder:
         self._station.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._station.__exit__(None, None, None)
 
-    def play(self, seed: int) -> Played:
-        """Episode `seed` with its disturbances and random_faults."""
+    def record(self, seed: int) -> RecordedEpisode:
+        """Run episode `seed` with its disturbances and random faults."""
         config = self._config
         sink = DemonstrationSink(
             config.cell,
@@ -93,17 +96,17 @@ class Recorder:
             scene=self._station.cell.scene_image,
         )
         result = self._station.run(seed, sinks=[sink])
-        return Played(result, sink.episode())
+        return RecordedEpisode(result, sink.episode())
 
     def _build_policy(self, station: PickStation, seed: int, timer: StageTimer) -> Policy:
         return ExpertPolicy(self._config.cell, self._config.expert, seed=seed)
 
 
 def open_recording(config: RecordConfig, folder: Path, detector: Path, image_size: ImageSize | None) -> EpisodeWriter:
-    """The data set to record into, new or begun.
+    """Create the data set to record into, or resume it.
 
-    Raises DatasetError when it holds other episodes or was begun with another configuration or detector, and UserError
-    where there is no such detector.
+    Raises DatasetError when it holds other episodes or was recorded with another configuration or detector, UserError
+    when the detector cannot be read.
     """
     fps = config.expert.policy_hz
     if fps != round(fps):
@@ -113,7 +116,7 @@ def open_recording(config: RecordConfig, folder: Path, detector: Path, image_siz
 
 
 def _origin(config: RecordConfig, detector: Path) -> dict[str, Any]:
-    """What decides an episode besides its seed; the policies of `handeye pick` have no part in it."""
+    """What determines an episode besides its seed; the policies of `handeye pick` do not."""
     try:
         digest = hashlib.sha256(detector.read_bytes()).hexdigest()
     except OSError as error:
@@ -122,33 +125,26 @@ def _origin(config: RecordConfig, detector: Path) -> dict[str, Any]:
 
 
 def next_seed(writer: EpisodeWriter, first_seed: int) -> int:
-    """The seed after that of the last episode kept; `first_seed` for an empty data set."""
+    """The seed after that of the last recorded episode; `first_seed` for an empty data set."""
     if writer.info.total_episodes == 0:
         return first_seed
     dataset = EpisodeDataset.open(writer.folder)
     return int(dataset.read_episode(dataset.num_episodes - 1).columns["seed"][-1]) + 1
 
 
-def play_episodes(
+def record_episodes(
     config: RecordConfig, seeds: Sequence[int], detector: Path, image_size: ImageSize | None, *, workers: int
-) -> Iterator[Played]:
-    """The episodes in the order of `seeds`, shared among `workers` processes; stop iterating to stop playing."""
+) -> Iterator[RecordedEpisode]:
+    """Record episodes in `workers` processes, in the order of `seeds`; stop iterating to stop recording."""
     load_detector(config, detector)
-    yield from map_in_workers(Recorder, (config, detector, image_size), Recorder.play, seeds, workers=workers)
-
-
-# A recorded episode played back in the simulated cell: whether the arm goes where it went, and does what it did.
-#
-# The recorded actions are commanded at the control rate, interpolated between their rows. The scene is that of the
-# episode's seed, random_faults included; without a recorded seed it is the one that is asked for.
-
-VIDEO_HZ = 10
-JOINTS = (*STATE_NAMES[:NUM_JOINTS], "gripper_opening_m")
+    yield from map_in_workers(
+        DemonstrationRecorder, (config, detector, image_size), DemonstrationRecorder.record, seeds, workers=workers
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recorded:
-    """One episode in the joints of our arm: rows of state (six joints in rad, opening in m) and of action."""
+class JointTrajectory:
+    """States (six joints in rad, opening in m) and actions of a recorded episode of our arm."""
 
     fps: int
     states: Float[np.ndarray, "T 7"]
@@ -157,33 +153,35 @@ class Recorded:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Replay:
-    """How far the played states are from the recorded ones, a number for each frame, and what came of it."""
+class ReplayResult:
+    """Errors of the replayed states against the recorded ones in each frame, and whether the pick succeeded."""
 
     seed: int
     tool_m: Float[np.ndarray, " T"]
-    """Distance of the grasp point."""
+    """Distance of the grasp point from where it was recorded."""
     joint_rad: Float[np.ndarray, " T"]
-    """Largest difference of a joint."""
-    checked: CheckResult
+    """Largest error of any joint."""
+    check: CheckResult
 
 
-def read_recorded(dataset: EpisodeDataset, index: int) -> Recorded:
-    """An episode of our arm. Raises DatasetError for states and actions of other names."""
+def read_trajectory(dataset: EpisodeDataset, index: int) -> JointTrajectory:
+    """Joint states and actions of an episode. Raises DatasetError for states and actions of other names."""
     columns = dataset.read_episode(index).columns
-    states = _pick(dataset, columns, STATE_KEY, JOINTS)
+    states = _select(dataset, columns, STATE_KEY, JOINTS)
     seed = int(columns["seed"][0]) if "seed" in columns else None
-    return Recorded(dataset.fps, states, _pick(dataset, columns, ACTION_KEY, ACTION_NAMES), seed)
+    return JointTrajectory(dataset.fps, states, _select(dataset, columns, ACTION_KEY, ACTION_NAMES), seed)
 
 
-def replay(recorded: Recorded, config: RecordConfig, *, seed: int | None = None, film: Path | None = None) -> Replay:
-    """Play an episode from its first state on, in the scene of `seed`, by default its own; `film` is an mp4.
+def replay(
+    recorded: JointTrajectory, config: RecordConfig, *, seed: int | None = None, video: Path | None = None
+) -> ReplayResult:
+    """Replay an episode from its first state, in the scene of `seed` (default: the recorded one); `video` is an mp4.
 
-    Raises UserError where the control rate is no multiple of the recorded one, DatasetError where there is no seed.
+    Raises UserError unless the control rate is a multiple of the recorded one, DatasetError without a seed.
     """
     seed = recorded.seed if seed is None else seed
     if seed is None:
-        raise DatasetError("the episode does not tell the seed of its scene; give one with --seed")
+        raise DatasetError("the episode has no recorded seed; give that of its scene with --seed")
     ticks = ticks_per_row(config.cell.control_hz, float(recorded.fps))
     cell = SimulatedCell(config.cell, config.simulator)
     success_check = PickSuccessCheck(cell)
@@ -193,16 +191,18 @@ def replay(recorded: Recorded, config: RecordConfig, *, seed: int | None = None,
     with ExitStack() as stack:
         stack.callback(cell.close)
         stack.enter_context(cell.arm)
-        writer = None if film is None else stack.enter_context(VideoWriter(film, _video_fps(recorded.fps)))
-        states = _play(cell, recorded, ticks, writer)
-        checked = success_check()
-    places, meant = (_grasp_points(config, rows) for rows in (states, recorded.states))
+        writer = None if video is None else stack.enter_context(VideoWriter(video, _video_fps(recorded.fps)))
+        states = _run_actions(cell, recorded, ticks, writer)
+        check = success_check()
+    places, expected = (_grasp_points(config, rows) for rows in (states, recorded.states))
     joints = np.abs(states[:, :NUM_JOINTS] - recorded.states[:, :NUM_JOINTS]).max(axis=1)
-    return Replay(seed, np.linalg.norm(places - meant, axis=1), joints, checked)
+    return ReplayResult(seed, np.linalg.norm(places - expected, axis=1), joints, check)
 
 
-def _play(cell: SimulatedCell, recorded: Recorded, ticks: int, writer: VideoWriter | None) -> Float[np.ndarray, "T 7"]:
-    """Command the actions and read the state at every recorded frame. Row i was commanded a period after state i."""
+def _run_actions(
+    cell: SimulatedCell, recorded: JointTrajectory, ticks: int, writer: VideoWriter | None
+) -> Float[np.ndarray, "T 7"]:
+    """Command the actions and read the state at every recorded frame; action i was commanded a period after state i."""
     start_s, dt_s = cell.clock.now_s(), 1.0 / cell.cell.control_hz
     rows = np.concatenate([recorded.states[:1], recorded.actions])
     chunk = ActionChunk(rows, 1.0 / recorded.fps, start_s)
@@ -226,7 +226,7 @@ def _video_fps(fps: int) -> float:
 
 
 def _place_arm(cell: SimulatedCell, state: Float[np.ndarray, " 7"]) -> None:
-    """Put the arm, at rest, where the recording begins; each finger has half of the opening."""
+    """Put the arm at rest where the recording begins; each finger takes half the opening."""
     data, at = cell.scene.data, arm_addresses(cell.scene.model)
     fingers = len(at) - NUM_JOINTS
     data.qpos[at] = [*state[:NUM_JOINTS], *[state[NUM_JOINTS] / fingers] * fingers]
@@ -239,16 +239,16 @@ def _grasp_points(config: RecordConfig, states: Float[np.ndarray, "T 7"]) -> Flo
     return T_base_tcp[:, :3, 3]
 
 
-def _pick(
+def _select(
     dataset: EpisodeDataset, columns: Mapping[str, np.ndarray], key: str, names: Sequence[str]
 ) -> Float[np.ndarray, "T D"]:
-    """The columns of these names, in their order."""
+    """The numbers of these names, in their order."""
     feature = dataset.features.get(key)
     given = () if feature is None or feature.names is None else feature.names
     missing = [name for name in names if name not in given]
     if missing:
         raise DatasetError(
-            f"{dataset.folder}: {key} has no {missing[0]}: only episodes of the arm that `handeye record` moves can "
-            f"be played back, this one has {', '.join(given) or 'no names'}"
+            f"{dataset.folder}: {key} has no {missing[0]}: only episodes of the arm of `handeye record` can be "
+            f"replayed, this one has {', '.join(given) or 'no names'}"
         )
     return columns[key][:, [given.index(name) for name in names]].astype(np.float64)

@@ -45,8 +45,8 @@ class SuccessCheck(Protocol):
 class EpisodeResult:
     """One episode in figures. cycle_s is time of the episode's clock from reset to the policy's end.
 
-    reason says why it is no success, None if it is. check_reason is that of the success check. gate_violations counts ticks
-    by reason code, stage_ms holds every measured duration by stage.
+    reason says why it is no success, None if it is, check_reason what the success check says. gate_violations counts
+    ticks by reason code, stage_ms holds every measured duration by stage.
     """
 
     seed: int

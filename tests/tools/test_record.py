@@ -19,7 +19,7 @@ from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.datasets.format import Episode
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.demonstration_sink import demonstration_features
-from handeye.robot.demonstrations import Played, RecordConfig
+from handeye.robot.demonstrations import RecordConfig, RecordedEpisode
 from handeye.robot.interfaces import Outcome
 from handeye.tools.command_line import run_command
 
@@ -57,7 +57,7 @@ def test_mistakes_end_in_one_line_and_code_2(
 # What is kept -------------------------------------------------------------------------------------------------------
 
 
-def played(seed: int) -> Played:
+def played(seed: int) -> RecordedEpisode:
     """An episode without a simulator: numbers drawn from its seed."""
     rng, length = np.random.default_rng(seed), 4 + seed
     columns = {
@@ -68,7 +68,7 @@ def played(seed: int) -> Played:
     reason, gates = FAILING.get(seed), {"step": 3} if seed == 4 else {}
     outcome = Outcome.SUCCEEDED if reason is None else Outcome.FAILED
     result = EpisodeResult(seed, reason is None, reason is None, outcome, reason, "", "done", 4.0, 1, gates, {})
-    return Played(result, Episode(columns, "pick"))
+    return RecordedEpisode(result, Episode(columns, "pick"))
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds that were played, by `played`."""
     seeds_played: list[int] = []
 
-    def play(config: RecordConfig, seeds: Sequence[int], *rest: Any, workers: int) -> Iterator[Played]:
+    def play(config: RecordConfig, seeds: Sequence[int], *rest: Any, workers: int) -> Iterator[RecordedEpisode]:
         for seed in seeds:
             seeds_played.append(seed)
             yield played(seed)
 
-    monkeypatch.setattr(handeye.tools.record, "play_episodes", play)
+    monkeypatch.setattr(handeye.tools.record, "record_episodes", play)
     return seeds_played
 
 
