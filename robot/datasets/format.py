@@ -51,7 +51,7 @@ class Feature:
 
     @property
     def holds_images(self) -> bool:
-        """Whether it is a video or an image."""
+        """Whether it is a video or images."""
         return self.dtype in {"video", "image"}
 
     @property
@@ -107,7 +107,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What meta/info.json says. features include the BOOK_KEEPING."""
+    """Content of meta/info.json; features include the BOOK_KEEPING."""
 
     fps: int
     features: Mapping[str, Feature]
@@ -153,7 +153,7 @@ def read_info(folder: Path) -> DatasetInfo:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{folder}: no data set of demonstrations, {INFO_PATH} is missing") from None
+        raise DatasetError(f"{folder}: not a data set of demonstrations, {INFO_PATH} is missing") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     version = content.get("codebase_version") if isinstance(content, dict) else None

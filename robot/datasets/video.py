@@ -1,6 +1,6 @@
-"""Camera images of an episode in an mp4, written and read with PyAV.
+"""Encode and decode camera videos of episodes (mp4) with PyAV.
 
-H.264 with a key frame every two images: larger than with fewer, but any image is reached by decoding two.
+H.264 with a key frame every two images: larger files, but any image takes at most two to decode.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def read_video(path: Path, from_s: float, num_frames: int, fps: int) -> UInt8[np
 
 
 def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
-    """What info.json says about a video of ours."""
+    """Entry of one of our videos in info.json."""
     return {
         "video.height": height,
         "video.width": width,
@@ -68,7 +68,7 @@ def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
 
 
 def _av() -> Any:
-    """PyAV, imported when a video is first met: data sets without one do not need it."""
+    """PyAV, imported lazily: data sets without videos do not need it."""
     try:
         import av
     except ModuleNotFoundError as error:

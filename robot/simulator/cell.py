@@ -81,7 +81,7 @@ class SimulatedCell:
         self.physics.load(scene)
         self.arm.reset()
         self.camera.reset(seed)
-        self._faults.arm(faults, self.target.name)
+        self._faults.schedule(faults, self.target.name)
         for renderer in self._scene_renderers.values():
             renderer.load(scene)
 
@@ -110,7 +110,7 @@ class SimulatedCell:
 
 
 def sample_pick_scene(cell: WorkCellConfig, config: SimulatorConfig, seed: int) -> Scene:
-    """The scene of an episode: one target within reach with room for the fingers, other things around it, at rest."""
+    """The scene of an episode: one target within reach with free space for the fingers, other objects, all at rest."""
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, attempt])
         scene = build_scene(cell, _sample_objects(cell, config, rng), sample_appearance(rng, config.profile))

@@ -1,4 +1,4 @@
-"""Where things lie: objects drawn without overlap, dropped, and left to come to rest by physics."""
+"""Place objects at random without overlap, drop them, and let physics bring them to rest."""
 
 # pyright: reportAttributeAccessIssue=false
 # MuJoCo is a compiled module without type information.
@@ -39,7 +39,7 @@ class Area:
 
 
 class Layout:
-    """Objects placed one after the other; what finds no free place after many attempts is left out."""
+    """Places objects one after the other; those without a free place after many attempts are left out."""
 
     def __init__(self, cell: WorkCellConfig, rng: np.random.Generator, profile: Profile) -> None:
         self._cell, self._rng, self._profile = cell, rng, profile
@@ -58,12 +58,12 @@ class Layout:
                 self._kept_gap_m[cube.name] = area.gap_m
 
     def add_distractors(self, count: int, area: Area) -> None:
-        """Other things standing on the table in `area`."""
+        """Distractors standing on the table in `area`."""
         for _ in range(count):
             self._stand(sample_distractor(self._rng, self._profile, self._next_name()), area)
 
     def drop(self, item: SceneObject, centre_xy_m: Float[np.ndarray, " 2"], height_m: float) -> None:
-        """Something in the air in any orientation, to fall where it may."""
+        """Place an object in the air in a random orientation, to fall."""
         quat = self._rng.standard_normal(4)
         w, x, y, z = (float(value) for value in quat / np.linalg.norm(quat))
         placed = item.placed((float(centre_xy_m[0]), float(centre_xy_m[1]), height_m), (w, x, y, z))
@@ -106,12 +106,12 @@ class Layout:
 
 
 def yaw_quaternion(yaw_rad: float) -> Quaternion:
-    """A turn about z, scalar first."""
+    """Rotation about z, scalar first."""
     return (float(np.cos(yaw_rad / 2)), *UPRIGHT[1:3], float(np.sin(yaw_rad / 2)))
 
 
 def settle(scene: Scene, duration_s: float) -> None:
-    """Let things fall and come to rest while the arm holds still; what still moves is stopped."""
+    """Let objects fall and come to rest while the arm holds still; remaining motion is stopped."""
     for _ in range(round(duration_s / PHYSICS_DT_S)):
         mujoco.mj_step(scene.model, scene.data)
     scene.data.qvel[:] = 0.0
@@ -128,7 +128,7 @@ def object_pose(scene: Scene, item: SceneObject) -> Float[np.ndarray, "4 4"]:
 
 
 def move_object(scene: Scene, item: SceneObject, pos: Float[np.ndarray, " 3"], quat: Float[np.ndarray, " 4"]) -> None:
-    """Put an object somewhere else, at rest; takes effect with the next mj_forward or step."""
+    """Put an object elsewhere, at rest; takes effect with the next mj_forward or step."""
     joint = scene.model.joint(item.name)
     start, velocity = joint.qposadr[0], joint.dofadr[0]
     assert start >= len(arm_addresses(scene.model))

@@ -1,6 +1,6 @@
-"""One labelled image out of the simulator: a random scene, a viewpoint as picking meets it, a renderer, a look.
+"""Render labelled sample images for detector training: a random scene, viewpoint, appearance and renderer.
 
-Everything about image i follows from (seed, i), whoever renders it and in whichever order.
+Image i depends on (seed, i) alone, not on the process or the order of rendering.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MAY_TOUCH_M = 0.002
 
 
 class View(Enum):
-    """The moments of a pick at which the camera looks."""
+    """Viewpoints of the wrist camera in the course of a pick."""
 
     OVERVIEW = "overview"
     OBLIQUE = "oblique"
@@ -45,9 +45,13 @@ _VIEW_SHARES = {View.OVERVIEW: 0.40, View.OBLIQUE: 0.12, View.APPROACH: 0.22, Vi
 _RENDERER_SHARES = (0.52, 0.35, 0.13)
 
 
+# Tool pointing straight down, fingers opening along base y.
+_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """An image and its boxes."""
+    """An image and its labels."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
     labels: tuple[Label, ...]
@@ -55,7 +59,7 @@ class Example:
 
 
 class SampleRenderer:
-    """Holds the renderers of one process and makes images with them."""
+    """Renders samples with the renderers of one process."""
 
     def __init__(
         self, cell: WorkCellConfig, profile: Profile, kind: RendererKind, *, label_clutter: bool = False
@@ -65,7 +69,7 @@ class SampleRenderer:
         self._renderers: dict[tuple[RendererKind, bool], Renderer] = {}
 
     def render(self, seed: int, index: int) -> Example:
-        """Image number `index` of the series `seed`."""
+        """Sample `index` of the series `seed`."""
         rng = np.random.default_rng([seed, index])
         renderer = self._choose_renderer(rng)
         view = list(View)[rng.choice(len(View), p=[_VIEW_SHARES[view] for view in View])]
@@ -98,7 +102,7 @@ class SampleRenderer:
 
 
 def pose_scene(cell: WorkCellConfig, profile: Profile, view: View, rng: np.random.Generator) -> Scene:
-    """A settled scene with the arm where it would be for this view."""
+    """A settled scene with the arm posed for this view."""
     appearance = sample_appearance(rng, profile)
     layout = Layout(cell, rng, profile)
     falls = _sample_objects(layout, cell, view, rng)
@@ -120,8 +124,53 @@ def pose_scene(cell: WorkCellConfig, profile: Profile, view: View, rng: np.rando
     return scene
 
 
+def tool_rotation(yaw_rad: float, tilt_rad: float, tilt_azimuth_rad: float) -> Float[np.ndarray, "3 3"]:
+    """R_base_tool: pointing down, turned by yaw about base z, then tilted about a horizontal axis."""
+    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
+    yaw = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+    axis = np.array([np.cos(tilt_azimuth_rad), np.sin(tilt_azimuth_rad), 0.0])
+    cross = np.cross(np.eye(3), axis)
+    tilt = np.eye(3) - np.sin(tilt_rad) * cross + (1 - np.cos(tilt_rad)) * cross @ cross
+    return tilt @ yaw @ _DOWN
+
+
+def tool_looking_at(
+    p_base: Float[np.ndarray, " 3"], height_m: float, R_base_tool: Float[np.ndarray, "3 3"], cell: WorkCellConfig
+) -> Float[np.ndarray, "4 4"]:
+    """T_base_tool with the camera `height_m` above `p_base`, which lies on its optical axis."""
+    R_base_camera = R_base_tool @ cell.T_tool_camera[:3, :3]
+    direction = R_base_camera[:, 2]
+    T_base_camera = np.eye(4)
+    T_base_camera[:3, :3] = R_base_camera
+    T_base_camera[:3, 3] = p_base - direction * (height_m / -direction[2])
+    return T_base_camera @ inverse(cell.T_tool_camera)
+
+
+def tool_grasping_at(
+    p_base: Float[np.ndarray, " 3"], R_base_tool: Float[np.ndarray, "3 3"], cell: WorkCellConfig
+) -> Float[np.ndarray, "4 4"]:
+    """T_base_tool with the grasp point at `p_base`."""
+    T_base_tcp = np.eye(4)
+    T_base_tcp[:3, :3] = R_base_tool @ cell.T_tool_tcp[:3, :3]
+    T_base_tcp[:3, 3] = p_base
+    return T_base_tcp @ inverse(cell.T_tool_tcp)
+
+
+def joints_for(T_base_tool: Float[np.ndarray, "4 4"], cell: WorkCellConfig) -> Float[np.ndarray, " 6"] | None:
+    """The IK solution nearest to home, None where the pose is out of reach or outside the workspace."""
+    tcp = (T_base_tool @ cell.T_tool_tcp)[:3, 3]
+    if not cell.workspace.contains(tcp):
+        return None
+    home = np.array(cell.home_qpos)
+    try:
+        solutions = inverse_kinematics(T_base_tool, q6_hint=home[5])
+        return choose_solution(solutions, home, joint_limits_from_config(cell.joint_limits))
+    except KinematicsError:
+        return None
+
+
 def _sample_objects(layout: Layout, cell: WorkCellConfig, view: View, rng: np.random.Generator) -> bool:
-    """Put things on the table and in the bin; True if some of them still have to fall."""
+    """Put objects on the table and into the bin; True if some of them still have to fall."""
     table = Area(cell.table.cubes_low_xy_m, cell.table.cubes_high_xy_m).grown(0.08)
     is_bare = view is not View.HELD and rng.random() < 0.08
     count = 0 if is_bare else int(rng.integers(1, 9))
@@ -179,7 +228,7 @@ def _above_something(
 
 
 def _sample_opening(cell: WorkCellConfig, view: View, rng: np.random.Generator) -> float:
-    """Open when approaching; anything in between at times."""
+    """Open when approaching, otherwise sometimes partly closed."""
     if view is View.APPROACH or rng.random() < 0.7:
         return cell.gripper.opening_max_m
     return float(rng.uniform(cell.gripper.opening_min_m, cell.gripper.opening_max_m))
@@ -192,7 +241,7 @@ def _put_between_fingers(
     cell: WorkCellConfig,
     rng: np.random.Generator,
 ) -> None:
-    """The cube between the pads, faces on them, a little off the grasp point and turned about the opening axis."""
+    """The cube between the pads, faces on them, a little off the grasp point and rotated about the opening axis."""
     T_tcp_object = np.eye(4)
     turn = rng.normal(0, 0.06) + rng.integers(4) * np.pi / 2
     c, s = np.cos(turn), np.sin(turn)
@@ -217,54 +266,3 @@ def _arm_hits_something(scene: Scene, held: SceneObject | None) -> bool:
         if any(name.startswith(_GRIPPER_GEOMS) for name in names):
             return True
     return False
-
-
-# Where the wrist camera is when it looks, as picking meets it: tool poses drawn at random, reached by the arm.
-
-# Tool pointing straight down, fingers opening along base y.
-_DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
-
-
-def tool_rotation(yaw_rad: float, tilt_rad: float, tilt_azimuth_rad: float) -> Float[np.ndarray, "3 3"]:
-    """R_base_tool: pointing down, turned by yaw about base z, then tilted about a horizontal axis."""
-    c, s = np.cos(yaw_rad), np.sin(yaw_rad)
-    yaw = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
-    axis = np.array([np.cos(tilt_azimuth_rad), np.sin(tilt_azimuth_rad), 0.0])
-    cross = np.cross(np.eye(3), axis)
-    tilt = np.eye(3) - np.sin(tilt_rad) * cross + (1 - np.cos(tilt_rad)) * cross @ cross
-    return tilt @ yaw @ _DOWN
-
-
-def tool_looking_at(
-    p_base: Float[np.ndarray, " 3"], height_m: float, R_base_tool: Float[np.ndarray, "3 3"], cell: WorkCellConfig
-) -> Float[np.ndarray, "4 4"]:
-    """T_base_tool with the camera `height_m` above `p_base`, which lies on its optical axis."""
-    R_base_camera = R_base_tool @ cell.T_tool_camera[:3, :3]
-    direction = R_base_camera[:, 2]
-    T_base_camera = np.eye(4)
-    T_base_camera[:3, :3] = R_base_camera
-    T_base_camera[:3, 3] = p_base - direction * (height_m / -direction[2])
-    return T_base_camera @ inverse(cell.T_tool_camera)
-
-
-def tool_grasping_at(
-    p_base: Float[np.ndarray, " 3"], R_base_tool: Float[np.ndarray, "3 3"], cell: WorkCellConfig
-) -> Float[np.ndarray, "4 4"]:
-    """T_base_tool with the grasp point at `p_base`."""
-    T_base_tcp = np.eye(4)
-    T_base_tcp[:3, :3] = R_base_tool @ cell.T_tool_tcp[:3, :3]
-    T_base_tcp[:3, 3] = p_base
-    return T_base_tcp @ inverse(cell.T_tool_tcp)
-
-
-def joints_for(T_base_tool: Float[np.ndarray, "4 4"], cell: WorkCellConfig) -> Float[np.ndarray, " 6"] | None:
-    """The configuration nearest to home that brings the tool there within the workspace, None if there is none."""
-    tcp = (T_base_tool @ cell.T_tool_tcp)[:3, 3]
-    if not cell.workspace.contains(tcp):
-        return None
-    home = np.array(cell.home_qpos)
-    try:
-        solutions = inverse_kinematics(T_base_tool, q6_hint=home[5])
-        return choose_solution(solutions, home, joint_limits_from_config(cell.joint_limits))
-    except KinematicsError:
-        return None

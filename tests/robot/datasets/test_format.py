@@ -255,7 +255,7 @@ def test_a_wrong_episode_is_refused_and_nothing_written(tmp_path: Path, episode:
 
 def test_another_rate_or_other_features_are_not_mixed_in(tmp_path: Path) -> None:
     write_three(tmp_path)
-    with pytest.raises(DatasetError, match="10 frames a second, these have 30"):
+    with pytest.raises(DatasetError, match="10 frames per second, these have 30"):
         EpisodeWriter.open(tmp_path, 30, FEATURES, "test arm")
     with pytest.raises(DatasetError, match="differ in action"):
         EpisodeWriter.open(tmp_path, FPS, FEATURES | {"action": numbers(("x", "y", "z"))}, "test arm")
@@ -289,7 +289,7 @@ def test_statistics_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 
 def test_older_versions_and_other_folders_are_named_as_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no data set of demonstrations"):
+    with pytest.raises(DatasetError, match="not a data set of demonstrations"):
         EpisodeDataset.open(tmp_path)
     write_three(tmp_path)
     path = tmp_path / "meta/info.json"

@@ -10,7 +10,7 @@ import pytest
 
 from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator import gl_renderer as gl_backend
-from handeye.robot.simulator import rendering
+from handeye.robot.simulator import renderers
 from handeye.robot.simulator.appearance import Appearance, ImageEffects, Light
 from handeye.robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
 from handeye.robot.simulator.objects import Part, Profile, SceneObject, sample_cube, sample_distractor
@@ -148,7 +148,7 @@ def test_a_renderer_shows_the_scene_that_was_loaded_last(cell: WorkCellConfig) -
 def test_without_gl_rays_are_taken_and_asking_for_gl_says_what_to_install(
     cell: WorkCellConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "find_gl_backend", lambda: None)
+    monkeypatch.setattr(renderers, "find_gl_backend", lambda: None)
     assert isinstance(build_renderer(RendererKind.AUTO, cell.camera), RayRenderer)
     with pytest.raises(MissingPackageError, match="libegl1.*rays"):
         build_renderer(RendererKind.GL, cell.camera)
