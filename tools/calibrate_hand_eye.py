@@ -15,9 +15,9 @@ from handeye.robot.calibration.files import (
     HandEyeFile,
     Provenance,
     Samples,
+    load_images_with_poses,
     load_intrinsics,
     load_pose_pairs,
-    load_session,
     pose_config,
     save_config,
 )
@@ -93,7 +93,7 @@ def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[S
     if camera is None:
         raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
-    return load_session(path, config, load_intrinsics(camera)), config
+    return load_images_with_poses(path, config, load_intrinsics(camera)), config
 
 
 def show(result: dict[str, Any], name: str) -> None:

@@ -1,4 +1,4 @@
-"""What a calibration leaves on disk, as YAML: the numbers, how good they are, and what they were made of."""
+"""Read and write calibration files: samples (images with tool poses, or pairs of poses) in, results as YAML out."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.images import read_image
 
+POSES_FILE = "poses.yaml"
+_PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
+
 
 class Provenance(Config):
-    """Where the numbers come from."""
+    """What a calibration was made from."""
 
     source: str
-    """Images or recordings."""
+    """Folder of images, or recording."""
     samples: tuple[str, ...]
     """Their names."""
     board: BoardConfig | None = None
@@ -82,9 +85,16 @@ class HandEyeFile(GuessFile):
     std_rad: Vector3
     """Of its orientation, about the same axes."""
     leave_one_out_m: float
-    """Median distance between each board and its place as told by all other samples."""
+    """Median distance between each board and its place as predicted from all other samples."""
     leave_one_out_rad: float
     provenance: Provenance
+
+
+class PosesFile(Config):
+    """poses.yaml in a folder of images."""
+
+    poses: dict[str, PoseConfig]
+    """T_base_tool at the moment of each image, by the image's file name."""
 
 
 def pose_config(T: Float[np.ndarray, "4 4"]) -> PoseConfig:
@@ -123,19 +133,6 @@ def save_config(path: Path, config: Config) -> None:
         beside.write_text(dump_config(config), encoding="utf-8")
 
 
-# Samples for a hand-eye calibration from disk: images beside the tool's poses, or pairs of poses.
-
-POSES_FILE = "poses.yaml"
-_PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
-
-
-class PosesFile(Config):
-    """poses.yaml in a folder of images."""
-
-    poses: dict[str, PoseConfig]
-    """T_base_tool at the moment of each image, by the image's file name."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
     """Pairs of poses with what the camera measured, and the images in which no board was found."""
@@ -145,7 +142,7 @@ class Samples:
     without_board: tuple[str, ...]
 
 
-def load_session(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
+def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
     """Images and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
     poses = load_config(PosesFile, folder / POSES_FILE).poses
     detector, names, without = BoardDetector(board), [], []

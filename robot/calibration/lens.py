@@ -1,7 +1,7 @@
-"""A lens from images of a board: camera matrix and distortion that explain all corners best (Zhang 2000).
+"""Calibrate camera intrinsics from images of a board (Zhang 2000), with coverage advice and residuals.
 
-OpenCV does the fit. Here is what it leaves to the user: whether the images determine the lens at all, which of them
-do not fit the others, and how certain the numbers are.
+OpenCV does the fit; this module tells whether the images determine the lens, which of them do not fit the others, and
+how certain the parameters are. Distortion is known only where corners were seen, focal length only from tilted boards.
 """
 
 from __future__ import annotations
@@ -23,6 +23,18 @@ from handeye.robot.transforms import apply_transform
 MIN_VIEWS = 6
 
 
+GRID_ROWS, GRID_COLUMNS = 4, 4
+MIN_TILT_RAD = math.radians(10.0)
+WANTED_TILT_RAD = math.radians(20.0)
+WANTED_TILTED_VIEWS = 4
+WANTED_VIEWS = 12
+_NAMES_ROWS = ("top", "upper middle", "lower middle", "bottom")
+_NAMES_COLUMNS = ("far left", "left of the middle", "right of the middle", "far right")
+
+
+MAGNIFICATION = 50.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LensCalibration:
     """The lens, the root mean square error of each view (px), and of each corner its place and residual (px)."""
@@ -32,7 +44,7 @@ class LensCalibration:
     pixels_uv: Float[np.ndarray, "M 2"]
     residuals_px: Float[np.ndarray, "M 2"]
     focal_std_px: Float[np.ndarray, " 2"]
-    """Standard deviation of fx and fy; NaN for fisheye lenses, of which OpenCV does not tell it."""
+    """Standard deviation of fx and fy; NaN for fisheye lenses, for which OpenCV gives none."""
 
     @property
     def rms_px(self) -> float:
@@ -74,45 +86,6 @@ def calibrate_lens(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens:
     view_rms = np.array([np.sqrt((residual**2).sum(axis=1).mean()) for residual in residuals])
     pixels = np.concatenate([view.pixels_uv for view in views])
     return LensCalibration(intrinsics, view_rms, pixels, np.concatenate(residuals), focal_std)
-
-
-def _fit(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> tuple[Intrinsics, np.ndarray]:
-    size_wh, start = size_hw[::-1], rough_intrinsics(size_hw).K
-    points: Any = [view.points_board.astype(np.float32)[:, None] for view in views]
-    pixels: Any = [view.pixels_uv.astype(np.float32)[:, None] for view in views]
-    try:
-        match lens:
-            case Lens.PINHOLE:
-                # The first two returned are the error and K; deviations are of fx, fy and what follows.
-                found: Any = cv2.calibrateCameraExtended(points, pixels, size_wh, start, np.zeros(5))
-                K, distortion, focal_std = found[1], found[2].ravel(), found[5].ravel()[:2]
-            case Lens.FISHEYE:
-                flags = cv2.fisheye.CALIB_RECOMPUTE_EXTRINSIC | cv2.fisheye.CALIB_FIX_SKEW
-                doubles: Any = [np.float64(each) for each in points], [np.float64(each) for each in pixels]
-                fit: Any = cv2.fisheye.calibrate  # its stubs know no lists
-                found = fit(*doubles, size_wh, start, np.zeros((4, 1)), flags=flags)
-                K, distortion, focal_std = found[1], found[2].ravel(), np.full(2, np.nan)
-            case _:
-                assert_never(lens)
-        return Intrinsics(np.asarray(K, float), size_hw, np.asarray(distortion, float), lens=lens), focal_std
-    except (cv2.error, CameraError) as error:
-        reason = " ".join(str(error).split())
-        raise CalibrationError(
-            f"no {lens.value} lens explains the corners, or too few views differ: {reason}"
-        ) from error
-
-
-# What images of the board still lack, in words: corners in every part of the image, tilts, and distances.
-#
-# Distortion is known only where corners were; focal length only from tilted boards.
-
-GRID_ROWS, GRID_COLUMNS = 4, 4
-MIN_TILT_RAD = math.radians(10.0)
-WANTED_TILT_RAD = math.radians(20.0)
-WANTED_TILTED_VIEWS = 4
-WANTED_VIEWS = 12
-_NAMES_ROWS = ("top", "upper middle", "lower middle", "bottom")
-_NAMES_COLUMNS = ("far left", "left of the middle", "right of the middle", "far right")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,13 +130,11 @@ def tilts_rad(views: tuple[BoardView, ...], intrinsics: Intrinsics) -> Float[np.
     return np.arccos(np.clip(normals, -1.0, 1.0))
 
 
-# The residuals of a lens in one image: a right lens leaves noise, a wrong one leaves a pattern of arrows.
-
-MAGNIFICATION = 50.0
-
-
 def draw_residuals(calibration: LensCalibration) -> UInt8[np.ndarray, "H W 3"]:
-    """Each corner as an arrow to where the lens puts it, MAGNIFICATION times as long as it is; RGB on white."""
+    """Each corner as an arrow to where the lens puts it, MAGNIFICATION times as long as it is; RGB on white.
+
+    A fitting lens leaves noise, a wrong one a pattern.
+    """
     height, width = calibration.intrinsics.size_hw
     image = np.full((height, width, 3), 255, dtype=np.uint8)
     lengths = np.linalg.norm(calibration.residuals_px, axis=1)
@@ -176,3 +147,29 @@ def draw_residuals(calibration: LensCalibration) -> UInt8[np.ndarray, "H W 3"]:
     words = f"rms {calibration.rms_px:.3f} px, arrows x{MAGNIFICATION:g}"
     cv2.putText(image, words, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
     return image
+
+
+def _fit(views: tuple[BoardView, ...], size_hw: tuple[int, int], lens: Lens) -> tuple[Intrinsics, np.ndarray]:
+    size_wh, start = size_hw[::-1], rough_intrinsics(size_hw).K
+    points: Any = [view.points_board.astype(np.float32)[:, None] for view in views]
+    pixels: Any = [view.pixels_uv.astype(np.float32)[:, None] for view in views]
+    try:
+        match lens:
+            case Lens.PINHOLE:
+                # The first two returned are the error and K; deviations are of fx, fy and what follows.
+                found: Any = cv2.calibrateCameraExtended(points, pixels, size_wh, start, np.zeros(5))
+                K, distortion, focal_std = found[1], found[2].ravel(), found[5].ravel()[:2]
+            case Lens.FISHEYE:
+                flags = cv2.fisheye.CALIB_RECOMPUTE_EXTRINSIC | cv2.fisheye.CALIB_FIX_SKEW
+                doubles: Any = [np.float64(each) for each in points], [np.float64(each) for each in pixels]
+                fit: Any = cv2.fisheye.calibrate  # its stubs know no lists
+                found = fit(*doubles, size_wh, start, np.zeros((4, 1)), flags=flags)
+                K, distortion, focal_std = found[1], found[2].ravel(), np.full(2, np.nan)
+            case _:
+                assert_never(lens)
+        return Intrinsics(np.asarray(K, float), size_hw, np.asarray(distortion, float), lens=lens), focal_std
+    except (cv2.error, CameraError) as error:
+        reason = " ".join(str(error).split())
+        raise CalibrationError(
+            f"no {lens.value} lens explains the corners, or too few views differ: {reason}"
+        ) from error

@@ -1,4 +1,4 @@
-"""A recording on disk as a camera: colour and depth images with the pose that each was taken from.
+"""Replay RGB-D recordings with camera poses as `robot.interfaces.Camera`.
 
 Two folder layouts are read: that of 7-Scenes (`*.color.png`, `*.depth.png`, `*.pose.txt`) and that of Open3D
 (`color/`, `depth/`, `odometry.log`, `camera_primesense.json`). Depth is 16 bit millimetres, 0 = no reading.
@@ -36,14 +36,14 @@ class RecordedFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RgbdRecording:
-    """Frames in the order in which they were taken, all through one lens without distortion."""
+    """Frames in order of time, from one camera without distortion."""
 
     frames: tuple[RecordedFrame, ...]
     intrinsics: Intrinsics
 
 
 class RecordedCamera:
-    """Plays a recording, one frame further at each read; satisfies `robot.interfaces.Camera`.
+    """A `robot.interfaces.Camera` that gives the frames of a recording one by one.
 
     Frame i is stamped start_s + i / rate_hz. The pose of the frame read last is T_world_camera.
     """
@@ -93,7 +93,7 @@ class RecordedCamera:
 
 
 def load_rgbd_recording(folder: Path) -> RgbdRecording:
-    """Read a folder in whichever of the two layouts it has; CameraError for anything else and for broken files."""
+    """Read a folder in either layout. Raises CameraError for anything else and for broken files."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CameraError(f"{folder}: expected a folder with a recording, there is none")

@@ -1,7 +1,7 @@
-"""Trackers judged on the simulated tabletop: rendered scenarios, noisy depth, exact identities.
+"""Benchmark the object tracker on rendered tabletop scenarios with noisy depth and exact identities.
 
-Boxes come from the simulator's segmentation, jittered and sometimes missing, so the figures are those of projection,
-visibility and tracking and of no detector. Every cube counts in every frame, hidden ones too: the tracker is to know
+Boxes come from the simulator's segmentation, jittered and sometimes missing, so the scores are those of localisation,
+visibility and tracking, not of a detector. Every cube counts in every frame, hidden ones too: the tracker is to know
 where they are.
 """
 
@@ -32,28 +32,28 @@ from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.metrics import FramePairs, TrackingScores, score_frames
 
 MATCH_M = 0.03
-"""A track farther from a cube than this is not its track."""
+"""A track farther from a cube than this does not match it."""
 _JITTER_PX = 1.5
 _MISSED = 0.03
 _LEAST_VISIBLE = 0.35
 
 
 class Visibility(Enum):
-    """What the tracker is told about what can be seen."""
+    """What the tracker knows about occlusion."""
 
     ARM = "arm"
-    """What depth shows in front, and the arm where its joints put it."""
+    """Occlusion by depth, and by the arm from its joints."""
     DEPTH = "depth"
-    """What depth shows in front."""
+    """Occlusion by depth."""
     NONE = "none"
-    """Nothing: all is taken to be in view."""
+    """Nothing: everything counts as visible."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScenarioResult:
-    """One scenario tracked: errors (m) of cubes with a track, and whether the cube was seen then.
+    """Result of one scenario: errors (m) of cubes with a track, and whether the cube was seen then.
 
-    Counted over cubes and frames: cubes out of sight, and those of them whose track was called lost.
+    `hidden` counts hidden cubes over all frames, `false_lost` those of them whose track was lost.
     """
 
     kind: ScenarioKind
@@ -65,8 +65,8 @@ class ScenarioResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """Figures of scenarios together: scores in percent, errors in mm."""
+class BenchmarkSummary:
+    """Scores (percent) and errors (mm) over several scenarios."""
 
     scores: TrackingScores
     frames: int
@@ -89,16 +89,16 @@ def run_scenarios(
     for kind in kinds:
         for seed in seeds:
             scenario = sample_scenario(kind, cell, seed)
-            drawn = build_renderer(renderer, scenario.camera, camera_name=scenario.camera_name)
+            scenario_renderer = build_renderer(renderer, scenario.camera, camera_name=scenario.camera_name)
             try:
-                drawn.load(scenario.scene)
-                yield track_scenario(scenario, drawn, seed, visibility=visibility)
+                scenario_renderer.load(scenario.scene)
+                yield track_scenario(scenario, scenario_renderer, seed, visibility=visibility)
             finally:
-                drawn.close()
+                scenario_renderer.close()
 
 
 def track_scenario(scenario: Scenario, renderer: Renderer, seed: int, *, visibility: Visibility) -> ScenarioResult:
-    """Follow the cubes of one scenario through its frames."""
+    """Track the cubes of one scenario through its frames."""
     rng = np.random.default_rng([seed, 1])
     config, shape = PerceptionConfig(), ArmShape(scenario.cell)
     tracker, table_m = ObjectTracker(config.tracker), scenario.cell.table.height_m
@@ -124,8 +124,8 @@ def track_scenario(scenario: Scenario, renderer: Renderer, seed: int, *, visibil
     )
 
 
-def summarise(results: list[ScenarioResult]) -> Summary:
-    """The figures of several scenarios, scored as one sequence in which no identity goes on from one to the next."""
+def summarise(results: list[ScenarioResult]) -> BenchmarkSummary:
+    """Score several scenarios as one sequence without identities in common."""
     frames, truths, tracks = [], 0, 0
     for result in results:
         frames += [FramePairs(pair.truth_ids + truths, pair.track_ids + tracks, pair.ious) for pair in result.frames]
@@ -133,7 +133,7 @@ def summarise(results: list[ScenarioResult]) -> Summary:
         tracks = 1 + max(int(pair.track_ids.max(initial=-1)) for pair in frames)
     errors = 1e3 * np.concatenate([result.errors_m for result in results])
     is_seen = np.concatenate([result.is_seen for result in results])
-    return Summary(
+    return BenchmarkSummary(
         score_frames(frames),
         len(frames),
         sum(result.hidden for result in results),
@@ -146,7 +146,7 @@ def summarise(results: list[ScenarioResult]) -> Summary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shot:
-    """One frame as the tracker gets it, and of each cube whether enough of it is seen to be detected."""
+    """One frame as the tracker gets it, and which cubes are visible enough to be detected."""
 
     frame: Frame
     T_base_camera: Float[np.ndarray, "4 4"]
@@ -180,7 +180,7 @@ def _render_shot(scenario: Scenario, renderer: Renderer, stamp_s: float, rng: np
 def _perceive(
     shot: _Shot, visibility: Visibility, arm: PlacedArm, config: PerceptionConfig, table_m: float
 ) -> tuple[tuple[ObjectPosition, ...], Visible | None]:
-    """Positions, and what the tracker may know of what can be seen."""
+    """Object positions, and the visibility that the tracker gets."""
     frame, T_base_camera = shot.frame, shot.T_base_camera
     if visibility is Visibility.ARM:
         frame = without_arm(frame, T_base_camera, arm, shot.detections, config.projection)
@@ -199,13 +199,13 @@ def _perceive(
 def _pair(
     centres: Float[np.ndarray, "N 3"], tracks: tuple[Track, ...], names: dict[int, int]
 ) -> tuple[FramePairs, Float[np.ndarray, "N T"]]:
-    """Cubes and believed tracks with their likeness, 1 at no distance and 1/2 at MATCH_M; `names` counts tracks."""
-    believed = [track for track in tracks if track.status is TrackStatus.CONFIRMED]
-    ids = np.array([names.setdefault(track.track_id, len(names)) for track in believed], dtype=np.int64)
-    places = np.array([track.p_base for track in believed]).reshape(-1, 3)
+    """Cubes and confirmed tracks with their similarity, 1 at distance 0 and 1/2 at MATCH_M; `names` numbers tracks."""
+    confirmed = [track for track in tracks if track.status is TrackStatus.CONFIRMED]
+    ids = np.array([names.setdefault(track.track_id, len(names)) for track in confirmed], dtype=np.int64)
+    places = np.array([track.p_base for track in confirmed]).reshape(-1, 3)
     distances = np.linalg.norm(centres[:, None] - places, axis=-1)
-    likeness = np.maximum(1.0 - 0.5 * distances / MATCH_M, 0.0)
-    return FramePairs(np.arange(len(centres)), ids, likeness), distances
+    similarity = np.maximum(1.0 - 0.5 * distances / MATCH_M, 0.0)
+    return FramePairs(np.arange(len(centres)), ids, similarity), distances
 
 
 def _count_lost(hidden: Float[np.ndarray, "H 3"], tracks: tuple[Track, ...]) -> int:

@@ -1,6 +1,6 @@
-"""Short films of cubes on the table for judging trackers: pushed, hidden by the arm, look-alikes passing each other.
+"""Short tabletop scenarios for benchmarking trackers: cubes pushed, hidden by the arm, look-alikes passing each other.
 
-Who is who is exact, because cubes and arm are put where they are in each frame; nothing is left to physics.
+Identities are exact, because cubes and arm are placed in each frame; nothing is left to physics.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -32,19 +32,19 @@ _FINGERTIP_HALF_X_M = 0.011
 
 
 class ScenarioKind(Enum):
-    """What happens in a scenario, and which camera looks on."""
+    """What happens in a scenario, and which camera sees it."""
 
     PUSH = "push"
-    """The fingers push one cube along; a camera beside the table looks on."""
+    """The fingers push one cube along, seen by the scene camera."""
     ARM = "arm"
     """The hand comes between that camera and a cube, stays there for a while, and goes on."""
     CROSSING = "crossing"
-    """Two cubes of one colour pass each other under the moving wrist camera, another one slides away."""
+    """Two cubes of one colour pass each other under the moving wrist camera; another one slides away."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Keyframe:
-    """One frame: joints (rad), opening (m), and where the middle of each cube's foot is (m, rad)."""
+    """One frame: joints (rad), gripper opening (m), foot point and yaw of each cube (m, rad)."""
 
     qpos: Float[np.ndarray, " 6"]
     opening_m: float
@@ -54,7 +54,7 @@ class Keyframe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scenario:
-    """A scene and what it looks like every FRAME_S; `camera_name` is a camera of its model."""
+    """A scene and its keyframes every FRAME_S; `camera_name` is a camera of its model."""
 
     kind: ScenarioKind
     cell: WorkCellConfig
@@ -64,7 +64,7 @@ class Scenario:
     keyframes: tuple[Keyframe, ...]
 
     def pose(self, keyframe: Keyframe) -> None:
-        """Put arm and cubes of the scene where they are at that keyframe."""
+        """Put arm and cubes where they are in this keyframe."""
         for item, foot, yaw in zip(self.scene.objects, keyframe.feet_xy, keyframe.yaws_rad, strict=True):
             place = np.array([*foot, self.cell.table.height_m + 0.5 * item.edge_m])
             move_object(self.scene, item, place, np.array(yaw_quaternion(float(yaw))))
@@ -72,7 +72,7 @@ class Scenario:
 
     @property
     def T_base_camera(self) -> Float[np.ndarray, "4 4"]:
-        """Where the camera is now; MuJoCo's cameras look along -z with y up."""
+        """Pose of the camera now; MuJoCo's cameras look along -z with y up."""
         camera = self.scene.data.cam(self.camera_name)
         T = np.eye(4)
         T[:3, :3], T[:3, 3] = camera.xmat.reshape(3, 3) * np.array([1.0, -1.0, -1.0]), camera.xpos
@@ -102,7 +102,7 @@ def sample_scenario(kind: ScenarioKind, cell: WorkCellConfig, seed: int) -> Scen
 
 
 def _sample_cubes(cell: WorkCellConfig, rng: np.random.Generator) -> list[SceneObject]:
-    """Six cubes; the third and the fifth wear one colour, so do the first two."""
+    """Six cubes; the third and the fifth have the same colour, and so do the first two."""
     alike, other = (int(class_id) for class_id in rng.choice(len(CUBE_CLASSES), 2, replace=False))
     classes = [other, other, alike, int(rng.integers(len(CUBE_CLASSES))), alike, int(rng.integers(len(CUBE_CLASSES)))]
     return [
