@@ -1,6 +1,6 @@
-"""`handeye benchmark-tracking`: identity and position on the simulated tabletop, where the truth is exact.
+"""`handeye benchmark-tracking`: identity and position errors of the object tracker on the simulated tabletop.
 
-Cubes are pushed, hidden by the arm and pass look-alikes; a stereo camera's depth noise, jittered boxes.
+Cubes are pushed, hidden by the arm and pass look-alikes, with stereo depth noise and jittered boxes.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render the scenarios, track, and judge. Scene i of a scenario depends on its number and the renderer only."""
+    """Render the scenarios, track, and score. A scene depends on its number and the renderer only."""
 
     scenes: int = 5
     """Scenes of each scenario."""
     seed: int = 0
     """Number of the first scene."""
     scenario: Literal["all", "push", "arm", "crossing"] = "all"
-    """Only one of the scenarios."""
+    """Scenario to run."""
     visibility: Literal["arm", "depth", "none"] = "arm"
-    """What the tracker knows of what hides things: depth and the arm's joints, depth alone, or nothing."""
+    """What the tracker knows about occlusion: depth and the arm's joints, depth alone, or nothing."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """auto takes GL where it works; rays needs none."""
+    """auto takes OpenGL where it works; rays needs none."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the scores to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Print the figures of each scenario and of all together."""
+    """Print the scores of each scenario and of all together."""
     from handeye.robot.config import WorkCellConfig
     from handeye.robot.simulator.renderers import RendererKind
     from handeye.robot.simulator.tracking_benchmark import Visibility, run_scenarios, summarise
@@ -56,8 +56,8 @@ def run(arguments: Arguments) -> int:
             cell=WorkCellConfig(),
         )
     )
-    rows = {kind.value: _figures(summarise([result for result in results if result.kind is kind])) for kind in kinds}
-    rows["all"] = _figures(summarise(results))
+    rows = {kind.value: _scores(summarise([result for result in results if result.kind is kind])) for kind in kinds}
+    rows["all"] = _scores(summarise(results))
     _print(rows)
     if arguments.json is not None:
         write_json(
@@ -67,7 +67,7 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def _figures(summary: Any) -> dict[str, float | int]:
+def _scores(summary: Any) -> dict[str, float | int]:
     figures = asdict(summary)
     return {**figures.pop("scores"), **figures}
 
