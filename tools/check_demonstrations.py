@@ -1,6 +1,6 @@
 """Check demonstrations before a policy learns from them: numbers, clocks, streams, images, joints and statistics.
 
-Reads a whole LeRobot data set v3.0. Exit code 0: no problems; 1: problems, which are listed; 2: not a readable data set.
+Reads a whole LeRobot data set v3.0. Exit code 0: no problems; 1: problems; 2: not a readable data set.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator.gl_renderer import find_gl_backend
 from handeye.robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
 from handeye.robot.simulator.renderers import RendererKind
-from handeye.robot.simulator.samples import Example, SampleRenderer
+from handeye.robot.simulator.samples import LabelledSample, SampleRenderer
 from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json
 
@@ -114,17 +114,17 @@ def _start_worker(settings: DatasetSettings) -> None:
 
 def _render_one(output: Path, settings: DatasetSettings, index: int) -> int:
     assert _sample_renderer is not None
-    example = _sample_renderer.render(settings.seed, index)
-    done, coded = cv2.imencode(".jpg", example.image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    sample = _sample_renderer.render(settings.seed, index)
+    done, coded = cv2.imencode(".jpg", sample.image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done
     _write(output / "images" / _image_name(index), coded.tobytes())
-    _write(_label_path(output, index), json.dumps(_described(example)).encode())
+    _write(_label_path(output, index), json.dumps(_described(sample)).encode())
     return index
 
 
-def _described(example: Example) -> dict[str, object]:
+def _described(sample: LabelledSample) -> dict[str, object]:
     return {
-        "view": example.view.value,
+        "view": sample.view.value,
         "objects": [
             {
                 "category_id": label.class_id + 1,
@@ -133,7 +133,7 @@ def _described(example: Example) -> dict[str, object]:
                 "iscrowd": int(label.is_ignored),
                 "visible_fraction": round(label.visible_fraction, 4),
             }
-            for label in example.labels
+            for label in sample.labels
         ],
     }
 

@@ -50,7 +50,7 @@ _DOWN = np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
+class LabelledSample:
     """An image and its labels."""
 
     image_rgb: UInt8[np.ndarray, "H W 3"]
@@ -68,7 +68,7 @@ class SampleRenderer:
         self._label_clutter = label_clutter
         self._renderers: dict[tuple[RendererKind, bool], Renderer] = {}
 
-    def render(self, seed: int, index: int) -> Example:
+    def render(self, seed: int, index: int) -> LabelledSample:
         """Sample `index` of the series `seed`."""
         rng = np.random.default_rng([seed, index])
         renderer = self._choose_renderer(rng)
@@ -77,7 +77,7 @@ class SampleRenderer:
         renderer.load(scene)
         image = renderer.render(scene.data).image_rgb
         labels = label_objects(scene, renderer.segment(scene.data), self._cell.camera, clutter=self._label_clutter)
-        return Example(apply_sensor_model(image, scene.appearance.effects, rng), tuple(labels), view)
+        return LabelledSample(apply_sensor_model(image, scene.appearance.effects, rng), tuple(labels), view)
 
     def close(self) -> None:
         """Free the renderers."""
