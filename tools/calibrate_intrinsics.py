@@ -78,7 +78,7 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
 
     Raises CalibrationError for images of different sizes and SourceError for a source that gives none.
     """
-    detector, views, size_hw, num_images, told = BoardDetector(board), [], None, 0, ""
+    detector, views, size_hw, num_images, shown = BoardDetector(board), [], None, 0, ""
     with open_stream(arguments.source) as stream:
         moves, is_live = stream.fps is not None, arguments.source.isdecimal() or "://" in arguments.source
         end_s = time.monotonic() + arguments.seconds
@@ -97,9 +97,9 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
             advice = measure_coverage(tuple(views), rough_intrinsics(size_hw)).advice() if views else ["show the board"]
             if not advice or time.monotonic() > end_s:
                 break
-            if advice[0] != told:
-                told = advice[0]
-                console.print(f"{len(views)} views; {told}")
+            if advice[0] != shown:
+                shown = advice[0]
+                console.print(f"{len(views)} views; {shown}")
     if size_hw is None:
         raise CalibrationError(f"{arguments.source}: gave no image")
     return tuple(views), (size_hw[0], size_hw[1]), num_images

@@ -297,9 +297,9 @@ def require_same_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     now = _flat(json.loads(json.dumps(origin)))
     changed = [key for key in {**then, **now} if then.get(key, ABSENT) != now.get(key, ABSENT)]
     if changed:
-        told = ", ".join(f"{key} {then.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed[:SHOWN])
+        shown = ", ".join(f"{key} {then.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed[:SHOWN])
         more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
-        raise DatasetError(f"{folder}: was recorded with {told}{more}; record into another folder")
+        raise DatasetError(f"{folder}: was recorded with {shown}{more}; record into another folder")
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

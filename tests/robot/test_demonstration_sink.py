@@ -1,4 +1,4 @@
-"""Ticks become rows: each action is what was sent a period after its state, and pictures keep colours and depth."""
+"""Ticks become rows: each action is what was sent a period after its state, and images keep colours and depth."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_cube_is_there_from_its_sighting_on() -> None:
     assert (ages_s[1:] < 0.1).all()
 
 
-def test_pictures_are_of_the_recorded_size_with_depth_in_mm() -> None:
+def test_images_are_of_the_recorded_size_with_depth_in_mm() -> None:
     columns = collect(5, SIZE).columns
     assert columns.keys() == demonstration_features(SIZE).keys()
     assert columns[WRIST].shape == columns[SCENE].shape == (2, 4, 6, 3)

@@ -1,4 +1,4 @@
-"""Samples without pictures: corners projected exactly, with as much noise as a test asks for."""
+"""Samples without images: corners projected exactly, with as much noise as a test asks for."""
 
 from __future__ import annotations
 

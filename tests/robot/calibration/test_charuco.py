@@ -1,4 +1,4 @@
-"""The board found and placed: in rendered pictures against the truth, in a real photo against its published pose."""
+"""The board found and placed: in rendered images against the truth, in a real photo against its published pose."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_rendered_corners_lie_where_they_are_projected():
     assert np.rad2deg(angle) < 0.1
 
 
-def test_a_picture_without_the_board_or_with_another_gives_nothing():
+def test_an_image_without_the_board_or_with_another_gives_nothing():
     detector = BoardDetector(BOARD)
     assert detector(np.full((480, 640, 3), 128, dtype=np.uint8)) is None
     other = BoardConfig(dictionary=MarkerDictionary.DICT_6X6_250)

@@ -153,7 +153,7 @@ def test_a_stream_that_stands_still_while_others_go_on(tmp_path: Path, key: str,
     assert not findings(tmp_path, frozen_s=1.3)
 
 
-def test_a_picture_that_changes_slowly_is_no_frozen_stream(tmp_path: Path) -> None:
+def test_an_image_that_changes_slowly_is_no_frozen_stream(tmp_path: Path) -> None:
     levels = np.arange(100, 100 + 2 * LENGTH, 2, dtype=np.uint16)
     write(tmp_path, drawn(0, depth__top=np.broadcast_to(levels[:, None, None], (LENGTH, *SIZE_HW)).copy()))
     assert not findings(tmp_path)
@@ -189,7 +189,7 @@ def test_missing_pictures(tmp_path: Path) -> None:
     assert only(tmp_path).kind == checks.NO_IMAGES
 
 
-def test_pictures_of_another_size_and_videos_of_another_rate(tmp_path: Path) -> None:
+def test_images_of_another_size_and_videos_of_another_rate(tmp_path: Path) -> None:
     video = three(tmp_path) / f"videos/{TOP}/chunk-000/file-001.mp4"
     write_video(video, np.zeros((LENGTH, 16, 24, 3), np.uint8), FPS)
     edit(tmp_path / "meta/info.json", lambda info: info["features"][TOP]["info"].update({"video.fps": 30}))

@@ -38,15 +38,15 @@ def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers
 
 def run_a_little(simulated: SimulatedCell) -> tuple[np.ndarray, list[np.ndarray]]:
     simulated.reset(11, faults=[CubeMoved(at_s=0.1, by_xy_m=(0.03, 0.0))])
-    pictures = []
+    images = []
     with simulated.arm as arm, simulated.camera as camera:
         for k in range(40):
             arm.command(np.array(simulated.cell.home_qpos) + 0.01 * k, 0.085 - 0.002 * k)
             simulated.clock.wait_until((k + 1) * 0.008)
             if k % 13 == 12:
                 frame = camera.read()
-                pictures += [frame.image_rgb, frame.depth_m]
-    return simulated.scene.data.qpos.copy(), pictures
+                images += [frame.image_rgb, frame.depth_m]
+    return simulated.scene.data.qpos.copy(), images
 
 
 def test_an_episode_repeats_to_the_last_bit(simulated: SimulatedCell) -> None:
@@ -115,9 +115,9 @@ def test_camera_opened_before_the_reset_works_after_it(simulated: SimulatedCell)
     with simulated.camera as camera:
         for seed in (0, 1):
             simulated.reset(seed)
-            picture = camera.read().image_rgb
+            image = camera.read().image_rgb
         simulated.reset(0)
-        assert np.mean(camera.read().image_rgb != picture) > 0.2
+        assert np.mean(camera.read().image_rgb != image) > 0.2
 
 
 def test_dropped_frames_leave_the_last_one(simulated: SimulatedCell) -> None:
@@ -216,7 +216,7 @@ def test_judge_notes_that_the_gripper_was_pushed_into_the_table(simulated: Simul
     assert success_check.unsafe_contacts == []
 
 
-def test_film_shows_the_cell_from_outside(simulated: SimulatedCell) -> None:
+def test_video_frames_show_the_whole_cell(simulated: SimulatedCell) -> None:
     simulated.reset(0)
     first = simulated.video_frame()
     assert first.shape == (480, 640, 3)
@@ -232,12 +232,12 @@ def test_an_empty_cell_says_so() -> None:
         SimulatedCell(WorkCellConfig(), SimulatorConfig()).scene  # noqa: B018
 
 
-def test_the_scene_camera_has_the_films_view_in_its_own_size(simulated: SimulatedCell) -> None:
+def test_scene_images_have_the_view_of_video_frames_at_their_size(simulated: SimulatedCell) -> None:
     simulated.reset(4)
     seen, film = simulated.scene_image(), simulated.video_frame()
     assert seen.shape == (*simulated.config.scene_camera_hw, 3)
     small = cv2.resize(film, seen.shape[1::-1], interpolation=cv2.INTER_AREA).astype(float)
-    # Shadows and antialiasing apart they are one picture; shifted by three pixels they no longer are.
+    # Shadows and antialiasing apart they are one image; shifted by three pixels they no longer are.
     assert np.median(np.abs(small - seen)) < 3.0
     error, shifted = (np.abs(small - np.roll(seen, by, axis=1)).mean() for by in (0, 3))
     assert error < 0.8 * shifted

@@ -59,7 +59,7 @@ def test_profiles_share_no_kind_of_clutter() -> None:
 
 
 @pytest.mark.parametrize("profile", list(Profile))
-def test_textures_are_pictures_and_follow_the_seed(profile: Profile) -> None:
+def test_textures_are_images_and_follow_the_seed(profile: Profile) -> None:
     for seed in range(12):
         texture = sample_table_texture(np.random.default_rng(seed), profile)
         assert texture.shape == (TEXTURE_PX, TEXTURE_PX, 3)

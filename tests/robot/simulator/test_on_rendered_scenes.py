@@ -46,11 +46,11 @@ def standing_cubes(
 
 def take_frame(scene: Scene, renderer: Renderer, rng: np.random.Generator) -> tuple[Frame, np.ndarray]:
     """A frame with noise on its depth, and T_base_camera."""
-    picture = renderer.render(scene.data)
-    depth_m = noisy_depth(picture.depth_m, CELL.camera.fx_px, DepthNoiseConfig(), rng)
+    image = renderer.render(scene.data)
+    depth_m = noisy_depth(image.depth_m, CELL.camera.fx_px, DepthNoiseConfig(), rng)
     camera = scene.data.camera("wrist")
     R_base_camera = camera.xmat.reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])  # MuJoCo's cameras look along -z
-    return Frame(picture.image_rgb, depth_m, CELL.camera.K, 0.0), make_transform(R_base_camera, camera.xpos.copy())
+    return Frame(image.image_rgb, depth_m, CELL.camera.K, 0.0), make_transform(R_base_camera, camera.xpos.copy())
 
 
 @dataclass(frozen=True)

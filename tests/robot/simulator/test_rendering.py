@@ -105,7 +105,7 @@ def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
     scene = build_scene(cell, [item.placed(p) for item, p in zip(items, places, strict=True)], plain_look())
     gl, rays = (loaded(kind, cell.camera, scene) for kind in (RendererKind.GL, RendererKind.RAYS))
     ids_gl, ids_rays = gl.segment(scene.data), rays.segment(scene.data)
-    picture_gl, picture_rays = gl.render(scene.data), rays.render(scene.data)
+    image_gl, image_rays = gl.render(scene.data), rays.render(scene.data)
     gl.close()
     same = ids_gl == ids_rays
     assert same.mean() > 0.998
@@ -113,10 +113,10 @@ def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
         mask_gl, mask_rays = ids_gl == geom, ids_rays == geom
         if mask_rays.sum() > 200:
             assert (mask_gl & mask_rays).sum() / (mask_gl | mask_rays).sum() > 0.96, scene.model.geom(geom).name
-    error = np.abs(picture_gl.depth_m - picture_rays.depth_m)[same & (ids_rays >= 0)]
+    error = np.abs(image_gl.depth_m - image_rays.depth_m)[same & (ids_rays >= 0)]
     assert np.median(error) < 2e-5
     assert np.quantile(error, 0.995) < 1e-3
-    shade = np.abs(picture_gl.image_rgb.astype(float) - picture_rays.image_rgb)[same]
+    shade = np.abs(image_gl.image_rgb.astype(float) - image_rays.image_rgb)[same]
     assert shade.mean() < 3.0
     assert np.quantile(shade, 0.99) < 25.0
 

@@ -1,4 +1,4 @@
-"""The page of a data set: whole in itself, every number drawn, pictures that are those of the episode, text escaped."""
+"""The page of a data set: whole in itself, every number drawn, images that are those of the episode, text escaped."""
 
 from __future__ import annotations
 

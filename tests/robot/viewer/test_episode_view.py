@@ -44,15 +44,15 @@ def write(folder: Path, ticks: list[Tick], result: EpisodeResult, *, video: bool
 
 
 @pytest.mark.parametrize("scene", [None, white])
-def test_ticks_film_and_contact_sheet(tmp_path: Path, scene: SceneView | None) -> None:
+def test_ticks_video_and_contact_sheet(tmp_path: Path, scene: SceneView | None) -> None:
     ticks, result = episode(30)
     write(tmp_path, ticks, result, video=True, scene=scene)
     assert len(read_recording(tmp_path / "ticks.jsonl")) == 30
     film = cv2.VideoCapture(str(tmp_path / "video.mp4"))
-    pictures = [film.read() for _ in range(4)]
-    assert [found for found, _ in pictures] == [True, True, True, False]
-    assert pictures[0][1].shape == (720, 1280, 3)
-    is_white = (pictures[0][1][:480, 640:].min(axis=-1) > 230).mean() > 0.9
+    images = [film.read() for _ in range(4)]
+    assert [found for found, _ in images] == [True, True, True, False]
+    assert images[0][1].shape == (720, 1280, 3)
+    is_white = (images[0][1][:480, 640:].min(axis=-1) > 230).mean() > 0.9
     assert is_white == (scene is not None)
     sheet = cv2.imread(str(tmp_path / "contact_sheet.png"))
     assert sheet is not None
@@ -62,14 +62,14 @@ def test_ticks_film_and_contact_sheet(tmp_path: Path, scene: SceneView | None) -
 
 def test_without_video_only_the_ticks_are_kept_and_nothing_is_drawn(tmp_path: Path) -> None:
     def never() -> np.ndarray:
-        raise AssertionError("a picture was asked for")
+        raise AssertionError("an image was asked for")
 
     ticks, result = episode(15)
     write(tmp_path, ticks, result, video=False, scene=never)
     assert [path.name for path in tmp_path.iterdir()] == ["ticks.jsonl"]
 
 
-def test_an_error_on_the_way_leaves_the_ticks_and_no_broken_film(tmp_path: Path) -> None:
+def test_an_error_on_the_way_leaves_the_ticks_and_no_broken_video(tmp_path: Path) -> None:
     ticks, result = episode(15)
 
     def fails_later(calls: list[int]) -> np.ndarray:
