@@ -115,15 +115,6 @@ def open_recording(config: RecordConfig, folder: Path, detector: Path, image_siz
     return EpisodeWriter.open(folder, round(fps), features, ROBOT_TYPE, origin)
 
 
-def _origin(config: RecordConfig, detector: Path) -> dict[str, Any]:
-    """What determines an episode besides its seed; the policies of `handeye pick` do not."""
-    try:
-        digest = hashlib.sha256(detector.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UserError(f"{detector}: the detector cannot be read: {error.strerror}") from error
-    return {"detector_sha256": digest} | config.model_dump(mode="json", exclude={"skill", "learned"})
-
-
 def next_seed(writer: EpisodeWriter, first_seed: int) -> int:
     """The seed after that of the last recorded episode; `first_seed` for an empty data set."""
     if writer.info.total_episodes == 0:
@@ -197,6 +188,15 @@ def replay(
     places, expected = (_grasp_points(config, rows) for rows in (states, recorded.states))
     joints = np.abs(states[:, :NUM_JOINTS] - recorded.states[:, :NUM_JOINTS]).max(axis=1)
     return ReplayResult(seed, np.linalg.norm(places - expected, axis=1), joints, check)
+
+
+def _origin(config: RecordConfig, detector: Path) -> dict[str, Any]:
+    """What determines an episode besides its seed; the policies of `handeye pick` do not."""
+    try:
+        digest = hashlib.sha256(detector.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{detector}: the detector cannot be read: {error.strerror}") from error
+    return {"detector_sha256": digest} | config.model_dump(mode="json", exclude={"skill", "learned"})
 
 
 def _run_actions(
