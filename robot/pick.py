@@ -35,10 +35,9 @@ from handeye.robot.policies.learned_pick import LearnedPick, LearnedPickConfig, 
 from handeye.robot.policies.pick_state import PickStage
 from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
 from handeye.robot.policies.scripted_policy import PickSkill
-from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import Fault, RandomFaultsConfig, sample_random_faults
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer
 from handeye.robot.viewer.episode_view import EpisodeFiles
 from handeye.vision.config import Config
@@ -131,8 +130,8 @@ class PickStation:
         self._detector = detector
         self._build_policy = build_policy
         self.cell = SimulatedCell(config.cell, config.simulator)
-        """The truth, for judges and tests; nothing of it reaches the policy."""
-        self._judge = PickTaskJudge(self.cell)
+        """The true state, for success checks and tests; nothing of it reaches the policy."""
+        self._success_check = PickSuccessCheck(self.cell)
 
     def __enter__(self) -> PickStation:
         # The camera stays open from one episode to the next: starting a renderer takes as long as ten frames.
@@ -153,7 +152,7 @@ class PickStation:
         On the way happen `faults` and the random_faults that the configuration draws from the seed.
         """
         self.cell.reset(seed, [*faults, *sample_random_faults(self.config.random_faults, seed)])
-        self._judge.reset()
+        self._success_check.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
@@ -162,7 +161,7 @@ class PickStation:
             loop = self._build_loop(policy, timer, [*sinks, *([] if files is None else [files])])
             task = build_task(self.config)
             self.cell.clock.wait_until(self.config.simulator.camera_latency_s)
-            result = run_episode(loop, task, self._judge, seed=seed, timeout_s=self.config.timeout_s)
+            result = run_episode(loop, task, self._success_check, seed=seed, timeout_s=self.config.timeout_s)
             if files is not None:
                 files.finish(result)
         return result
@@ -173,7 +172,7 @@ class PickStation:
             [stage.value for stage in (Stage if self._build_policy is build_skill else PickStage)],
             video=output.video,
             fps=self.config.cell.camera.rate_hz,
-            outside=self.cell.film,
+            scene=self.cell.video_frame,
         )
 
     def _build_loop(self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink]) -> ControlLoop:
@@ -253,7 +252,7 @@ def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
     network = load_pick_network(path, config.cell, config.learned)
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
-        return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.see_scene)
+        return LearnedPick(station.config.cell, station.config.learned, network, timer, scene=station.cell.scene_image)
 
     return build
 

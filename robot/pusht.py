@@ -1,7 +1,7 @@
-"""Push-T (Chi et al. 2023): a disc pushes a T-shaped block onto its mark, in the environment of the package gym-pusht.
+"""Evaluate policies on Push-T (Chi et al. 2023): a disc pushes a T-shaped block onto a target (package gym-pusht).
 
-Lengths are px of its 512 x 512 table, x right and y down. The recorded demonstrations, played back action by action,
-give the recorded states in it; they end where the block covers 0.86 to 0.97 of its mark, so that is what they teach.
+Lengths are px of the 512 x 512 table, x right and y down. Replayed in the environment, the recorded demonstrations give
+the recorded states; they end with 0.86 to 0.97 of the target covered, which is what policies learn from them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from handeye.vision.errors import MissingPackageError, UserError
 
 FPS = 10
 MAX_STEPS = 300
-"""As published; the environment ends an episode before that when the block covers SUCCESS_COVERAGE of its mark."""
+"""As published; the environment ends an episode earlier once the block covers SUCCESS_COVERAGE of the target."""
 SUCCESS_COVERAGE = 0.95
 BLOCK_KEYPOINTS = np.array(
     [
@@ -36,27 +36,27 @@ BLOCK_KEYPOINTS = np.array(
         (23.541, -1.700),
     ]
 )
-"""The nine points of the block in its own frame, px: the median over the recorded frames, where they are the same."""
+"""The nine keypoints in the block's frame, px: the median over the recorded frames, which agree."""
 STATE_NAMES = ("agent_x", "agent_y")
 ENVIRONMENT_NAMES = tuple(f"keypoint_{index}" for index in range(BLOCK_KEYPOINTS.size))
 
 
 @runtime_checkable
 class PushtEnvironment(Protocol):
-    """What is used of a Gymnasium environment; an observation is agent x, y, block x, y and its angle in rad."""
+    """The part of a Gymnasium environment that is used; an observation is agent x, y, block x, y and angle (rad)."""
 
     def reset(self, *, seed: int) -> tuple[Any, dict[str, Any]]:
-        """Begin the episode of a seed: the first observation, and remarks."""
+        """Start the episode of a seed: first observation and info."""
         ...
 
     def step(self, action: np.ndarray, /) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Send the agent to a place: observation, reward, whether it is done, whether time is up, remarks."""
+        """Send the agent to a position: observation, reward, terminated, truncated, info."""
         ...
 
 
 @runtime_checkable
 class PushtPolicy(Protocol):
-    """A policy that sees the agent and the block's points."""
+    """A policy that takes the agent's position and the block's keypoints."""
 
     def predict(
         self,
@@ -64,13 +64,13 @@ class PushtPolicy(Protocol):
         images: Mapping[str, np.ndarray],
         environment: Float[np.ndarray, " E"] | None = None,
     ) -> Float[np.ndarray, "T A"]:
-        """Where the agent is to go at this step and the next ones."""
+        """Targets of the agent for this step and the next ones."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PushtResult:
-    """One episode; coverages are parts of the mark, max_coverage the largest after any step."""
+    """One episode; coverages are fractions of the target, max_coverage the largest after any step."""
 
     seed: int
     max_coverage: float
@@ -83,16 +83,16 @@ def open_pusht() -> Any:
     """The environment of gym-pusht with states as observations. Raises MissingPackageError."""
     try:
         gymnasium = import_module("gymnasium")
-        import_module("gym_pusht")  # which makes its environment known to gymnasium
+        import_module("gym_pusht")  # registers its environment
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "Push-T needs the package gym-pusht, best in an environment of its own: pip install 'handeye[pusht,cpu]'"
+            "Push-T needs the package gym-pusht, best in a separate environment: pip install 'handeye[pusht,cpu]'"
         ) from error
     return gymnasium.make("gym_pusht/PushT-v0", obs_type="state", max_episode_steps=MAX_STEPS)
 
 
 def block_points(block_x: float, block_y: float, angle_rad: float) -> Float[np.ndarray, "9 2"]:
-    """The nine points of a block in a pose, px of the table."""
+    """The nine keypoints of a block at this pose, px of the table."""
     cos, sin = np.cos(angle_rad), np.sin(angle_rad)
     return BLOCK_KEYPOINTS @ np.array([[cos, sin], [-sin, cos]]) + (block_x, block_y)
 
@@ -102,7 +102,7 @@ def require_pusht_policy(state: Sequence[str], environment: Sequence[str], camer
     given = (tuple(state), tuple(environment), tuple(cameras), fps)
     if given != (STATE_NAMES, ENVIRONMENT_NAMES, (), FPS):
         raise UserError(
-            f"the policy sees {', '.join((*state, *environment, *cameras))} at {fps} Hz; Push-T shows "
+            f"the policy takes {', '.join((*state, *environment, *cameras))} at {fps} Hz; Push-T provides "
             f"{', '.join(STATE_NAMES)} and keypoint_0 to {ENVIRONMENT_NAMES[-1]} at {FPS} Hz, as in "
             "configs/policy/pusht_state.yaml"
         )
@@ -111,20 +111,20 @@ def require_pusht_policy(state: Sequence[str], environment: Sequence[str], camer
 def run_pusht_episode(
     policy: PushtPolicy, world: PushtEnvironment, blending: BlendingConfig, *, seed: int
 ) -> PushtResult:
-    """One episode in lock-step. Row 0 of a chunk is the action of the step whose observation it was asked for."""
+    """Run one episode in lock-step. Row 0 of a chunk is the action for the observation it was predicted from."""
     blend = build_blending(blending, 1 / FPS)
-    seen, _ = world.reset(seed=seed)
+    observation, _ = world.reset(seed=seed)
     coverages: list[float] = []
     is_over = False
     while not is_over:
-        agent, points = np.asarray(seen[:2], float), block_points(*seen[2:5]).reshape(-1)
+        agent, points = np.asarray(observation[:2], float), block_points(*observation[2:5]).reshape(-1)
         now_s = len(coverages) / FPS
         blend.observe(lambda agent=agent, points=points: policy.predict(agent, {}, points), now_s)
         action = blend.action_at(now_s + 1 / FPS)
         if action is None:
-            raise UserError(f"{blending.kind} blending had no action for the first step: its chunks come too late")
-        seen, _, is_done, is_late, remarks = world.step(np.clip(action, 0.0, 512.0))
-        coverages.append(float(remarks["coverage"]))
+            raise UserError(f"{blending.kind} blending had no action for the first step: its chunks arrive too late")
+        observation, _, is_done, is_late, info = world.step(np.clip(action, 0.0, 512.0))
+        coverages.append(float(info["coverage"]))
         is_over = is_done or is_late
     blend.close()
     best = max(coverages)

@@ -22,11 +22,11 @@ from handeye.robot.calibration.files import (
 from handeye.robot.calibration.hand_eye import Setting, transform_errors
 from handeye.robot.calibration.poses import ViewSpread, random_views
 from handeye.robot.calibration.refinement import NoiseLevels
-from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from handeye.robot.transforms import translation
 from handeye.tools.command_line import run_command
 from handeye.vision.config import load_config
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples
+from tests.robot.calibration.simulated_session import BoardRenderer, SensorFaults
 
 
 def write_pairs(path: Path, T_base_tool: np.ndarray, T_camera_board: np.ndarray) -> str:

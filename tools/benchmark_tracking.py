@@ -1,6 +1,6 @@
-"""`handeye benchmark-tracking`: identity and position on the simulated tabletop, where the truth is exact.
+"""`handeye benchmark-tracking`: identity and position errors of the object tracker on the simulated tabletop.
 
-Cubes are pushed, hidden by the arm and pass look-alikes; a stereo camera's depth noise, jittered boxes.
+Cubes are pushed, hidden by the arm and pass look-alikes, with stereo depth noise and jittered boxes.
 """
 
 from __future__ import annotations
@@ -20,51 +20,54 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render the courses, track, and judge. Scene i of a course depends on its number and the renderer only."""
+    """Render the scenarios, track, and score. A scene depends on its number and the renderer only."""
 
     scenes: int = 5
-    """Scenes of each course."""
+    """Scenes of each scenario."""
     seed: int = 0
     """Number of the first scene."""
-    course: Literal["all", "push", "arm", "crossing"] = "all"
-    """Only one of the courses."""
-    sight: Literal["arm", "depth", "none"] = "arm"
-    """What the tracker knows of what hides things: depth and the arm's joints, depth alone, or nothing."""
+    scenario: Literal["all", "push", "arm", "crossing"] = "all"
+    """Scenario to run."""
+    visibility: Literal["arm", "depth", "none"] = "arm"
+    """What the tracker knows about occlusion: depth and the arm's joints, depth alone, or nothing."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """auto takes GL where it works; rays needs none."""
+    """auto takes OpenGL where it works; rays needs none."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the scores to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Print the figures of each course and of all together."""
+    """Print the scores of each scenario and of all together."""
     from handeye.robot.config import WorkCellConfig
-    from handeye.robot.simulator.rendering import RendererKind
-    from handeye.robot.simulator.tracking_benchmark import Sight, run_scenarios, summarise
+    from handeye.robot.simulator.renderers import RendererKind
+    from handeye.robot.simulator.tracking_benchmark import Visibility, run_scenarios, summarise
     from handeye.robot.simulator.tracking_scenarios import ScenarioKind
 
     if arguments.scenes < 1 or arguments.seed < 0:
         raise ConfigError("expected --scenes of at least 1 and --seed of at least 0")
-    kinds = tuple(ScenarioKind) if arguments.course == "all" else (ScenarioKind(arguments.course),)
+    kinds = tuple(ScenarioKind) if arguments.scenario == "all" else (ScenarioKind(arguments.scenario),)
     seeds = range(arguments.seed, arguments.seed + arguments.scenes)
     results = list(
         run_scenarios(
             kinds,
             seeds,
-            sight=Sight(arguments.sight),
+            visibility=Visibility(arguments.visibility),
             renderer=RendererKind(arguments.renderer),
             cell=WorkCellConfig(),
         )
     )
-    rows = {kind.value: _figures(summarise([result for result in results if result.kind is kind])) for kind in kinds}
-    rows["all"] = _figures(summarise(results))
+    rows = {kind.value: _scores(summarise([result for result in results if result.kind is kind])) for kind in kinds}
+    rows["all"] = _scores(summarise(results))
     _print(rows)
     if arguments.json is not None:
-        write_json(arguments.json, {"sight": arguments.sight, "scenes": len(results), **rows["all"], "courses": rows})
+        write_json(
+            arguments.json,
+            {"visibility": arguments.visibility, "scenes": len(results), **rows["all"], "scenarios": rows},
+        )
     return 0
 
 
-def _figures(summary: Any) -> dict[str, float | int]:
+def _scores(summary: Any) -> dict[str, float | int]:
     figures = asdict(summary)
     return {**figures.pop("scores"), **figures}
 
@@ -81,9 +84,9 @@ def _print(rows: dict[str, dict[str, float | int]]) -> None:
         "error_mm_p95": "95 % mm",
         "hidden_error_mm_median": "hidden, median mm",
     }
-    table = Table("course", "frames", *names.values())
-    for course, figures in rows.items():
+    table = Table("scenario", "frames", *names.values())
+    for scenario, figures in rows.items():
         cells = [figures[key] for key in names]
         shown = [f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in cells]
-        table.add_row(course, str(figures["frames"]), *shown)
+        table.add_row(scenario, str(figures["frames"]), *shown)
     console.print(table)

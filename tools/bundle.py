@@ -109,7 +109,7 @@ def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.
             "give a folder of golden images: --images"
         )
     from handeye.robot.config import WorkCellConfig
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind
     from handeye.robot.simulator.samples import SampleRenderer
 
     studio = SampleRenderer(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)

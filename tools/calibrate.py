@@ -1,6 +1,6 @@
-"""`handeye calibrate STEP`: a lens from pictures of a board, the camera's place on or beside the arm, and both checked.
+"""`handeye calibrate STEP`: camera intrinsics from images of a board, hand-eye calibration, and a check of both.
 
-Every step explains itself with --help and writes its result with --json FILE.
+Every step has --help and writes its result with --json FILE.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Arguments = (
 
 
 def run(arguments: Arguments) -> int:
-    """Do the step; what makes a calibration impossible ends in one line."""
+    """Run the step."""
     try:
         match arguments:
             case calibrate_board.Arguments():

@@ -1,4 +1,4 @@
-"""`handeye calibrate check`: does the calibration still hold? New samples against where the board must be."""
+"""`handeye calibrate check`: whether a hand-eye calibration still holds, by new samples."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Foretell the board of new samples; the board must be where it was. Exit code 1 when it is not seen there."""
+    """Predict the board's pose in new samples, with the board unmoved. Exit code 1 if it is seen elsewhere."""
 
     samples: Positional[Path]
-    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     hand_eye: Path = Path("hand_eye.yaml")
     """The calibration, from `handeye calibrate hand-eye`."""
     camera: Path | None = None
-    """The camera's file; pictures need it."""
+    """Intrinsics of the camera; needed for images."""
     board: Path | None = None
-    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     limit_mm: float = 5.0
     """Largest median distance that passes."""
     limit_deg: float = 0.5
     """Largest median angle that passes."""
     json: Path | None = None
-    """Write the result to this file too."""
+    """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Compare and judge."""
+    """Compare predicted and measured board poses."""
     if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
         raise UserError("expected --limit-mm and --limit-deg above 0")
     hand_eye = load_config(HandEyeFile, arguments.hand_eye).hand_eye()

@@ -1,4 +1,4 @@
-"""`handeye calibrate intrinsics`: camera matrix and distortion from pictures of a board, and how good they are."""
+"""`handeye calibrate intrinsics`: camera matrix and distortion from images of a board, and how good they are."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Calibrate a lens from pictures, a video or a live camera; a live one says what to show it next."""
+    """Calibrate camera intrinsics from images, a video or a live camera, which asks for the views it still needs."""
 
     source: Positional[str]
-    """Folder, pattern, video, or a camera by its number or address."""
+    """Folder, pattern, video, or a camera by index or address."""
     output: Path = Path("camera.yaml")
-    """The camera's file."""
+    """File for the intrinsics."""
     board: Path | None = None
-    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     lens: Literal["pinhole", "fisheye"] = "pinhole"
-    """Which model of distortion; fisheye for lenses wider than about 100 degrees."""
+    """Distortion model; fisheye for lenses wider than about 100 degrees."""
     residuals: Path | None = None
-    """Draw the residual of every corner into this picture (.png)."""
+    """Draw the residual of every corner into this image (.png)."""
     min_shift: float = 0.05
-    """Of a video or camera, leave out pictures in which the board moved by less than this part of the width."""
+    """Skip frames of a video or camera in which the board moved by less than this fraction of the width."""
     seconds: float = 120.0
-    """How long to look at a live camera at most; it ends earlier when nothing is missing."""
+    """Longest time for a live camera; ends earlier when the views suffice."""
     json: Path | None = None
-    """Write the result to this file too."""
+    """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Collect views, fit, tell how good it is and what is missing, write."""
+    """Collect views, fit, report quality and missing views, write."""
     board = load_config(BoardConfig, arguments.board)
     views, size_hw, num_images = collect_views(arguments, board)
     calibration = calibrate_lens(views, size_hw, Lens(arguments.lens))
@@ -74,11 +74,11 @@ def run(arguments: Arguments) -> int:
 
 
 def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[BoardView, ...], tuple[int, int], int]:
-    """The views of the board, the images' size (height, width), and how many images were looked at.
+    """The views of the board, the size of the images (height, width), and the number of images read.
 
     Raises CalibrationError for images of different sizes and SourceError for a source that gives none.
     """
-    detector, views, size_hw, num_images, told = BoardDetector(board), [], None, 0, ""
+    detector, views, size_hw, num_images, shown = BoardDetector(board), [], None, 0, ""
     with open_stream(arguments.source) as stream:
         moves, is_live = stream.fps is not None, arguments.source.isdecimal() or "://" in arguments.source
         end_s = time.monotonic() + arguments.seconds
@@ -86,7 +86,7 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
             size_hw = size_hw or image_rgb.shape[:2]
             if image_rgb.shape[:2] != size_hw:
                 raise CalibrationError(
-                    f"{name} has another size than the pictures before it: calibrate one size at a time"
+                    f"{name} has another size than the images before it: calibrate one size at a time"
                 )
             num_images += 1
             view = detector(image_rgb, name)
@@ -97,11 +97,11 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
             advice = measure_coverage(tuple(views), rough_intrinsics(size_hw)).advice() if views else ["show the board"]
             if not advice or time.monotonic() > end_s:
                 break
-            if advice[0] != told:
-                told = advice[0]
-                console.print(f"{len(views)} views; {told}")
+            if advice[0] != shown:
+                shown = advice[0]
+                console.print(f"{len(views)} views; {shown}")
     if size_hw is None:
-        raise CalibrationError(f"{arguments.source}: gave no picture")
+        raise CalibrationError(f"{arguments.source}: gave no image")
     return tuple(views), (size_hw[0], size_hw[1]), num_images
 
 
@@ -124,14 +124,14 @@ def summarise(
 
 
 def show(calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...], num_images: int) -> None:
-    """Print the camera, the error of each picture, and what would make it better."""
+    """Print the intrinsics, the error of each image, and advice."""
     K, (fx_std, fy_std) = calibration.intrinsics.K, calibration.focal_std_px
-    table = Table("picture", "rms px", "")
+    table = Table("image", "rms px", "")
     usual = sorted(calibration.view_rms_px)[len(names) // 2]
     for name, rms in zip(names, calibration.view_rms_px, strict=True):
-        table.add_row(name, f"{rms:.3f}", "look at it: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
+        table.add_row(name, f"{rms:.3f}", "check it: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
     console.print(table)
-    console.print(f"{len(names)} of {num_images} pictures used, rms {calibration.rms_px:.3f} px")
+    console.print(f"{len(names)} of {num_images} images used, rms {calibration.rms_px:.3f} px")
     console.print(
         f"fx {K[0, 0]:.2f} +- {fx_std:.2f}, fy {K[1, 1]:.2f} +- {fy_std:.2f}, cx {K[0, 2]:.2f}, cy {K[1, 2]:.2f}"
     )
@@ -142,7 +142,7 @@ def show(calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...
 
 
 def _is_like_another(view: BoardView, others: list[BoardView], limit_px: float) -> bool:
-    """Whether the corners that both show lie nearly where they lay in an earlier view."""
+    """Whether the common corners nearly coincide with those of an earlier view."""
     for other in others:
         places = dict(zip(other.corner_ids.tolist(), other.pixels_uv, strict=True))
         both = [(at, places[i]) for i, at in zip(view.corner_ids.tolist(), view.pixels_uv, strict=True) if i in places]

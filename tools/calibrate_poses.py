@@ -1,4 +1,4 @@
-"""`handeye calibrate poses`: where to move the arm for a hand-eye calibration, from a rough guess."""
+"""`handeye calibrate poses`: suggest arm poses for a hand-eye calibration, from a rough guess."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Suggest tool poses that leave the least doubt about the camera.
+    """Suggest the tool poses that determine the camera's pose best.
 
-    All of them lie within the arm's reach and joint limits and keep it off the table; other obstacles it does not know.
+    They are within reach and joint limits and keep clear of the table; other obstacles are not known.
     """
 
     guess: Positional[Path]
     """YAML with setting, camera and board, each to a few centimetres and degrees."""
     camera: Path
-    """The camera's file, from `handeye calibrate intrinsics`."""
+    """Intrinsics of the camera, from `handeye calibrate intrinsics`."""
     output: Path = Path("poses.yaml")
-    """Tool poses by the names that the pictures are to have."""
+    """File for the tool poses, by the names of the images to take."""
     number: int = 15
-    """How many poses."""
+    """Number of poses."""
     distance_m: tuple[float, float] = (0.3, 0.55)
     """Nearest and farthest distance between camera and board."""
     board: Path | None = None
-    """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
+    """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     arm: Literal["ur10e", "any"] = "ur10e"
-    """Whose reach and limits count; `any` knows none, and the poses must then be looked through by hand."""
+    """Arm whose reach and limits are checked; with `any` nothing is, and the poses need checking by hand."""
     cell: Path | None = None
-    """The work cell (YAML) with joint limits, table and home position; without it those of the simulated cell."""
+    """Work cell (YAML) with joint limits, table and home position (default: that of the simulator)."""
     seed: int = 0
-    """Of the candidates among which the poses are chosen."""
+    """Seed of the random candidates."""
     json: Path | None = None
     """Write the poses as 4 x 4 matrices to this file."""
 
@@ -69,8 +69,8 @@ def run(arguments: Arguments) -> int:
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(
-        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and photograph each "
-        "as its name"
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and take an image at "
+        "each, named like the pose"
     )
     if arguments.json is not None:
         write_json(arguments.json, {name: T.tolist() for name, T in named.items()})

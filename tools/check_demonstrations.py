@@ -1,7 +1,6 @@
-"""Check demonstrations before a policy learns from them: numbers, clocks, streams, pictures, joints and statistics.
+"""Check demonstrations before a policy learns from them: numbers, clocks, streams, images, joints and statistics.
 
-Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are named; 2: no data set that can
-be read.
+Reads a whole LeRobot data set v3.0. Exit code 0: no problems; 1: problems; 2: not a readable data set.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye check-demonstrations` takes."""
+    """Arguments of `handeye check-demonstrations`."""
 
     dataset: Positional[Path]
     """Folder of the data set."""
     shortest_s: float = 1.0
-    """Episodes shorter than this are named."""
+    """Report episodes shorter than this."""
     frozen_s: float = 1.0
-    """Streams that stand still for so long, while others go on, are named."""
+    """Report streams that are constant for this long while others change."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Check and print; 1 when something was found."""
+    """Check and print; 1 for problems."""
     if arguments.shortest_s < 0 or arguments.frozen_s <= 0:
         raise UserError("--shortest-s must not be negative, --frozen-s must be above 0")
     dataset = EpisodeDataset.open(arguments.dataset)
@@ -74,7 +73,7 @@ def summarise(dataset: EpisodeDataset, report: DemonstrationReport) -> dict[str,
         "shortest_s": min(report.lengths.values(), default=0) / dataset.fps,
         "longest_s": max(report.lengths.values(), default=0) / dataset.fps,
         "tasks": dataset.tasks,
-        "cameras": [key for key, feature in dataset.features.items() if feature.is_picture],
+        "cameras": [key for key, feature in dataset.features.items() if feature.holds_images],
         "numbers": _describe_numbers(dataset, report),
         "problems": dict(kinds.most_common()),
         "findings": [asdict(finding) for finding in report.findings],
@@ -82,11 +81,11 @@ def summarise(dataset: EpisodeDataset, report: DemonstrationReport) -> dict[str,
 
 
 def _describe_numbers(dataset: EpisodeDataset, report: DemonstrationReport) -> dict[str, dict[str, float]]:
-    """Smallest, largest, mean and deviation of each recorded number, over the readable frames."""
+    """Minimum, maximum, mean and standard deviation of each recorded number, over the readable frames."""
     described = {}
     for key, row in report.statistics.items():
         feature = dataset.features[key]
-        if key in BOOK_KEEPING or feature.is_picture:
+        if key in BOOK_KEEPING or feature.holds_images:
             continue
         columns = [np.asarray(row[name]).reshape(-1).tolist() for name in ("min", "max", "mean", "std")]
         for name, *values in zip(number_names(key, feature), *columns, strict=True):

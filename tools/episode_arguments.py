@@ -12,7 +12,7 @@ from rich.table import Table
 
 from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.pick import SHIPPED_DETECTOR, PickConfig
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.viewer.episode_view import describe_result
 from handeye.robot.viewer.report import summarise_episodes
 from handeye.vision.config import dump_config, load_config

@@ -50,7 +50,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     arguments.save_report(report)
     show_report(report, console)
     if output is not None:
-        kinds = "ticks.jsonl, film.mp4, contact_sheet.png" if output.video else "ticks.jsonl"
+        kinds = "ticks.jsonl, video.mp4, contact_sheet.png" if output.video else "ticks.jsonl"
         console.print(
             f"report: {output.folder / 'report.json'}; for each episode {output.folder}/episode_SEED/: {kinds}"
         )

@@ -1,7 +1,7 @@
-"""Record demonstrations of picking into a LeRobot data set: an expert, disturbed on purpose, in the simulated cell.
+"""Record demonstrations of picking into a LeRobot data set: an expert with disturbances in the simulated cell.
 
-What does not succeed is played but not kept. A recording that was cut off goes on where it ended when the command is
-given again. Any value of the configuration can be given behind it: `expert.disturbance.pulls_per_s=1`.
+Failed episodes are not kept. An interrupted recording resumes when the command is repeated. Configuration values can be
+appended: `expert.disturbance.pulls_per_s=1`.
 """
 
 from __future__ import annotations
@@ -16,59 +16,59 @@ from rich.console import Console
 from rich.progress import Progress
 
 from handeye.robot.datasets.writer import EpisodeWriter
-from handeye.robot.demonstration_sink import PictureSize
-from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
+from handeye.robot.demonstration_sink import ImageSize
+from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, record_episodes
 from handeye.robot.pick import SHIPPED_DETECTOR
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
 from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
 SEEDS_FOR_EACH = 3
-"""Gives up when so many times the wanted number of episodes have been played."""
+"""Seeds tried for each wanted episode before giving up."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye record` is told."""
+    """Arguments of `handeye record`."""
 
     output: Path
-    """Folder of the data set; an unfinished recording in it is continued."""
+    """Folder of the data set; an unfinished recording in it is resumed."""
     config: Positional[Path | None] = None
-    """Configuration of cell and expert; without one all defaults hold."""
+    """Configuration of cell and expert (default: all defaults)."""
     episodes: int = 50
-    """How many episodes the data set shall hold."""
+    """Number of episodes in the finished data set."""
     seed: int = 0
-    """Seed of the first episode played; the next have the seeds after it."""
+    """Seed of the first episode; the next episodes take the seeds after it."""
     images: bool = False
-    """Record the wrist camera, its depth and a scene camera too; much slower."""
+    """Record the wrist camera, its depth and the scene camera too; much slower."""
     detector: Path | None = None
-    """Detector as ONNX file; by default the one that comes with handeye."""
+    """Detector as ONNX file (default: the one that comes with handeye)."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """How the simulated camera draws."""
+    """Renderer of the simulated cameras."""
     workers: int = 1
-    """Processes that share the episodes; the data set does not depend on it."""
+    """Number of processes; the data set does not depend on it."""
     json: Path | None = None
-    """Write what was recorded to this file too."""
+    """Write a summary to this file."""
 
 
 def run(arguments: Arguments, overrides: list[str]) -> int:
-    """Record; 0 when the data set holds as many episodes as wanted, 1 when it does not."""
+    """Record; 0 when the data set is complete, 1 when it is not."""
     for name, value in (("episodes", arguments.episodes), ("workers", arguments.workers)):
         if value < 1:
             raise UserError(f"--{name} {value}: expected at least 1")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: expected 0 or more")
     config = _read_config(arguments, overrides)
-    pictures = PictureSize(config.picture_height, config.picture_width) if arguments.images else None
+    image_size = ImageSize(config.image_height, config.image_width) if arguments.images else None
     detector = arguments.detector or SHIPPED_DETECTOR
-    writer = open_recording(config, arguments.output, detector, pictures)
+    writer = open_recording(config, arguments.output, detector, image_size)
     console = Console(highlight=False, soft_wrap=True)
-    dropped = _record(arguments, config, writer, detector, pictures, console)
+    dropped = _record(arguments, config, writer, detector, image_size, console)
     report = _describe(writer, arguments, dropped)
     for reason, count in dropped.items():
-        console.print(f"played but not kept, {reason}: {count}")
+        console.print(f"not kept, {reason}: {count}")
     console.print(
         f"{arguments.output}: {report['episodes']} episodes, {report['frames']} frames, {report['hours']:.2f} h"
     )
@@ -89,10 +89,10 @@ def _record(
     config: RecordConfig,
     writer: EpisodeWriter,
     detector: Path,
-    pictures: PictureSize | None,
+    image_size: ImageSize | None,
     console: Console,
 ) -> Counter[str]:
-    """Play until there are enough; the reasons of what was not kept, counted."""
+    """Record until the data set is complete; counts the reasons why episodes were not kept."""
     dropped: Counter[str] = Counter()
     missing = arguments.episodes - writer.info.total_episodes
     if missing <= 0:
@@ -101,19 +101,19 @@ def _record(
     seeds = range(first, first + SEEDS_FOR_EACH * missing)
     with Progress(console=console) as progress:
         bar = progress.add_task("recording", total=arguments.episodes, completed=writer.info.total_episodes)
-        for played in play_episodes(config, seeds, detector, pictures, workers=arguments.workers):
-            if played.is_kept:
-                writer.add(played.episode)
+        for recorded in record_episodes(config, seeds, detector, image_size, workers=arguments.workers):
+            if recorded.is_kept:
+                writer.add(recorded.episode)
                 progress.advance(bar)
             else:
-                dropped[_why_dropped(played.result.reason, played.result.gate_violations)] += 1
+                dropped[_why_dropped(recorded.result.reason, recorded.result.gate_violations)] += 1
             if writer.info.total_episodes >= arguments.episodes:
                 break
     return dropped
 
 
 def _why_dropped(reason: str | None, gate_violations: Any) -> str:
-    return reason or "gates spoke: " + ", ".join(chain(gate_violations))
+    return reason or "gate violations: " + ", ".join(chain(gate_violations))
 
 
 def _describe(writer: EpisodeWriter, arguments: Arguments, dropped: Counter[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`handeye render-dataset`: labelled pictures of cubes on a table, out of the simulator, as a COCO data set."""
+"""`handeye render-dataset`: render a labelled COCO data set of cubes on a table in the simulator."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ console = Console()
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render a labelled data set; an interrupted one goes on where it stopped."""
+    """Render a labelled data set; an interrupted run resumes."""
 
     output: Path
     """Folder for annotations.json and images/."""
     images: int = 1000
-    """Number of pictures."""
+    """Number of images."""
     seed: int = 0
-    """Picture i depends on this number and i only."""
+    """Seed; image i depends on it and i only."""
     profile: Literal["train", "held_out"] = "train"
-    """Which clutter, textures and lamps may appear; the two share none."""
+    """Distractors, textures and lights; the two profiles share none."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """auto mixes GL with shadows, GL without, and rays; gl fails where OpenGL does not work; rays needs none."""
     label_clutter: bool = False
-    """Label what is no cube too, as a fifth class, clutter: for training, where names of shapes teach faster."""
+    """Label distractors too, as a fifth class `clutter`: training converges faster with it."""
     workers: int = min(2, os.cpu_count() or 1)
     """Number of processes."""
     json: Path | None = None
@@ -40,10 +40,10 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Render and report how many cubes of each colour are in the pictures."""
+    """Render and report the number of cubes of each colour."""
     from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
     from handeye.robot.simulator.objects import Profile
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind
 
     for name in ("images", "workers"):
         if getattr(arguments, name) < 1:
@@ -66,7 +66,7 @@ def run(arguments: Arguments) -> int:
 
 
 def summarise(annotations: dict[str, Any]) -> dict[str, Any]:
-    """Counts: images, boxes of each category, boxes to be ignored, images without any box."""
+    """Counts: images, boxes of each category, ignored boxes, images without boxes."""
     names = {category["id"]: category["name"] for category in annotations["categories"]}
     boxes = annotations["annotations"]
     counted = Counter(names[box["category_id"]] for box in boxes if not box["iscrowd"])

@@ -1,4 +1,4 @@
-"""Show demonstrations as one page that can be sent: episodes, statistics, curves over time and strips of pictures."""
+"""Write demonstrations as one HTML page: episodes, statistics, curves over time and strips of images."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye show-demonstrations` takes."""
+    """Arguments of `handeye show-demonstrations`."""
 
     dataset: Positional[Path]
     """Folder of the data set."""
     output: Path
-    """The page, an HTML file that holds everything."""
+    """The page, a self-contained HTML file."""
     episodes: tuple[int, ...] = ()
-    """Episodes to show with curves and pictures; by default a few, evenly spread."""
+    """Episodes to show with curves and images; by default a few, evenly spaced."""
     json: Path | None = None
-    """Write what the page tells of the set, and which episodes it shows, to this file."""
+    """Write the numbers of the data set and the shown episodes to this file."""
 
 
 def run(arguments: Arguments) -> int:
@@ -40,8 +40,8 @@ def run(arguments: Arguments) -> int:
     chosen = list(arguments.episodes) or spread(dataset.num_episodes, SHOWN)
     write_demonstration_page(arguments.output, dataset, chosen)
     if arguments.json is not None:
-        told = {"episodes": dataset.num_episodes, "frames": dataset.num_frames, "fps": dataset.fps}
-        write_json(arguments.json, {"page": str(arguments.output), **told, "shown": chosen})
+        counts = {"episodes": dataset.num_episodes, "frames": dataset.num_frames, "fps": dataset.fps}
+        write_json(arguments.json, {"page": str(arguments.output), **counts, "shown": chosen})
     size_mb = arguments.output.stat().st_size / 1e6
     console = Console(highlight=False, soft_wrap=True)
     console.print(

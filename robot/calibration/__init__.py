@@ -1,1 +1,1 @@
-"""Calibration: a lens from pictures of a board, and where the camera sits on or beside the arm (AX = XB)."""
+"""Calibration: a lens from images of a board, and where the camera sits on or beside the arm (AX = XB)."""

@@ -1,4 +1,6 @@
-"""The ChArUco board: a chessboard whose white squares carry markers, so that a part of it is enough and never turned.
+"""Draw and detect ChArUco boards, and estimate their pose (PnP).
+
+A ChArUco board is a chessboard with markers in its white squares: any part of it suffices, in any orientation.
 
 Frame: origin at the outer corner of the first square, x along the columns, y along the rows, z into the board, as
 OpenCV has it. Inner corners are numbered along the rows.
@@ -19,6 +21,9 @@ from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.errors import CalibrationError
 from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
 from handeye.vision.config import Config
+
+MIN_CORNERS = 8
+"""With fewer the pose is unreliable."""
 
 
 class MarkerDictionary(Enum):
@@ -44,7 +49,7 @@ class MarkerDictionary(Enum):
 
     @property
     def num_markers(self) -> int:
-        """How many markers the set has."""
+        """Number of markers in the set."""
         return len(self.markers.bytesList)
 
 
@@ -107,12 +112,6 @@ def draw_board(board: BoardConfig, square_px: int) -> UInt8[np.ndarray, "H W"]:
     return np.asarray(board.build().generateImage(size_wh, marginSize=0, borderBits=1), dtype=np.uint8)
 
 
-# Finding the board in an image: its corners to a fraction of a pixel, and from them where it is.
-
-MIN_CORNERS = 8
-"""Fewer leave a pose that is hardly better than none."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class BoardView:
     """Corners of one image: their numbers, where they are in the image (px) and on the board (m)."""
@@ -127,7 +126,7 @@ class BoardView:
 
 
 class BoardDetector:
-    """Finds one kind of board; building it once saves the tables of its markers."""
+    """Detects one kind of board; build it once, its marker tables are expensive."""
 
     def __init__(self, board: BoardConfig) -> None:
         self.board = board
@@ -135,7 +134,7 @@ class BoardDetector:
         self._detector: Any = cv2.aruco.CharucoDetector(board.build())
 
     def __call__(self, image_rgb: UInt8[np.ndarray, "H W 3"], name: str = "image") -> BoardView | None:
-        """The corners that are seen; None with fewer than MIN_CORNERS, or when all lie on one line of the board."""
+        """The corners that are seen; None for fewer than MIN_CORNERS, or if all lie on one line of the board."""
         grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
         pixels, ids, _, _ = self._detector.detectBoard(grey)
         if ids is None or len(ids) < MIN_CORNERS:
@@ -157,7 +156,7 @@ class BoardPose:
 
 
 def board_pose(view: BoardView, intrinsics: Intrinsics) -> BoardPose:
-    """The pose that explains the corners best. A plane seen from far away has two that nearly do; the better one wins.
+    """The pose with the smallest reprojection error. A distant plane has two that nearly fit; the better one is taken.
 
     Raises CalibrationError for corners in front of no plane, which a board of another kind or a wrong K give.
     """

@@ -1,4 +1,4 @@
-"""What a calibration leaves on disk, as YAML: the numbers, how good they are, and what they were made of."""
+"""Read and write calibration files: samples (images with tool poses, or pairs of poses) in, results as YAML out."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.images import read_image
 
+POSES_FILE = "poses.yaml"
+_PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
+
 
 class Provenance(Config):
-    """Where the numbers come from."""
+    """What a calibration was made from."""
 
     source: str
-    """Pictures or recordings."""
+    """Folder of images, or recording."""
     samples: tuple[str, ...]
     """Their names."""
     board: BoardConfig | None = None
@@ -82,9 +85,16 @@ class HandEyeFile(GuessFile):
     std_rad: Vector3
     """Of its orientation, about the same axes."""
     leave_one_out_m: float
-    """Median distance between each board and its place as told by all other samples."""
+    """Median distance between each board and its place as predicted from all other samples."""
     leave_one_out_rad: float
     provenance: Provenance
+
+
+class PosesFile(Config):
+    """poses.yaml in a folder of images."""
+
+    poses: dict[str, PoseConfig]
+    """T_base_tool at the moment of each image, by the image's file name."""
 
 
 def pose_config(T: Float[np.ndarray, "4 4"]) -> PoseConfig:
@@ -123,30 +133,17 @@ def save_config(path: Path, config: Config) -> None:
         beside.write_text(dump_config(config), encoding="utf-8")
 
 
-# Samples for a hand-eye calibration from disk: pictures beside the tool's poses, or pairs of poses.
-
-POSES_FILE = "poses.yaml"
-_PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
-
-
-class PosesFile(Config):
-    """poses.yaml in a folder of pictures."""
-
-    poses: dict[str, PoseConfig]
-    """T_base_tool at the moment of each picture, by the picture's file name."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Pairs of poses with what the camera measured, and the pictures in which no board was found."""
+    """Pairs of poses with what the camera measured, and the images in which no board was found."""
 
     pairs: PosePairs
     measurements: tuple[BoardMeasurement, ...]
     without_board: tuple[str, ...]
 
 
-def load_session(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
-    """Pictures and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
+def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
+    """Images and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
     poses = load_config(PosesFile, folder / POSES_FILE).poses
     detector, names, without = BoardDetector(board), [], []
     T_base_tool, T_camera_board, measurements = [], [], []
@@ -162,7 +159,7 @@ def load_session(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Sa
         T_camera_board.append(board_pose(view, intrinsics).T_camera_board)
         measurements.append(measure(view.points_board, view.pixels_uv, intrinsics))
     if not names:
-        raise UserError(f"{folder}: none of its {len(poses)} pictures shows the board; is it the right --board?")
+        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; is it the right --board?")
     pairs = PosePairs(np.stack(T_base_tool), np.stack(T_camera_board), tuple(names))
     return Samples(pairs, tuple(measurements), tuple(without))
 

@@ -1,9 +1,13 @@
-"""Hand-eye calibration: where the camera sits on the tool, or beside the arm, from poses of tool and board.
+"""Solve hand-eye calibration (AX = XB) in closed form from poses of tool and board.
 
 Eye in hand: the camera is on the tool, the board lies still in the cell. Eye to hand: the camera stands still, the
 board is on the tool. Both are one equation, T_camera_board = inverse(X) G Z, with
     eye in hand:  X = T_tool_camera,  Z = T_base_board,  G = inverse(T_base_tool)
     eye to hand:  X = T_base_camera,  Z = T_tool_board,  G = T_base_tool.
+
+Methods: rotation, then translation (Park and Martin 1994); dual quaternions (Daniilidis 1999); the rotation as a linear
+system in its nine elements (Andreff, Horaud and Espiau 1999). Two rotations about non-parallel axes are needed (Tsai
+and Lenz 1989); the rotation about the second-best axis measures how well the motions determine X.
 """
 
 from __future__ import annotations
@@ -30,11 +34,26 @@ from handeye.robot.transforms import (
 MAX_PLAUSIBLE_M = 20.0
 
 
+MIN_POSES = 3
+MIN_ROTATION_RAD = math.radians(5.0)
+"""Largest rotation between any two poses; with less, errors of the poses are magnified more than twelvefold."""
+MIN_SECOND_AXIS_RAD = math.radians(3.0)
+"""Root mean square rotation about the second-best axis; with less, all axes are as good as parallel."""
+
+
 class Setting(Enum):
-    """Where the camera is."""
+    """Where the camera is mounted."""
 
     EYE_IN_HAND = "eye-in-hand"
     EYE_TO_HAND = "eye-to-hand"
+
+
+class ClosedForm(Enum):
+    """The closed form; they differ in how errors of the motions propagate, and agree on exact data."""
+
+    PARK_MARTIN = "park-martin"
+    DUAL_QUATERNION = "dual-quaternion"
+    KRONECKER = "kronecker"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +95,7 @@ class PosePairs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandEye:
-    """A solution: X and Z of the equation above, by the names that they have in each setting (m)."""
+    """A solution: X and Z of the equation above (m)."""
 
     setting: Setting
     X: Float[np.ndarray, "4 4"]
@@ -84,7 +103,7 @@ class HandEye:
 
     @property
     def names(self) -> tuple[str, str]:
-        """What X and Z are."""
+        """Names of X and Z in this setting."""
         match self.setting:
             case Setting.EYE_IN_HAND:
                 return "T_tool_camera", "T_base_board"
@@ -94,7 +113,7 @@ class HandEye:
                 assert_never(self.setting)
 
     def predict(self, T_base_tool: Float[np.ndarray, "*batch 4 4"]) -> Float[np.ndarray, "*batch 4 4"]:
-        """T_camera_board that the camera must see with the tool there."""
+        """T_camera_board predicted for these tool poses."""
         return inverse(self.X) @ tool_motion(T_base_tool, self.setting) @ self.Z
 
 
@@ -134,22 +153,6 @@ def transform_errors(
     return np.asarray(distance), np.asarray(np.linalg.norm(rotation_to_rotvec(turn), axis=-1))
 
 
-# Closed forms for AX = XB: X from pairs of motions of two bodies that are rigidly joined by X.
-#
-# Hand-eye calibration is of this kind: A are motions of the tool, B those of the camera at the same times. Rotation
-# first, then translation, after Park and Martin (1994); both at once by dual quaternions after Daniilidis (1999);
-# the
-# rotation as a linear system in its nine elements after Andreff, Horaud and Espiau (1999).
-
-
-class ClosedForm(Enum):
-    """Which closed form; they differ in how errors of the motions spread, and agree where there are none."""
-
-    PARK_MARTIN = "park-martin"
-    DUAL_QUATERNION = "dual-quaternion"
-    KRONECKER = "kronecker"
-
-
 def relative_motions(poses: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "M 4 4"]:
     """inverse(pose i) @ pose j for all M = N (N - 1) / 2 pairs i < j."""
     first, second = np.triu_indices(len(poses), k=1)
@@ -159,7 +162,7 @@ def relative_motions(poses: Float[np.ndarray, "N 4 4"]) -> Float[np.ndarray, "M 
 def solve_ax_xb(
     A: Float[np.ndarray, "M 4 4"], B: Float[np.ndarray, "M 4 4"], method: ClosedForm
 ) -> Float[np.ndarray, "4 4"]:
-    """X with A_i X = X B_i as nearly as the method can for all i (lengths in m).
+    """X with A_i X = X B_i as nearly as possible for all i (lengths in m).
 
     Raises CalibrationError where the motions leave X undetermined: too few, too small, or about parallel axes.
     """
@@ -177,6 +180,49 @@ def solve_ax_xb(
             return _by_kronecker_product(A, B)
         case _:
             assert_never(method)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Excitation:
+    """How much a set of motions rotates: root mean square angle about its principal axes (rad, falling), the axes in
+    rows, and the largest angle between two poses.
+    """
+
+    angles_rad: Float[np.ndarray, " 3"]
+    axes: Float[np.ndarray, "3 3"]
+    largest_rad: float
+
+
+def excitation(motions: Float[np.ndarray, "M 4 4"]) -> Excitation:
+    """The rotation in these motions, with axes in their frame."""
+    rotvecs = rotation_to_rotvec(motions[:, :3, :3])
+    _, singular, axes = np.linalg.svd(rotvecs.reshape(-1, 3), full_matrices=False)
+    angles = np.zeros(3)
+    angles[: len(singular)] = singular / np.sqrt(max(1, len(rotvecs)))
+    largest = float(np.linalg.norm(rotvecs, axis=1).max(initial=0.0))
+    return Excitation(angles, axes if len(axes) == 3 else np.eye(3), largest)
+
+
+def check_motions(motions: Float[np.ndarray, "M 4 4"]) -> None:
+    """Raise CalibrationError, saying what to record, where relative motions leave AX = XB undetermined."""
+    if len(motions) < 2:
+        raise CalibrationError(
+            f"{len(motions)} motion cannot determine where the camera sits: record at least {MIN_POSES} poses, "
+            "better 15, each turned about another axis"
+        )
+    found = excitation(motions)
+    if found.largest_rad < MIN_ROTATION_RAD:
+        raise CalibrationError(
+            f"the poses differ by at most {np.rad2deg(found.largest_rad):.2f} degrees: only rotations determine where "
+            f"the camera sits, translations do not; turn the tool by 20 to 60 degrees between poses"
+        )
+    if found.angles_rad[1] < MIN_SECOND_AXIS_RAD:
+        x, y, z = found.axes[0]
+        raise CalibrationError(
+            f"all rotations are about one axis, ({x:.2f}, {y:.2f}, {z:.2f}) in the tool's frame; along it the camera's "
+            f"place is undetermined (about others they turn {np.rad2deg(found.angles_rad[1]):.2f} degrees): also tilt "
+            "the tool by 20 to 40 degrees about two axes across that one"
+        )
 
 
 def _angles(T: np.ndarray) -> np.ndarray:
@@ -253,59 +299,3 @@ def _by_kronecker_product(A: np.ndarray, B: np.ndarray) -> np.ndarray:
     null = np.linalg.svd(np.concatenate(rows), full_matrices=False)[2][-1].reshape(3, 3)
     R = nearest_rotation(null * np.sign(np.linalg.det(null)))
     return make_transform(R, _translation(A, B, R))
-
-
-# Whether a set of motions determines a hand-eye calibration, and what to record where it does not.
-#
-# Two rotations about axes that are not parallel are needed (Tsai and Lenz 1989). How far the motions are from
-# failing
-# is measured by the rotation that they contain about each axis in space: the weakest one decides.
-
-MIN_POSES = 3
-MIN_ROTATION_RAD = math.radians(5.0)
-"""Largest rotation between any two poses; with less, errors of the poses are magnified more than twelvefold."""
-MIN_SECOND_AXIS_RAD = math.radians(3.0)
-"""Root mean square rotation about the second-best axis; with less, all axes are as good as parallel."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Excitation:
-    """How much a set of motions rotates: root mean square angle about its principal axes (rad, falling), the axes in
-    rows, and the largest angle between two poses.
-    """
-
-    angles_rad: Float[np.ndarray, " 3"]
-    axes: Float[np.ndarray, "3 3"]
-    largest_rad: float
-
-
-def excitation(motions: Float[np.ndarray, "M 4 4"]) -> Excitation:
-    """The rotation in motions; axes are given in the frame that the motions are given in."""
-    rotvecs = rotation_to_rotvec(motions[:, :3, :3])
-    _, singular, axes = np.linalg.svd(rotvecs.reshape(-1, 3), full_matrices=False)
-    angles = np.zeros(3)
-    angles[: len(singular)] = singular / np.sqrt(max(1, len(rotvecs)))
-    largest = float(np.linalg.norm(rotvecs, axis=1).max(initial=0.0))
-    return Excitation(angles, axes if len(axes) == 3 else np.eye(3), largest)
-
-
-def check_motions(motions: Float[np.ndarray, "M 4 4"]) -> None:
-    """Raise CalibrationError, saying what to record, where relative motions leave AX = XB undetermined."""
-    if len(motions) < 2:
-        raise CalibrationError(
-            f"{len(motions)} motion cannot determine where the camera sits: record at least {MIN_POSES} poses, "
-            "better 15, each turned about another axis"
-        )
-    found = excitation(motions)
-    if found.largest_rad < MIN_ROTATION_RAD:
-        raise CalibrationError(
-            f"the poses differ by at most {np.rad2deg(found.largest_rad):.2f} degrees: rotations say where the camera "
-            f"sits, moving straight says nothing; turn the tool by 20 to 60 degrees between poses"
-        )
-    if found.angles_rad[1] < MIN_SECOND_AXIS_RAD:
-        x, y, z = found.axes[0]
-        raise CalibrationError(
-            f"all rotations are about one axis, ({x:.2f}, {y:.2f}, {z:.2f}) in the tool's frame; along it the camera's "
-            f"place is undetermined (about others they turn {np.rad2deg(found.angles_rad[1]):.2f} degrees): also tilt "
-            "the tool by 20 to 40 degrees about two axes across that one"
-        )

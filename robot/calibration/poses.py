@@ -1,8 +1,9 @@
-"""Where to move the arm next: views of the board that leave the least doubt about where the camera sits.
+"""Suggest arm poses for hand-eye calibration: the views of the board that most reduce the covariance of X.
 
 Candidates look at the board from a cap of directions with all rolls. They are chosen one after the other, each the
-one after which the expected covariance of X is smallest (greedy A-optimal design, e.g. Pukelsheim 1993); rotation
-about several axes comes out of that by itself.
+one that makes the expected covariance of X smallest (greedy A-optimal design, e.g. Pukelsheim 1993); rotation
+about several axes follows from that. Poses are checked for reach, joint limits, clearance of the table and occlusion by
+the arm; other obstacles are not known.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ from handeye.robot.transforms import apply_transform, inverse, make_transform, r
 
 IsReachable = Callable[[Float[np.ndarray, "4 4"]], bool]
 """Whether the arm can take a tool pose T_base_tool."""
+
+
+LIMIT_MARGIN_RAD = 0.05
+"""Suggested configurations stay this far from the joint limits."""
+TABLE_CLEARANCE_M = 0.02
+_MOVING = slice(sum(part.link < 2 for part in UR10E_PARTS), None)
 _BATCHES = 10
 _IMAGE_MARGIN = 0.04  # of the image's size: corners nearer to its border may be lost by small errors of the guess
 _LEVER_M = 0.4  # a rotation error counts as the error that it makes of a point so far away
-# What is known before the first picture: a ruler's accuracy, and which way the camera looks.
+# Prior before the first image: the accuracy of a ruler, and roughly which way the camera looks.
 _PRIOR_M, _PRIOR_RAD = 0.1, 0.3
 
 
@@ -83,7 +90,7 @@ def shows_board(
 
 
 def tool_poses(T_camera_board: Float[np.ndarray, "N 4 4"], guess: HandEye) -> Float[np.ndarray, "N 4 4"]:
-    """T_base_tool from which the camera sees the board so: G = X C inverse(Z)."""
+    """T_base_tool for these views of the board: G = X C inverse(Z)."""
     G = guess.X @ T_camera_board @ inverse(guess.Z)
     return inverse(G) if guess.setting is Setting.EYE_IN_HAND else G
 
@@ -123,7 +130,7 @@ def suggest_poses(
     noise: NoiseLevels | None = None,
     is_reachable: IsReachable = lambda _: True,
 ) -> Float[np.ndarray, "number 4 4"]:
-    """The `number` candidates (T_base_tool) that tell most about X, after those already taken, best first.
+    """The `number` candidates (T_base_tool) with the most information about X, given those already taken, best first.
 
     Raises CalibrationError when fewer candidates show the whole board and are reachable.
     """
@@ -142,58 +149,14 @@ def suggest_poses(
     chosen: list[int] = []
     for _ in range(number):
         left = [index for index in range(len(usable)) if index not in chosen]
-        best = min(left, key=lambda index: _mark_failed(information + gains[index]))
+        best = min(left, key=lambda index: _expected_error_m2(information + gains[index]))
         chosen.append(best)
         information = information + gains[best]
     return np.stack([usable[index] for index in chosen])
 
 
-def _random_view(
-    board: BoardConfig, intrinsics: Intrinsics, spread: ViewSpread, rng: np.random.Generator
-) -> Float[np.ndarray, "4 4"]:
-    azimuth, tilt = rng.uniform(-np.pi, np.pi), spread.tilt_rad * np.sqrt(rng.uniform())
-    lean = rotvec_to_rotation(tilt * np.array([np.cos(azimuth), np.sin(azimuth), 0.0]))
-    roll = rotvec_to_rotation(np.array([0.0, 0.0, rng.uniform(-spread.roll_rad, spread.roll_rad)]))
-    R = roll @ lean
-    middle = (np.array(intrinsics.size_hw[::-1]) - 1.0) / 2.0
-    pixel = middle + rng.uniform(-spread.offset, spread.offset, 2) * np.array(intrinsics.size_hw[::-1])
-    centre_camera = rng.uniform(*spread.distance_m) * intrinsics.directions(pixel)
-    centre_board = np.array([*board.size_m, 0.0]) / 2.0
-    return make_transform(R, centre_camera - R @ centre_board)
-
-
-def _information(
-    guess: HandEye, board: BoardConfig, intrinsics: Intrinsics, T_base_tool: np.ndarray, noise: NoiseLevels
-) -> Float[np.ndarray, "12 12"]:
-    """What one sample says about X and Z, its own pose correction marginalised out (Schur's complement)."""
-    points = board.corners_board()
-    pixels = intrinsics.project(apply_transform(guess.predict(T_base_tool), points))
-    problem = Reprojection(guess, T_base_tool[None], (measure(points, pixels, intrinsics),))
-    J = problem.jacobian_px(np.zeros(problem.num_parameters)) / noise.corner_px
-    full = J.T @ J
-    full[NUM_SHARED:, NUM_SHARED:] += np.diag(np.repeat([noise.tool_m, noise.tool_rad], 3) ** -2.0)
-    shared, cross, own = full[:NUM_SHARED, :NUM_SHARED], full[:NUM_SHARED, NUM_SHARED:], full[NUM_SHARED:, NUM_SHARED:]
-    return shared - cross @ np.linalg.solve(own, cross.T)
-
-
-def _mark_failed(information: Float[np.ndarray, "12 12"]) -> float:
-    """Expected square error (m^2) of a point _LEVER_M in front of the camera."""
-    variances = np.diag(np.linalg.inv(information))[:6]
-    return float(variances[:3].sum() + _LEVER_M**2 * variances[3:].sum())
-
-
-# Which tool poses the UR10e can take for a picture of the board: within reach and limits, off the table, in sight.
-#
-# It knows the arm and the table, nothing else that stands around.
-
-LIMIT_MARGIN_RAD = 0.05
-"""Suggested configurations stay this far from the joint limits."""
-TABLE_CLEARANCE_M = 0.02
-_MOVING = slice(sum(part.link < 2 for part in UR10E_PARTS), None)
-
-
 class ReachablePoses:
-    """The arm of a cell that photographs a board, camera and board being about where `guess` says."""
+    """Tests tool poses against a cell's arm, with camera and board about where `guess` has them."""
 
     def __init__(self, cell: WorkCellConfig, guess: HandEye, board: BoardConfig) -> None:
         self._cell, self._guess = cell, guess
@@ -202,11 +165,11 @@ class ReachablePoses:
         self._corners_board = board.corners_board()
 
     def __call__(self, T_base_tool: Float[np.ndarray, "4 4"]) -> bool:
-        """Whether some configuration will do."""
+        """Whether some configuration is usable."""
         return self.joints(T_base_tool) is not None
 
     def joints(self, T_base_tool: Float[np.ndarray, "4 4"]) -> Float[np.ndarray, " 6"] | None:
-        """Of the configurations (rad) that will do, the nearest to the cell's home; None where there is none."""
+        """The usable configuration (rad) nearest to home; None if there is none."""
         for qpos in self._configurations(T_base_tool):
             arm = self._shape.place(qpos, self._cell.gripper.opening_max_m).without_tool()
             if self._clears_table(arm) and self._shows_board(T_base_tool, arm):
@@ -234,3 +197,37 @@ class ReachablePoses:
             return True
         corners = apply_transform(T_base_tool @ self._guess.Z, self._corners_board)
         return not lines_cut(self._guess.X[:3, 3], corners, arm).any()
+
+
+def _random_view(
+    board: BoardConfig, intrinsics: Intrinsics, spread: ViewSpread, rng: np.random.Generator
+) -> Float[np.ndarray, "4 4"]:
+    azimuth, tilt = rng.uniform(-np.pi, np.pi), spread.tilt_rad * np.sqrt(rng.uniform())
+    lean = rotvec_to_rotation(tilt * np.array([np.cos(azimuth), np.sin(azimuth), 0.0]))
+    roll = rotvec_to_rotation(np.array([0.0, 0.0, rng.uniform(-spread.roll_rad, spread.roll_rad)]))
+    R = roll @ lean
+    middle = (np.array(intrinsics.size_hw[::-1]) - 1.0) / 2.0
+    pixel = middle + rng.uniform(-spread.offset, spread.offset, 2) * np.array(intrinsics.size_hw[::-1])
+    centre_camera = rng.uniform(*spread.distance_m) * intrinsics.directions(pixel)
+    centre_board = np.array([*board.size_m, 0.0]) / 2.0
+    return make_transform(R, centre_camera - R @ centre_board)
+
+
+def _information(
+    guess: HandEye, board: BoardConfig, intrinsics: Intrinsics, T_base_tool: np.ndarray, noise: NoiseLevels
+) -> Float[np.ndarray, "12 12"]:
+    """Fisher information of one sample about X and Z, its pose correction marginalised out (Schur complement)."""
+    points = board.corners_board()
+    pixels = intrinsics.project(apply_transform(guess.predict(T_base_tool), points))
+    problem = Reprojection(guess, T_base_tool[None], (measure(points, pixels, intrinsics),))
+    J = problem.jacobian_px(np.zeros(problem.num_parameters)) / noise.corner_px
+    full = J.T @ J
+    full[NUM_SHARED:, NUM_SHARED:] += np.diag(np.repeat([noise.tool_m, noise.tool_rad], 3) ** -2.0)
+    shared, cross, own = full[:NUM_SHARED, :NUM_SHARED], full[:NUM_SHARED, NUM_SHARED:], full[NUM_SHARED:, NUM_SHARED:]
+    return shared - cross @ np.linalg.solve(own, cross.T)
+
+
+def _expected_error_m2(information: Float[np.ndarray, "12 12"]) -> float:
+    """Expected square error (m^2) of a point _LEVER_M in front of the camera."""
+    variances = np.diag(np.linalg.inv(information))[:6]
+    return float(variances[:3].sum() + _LEVER_M**2 * variances[3:].sum())

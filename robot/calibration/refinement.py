@@ -1,4 +1,4 @@
-"""Hand-eye calibration by maximum likelihood: camera, board and the error of every robot pose, all at once.
+"""Refine a hand-eye calibration by maximum likelihood (bundle adjustment over camera, board and robot pose errors).
 
 The corners' pixels are what is measured; the arm's poses are measured too, less well than they are printed. So each
 pose has a correction (translation and rotation at the tool) that is held to zero by the arm's accuracy, and the
@@ -84,7 +84,7 @@ def refine_hand_eye(
 def leave_one_out(
     refinement: Refinement, pairs: PosePairs, measurements: tuple[BoardMeasurement, ...]
 ) -> Float[np.ndarray, "N 4 4"]:
-    """T_camera_board of each sample as predicted by all others; its difference to what was seen is an honest error.
+    """T_camera_board of each sample as predicted by all others; compared with what was seen, that is an unbiased error.
 
     The noise levels stay those of the whole; every solution starts from the whole's, so near that plain Gauss-Newton
     steps do.
@@ -98,69 +98,6 @@ def leave_one_out(
         parameters = _step_to_optimum(problem, np.concatenate([np.zeros(NUM_SHARED), corrections]), refinement.noise)
         predictions.append(problem.hand_eye(parameters).predict(pairs.T_base_tool[index]))
     return np.stack(predictions)
-
-
-def _step_to_optimum(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
-    for _ in range(_GAUSS_NEWTON_STEPS):
-        J = _weighted_jacobian(problem, parameters, noise)
-        priors = parameters[NUM_SHARED:] / _prior_sigmas(problem, noise)
-        residuals = np.concatenate([problem.residuals_px(parameters) / noise.corner_px, priors])
-        scale = np.linalg.norm(J, axis=0)
-        J = J / scale
-        parameters = parameters - np.linalg.solve(J.T @ J, J.T @ residuals) / scale
-    return parameters
-
-
-def _most_likely(problem: Reprojection, start: np.ndarray, noise: NoiseLevels) -> np.ndarray:
-    def residuals(parameters: np.ndarray) -> np.ndarray:
-        return np.concatenate([problem.residuals_px(parameters) / noise.corner_px, parameters[NUM_SHARED:] / prior])
-
-    prior = _prior_sigmas(problem, noise)
-    # Steps in units of each parameter's own accuracy; metres and radians then mix without harm.
-    jacobian: Any = partial(_weighted_jacobian, problem, noise=noise)
-    found: Any = least_squares(residuals, start, jacobian, method="lm", x_scale="jac", xtol=1e-12, ftol=1e-12)
-    return found.x
-
-
-def _weighted_jacobian(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
-    corners = problem.jacobian_px(parameters) / noise.corner_px
-    priors = np.zeros((len(parameters) - NUM_SHARED, len(parameters)))
-    priors[:, NUM_SHARED:] = np.diag(1.0 / _prior_sigmas(problem, noise))
-    return np.concatenate([corners, priors])
-
-
-def _prior_sigmas(problem: Reprojection, noise: NoiseLevels) -> np.ndarray:
-    return np.tile(np.repeat([noise.tool_m, noise.tool_rad], 3), problem.num_samples)
-
-
-def _covariance(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
-    J = _weighted_jacobian(problem, parameters, noise)
-    return np.linalg.pinv(J.T @ J, hermitian=True)
-
-
-def _updated_noise(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> NoiseLevels:
-    """One EM step: the expected squares of what each level scales, given all measurements.
-
-    X and Z count as unknown with a flat prior, so the degrees of freedom that they take are accounted for.
-    """
-    covariance = _covariance(problem, parameters, noise)
-    expected_square = (parameters**2 + np.diag(covariance))[NUM_SHARED:].reshape(-1, 2, 3)
-    J = problem.jacobian_px(parameters)
-    corner_square = problem.residuals_px(parameters) ** 2 + ((J @ covariance) * J).sum(axis=1)
-    tool_m, tool_rad = np.sqrt(expected_square.mean(axis=(0, 2)))
-    return replace(
-        noise,
-        corner_px=max(float(np.sqrt(corner_square.mean())), 1e-4),
-        tool_m=max(float(tool_m), 1e-7),
-        tool_rad=max(float(tool_rad), 1e-7),
-    )
-
-
-# Where the board's corners land in the camera, as a function of hand-eye, board and pose corrections, with Jacobian.
-#
-# Camera point p = R_X^T (r - t_X). Eye in hand: r = C^-1 G q; eye to hand: r = G C q; with q = Z p_board, and C the
-# correction of the tool's pose, T_base_tool <- T_base_tool C. Rotations are exp(w) R_start, translations t_start +
-# t.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -186,9 +123,9 @@ def measure(
 
 
 def measure_pose(T_camera_board: Float[np.ndarray, "4 4"]) -> BoardMeasurement:
-    """A pose of which no picture is left, as the corners that a camera would have seen of a board of 15 x 15 cm.
+    """A pose without an image, as the corners that a camera would have seen of a board of 15 x 15 cm.
 
-    A pose's error is then weighed as pictures make it: larger along the viewing direction than across it.
+    A pose's error is then weighed as images make it: larger along the viewing direction than across it.
     """
     places = np.linspace(-0.075, 0.075, 4)
     x, y = np.meshgrid(places, places)
@@ -199,19 +136,12 @@ def measure_pose(T_camera_board: Float[np.ndarray, "4 4"]) -> BoardMeasurement:
     return BoardMeasurement(points_board, p_camera[:, :2] / p_camera[:, 2:], np.array([600.0, 600.0]))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _State:
-    """The geometry at one set of parameters; M corners in all, each with its sample's matrices."""
-
-    R_X: np.ndarray  # (3, 3)
-    q: np.ndarray  # (M, 3) corners seen from the frame in which Z places the board
-    r: np.ndarray  # (M, 3) the same in the frame in which X places the camera
-    p: np.ndarray  # (M, 3) the same in the camera
-    dr_dq: np.ndarray  # (N, 3, 3)
-
-
 class Reprojection:
-    """Residuals (px) of all corners. Parameters: t and w of X, t and w of Z, then t and w of each correction."""
+    """Residuals (px) of all corners. Parameters: t and w of X, t and w of Z, then t and w of each correction.
+
+    Camera point p = R_X^T (r - t_X). Eye in hand: r = C^-1 G q; eye to hand: r = G C q; with q = Z p_board, and C the
+    correction of the tool's pose, T_base_tool <- T_base_tool C. Rotations are exp(w) R_start, translations t_start + t.
+    """
 
     def __init__(
         self, start: HandEye, T_base_tool: Float[np.ndarray, "N 4 4"], measurements: tuple[BoardMeasurement, ...]
@@ -314,3 +244,70 @@ class Reprojection:
         columns = 12 + 6 * self._sample[:, None] + np.arange(6)
         np.put_along_axis(J, columns[:, None, :].repeat(2, axis=1), blocks[:, :, 12:], axis=2)
         return J.reshape(-1, self.num_parameters)
+
+
+def _step_to_optimum(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
+    for _ in range(_GAUSS_NEWTON_STEPS):
+        J = _weighted_jacobian(problem, parameters, noise)
+        priors = parameters[NUM_SHARED:] / _prior_sigmas(problem, noise)
+        residuals = np.concatenate([problem.residuals_px(parameters) / noise.corner_px, priors])
+        scale = np.linalg.norm(J, axis=0)
+        J = J / scale
+        parameters = parameters - np.linalg.solve(J.T @ J, J.T @ residuals) / scale
+    return parameters
+
+
+def _most_likely(problem: Reprojection, start: np.ndarray, noise: NoiseLevels) -> np.ndarray:
+    def residuals(parameters: np.ndarray) -> np.ndarray:
+        return np.concatenate([problem.residuals_px(parameters) / noise.corner_px, parameters[NUM_SHARED:] / prior])
+
+    prior = _prior_sigmas(problem, noise)
+    # Steps in units of each parameter's own accuracy; metres and radians then mix without harm.
+    jacobian: Any = partial(_weighted_jacobian, problem, noise=noise)
+    found: Any = least_squares(residuals, start, jacobian, method="lm", x_scale="jac", xtol=1e-12, ftol=1e-12)
+    return found.x
+
+
+def _weighted_jacobian(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
+    corners = problem.jacobian_px(parameters) / noise.corner_px
+    priors = np.zeros((len(parameters) - NUM_SHARED, len(parameters)))
+    priors[:, NUM_SHARED:] = np.diag(1.0 / _prior_sigmas(problem, noise))
+    return np.concatenate([corners, priors])
+
+
+def _prior_sigmas(problem: Reprojection, noise: NoiseLevels) -> np.ndarray:
+    return np.tile(np.repeat([noise.tool_m, noise.tool_rad], 3), problem.num_samples)
+
+
+def _covariance(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> np.ndarray:
+    J = _weighted_jacobian(problem, parameters, noise)
+    return np.linalg.pinv(J.T @ J, hermitian=True)
+
+
+def _updated_noise(problem: Reprojection, parameters: np.ndarray, noise: NoiseLevels) -> NoiseLevels:
+    """One EM step: the expected squares of what each level scales, given all measurements.
+
+    X and Z count as unknown with a flat prior, so the degrees of freedom that they take are accounted for.
+    """
+    covariance = _covariance(problem, parameters, noise)
+    expected_square = (parameters**2 + np.diag(covariance))[NUM_SHARED:].reshape(-1, 2, 3)
+    J = problem.jacobian_px(parameters)
+    corner_square = problem.residuals_px(parameters) ** 2 + ((J @ covariance) * J).sum(axis=1)
+    tool_m, tool_rad = np.sqrt(expected_square.mean(axis=(0, 2)))
+    return replace(
+        noise,
+        corner_px=max(float(np.sqrt(corner_square.mean())), 1e-4),
+        tool_m=max(float(tool_m), 1e-7),
+        tool_rad=max(float(tool_rad), 1e-7),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """The geometry at one set of parameters; M corners in all, each with its sample's matrices."""
+
+    R_X: np.ndarray  # (3, 3)
+    q: np.ndarray  # (M, 3) corners seen from the frame in which Z places the board
+    r: np.ndarray  # (M, 3) the same in the frame in which X places the camera
+    p: np.ndarray  # (M, 3) the same in the camera
+    dr_dq: np.ndarray  # (N, 3, 3)

@@ -1,6 +1,6 @@
-"""A colour camera that OpenCV opens (USB index, device file, network stream) as `robot.interfaces.Camera`.
+"""Read a colour camera with OpenCV (USB index, device file, network stream) as `robot.interfaces.Camera`.
 
-It has no depth: every depth reading is NaN, and whoever lifts boxes to space falls back on the table's plane.
+Depth is NaN everywhere; localisation falls back on the plane of the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from handeye.vision.runtime.sources import CameraStream, StreamImage
 
 
 class OpencvCamera:
-    """Follows robot.interfaces.Camera; images leave it without the lens's distortion.
+    """A robot.interfaces.Camera with undistorted images.
 
     `source` is an index ("0") or an address. A frame is stamped when it arrives, which is after its exposure by what
     camera and cable take: measure that delay where it matters.
@@ -56,7 +56,7 @@ class OpencvCamera:
             self._stream = None
 
     def read(self) -> Frame:
-        """The newest frame that was not given yet. Raises CameraError when none comes in time, or outside `with`."""
+        """The newest unread frame. Raises CameraError when none comes in time, or outside `with`."""
         image = self._next_image()
         straight = self._undistortion.color(image.image_rgb)
         return Frame(straight, self._no_depth, self._undistortion.target.K, image.stamp_s)

@@ -1,7 +1,7 @@
-"""An Intel RealSense depth camera as `robot.interfaces.Camera`: the device's pipeline only.
+"""Read an Intel RealSense depth camera as `robot.interfaces.Camera`: lenses, units, clocks and alignment.
 
-Frames are made in realsense_frames.py. Colour and depth run at their own native sizes and are aligned there: depth
-that was scaled on the device would mix the readings at edges.
+Colour and depth run at native sizes and are aligned here: depth scaled on the device would mix readings at edges. The
+SDK's objects are protocols, so that frames of its software device, or of a test, work as well.
 """
 
 # pyright: reportMissingImports=false
@@ -38,7 +38,7 @@ class RealsenseSettings:
 
 
 class RealsenseCamera:
-    """Follows robot.interfaces.Camera. Raises MissingPackageError on entry where pyrealsense2 is not installed."""
+    """A robot.interfaces.Camera. Raises MissingPackageError on entry where pyrealsense2 is not installed."""
 
     def __init__(self, settings: RealsenseSettings | None = None) -> None:
         self.settings = RealsenseSettings() if settings is None else settings
@@ -93,31 +93,6 @@ class RealsenseCamera:
         if not color or not depth:
             raise CameraError("the RealSense gave a colour frame without depth, or depth without colour")
         return self._frames.frame(color, depth, now_s=time.monotonic(), wall_clock_s=time.time())
-
-
-def _import_sdk() -> Any:
-    try:
-        import pyrealsense2
-    except ImportError as error:
-        raise MissingPackageError(
-            f"a RealSense needs pyrealsense2 (pip install 'handeye[realsense]') and libusb-1.0-0: {error}"
-        ) from error
-    return pyrealsense2
-
-
-def _read_geometry(sdk: Any, profile: Any) -> RealsenseGeometry:
-    color, depth = (profile.get_stream(kind).as_video_stream_profile() for kind in (sdk.stream.color, sdk.stream.depth))
-    return RealsenseGeometry(
-        intrinsics_from_sdk(color.get_intrinsics()),
-        intrinsics_from_sdk(depth.get_intrinsics()),
-        transform_from_sdk(depth.get_extrinsics_to(color)),
-        float(profile.get_device().first_depth_sensor().get_depth_scale()),
-    )
-
-
-# From what the RealSense SDK hands over to `Frame`: lenses, units, clocks, alignment. No device is needed here.
-#
-# pyrealsense2's objects come in as protocols, so that frames of its software device, or of a test, do as well.
 
 
 @runtime_checkable
@@ -195,7 +170,7 @@ class RealsenseFrames:
 
 
 def exposure_stamp_s(frame: SdkFrame, *, now_s: float, wall_clock_s: float) -> float:
-    """When the frame was exposed, on the monotonic clock; its arrival (now_s) where the device has a clock of its own.
+    """When the frame was exposed, on the monotonic clock; its arrival (now_s) if the device uses another clock.
 
     The SDK counts in the system's clock, which may be set at any time, so only the frame's age is taken from it.
     """
@@ -226,3 +201,23 @@ def transform_from_sdk(sdk: SdkExtrinsics) -> Float[np.ndarray, "4 4"]:
     """T_to_from of `from.get_extrinsics_to(to)`. Raises TransformError for what is no rotation."""
     R = np.array(sdk.rotation, dtype=np.float64).reshape(3, 3, order="F")
     return nearest_transform(make_transform(R, np.array(sdk.translation, dtype=np.float64)), 1e-4, "extrinsics")
+
+
+def _import_sdk() -> Any:
+    try:
+        import pyrealsense2
+    except ImportError as error:
+        raise MissingPackageError(
+            f"a RealSense needs pyrealsense2 (pip install 'handeye[realsense]') and libusb-1.0-0: {error}"
+        ) from error
+    return pyrealsense2
+
+
+def _read_geometry(sdk: Any, profile: Any) -> RealsenseGeometry:
+    color, depth = (profile.get_stream(kind).as_video_stream_profile() for kind in (sdk.stream.color, sdk.stream.depth))
+    return RealsenseGeometry(
+        intrinsics_from_sdk(color.get_intrinsics()),
+        intrinsics_from_sdk(depth.get_intrinsics()),
+        transform_from_sdk(depth.get_extrinsics_to(color)),
+        float(profile.get_device().first_depth_sensor().get_depth_scale()),
+    )

@@ -1,4 +1,4 @@
-"""A recording on disk as a camera: colour and depth images with the pose that each was taken from.
+"""Replay RGB-D recordings with camera poses as `robot.interfaces.Camera`.
 
 Two folder layouts are read: that of 7-Scenes (`*.color.png`, `*.depth.png`, `*.pose.txt`) and that of Open3D
 (`color/`, `depth/`, `odometry.log`, `camera_primesense.json`). Depth is 16 bit millimetres, 0 = no reading.
@@ -35,20 +35,20 @@ class RecordedFrame:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recording:
-    """Frames in the order in which they were taken, all through one lens without distortion."""
+class RgbdRecording:
+    """Frames in order of time, from one camera without distortion."""
 
     frames: tuple[RecordedFrame, ...]
     intrinsics: Intrinsics
 
 
 class RecordedCamera:
-    """Plays a recording, one frame further at each read; satisfies `robot.interfaces.Camera`.
+    """A `robot.interfaces.Camera` that gives the frames of a recording one by one.
 
     Frame i is stamped start_s + i / rate_hz. The pose of the frame read last is T_world_camera.
     """
 
-    def __init__(self, recording: Recording, *, rate_hz: float = 10.0, start_s: float = 0.0) -> None:
+    def __init__(self, recording: RgbdRecording, *, rate_hz: float = 10.0, start_s: float = 0.0) -> None:
         self.recording = recording
         self._rate_hz = rate_hz
         self._start_s = start_s
@@ -92,8 +92,8 @@ class RecordedCamera:
         return Frame(image_rgb, depth_m, self.recording.intrinsics.K, stamp_s)
 
 
-def load_recording(folder: Path) -> Recording:
-    """Read a folder in whichever of the two layouts it has; CameraError for anything else and for broken files."""
+def load_rgbd_recording(folder: Path) -> RgbdRecording:
+    """Read a folder in either layout. Raises CameraError for anything else and for broken files."""
     folder = Path(folder)
     if not folder.is_dir():
         raise CameraError(f"{folder}: expected a folder with a recording, there is none")
@@ -104,7 +104,7 @@ def load_recording(folder: Path) -> Recording:
     raise CameraError(f"{folder}: expected *.pose.txt files (7-Scenes) or odometry.log (Open3D), found neither")
 
 
-def _load_seven_scenes(folder: Path, poses: list[Path]) -> Recording:
+def _load_seven_scenes(folder: Path, poses: list[Path]) -> RgbdRecording:
     frames = []
     for pose_path in poses:
         stem = pose_path.name.removesuffix(".pose.txt")
@@ -112,10 +112,10 @@ def _load_seven_scenes(folder: Path, poses: list[Path]) -> Recording:
         color_path, depth_path = (pose_path.with_name(f"{stem}.{kind}.png") for kind in ("color", "depth"))
         frames.append(RecordedFrame(color_path, depth_path, T_world_camera))
     K = _read_numbers(folder / "camera-intrinsics.txt", (3, 3))
-    return Recording(tuple(frames), Intrinsics(K, _size_hw(frames[0].color_path)))
+    return RgbdRecording(tuple(frames), Intrinsics(K, _size_hw(frames[0].color_path)))
 
 
-def _load_open3d(folder: Path) -> Recording:
+def _load_open3d(folder: Path) -> RgbdRecording:
     path = folder / "odometry.log"
     # Five lines a frame: three counters, then the pose.
     rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -126,7 +126,7 @@ def _load_open3d(folder: Path) -> Recording:
     if not len(poses) == len(colors) == len(depths):
         raise CameraError(f"{folder}: {len(poses)} poses, {len(colors)} colour and {len(depths)} depth images")
     frames = tuple(RecordedFrame(*images) for images in zip(colors, depths, poses, strict=True))
-    return Recording(frames, _read_open3d_intrinsics(folder / "camera_primesense.json"))
+    return RgbdRecording(frames, _read_open3d_intrinsics(folder / "camera_primesense.json"))
 
 
 def _read_open3d_intrinsics(path: Path) -> Intrinsics:

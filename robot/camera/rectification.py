@@ -1,4 +1,7 @@
-"""Images as a lens without distortion would have made them: the map is built once, each image is then one lookup."""
+"""Rectify images: remove lens distortion, align depth to colour, convert depth to metres.
+
+Depth images are float32 metres, NaN for no reading; files and sensors also have 16 bit millimetres, 0 (REP 118).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,18 @@ from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.errors import CameraError
 from handeye.robot.transforms import require_transform, rotate_vectors
 
+MAX_TILE_PX = 8
+"""A reading so near that it covers more colour pixels a side than this is noise, and is left out."""
+
+
+MILLIMETRE_M = 1e-3
+PLAUSIBLE_DEPTH_M = (0.02, 50.0)
+"""The median reading of any image lies between these: nearer no camera focuses, farther no depth camera reads."""
+_SATURATED = 65535
+
 
 class Undistortion:
-    """Turns images of one camera into those of `target`, a camera at the same place; both may have any lens.
+    """Remaps images of one camera to those of `target`, a camera at the same place; both may have any lens.
 
     Without a target it is the pinhole camera with the same K and size. What the lens did not see is black in colour
     and NaN in depth.
@@ -54,18 +66,11 @@ def pixel_map(source: Intrinsics, target: Intrinsics) -> np.ndarray:
     return source.project(target.directions(np.stack([columns, rows], axis=-1)))
 
 
-# Depth as the colour camera would have seen it: every depth pixel is a small tile that is moved and drawn again.
-#
-# The nearest tile wins (a z-buffer), so what the colour camera sees in front hides what is behind it. On slopes
-# tiles of
-# neighbouring readings may part and leave single pixels without depth: nothing is invented there.
-
-MAX_TILE_PX = 8
-"""A reading so near that it covers more colour pixels a side than this is noise, and is left out."""
-
-
 class DepthAlignment:
-    """Moves depth images (m, NaN = no reading) of one camera into the image of another; rays are computed once.
+    """Reprojects depth images (m, NaN = no reading) of one camera into another; rays are computed once.
+
+    Each depth pixel is a tile; the nearest one wins (z-buffer). On slopes neighbouring tiles may part and leave pixels
+    without depth.
 
     T_color_depth maps points of the depth camera into the colour camera's frame (m). Raises TransformError for what
     is no rigid transform.
@@ -112,17 +117,6 @@ class DepthAlignment:
                 is_covered = (u < high[:, 0]) & (v < high[:, 1]) & (u >= 0) & (v >= 0) & (u < width) & (v < height)
                 np.minimum.at(nearest, v[is_covered] * width + u[is_covered], z[is_covered])
         return np.where(np.isfinite(nearest), nearest, np.nan).reshape(height, width).astype(np.float32)
-
-
-# Depth images as sensors and files have them, and as this program has them: metres, NaN where there is no reading.
-#
-# REP 118: 32 bit floating point metres with NaN, or 16 bit millimetres with 0. An image in the wrong unit is a
-# thousand times wrong and still an image, so its typical reading is checked against what a room can hold.
-
-MILLIMETRE_M = 1e-3
-PLAUSIBLE_DEPTH_M = (0.02, 50.0)
-"""The median reading of any image lies between these: nearer no camera focuses, farther no depth camera reads."""
-_SATURATED = 65535
 
 
 def depth_to_metres(raw: np.ndarray, unit_m: float = MILLIMETRE_M, origin: str = "depth image") -> np.ndarray:

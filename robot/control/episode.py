@@ -1,7 +1,7 @@
-"""One episode from reset to verdict: what happened, how long it took, and whether policy and judge agree.
+"""Run one episode from reset to result: what happened, how long it took, and whether policy and success check agree.
 
-Success needs both: the judge, who knows where the object really is, and the policy, which only has seen it. A policy
-that is right without knowing it, or sure without being right, has failed.
+Success needs both: the success check, which knows where the object really is, and the policy, which has only seen it.
+A policy that succeeds without noticing, or claims a success that did not happen, has failed.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ EPISODE_TIMEOUT = "episode_timeout"
 GATE_STOP = "gate"
 """A gate stopped the arm for good; the reason code of the gate follows."""
 WRONG_SUCCESS = "wrong_success"
-"""The policy believed in a success that the judge did not see."""
+"""The policy reported success, the success check did not."""
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What really is: whether the task is done, and in words why not."""
+class CheckResult:
+    """Result of a success check: whether the task is done, and why not."""
 
     success: bool
     reason: str = ""
 
 
 @runtime_checkable
-class Judge(Protocol):
-    """Knows the truth of a finished episode. On hardware a person, in the simulator the physics."""
+class SuccessCheck(Protocol):
+    """Decides whether a task is done: in the simulator from the true state, on hardware a person."""
 
-    def __call__(self) -> Judgement:
-        """Judge the present state of the cell."""
+    def __call__(self) -> CheckResult:
+        """Check the present state of the cell."""
         ...
 
 
@@ -45,16 +45,16 @@ class Judge(Protocol):
 class EpisodeResult:
     """One episode in figures. cycle_s is time of the episode's clock from reset to the policy's end.
 
-    reason says why it is no success, None if it is. judge_reason is the judge's remark. gate_violations counts ticks
-    by reason code, stage_ms holds every measured duration by stage.
+    reason says why it is no success, None if it is, check_reason what the success check says. gate_violations counts
+    ticks by reason code, stage_ms holds every measured duration by stage.
     """
 
     seed: int
     success: bool
-    judged_success: bool
+    checked_success: bool
     outcome: Outcome
     reason: str | None
-    judge_reason: str
+    check_reason: str
     last_stage: str
     cycle_s: float
     attempts: int
@@ -62,8 +62,10 @@ class EpisodeResult:
     stage_ms: Mapping[str, list[float]] = field(repr=False)
 
 
-def run_episode(loop: ControlLoop, task: PickTask, judge: Judge, *, seed: int, timeout_s: float) -> EpisodeResult:
-    """Tick the loop until the policy has finished or `timeout_s` of its clock have passed, then ask the judge.
+def run_episode(
+    loop: ControlLoop, task: PickTask, success_check: SuccessCheck, *, seed: int, timeout_s: float
+) -> EpisodeResult:
+    """Tick the loop until the policy has finished or `timeout_s` of its clock have passed, then check for success.
 
     The cell must have been reset to `seed` and the arm entered. Errors of devices pass through.
     """
@@ -74,14 +76,14 @@ def run_episode(loop: ControlLoop, task: PickTask, judge: Judge, *, seed: int, t
         violations.update(reason.value for reason in tick.decision.reasons)
         if tick.status.is_over or tick.decision.is_latched or tick.stamp_s - began_s >= timeout_s:
             break
-    judgement = judge()
+    checked = success_check()
     return EpisodeResult(
         seed=seed,
-        success=judgement.success and tick.status.outcome is Outcome.SUCCEEDED,
-        judged_success=judgement.success,
+        success=checked.success and tick.status.outcome is Outcome.SUCCEEDED,
+        checked_success=checked.success,
         outcome=tick.status.outcome,
-        reason=failure_reason(tick, judgement),
-        judge_reason=judgement.reason,
+        reason=failure_reason(tick, checked),
+        check_reason=checked.reason,
         last_stage=tick.status.stage,
         cycle_s=tick.stamp_s - began_s,
         attempts=tick.status.attempts,
@@ -90,7 +92,7 @@ def run_episode(loop: ControlLoop, task: PickTask, judge: Judge, *, seed: int, t
     )
 
 
-def failure_reason(tick: Tick, judgement: Judgement) -> str | None:
+def failure_reason(tick: Tick, checked: CheckResult) -> str | None:
     """Why the episode that ended with `tick` is no success; None if it is.
 
     A stop by the gates comes first, then the policy's own reason, then that time ran out or the policy was wrong.
@@ -103,6 +105,6 @@ def failure_reason(tick: Tick, judgement: Judgement) -> str | None:
         case Outcome.RUNNING:
             return EPISODE_TIMEOUT
         case Outcome.SUCCEEDED:
-            return None if judgement.success else WRONG_SUCCESS
+            return None if checked.success else WRONG_SUCCESS
         case _:
             assert_never(tick.status.outcome)

@@ -1,4 +1,4 @@
-"""What is wrong with one episode of demonstrations, or looks wrong: numbers, clocks, streams and joints."""
+"""Check one episode of demonstrations: numbers, clocks, frozen streams and joint limits."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FROZEN, SHORT = "frozen stream", "short episode"
 OUT_OF_RANGE, TOO_FAST = "joint out of its range", "joint faster than it can be"
 RATE_SLACK, GAP_PERIODS, SPEED_SLACK, RANGE_SLACK = 0.02, 1.5, 1.05, 1e-3
 MOVED = 0.05
-"""Part of its range in the episode by which a number has to change to count as moving."""
+"""Fraction of its range in the episode by which a number must change to count as moving."""
 SAME_LEVELS, SAME_PIXELS = 4, 0.999
-"""Pictures are the same where so large a part differs by so few levels: videos never repeat exactly."""
+"""Images are equal if SAME_PIXELS of them differ by at most SAME_LEVELS: video coding never repeats exactly."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One problem in one line; without an episode it is one of the whole set."""
+class DataProblem:
+    """One problem in one line; of the whole data set if there is no episode."""
 
     kind: str
     item: str
@@ -34,17 +34,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
-    """From when on something counts."""
+    """Thresholds."""
 
     shortest_s: float = 1.0
-    """Episodes that are shorter are named."""
+    """Shorter episodes are reported."""
     frozen_s: float = 1.0
-    """A stream that stands still for so long while others go on is named."""
+    """A stream that is constant for this long while others change is reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What a number may be, and how fast it may change; no fastest change for None."""
+    """Range of a number and its largest speed, None for no limit."""
 
     low: float
     high: float
@@ -52,7 +52,7 @@ class Bounds:
 
 
 def joint_bounds(cell: WorkCellConfig) -> dict[str, Bounds]:
-    """By the names that recorded joints, commanded joints and the gripper have."""
+    """Limits by the names of recorded joints, commanded joints and the gripper."""
     limits, gripper = cell.joint_limits, cell.gripper
     ranges = zip(limits.qpos_low_rad, limits.qpos_high_rad, limits.qvel_rad_s, strict=True)
     bounds: dict[str, Bounds] = {}
@@ -70,8 +70,8 @@ def number_names(key: str, feature: Feature) -> tuple[str, ...]:
     return (key,) if size == 1 else tuple(f"{key}[{index}]" for index in range(size))
 
 
-def check_finite(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Iterator[Finding]:
-    """Numbers that are NaN or infinite, each with its first frame."""
+def check_finite(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Iterator[DataProblem]:
+    """NaN and infinity, with the first frame of each number."""
     for key, values in columns.items():
         if values.dtype.kind != "f":
             continue
@@ -79,21 +79,21 @@ def check_finite(columns: Mapping[str, np.ndarray], features: Mapping[str, Featu
         for place in np.flatnonzero(bad.any(axis=0)):
             frames = np.flatnonzero(bad[:, place])
             name = number_names(key, features[key])[place]
-            yield Finding(NOT_FINITE, f"{key}: {name} in {len(frames)} frames, the first is {frames[0]}")
+            yield DataProblem(NOT_FINITE, f"{key}: {name} in {len(frames)} frames, the first is {frames[0]}")
 
 
-def check_books(columns: Mapping[str, np.ndarray], index: int, begin: int) -> Iterator[Finding]:
-    """Counters that do not count: frames within the episode, and within the set from `begin` on."""
+def check_books(columns: Mapping[str, np.ndarray], index: int, begin: int) -> Iterator[DataProblem]:
+    """Wrong frame counters, within the episode and within the data set from `begin` on."""
     frames = np.arange(len(columns["frame_index"]))
     for key, expected in (("frame_index", frames), ("index", begin + frames), ("episode_index", 0 * frames + index)):
         wrong = np.flatnonzero(columns[key] != expected)
         if len(wrong):
             first = wrong[0]
-            yield Finding(BOOKS, f"{key} is {columns[key][first]} in frame {first}, expected {expected[first]}")
+            yield DataProblem(BOOKS, f"{key} is {columns[key][first]} in frame {first}, expected {expected[first]}")
 
 
-def check_times(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSettings) -> Iterator[Finding]:
-    """Clocks: `timestamp` and `stamp_s` tick with the frames; other `..._stamp_s`, of a camera say, may repeat."""
+def check_times(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSettings) -> Iterator[DataProblem]:
+    """Clocks: `timestamp` and `stamp_s` advance with the frames; other `..._stamp_s`, as of a camera, may repeat."""
     for key, stamps in columns.items():
         is_row_clock = key in ("timestamp", "stamp_s")
         if not (is_row_clock or key.endswith("_stamp_s")) or len(stamps) < 2 or not np.isfinite(stamps).all():
@@ -102,17 +102,19 @@ def check_times(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSett
         back = np.flatnonzero(steps <= 0 if is_row_clock else steps < 0)
         if len(back):
             frame = back[0] + 1
-            yield Finding(BACKWARDS, f"{key}: {stamps[frame]:.3f} s in frame {frame} after {stamps[frame - 1]:.3f} s")
+            yield DataProblem(
+                BACKWARDS, f"{key}: {stamps[frame]:.3f} s in frame {frame} after {stamps[frame - 1]:.3f} s"
+            )
         period_s = float(np.median(steps))
         if is_row_clock and abs(period_s * fps - 1) > RATE_SLACK:
-            yield Finding(RATE, f"{key}: a frame every {period_s:.4f} s, but the set has {fps} frames a second")
+            yield DataProblem(RATE, f"{key}: a frame every {period_s:.4f} s, but the data set has {fps} per second")
         longest_s = GAP_PERIODS * period_s if is_row_clock else settings.frozen_s
         if steps.max() > longest_s > 0:
-            yield Finding(GAP, f"{key}: {steps.max():.3f} s pass before frame {steps.argmax() + 1}")
+            yield DataProblem(GAP, f"{key}: {steps.max():.3f} s pass before frame {steps.argmax() + 1}")
 
 
-def check_streams(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSettings) -> Iterator[Finding]:
-    """Numbers that stand still: the state while actions change, a camera's clock, actions in a whole episode."""
+def check_streams(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSettings) -> Iterator[DataProblem]:
+    """Frozen numbers: the state while actions change, a camera's clock, actions in a whole episode."""
     frames = max(2, round(settings.frozen_s * fps))
     state, action = columns.get(STATE_KEY), columns.get(ACTION_KEY)
     for key, values in columns.items():
@@ -120,31 +122,31 @@ def check_streams(columns: Mapping[str, np.ndarray], fps: int, settings: CheckSe
             first, length = longest_run(_changes(values))
             others_go_on = key != STATE_KEY or (action is not None and is_moving(action, first, length))
             if length >= frames and others_go_on:
-                yield Finding(FROZEN, f"{key}: the same in {length} frames from frame {first} on")
+                yield DataProblem(FROZEN, f"{key}: the same in {length} frames from frame {first} on")
     if action is None or state is None or len(action) < frames:
         return
     if not _changes(action).any() and is_moving(state, 0, len(state)):
-        yield Finding(FROZEN, f"{ACTION_KEY}: the same in all {len(action)} frames")
+        yield DataProblem(FROZEN, f"{ACTION_KEY}: the same in all {len(action)} frames")
 
 
-def check_picture_stream(
+def check_image_stream(
     key: str,
-    pictures: Shaped[np.ndarray, "T ..."],
+    images: Shaped[np.ndarray, "T ..."],
     columns: Mapping[str, np.ndarray],
     fps: int,
     settings: CheckSettings,
-) -> Iterator[Finding]:
-    """A camera that shows one picture while the state changes."""
-    first, length = longest_run(_new_pictures(pictures))
+) -> Iterator[DataProblem]:
+    """A camera that repeats one image while the state changes."""
+    first, length = longest_run(_new_images(images))
     state = columns.get(STATE_KEY)
     if length >= max(2, round(settings.frozen_s * fps)) and state is not None and is_moving(state, first, length):
-        yield Finding(FROZEN, f"{key}: one picture in {length} frames from frame {first} on")
+        yield DataProblem(FROZEN, f"{key}: one image in {length} frames from frame {first} on")
 
 
 def check_joints(
     key: str, values: Num[np.ndarray, "T D"], names: tuple[str, ...], bounds: Mapping[str, Bounds], fps: int
-) -> Iterator[Finding]:
-    """Joints and grippers beyond their range, or faster than the joint turns."""
+) -> Iterator[DataProblem]:
+    """Joints and grippers beyond their range or speed limit."""
     for name, column in zip(names, values.T.astype(np.float64), strict=True):
         allowed = bounds.get(name)
         if allowed is None or not np.isfinite(column).all():
@@ -152,12 +154,12 @@ def check_joints(
         beyond = np.maximum(allowed.low - column, column - allowed.high)
         if beyond.max() > RANGE_SLACK:
             frame = int(beyond.argmax())
-            told = f"{column[frame]:.4g} in frame {frame}, allowed {allowed.low:.4g} to {allowed.high:.4g}"
-            yield Finding(OUT_OF_RANGE, f"{key}: {name} is {told}")
+            value = f"{column[frame]:.4g} in frame {frame}, allowed {allowed.low:.4g} to {allowed.high:.4g}"
+            yield DataProblem(OUT_OF_RANGE, f"{key}: {name} is {value}")
         speeds = np.abs(np.diff(column)) * fps
         if allowed.speed is not None and len(speeds) and speeds.max() > SPEED_SLACK * allowed.speed:
-            told = f"{speeds.max():.3g} a second before frame {speeds.argmax() + 1}, allowed {allowed.speed:.3g}"
-            yield Finding(TOO_FAST, f"{key}: {name} changes by {told}")
+            speed = f"{speeds.max():.3g} per second before frame {speeds.argmax() + 1}, allowed {allowed.speed:.3g}"
+            yield DataProblem(TOO_FAST, f"{key}: {name} changes by {speed}")
 
 
 def longest_run(changes: Bool[np.ndarray, " steps"]) -> tuple[int, int]:
@@ -169,7 +171,7 @@ def longest_run(changes: Bool[np.ndarray, " steps"]) -> tuple[int, int]:
 
 
 def is_moving(values: Num[np.ndarray, "T D"], first: int, length: int) -> bool:
-    """Whether a number changes in some frames by a notable part of what it does in the episode."""
+    """Whether a number changes in these frames by a notable fraction of its range in the episode."""
     part = np.ptp(values[first : first + length], axis=0) if length else np.zeros(values.shape[1])
     return bool((part > MOVED * np.ptp(values, axis=0)).any())
 
@@ -179,12 +181,12 @@ def _changes(values: Num[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
     return np.any(rows[1:] != rows[:-1], axis=1).reshape(-1)
 
 
-def _new_pictures(pictures: Shaped[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
-    """Which pictures, from the second on, differ from the last one that did: slow changes add up."""
-    shown, steps = pictures[0], []
-    for picture in pictures[1:]:
-        steps.append(_differ(shown, picture))
-        shown = picture if steps[-1] else shown
+def _new_images(images: Shaped[np.ndarray, "T ..."]) -> Bool[np.ndarray, " steps"]:
+    """Which images, from the second on, differ from the last one that did, so that slow changes add up."""
+    shown, steps = images[0], []
+    for image in images[1:]:
+        steps.append(_differ(shown, image))
+        shown = image if steps[-1] else shown
     return np.array(steps, bool)
 
 

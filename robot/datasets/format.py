@@ -1,4 +1,4 @@
-"""Demonstrations as values: what a data set holds, what an episode is, and what is refused.
+"""The data set format of demonstrations: features, episodes, info.json, parquet columns, and their checks.
 
 The format on disk is LeRobot's data set v3.0 (huggingface/lerobot): `meta/info.json` names features and counts,
 `data/` has a row for each frame, `videos/` the cameras, `meta/episodes/` where each episode lies.
@@ -24,9 +24,15 @@ TASKS_PATH = "meta/tasks.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+ORIGIN_PATH = "meta/recorded_with.json"
 FILES_IN_CHUNK = 1000
 DATA_MB, VIDEO_MB = 100, 200
 """Sizes at which LeRobot begins a new file; ours are smaller, one for each episode."""
+RENAMED_KEYS = {"mishaps": "random_faults", "picture_height": "image_height", "picture_width": "image_width"}
+"""Keys of ORIGIN_PATH that earlier versions wrote, and today's."""
+ABSENT = "nothing"
+SHOWN = 3
+"""Differences that an error message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +40,8 @@ class Feature:
     """One thing recorded in every frame.
 
     dtype is a numpy name, "string", "video" (RGB in an mp4) or "image" (PNG in the row: 16-bit depth in mm). shape is
-    that of one frame, (1,) for a number, (H, W, 3) or (H, W, 1) for pictures. names label its last axis, or all axes
-    of a picture. info is what else the file says about it.
+    that of one frame, (1,) for a number, (H, W, 3) or (H, W, 1) for images. names label its last axis, or all axes
+    of an image. info is what else the file says about it.
     """
 
     dtype: str
@@ -44,8 +50,8 @@ class Feature:
     info: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)
 
     @property
-    def is_picture(self) -> bool:
-        """Whether it is a video or an image."""
+    def holds_images(self) -> bool:
+        """Whether it is a video or images."""
         return self.dtype in {"video", "image"}
 
     @property
@@ -60,7 +66,7 @@ class Feature:
         """Type of its values in an `Episode`."""
         if self.dtype == "image" and self.shape[-1:] == (1,):
             return np.dtype(np.uint16)
-        return np.dtype(np.uint8 if self.is_picture else object if self.dtype == "string" else self.dtype)
+        return np.dtype(np.uint8 if self.holds_images else object if self.dtype == "string" else self.dtype)
 
 
 def numbers(names: Sequence[str], dtype: str = "float32") -> Feature:
@@ -74,7 +80,7 @@ def colour_video(height: int, width: int) -> Feature:
 
 
 def depth_image(height: int, width: int) -> Feature:
-    """Depth in whole millimetres, 0 where the sensor has no reading; lossless."""
+    """Depth in whole millimetres, 0 where the sensor has no reading; lossless (PNG)."""
     return Feature("image", (height, width, 1), ("height", "width", "channels"), {"depth_unit": "mm"})
 
 
@@ -90,7 +96,7 @@ BOOK_KEEPING = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Episode:
-    """One demonstration: an array of T frames for each feature, pictures included, and the task in words."""
+    """One demonstration: an array of T frames for each feature, images included, and the task in words."""
 
     columns: Mapping[str, np.ndarray]
     task: str
@@ -101,7 +107,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What meta/info.json says. features include the BOOK_KEEPING."""
+    """Content of meta/info.json; features include the BOOK_KEEPING."""
 
     fps: int
     features: Mapping[str, Feature]
@@ -147,7 +153,7 @@ def read_info(folder: Path) -> DatasetInfo:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DatasetError(f"{folder}: no data set of demonstrations, {INFO_PATH} is missing") from None
+        raise DatasetError(f"{folder}: not a data set of demonstrations, {INFO_PATH} is missing") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     version = content.get("codebase_version") if isinstance(content, dict) else None
@@ -223,9 +229,6 @@ def _feature_from_json(row: Mapping[str, Any]) -> Feature:
     return Feature(row["dtype"], tuple(int(size) for size in row["shape"]), labels, row.get("info") or {})
 
 
-# Arrow columns to numpy and back; the only file that knows pyarrow's types.
-
-
 def pyarrow() -> tuple[Any, Any]:
     """The modules pyarrow and pyarrow.parquet. Raises MissingPackageError."""
     try:
@@ -273,37 +276,30 @@ def to_numpy(column: Any, shape: tuple[int, ...]) -> np.ndarray:
     return values.reshape(num_rows, *shape)
 
 
-# What demonstrations were recorded with, kept beside them: a recording that goes on with something else is a
-# mixture.
-#
-# LeRobot's data sets and those of before have no such file; nothing can be held against them.
-
-ORIGIN_PATH = "meta/recorded_with.json"
-ABSENT = "nothing"
-TOLD = 3
-"""So many of the differences are told."""
-
-
 def save_origin(folder: Path, origin: Mapping[str, Any]) -> None:
-    """Write it down; values as JSON has them."""
+    """Write the configuration that the episodes are recorded with, in JSON's values, beside them."""
     write_json(folder / ORIGIN_PATH, origin)
 
 
 def require_same_origin(folder: Path, origin: Mapping[str, Any]) -> None:
-    """Raise DatasetError, with the keys that differ, where the data set was recorded with something else."""
+    """Raise DatasetError, naming the keys that differ, if the data set was recorded with another configuration.
+
+    Data sets without the file (LeRobot's, and older ones of ours) pass.
+    """
     path = folder / ORIGIN_PATH
     if not path.exists():
         return
     try:
-        then = _flat(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        then = _flat({RENAMED_KEYS.get(key, key): value for key, value in content.items()})
     except (OSError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     now = _flat(json.loads(json.dumps(origin)))
     changed = [key for key in {**then, **now} if then.get(key, ABSENT) != now.get(key, ABSENT)]
     if changed:
-        told = ", ".join(f"{key} {then.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed[:TOLD])
-        more = f" and {len(changed) - TOLD} more" if len(changed) > TOLD else ""
-        raise DatasetError(f"{folder}: was recorded with {told}{more}; record into another folder")
+        shown = ", ".join(f"{key} {then.get(key, ABSENT)}, now {now.get(key, ABSENT)}" for key in changed[:SHOWN])
+        more = f" and {len(changed) - SHOWN} more" if len(changed) > SHOWN else ""
+        raise DatasetError(f"{folder}: was recorded with {shown}{more}; record into another folder")
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

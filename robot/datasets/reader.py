@@ -1,4 +1,8 @@
-"""Reads demonstrations: data sets v3.0 of LeRobot's, written by it or by us, without it and without torch."""
+"""Read demonstrations: LeRobot data sets v3.0 without LeRobot and torch, and the statistics of their features.
+
+Statistics are LeRobot's: images by channel in 0..1, and quantiles of a data set as the weighted mean of those of its
+episodes, which is an approximation; everything else is exact.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +33,16 @@ Place = tuple[int, int]
 """Chunk and file index."""
 
 
+Statistics = dict[str, dict[str, np.ndarray]]
+"""{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""
+QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+IMAGES = 100
+"""Images of an episode that enter its statistics, evenly spaced."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Whereabouts:
-    """Where an episode lies: global frames, data file, and of each video its file and start."""
+class _EpisodePlace:
+    """Where an episode is stored: global frames, data file, and of each video its file and start time."""
 
     begin: int
     end: int
@@ -41,10 +52,10 @@ class _Whereabouts:
 
 
 class EpisodeDataset:
-    """A data set of demonstrations, opened by `open`; episodes are read when asked for."""
+    """A data set of demonstrations, opened by `open`; episodes are read lazily."""
 
     def __init__(
-        self, folder: Path, info: DatasetInfo, stats: Statistics, tasks: list[str], places: list[_Whereabouts]
+        self, folder: Path, info: DatasetInfo, stats: Statistics, tasks: list[str], places: list[_EpisodePlace]
     ) -> None:
         self.folder = folder
         self.info = info
@@ -56,7 +67,7 @@ class EpisodeDataset:
 
     @classmethod
     def open(cls, folder: Path) -> EpisodeDataset:
-        """Read what meta/ says. Raises DatasetError with the reason when it is no whole data set v3.0."""
+        """Read meta/. Raises DatasetError with the reason unless it is a complete data set v3.0."""
         info = read_info(folder)
         rows = _read_episode_rows(folder)
         counted = [row for row in rows if row["episode_index"] < info.total_episodes]
@@ -69,29 +80,29 @@ class EpisodeDataset:
 
     @property
     def fps(self) -> int:
-        """Frames in a second."""
+        """Frames per second."""
         return self.info.fps
 
     @property
     def features(self) -> Mapping[str, Feature]:
-        """What each frame has, book-keeping included."""
+        """Features of each frame, book-keeping included."""
         return self.info.features
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes there are."""
+        """Number of episodes."""
         return len(self._places)
 
     @property
     def num_frames(self) -> int:
-        """How many frames all episodes have together."""
+        """Number of frames of all episodes."""
         return self._places[-1].end if self._places else 0
 
     @property
     def image_keys(self) -> tuple[str, ...]:
         """The colour cameras."""
         return tuple(
-            key for key, feature in self.features.items() if feature.is_picture and feature.shape[-1] in {3, 4}
+            key for key, feature in self.features.items() if feature.holds_images and feature.shape[-1] in {3, 4}
         )
 
     @property
@@ -109,7 +120,7 @@ class EpisodeDataset:
         return self._place(index).end - self._place(index).begin
 
     def read_episode(self, index: int) -> Episode:
-        """All columns but the pictures, one row a frame, book-keeping included.
+        """All columns but images, one row per frame, book-keeping included.
 
         Raises DatasetError for an index that does not exist, for files that disagree with what meta/ says, and for
         numbers that are not finite.
@@ -123,14 +134,14 @@ class EpisodeDataset:
         return Episode(columns, self._task_name(columns["task_index"], path))
 
     def read_columns(self, index: int) -> dict[str, np.ndarray]:
-        """The columns of an episode as they lie there, whatever their numbers. Raises DatasetError."""
+        """The columns of an episode as stored, unchecked. Raises DatasetError."""
         table, path = self._rows_of(index), self._data_file(index)
-        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.is_picture}
+        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.holds_images}
 
     def read_images(self, index: int, key: str) -> UInt8[np.ndarray, "T H W 3"] | np.ndarray:
-        """The pictures of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
-        if key not in self.features or not self.features[key].is_picture:
-            cameras = ", ".join(name for name, feature in self.features.items() if feature.is_picture) or "none"
+        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
+        if key not in self.features or not self.features[key].holds_images:
+            cameras = ", ".join(name for name, feature in self.features.items() if feature.holds_images) or "none"
             raise DatasetError(f"{self.folder}: has no camera {key!r}; its cameras: {cameras}")
         place = self._place(index)
         if self.features[key].dtype == "image":
@@ -140,7 +151,7 @@ class EpisodeDataset:
         path = self.folder / self.info.video_path.format(video_key=key, chunk_index=chunk, file_index=file)
         return read_video(path, from_s, place.end - place.begin, self.fps)
 
-    def _place(self, index: int) -> _Whereabouts:
+    def _place(self, index: int) -> _EpisodePlace:
         if not 0 <= index < len(self._places):
             raise DatasetError(f"{self.folder}: has no episode {index}, it has {len(self._places)}, counted from 0")
         return self._places[index]
@@ -179,6 +190,22 @@ class EpisodeDataset:
         return image[..., ::-1] if image.ndim == 3 else image
 
 
+def episode_statistics(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Statistics:
+    """Statistics of the arrays of one episode, one row per frame; texts have none."""
+    statistics = {}
+    for key, values in columns.items():
+        feature = features[key]
+        if feature.dtype == "string":
+            continue
+        statistics[key] = _image_statistics(values) if feature.holds_images else _number_statistics(values)
+    return statistics
+
+
+def merge_statistics(first: Statistics, second: Statistics) -> Statistics:
+    """Statistics of both together; deviations by the parallel formula of Chan, Golub and LeVeque (1979)."""
+    return {key: _merge(first[key], second[key]) if key in first else second[key] for key in second}
+
+
 def _column(table: Any, key: str, feature: Feature, path: Path) -> np.ndarray:
     if key not in table.column_names:
         raise DatasetError(f"{path}: has no column {key}")
@@ -195,20 +222,20 @@ def _read_episode_rows(folder: Path) -> list[dict[str, Any]]:
     return [row for path in paths for row in read_table(path).to_pylist()]
 
 
-def _read_places(folder: Path, info: DatasetInfo, rows: list[dict[str, Any]]) -> list[_Whereabouts]:
+def _read_places(folder: Path, info: DatasetInfo, rows: list[dict[str, Any]]) -> list[_EpisodePlace]:
     """Where the episodes that info.json counts lie."""
     if [row["episode_index"] for row in rows] != list(range(info.total_episodes)):
         raise DatasetError(
             f"{folder}: info.json counts {info.total_episodes} episodes, meta/episodes describes {len(rows)} of them"
         )
-    places = [_whereabouts(row, info, folder) for row in rows]
+    places = [_episode_place(row, info, folder) for row in rows]
     ends = [0, *(place.end for place in places)]
     if [place.begin for place in places] != ends[:-1] or ends[-1] != info.total_frames:
         raise DatasetError(f"{folder}: the episodes do not follow upon one another up to frame {info.total_frames}")
     return places
 
 
-def _whereabouts(row: Mapping[str, Any], info: DatasetInfo, folder: Path) -> _Whereabouts:
+def _episode_place(row: Mapping[str, Any], info: DatasetInfo, folder: Path) -> _EpisodePlace:
     def place(prefix: str) -> Place:
         return row[f"{prefix}/chunk_index"], row[f"{prefix}/file_index"]
 
@@ -217,7 +244,7 @@ def _whereabouts(row: Mapping[str, Any], info: DatasetInfo, folder: Path) -> _Wh
             key: (place(f"videos/{key}"), float(row[f"videos/{key}/from_timestamp"])) for key in info.keys_of("video")
         }
         begin, end = row["dataset_from_index"], row["dataset_to_index"]
-        return _Whereabouts(begin, end, place("data"), place("meta/episodes"), videos)
+        return _EpisodePlace(begin, end, place("data"), place("meta/episodes"), videos)
     except KeyError as error:
         raise DatasetError(f"{folder}: meta/episodes has no column {error}") from error
 
@@ -245,8 +272,8 @@ def _read_stats(folder: Path, info: DatasetInfo) -> Statistics:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     stats = {key: {name: np.array(value) for name, value in row.items()} for key, row in content.items()}
     for key, feature in info.features.items():
-        # Of matrices and pictures LeRobot keeps other shapes.
-        if feature.is_picture or feature.dtype == "string" or len(feature.shape) != 1:
+        # Of matrices and images LeRobot keeps other shapes.
+        if feature.holds_images or feature.dtype == "string" or len(feature.shape) != 1:
             continue
         if key not in stats:
             raise DatasetError(f"{path}: has no statistics of {key}: are they of another data set?")
@@ -269,35 +296,6 @@ def _read_tasks(folder: Path) -> list[str]:
     return [name for _, name in sorted(rows)]
 
 
-# Minimum, maximum, mean, deviation and quantiles of each feature: of an episode, and of many put together.
-#
-# As LeRobot keeps them: pictures by channel in 0..1, and quantiles of the whole as the weighted mean of the
-# episodes'
-# quantiles, which is an approximation; everything else is exact.
-
-Statistics = dict[str, dict[str, np.ndarray]]
-"""{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-PICTURES = 100
-"""Pictures of an episode that are looked at, evenly spread; more change the figures little and cost time."""
-
-
-def episode_statistics(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Statistics:
-    """Statistics of the arrays of one episode, one row a frame; texts have none."""
-    statistics = {}
-    for key, values in columns.items():
-        feature = features[key]
-        if feature.dtype == "string":
-            continue
-        statistics[key] = _picture_statistics(values) if feature.is_picture else _number_statistics(values)
-    return statistics
-
-
-def merge_statistics(first: Statistics, second: Statistics) -> Statistics:
-    """Statistics of both together; deviations by the parallel formula of Chan, Golub and LeVeque (1979)."""
-    return {key: _merge(first[key], second[key]) if key in first else second[key] for key in second}
-
-
 def _number_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     rows = values.reshape(len(values), -1).astype(np.float64)
     shape = values.shape[1:] or (1,)
@@ -311,9 +309,9 @@ def _number_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     return {name: value.reshape(shape) for name, value in result.items()} | {"count": np.array([len(values)])}
 
 
-def _picture_statistics(pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Of colours in 0..1 with shape (3, 1, 1), of depth in mm with shape (1, 1, 1); count is that of pictures."""
-    chosen = pictures[np.unique(np.linspace(0, len(pictures) - 1, PICTURES).round().astype(int))]
+def _image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Of colours in 0..1 with shape (3, 1, 1), of depth in mm with shape (1, 1, 1); count is that of images."""
+    chosen = images[np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))]
     scale = 255.0 if chosen.dtype == np.uint8 else 1.0
     channels = chosen.shape[-1] if chosen.ndim == 4 else 1
     statistics = _number_statistics(chosen.reshape(-1, channels) / scale)

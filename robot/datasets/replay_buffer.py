@@ -1,4 +1,4 @@
-"""Demonstrations in the replay buffers of Diffusion Policy (Chi et al. 2023): a zarr folder, version 2, read only.
+"""Read demonstrations from replay buffers of Diffusion Policy (Chi et al. 2023): zarr folders of version 2.
 
 `data/NAME` holds all episodes one after the other, `meta/episode_ends` where each ends. An array is a folder with its
 description in `.zarray` and one compressed file for each chunk, named by its place.
@@ -53,7 +53,7 @@ class ReplayBuffer:
     image_keys: tuple[str, ...] = ()
 
     def __init__(self, root: Path, columns: Mapping[str, ColumnConfig], fps: int) -> None:
-        """Read everything; `columns` says which array is which feature, `fps` the rate, which the folder does not tell.
+        """Read everything; `columns` says which array is which feature, `fps` the rate, which the folder does not hold.
 
         Raises DatasetError where an array is missing, damaged or of another length than the episodes.
         """
@@ -74,7 +74,7 @@ class ReplayBuffer:
 
     @property
     def num_episodes(self) -> int:
-        """How many episodes there are."""
+        """Number of episodes."""
         return len(self._bounds) - 1
 
     def read_episode(self, number: int) -> ReplayEpisode:

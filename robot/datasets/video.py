@@ -1,6 +1,6 @@
-"""Camera pictures of an episode in an mp4, written and read with PyAV.
+"""Encode and decode camera videos of episodes (mp4) with PyAV.
 
-H.264 with a key frame every two pictures: larger than with fewer, but any picture is reached by decoding two.
+H.264 with a key frame every two images: larger files, but any image takes at most two to decode.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MISSING = "videos need the package av: pip install 'handeye[demonstrations]'"
 
 
 def write_video(path: Path, images_rgb: UInt8[np.ndarray, "T H W 3"], fps: int) -> None:
-    """Encode the pictures. Raises DatasetError for odd sizes, which the chroma of yuv420p cannot hold."""
+    """Encode the images. Raises DatasetError for odd sizes, which the chroma of yuv420p cannot hold."""
     height, width = images_rgb.shape[1:3]
     if height % 2 or width % 2:
         raise DatasetError(f"videos need even heights and widths, got {height} x {width}")
@@ -33,7 +33,7 @@ def write_video(path: Path, images_rgb: UInt8[np.ndarray, "T H W 3"], fps: int) 
 
 
 def read_video(path: Path, from_s: float, num_frames: int, fps: int) -> UInt8[np.ndarray, "T H W 3"]:
-    """Decode `num_frames` pictures from `from_s` seconds on. Raises DatasetError where there are fewer."""
+    """Decode `num_frames` images from `from_s` seconds on. Raises DatasetError where there are fewer."""
     images = []
     try:
         with _av().open(str(path)) as container:
@@ -41,20 +41,20 @@ def read_video(path: Path, from_s: float, num_frames: int, fps: int) -> UInt8[np
             stream.thread_count = 1
             # Seeking lands on the key frame before; half a period absorbs rounded stamps.
             container.seek(int(max(from_s, 0.0) / stream.time_base), stream=stream, backward=True)
-            for picture in container.decode(stream):
-                if picture.time is not None and picture.time > from_s - 0.5 / fps:
-                    images.append(picture.to_ndarray(format="rgb24"))
+            for image in container.decode(stream):
+                if image.time is not None and image.time > from_s - 0.5 / fps:
+                    images.append(image.to_ndarray(format="rgb24"))
                 if len(images) == num_frames:
                     break
     except (OSError, IndexError, _av().FFmpegError) as error:
         raise DatasetError(f"{path}: cannot be read as a video: {error}") from error
     if len(images) < num_frames:
-        raise DatasetError(f"{path}: expected {num_frames} pictures from {from_s:.3f} s on, found {len(images)}")
+        raise DatasetError(f"{path}: expected {num_frames} images from {from_s:.3f} s on, found {len(images)}")
     return np.stack(images)
 
 
 def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
-    """What info.json says about a video of ours."""
+    """Entry of one of our videos in info.json."""
     return {
         "video.height": height,
         "video.width": width,
@@ -68,7 +68,7 @@ def video_info(height: int, width: int, fps: int) -> dict[str, Any]:
 
 
 def _av() -> Any:
-    """PyAV, imported when a video is first met: data sets without one do not need it."""
+    """PyAV, imported lazily: data sets without videos do not need it."""
     try:
         import av
     except ModuleNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Writes demonstrations so that a crash loses the current episode and no other.
+"""Write demonstrations as a LeRobot data set v3.0, so that a crash loses the current episode only.
 
-Every episode has files of its own, written beside the data set and renamed into it whole; `meta/info.json`, which
-says how many episodes there are, is replaced last. Whatever a killed process leaves behind is not counted there and
-is written over by the next episode.
+Every episode has its own files, written beside the data set and renamed into it; `meta/info.json`, which
+says how many episodes there are, is replaced last. What a killed process leaves behind is not counted and
+is overwritten by the next episode.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json
 
 STAGING = ".staging"
-"""Folder in the data set for files that are not whole yet; readers look elsewhere."""
+"""Folder in the data set for incomplete files; readers ignore it."""
 
 
 class EpisodeWriter:
-    """Appends episodes to a data set, which is created where the folder holds none."""
+    """Appends episodes to a data set, creating it if the folder holds none."""
 
     def __init__(
         self,
@@ -73,15 +73,15 @@ class EpisodeWriter:
     ) -> EpisodeWriter:
         """Create the data set or go on with it; `origin` is what its episodes are recorded with, in JSON's values.
 
-        Raises DatasetError when the folder holds another kind of episodes, or such of another origin.
+        Raises DatasetError when the folder holds another kind of episodes, or of another origin.
         """
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         if not nearest.is_dir():
-            raise DatasetError(f"{folder}: cannot be made, {nearest} is a file")
+            raise DatasetError(f"{folder}: cannot be created, {nearest} is a file")
         shutil.rmtree(folder / STAGING, ignore_errors=True)
         if not (folder / INFO_PATH).exists():
             if any(path.is_file() and ".partial" not in path.suffixes for path in folder.rglob("*")):
-                raise DatasetError(f"{folder}: is neither empty nor a data set; name a folder of its own")
+                raise DatasetError(f"{folder}: is neither empty nor a data set; choose an empty folder")
             info = DatasetInfo(fps, _with_video_info(features, fps) | BOOK_KEEPING, robot_type)
             return cls(folder, info, {}, [], origin)
         return cls._resume(folder, fps, features, origin)
@@ -92,7 +92,7 @@ class EpisodeWriter:
     ) -> EpisodeWriter:
         info = read_info(folder)
         if info.fps != fps:
-            raise DatasetError(f"{folder}: was recorded with {info.fps} frames a second, these have {fps}")
+            raise DatasetError(f"{folder}: was recorded at {info.fps} frames per second, these have {fps}")
         if info.recorded != dict(features):
             differing = sorted(
                 key for key in info.recorded.keys() | features.keys() if info.recorded.get(key) != features.get(key)
@@ -127,7 +127,7 @@ class EpisodeWriter:
         return index
 
     def _begin(self) -> None:
-        """A data set of no episodes, so that what a crash leaves of the first is known for what it is."""
+        """Write an empty data set, so that a crash in the first episode leaves one behind."""
         write_json(self.folder / INFO_PATH, self.info.to_json())
         if self._origin is not None:
             save_origin(self.folder, self._origin)
@@ -174,7 +174,7 @@ class EpisodeWriter:
         return row | {"meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file}
 
     def _put(self, pattern: str, write: Callable[[Path], None], **names: str) -> None:
-        """Let `write` make a file in the staging folder, then rename it to its place."""
+        """Let `write` make a file in the staging folder, then rename it into place."""
         chunk, file = self._place
         path = self.folder / pattern.format(chunk_index=chunk, file_index=file, **names)
         staged = self.folder / STAGING / path.name
@@ -221,7 +221,7 @@ def _after(place: tuple[int, int]) -> tuple[int, int]:
 
 
 def _to_column(values: np.ndarray, feature: Feature) -> Any:
-    """An Arrow array of one value a frame."""
+    """An Arrow array with one value per frame."""
     pa, _ = pyarrow()
     if feature.dtype == "image":
         kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})

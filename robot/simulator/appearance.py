@@ -1,4 +1,7 @@
-"""How a scene looks, drawn at random: lights, table top, floor, sky, bin, and what the sensor makes of the light."""
+"""Sample the appearance of a scene: lights, table texture, floor, sky, bin, and the colour sensor's errors.
+
+Table textures are procedural; `train` and `held_out` use different patterns.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from typing_extensions import assert_never
 
 from handeye.robot.simulator.objects import Profile, Rgba, Vector3
 
+TEXTURE_PX = 512
+
+Colour = Float[np.ndarray, " 3"]
+Pattern = Float[np.ndarray, "P P"]
+
 
 @dataclass(frozen=True, slots=True)
 class Light:
-    """A lamp far away (directional) or a spot at `pos` (m, base frame); colours are intensities per channel."""
+    """A directional light or a spot at `pos` (m, base frame); colours are intensities per channel."""
 
     is_directional: bool
     pos: Vector3
@@ -26,7 +34,7 @@ class Light:
 
 @dataclass(frozen=True, slots=True)
 class ImageEffects:
-    """What the sensor does to the light: gain and white balance, gamma, blur in px, noise in grey levels of 255."""
+    """Errors of the colour sensor: gain and white balance, gamma, blur in px, noise in grey levels of 255."""
 
     gain_rgb: Vector3 = (1.0, 1.0, 1.0)
     gamma: float = 1.0
@@ -36,7 +44,7 @@ class ImageEffects:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Appearance:
-    """Everything about a scene that changes pixels but not physics."""
+    """What changes the pixels of a scene but not its physics."""
 
     lights: tuple[Light, ...]
     ambient: Vector3
@@ -50,26 +58,26 @@ class Appearance:
     effects: ImageEffects
 
 
-def draw_appearance(rng: np.random.Generator, profile: Profile) -> Appearance:
-    """A random look. `train` has one to three lamps from above, `held_out` low, tinted or many lamps."""
-    lights = _draw_lights(rng, profile)
+def sample_appearance(rng: np.random.Generator, profile: Profile) -> Appearance:
+    """A random appearance. `train` has one to three lights from above, `held_out` low, tinted or many lights."""
+    lights = _sample_lights(rng, profile)
     ambient = rng.uniform(0.2, 0.45) * _tint(rng, 0.06)
     bin_value = rng.uniform(0.08, 0.9)
     return Appearance(
         lights=lights,
         ambient=_vector(ambient),
         headlight=float(rng.uniform(0.0, 0.2)),
-        table_texture=draw_table_texture(rng, profile),
+        table_texture=sample_table_texture(rng, profile),
         table_texture_m=float(rng.uniform(0.4, 1.2)),
         table_gloss=float(rng.uniform(0.0, 0.3)),
         floor_rgb=_grey_or_tinted(rng),
         sky_rgb=(_grey_or_tinted(rng), _grey_or_tinted(rng)),
         bin_rgba=(*colorsys.hsv_to_rgb(rng.uniform(), rng.choice([0.05, 0.35]), bin_value), 1.0),
-        effects=draw_effects(rng),
+        effects=sample_effects(rng),
     )
 
 
-def draw_effects(rng: np.random.Generator) -> ImageEffects:
+def sample_effects(rng: np.random.Generator) -> ImageEffects:
     """Exposure within +-25 %, white balance within a few percent, a little blur and noise."""
     gain = rng.uniform(0.8, 1.25) * _tint(rng, 0.05)
     return ImageEffects(
@@ -80,7 +88,23 @@ def draw_effects(rng: np.random.Generator) -> ImageEffects:
     )
 
 
-def _draw_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...]:
+def sample_table_texture(rng: np.random.Generator, profile: Profile) -> UInt8[np.ndarray, "P P 3"]:
+    """A square table texture: a pattern in 0..1 mixes two related colours."""
+    match profile:
+        case Profile.TRAIN:
+            patterns = (_plain, _wood, _speckle, _tiles, _weave, _clouds)
+        case Profile.HELD_OUT:
+            patterns = (_marble, _dots, _scratches)
+        case _:
+            assert_never(profile)
+    pattern = patterns[rng.integers(len(patterns))](rng)
+    base = _table_colour(rng)
+    other = np.clip(base * rng.uniform(0.45, 1.45) + rng.normal(0, 0.03, 3), 0.02, 1.0)
+    image = base + (other - base) * pattern[..., None]
+    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+
+
+def _sample_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...]:
     match profile:
         case Profile.TRAIN:
             count, lowest, strength, tint = int(rng.integers(1, 4)), 40.0, rng.uniform(0.4, 0.78), 0.08
@@ -89,11 +113,11 @@ def _draw_lights(rng: np.random.Generator, profile: Profile) -> tuple[Light, ...
         case _:
             assert_never(profile)
     shares = rng.dirichlet(np.full(count, 2.0))
-    return tuple(_draw_light(rng, lowest, strength * share, tint) for share in shares)
+    return tuple(_sample_light(rng, lowest, strength * share, tint) for share in shares)
 
 
-def _draw_light(rng: np.random.Generator, lowest_deg: float, strength: float, tint: float) -> Light:
-    """Somewhere on the sky above `lowest_deg`, aimed at about the middle of the table."""
+def _sample_light(rng: np.random.Generator, lowest_deg: float, strength: float, tint: float) -> Light:
+    """A light above `lowest_deg` of elevation, aimed at about the middle of the table."""
     elevation, azimuth = np.radians(rng.uniform(lowest_deg, 88.0)), rng.uniform(0, 2 * np.pi)
     away = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     aim = np.array([0.5, -0.1, 0.0]) + rng.normal(0, 0.15, 3) * (1, 1, 0)
@@ -117,30 +141,6 @@ def _vector(values: Float[np.ndarray, " 3"]) -> Vector3:
     return x, y, z
 
 
-# Table tops painted by arithmetic. The patterns of `train` and of `held_out` are different functions.
-
-TEXTURE_PX = 512
-
-Colour = Float[np.ndarray, " 3"]
-Pattern = Float[np.ndarray, "P P"]
-
-
-def draw_table_texture(rng: np.random.Generator, profile: Profile) -> UInt8[np.ndarray, "P P 3"]:
-    """A square table texture: a pattern in 0..1 mixes two related colours."""
-    match profile:
-        case Profile.TRAIN:
-            patterns = (_plain, _wood, _speckle, _tiles, _weave, _clouds)
-        case Profile.HELD_OUT:
-            patterns = (_marble, _dots, _scratches)
-        case _:
-            assert_never(profile)
-    pattern = patterns[rng.integers(len(patterns))](rng)
-    base = _table_colour(rng)
-    other = np.clip(base * rng.uniform(0.45, 1.45) + rng.normal(0, 0.03, 3), 0.02, 1.0)
-    image = base + (other - base) * pattern[..., None]
-    return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-
-
 def _table_colour(rng: np.random.Generator) -> Colour:
     """Mostly pale or woody; saturated tables are rare, but a table may be any colour."""
     if rng.random() < 0.15:
@@ -150,7 +150,7 @@ def _table_colour(rng: np.random.Generator) -> Colour:
 
 
 def _noise(rng: np.random.Generator, cells_y: int, cells_x: int) -> Pattern:
-    """Smooth noise in 0..1 with about so many bumps along each side."""
+    """Smooth noise in 0..1 with about `cells` bumps along each side."""
     coarse = rng.random((cells_y, cells_x)).astype(np.float32)
     fine = cv2.resize(coarse, (TEXTURE_PX, TEXTURE_PX), interpolation=cv2.INTER_CUBIC)
     return np.clip(fine, 0, 1).astype(np.float64)

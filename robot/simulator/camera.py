@@ -1,25 +1,43 @@
+"""Simulate the wrist camera: exposures at a fixed rate, rendered with sensor noise when they are read."""
+
 # pyright: reportAttributeAccessIssue=false
-"""The wrist camera of the simulated cell: exposes at its own rate, develops a frame when it is read."""
+# MuJoCo is a compiled module without type information.
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Annotated
 
 import mujoco
 import numpy as np
 from jaxtyping import Float
+from pydantic import Field
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import CameraError
-from handeye.robot.simulator.config import SimulatorConfig
-from handeye.robot.simulator.physics import Physics
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer
-from handeye.robot.simulator.sensor_noise import apply_sensor_model, noisy_depth
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
+from handeye.robot.simulator.scene import Physics
+from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, apply_sensor_model, noisy_depth
 from handeye.robot.types import Frame
+from handeye.vision.config import Config
 
 _ROUNDING_S = 1e-6
+
+
+class SensorConfig(Config):
+    """How the simulated cameras render, and the errors of the sensors."""
+
+    renderer: RendererKind = RendererKind.AUTO
+    shadows: bool = False
+    """Shadows in the images of the control loop: several times slower."""
+    image_effects: bool = True
+    """Exposure, white balance, blur and noise of the colour sensor."""
+    depth_noise: DepthNoiseConfig = DepthNoiseConfig()
+    scene_camera_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (240, 320)
+    """Height and width of the scene camera's images, px: the second camera of policies that see images."""
+    camera_latency_s: float = Field(default=0.0, ge=0)
+    """Time from exposure until a frame can be read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,13 +50,13 @@ class _Exposure:
 
 
 class SimulatedCamera:
-    """Follows robot.interfaces.Camera.
+    """A robot.interfaces.Camera of the simulated cell.
 
     Exposure k happens at k / rate_hz. Only frames that are read are rendered; their noise depends on the episode's
-    seed and k alone. While `drops_frames` is set exposures are lost, and reading gives the last frame before.
+    seed and k alone. While `drops_frames` is set exposures are lost, and reading returns the last frame before.
     """
 
-    def __init__(self, physics: Physics, cell: WorkCellConfig, config: SimulatorConfig) -> None:
+    def __init__(self, physics: Physics, cell: WorkCellConfig, config: SensorConfig) -> None:
         self._physics, self._camera, self._config = physics, cell.camera, config
         self._renderer: Renderer | None = None
         self._is_open = False
@@ -46,7 +64,7 @@ class SimulatedCamera:
         physics.after_step.append(self._expose_when_due)
 
     def __enter__(self) -> SimulatedCamera:
-        """Start the renderer. Raises MissingPackageError where GL is asked for and does not work."""
+        """Start the renderer. Raises MissingPackageError for `gl` where OpenGL does not work."""
         self._open_renderer()
         self._is_open = True
         return self
@@ -64,7 +82,7 @@ class SimulatedCamera:
             self._renderer = None
 
     def reset(self, seed: int) -> None:
-        """Start anew with the scene that has just been loaded; its first frame is exposed now, at time 0."""
+        """Start with the scene that has just been loaded; its first frame is exposed now, at time 0."""
         self._seed, self.drops_frames = seed, False
         scene = self._physics.scene
         self._snapshot = mujoco.MjData(scene.model)
@@ -86,7 +104,7 @@ class SimulatedCamera:
         newest = ready[-1]
         self._exposures = self._exposures[len(ready) - 1 :]
         if self._cached is None or self._cached.stamp_s != newest.stamp_s:
-            self._cached = self._develop(self._renderer, newest)
+            self._cached = self._render(self._renderer, newest)
         return self._cached
 
     def _open_renderer(self) -> None:
@@ -104,7 +122,7 @@ class SimulatedCamera:
             self._exposures = [*self._exposures[-8:], _Exposure(self._next_number, stamp_s, qpos)]
         self._next_number += 1
 
-    def _develop(self, renderer: Renderer, exposure: _Exposure) -> Frame:
+    def _render(self, renderer: Renderer, exposure: _Exposure) -> Frame:
         scene = self._physics.scene
         self._snapshot.qpos[:] = exposure.qpos
         mujoco.mj_kinematics(scene.model, self._snapshot)

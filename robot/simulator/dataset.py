@@ -1,7 +1,7 @@
-"""Labelled data sets out of the simulator, as COCO files, rendered by several processes and resumable at any moment.
+"""Render labelled data sets in COCO format with several processes; interrupted runs resume.
 
-Picture i depends on (seed, i) alone. Its labels are written, as a small file of their own, after the picture; the
-picture counts as done when both are there. At the end the labels become annotations.json and their folder goes.
+Image i depends on (seed, i) alone. Its labels are written to a small file after the image; an image is done when both
+exist. At the end the labels are collected in annotations.json and their folder is removed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import cv2
 from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator.gl_renderer import find_gl_backend
 from handeye.robot.simulator.objects import CLUTTER_CLASS, CUBE_CLASSES, Profile
-from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.samples import Example, SampleRenderer
+from handeye.robot.simulator.renderers import RendererKind
+from handeye.robot.simulator.samples import LabelledSample, SampleRenderer
 from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json
 
@@ -32,14 +32,14 @@ _CHUNK = 8
 
 @dataclass(frozen=True, slots=True)
 class DatasetSettings:
-    """What determines a data set's content."""
+    """What determines the content of a data set."""
 
     images: int
     seed: int
     profile: Profile = Profile.TRAIN
     renderer: RendererKind = RendererKind.AUTO
     label_clutter: bool = False
-    """Label what is no cube too, as one more class."""
+    """Label distractors too, as one more class."""
 
     @property
     def categories(self) -> list[dict[str, object]]:
@@ -48,7 +48,7 @@ class DatasetSettings:
         return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
     def described(self) -> dict[str, object]:
-        """As stored under `info` of the annotations."""
+        """The `info` entry of the annotations."""
         return {
             "description": "cubes on a table, rendered by handeye's simulator",
             "images": self.images,
@@ -64,8 +64,8 @@ def render_dataset(
 ) -> dict[str, Any]:
     """Render what is missing below `output` and return the COCO annotations, which are also written there.
 
-    `on_image` is called once for each picture, at once for those that are there already. Raises DatasetError when
-    `output` holds a data set of other settings.
+    `on_image` is called once for each image, existing ones included. Raises DatasetError when `output` holds a data set
+    with other settings.
     """
     finished = output / "annotations.json"
     if finished.exists():
@@ -83,11 +83,11 @@ def render_dataset(
 
 
 def _render_all(output: Path, settings: DatasetSettings, indices: list[int], workers: int) -> Iterator[int]:
-    """Render these pictures in this process (one worker) or in several, yielding as they come."""
+    """Render these images in this process (one worker) or in several, yielding as they come."""
     if not indices:
         return
     if settings.renderer is not RendererKind.RAYS:
-        find_gl_backend()  # answered once here, inherited by the workers
+        find_gl_backend()  # found once here, inherited by the workers
     if workers <= 1:
         _start_worker(settings)
         yield from map(partial(_render_one, output, settings), indices)
@@ -98,7 +98,7 @@ def _render_all(output: Path, settings: DatasetSettings, indices: list[int], wor
         yield from pool.imap_unordered(partial(_render_one, output, settings), indices, chunksize=_CHUNK)
 
 
-# The studio of this process; a worker keeps its renderers between pictures.
+# Of this process: a worker keeps its renderers between images.
 _sample_renderer: SampleRenderer | None = None
 
 
@@ -114,17 +114,17 @@ def _start_worker(settings: DatasetSettings) -> None:
 
 def _render_one(output: Path, settings: DatasetSettings, index: int) -> int:
     assert _sample_renderer is not None
-    example = _sample_renderer.render(settings.seed, index)
-    done, coded = cv2.imencode(".jpg", example.image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    sample = _sample_renderer.render(settings.seed, index)
+    done, coded = cv2.imencode(".jpg", sample.image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done
     _write(output / "images" / _image_name(index), coded.tobytes())
-    _write(_label_path(output, index), json.dumps(_described(example)).encode())
+    _write(_label_path(output, index), json.dumps(_described(sample)).encode())
     return index
 
 
-def _described(example: Example) -> dict[str, object]:
+def _described(sample: LabelledSample) -> dict[str, object]:
     return {
-        "view": example.view.value,
+        "view": sample.view.value,
         "objects": [
             {
                 "category_id": label.class_id + 1,
@@ -133,13 +133,13 @@ def _described(example: Example) -> dict[str, object]:
                 "iscrowd": int(label.is_ignored),
                 "visible_fraction": round(label.visible_fraction, 4),
             }
-            for label in example.labels
+            for label in sample.labels
         ],
     }
 
 
 def _collect(output: Path, settings: DatasetSettings, camera: CameraConfig) -> dict[str, Any]:
-    """The COCO file: image ids count from 1 in the order of the pictures, and so do annotation ids."""
+    """The COCO file: image ids count from 1 in the order of the images, and so do annotation ids."""
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for index in range(settings.images):
@@ -166,7 +166,7 @@ def _reopen(finished: Path, settings: DatasetSettings, on_image: Callable[[], No
 
 
 def _claim(output: Path, settings: DatasetSettings) -> None:
-    """Note the settings of a data set in the making, so that it is never finished with others."""
+    """Store the settings of an unfinished data set, so that it is not finished with others."""
     note = output / ".labels" / "settings.json"
     (output / "images").mkdir(parents=True, exist_ok=True)
     if note.exists():
@@ -183,7 +183,7 @@ def _require_same(found: object, settings: DatasetSettings, output: Path) -> Non
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Whole or absent; not forced to disk, because a lost picture is simply rendered again."""
+    """Write atomically but without fsync: a lost image is rendered again."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_bytes(content)
     beside.replace(path)

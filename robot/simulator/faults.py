@@ -1,6 +1,10 @@
-"""What can go wrong in an episode, on schedule: for tests of how a policy copes."""
+"""Inject faults into simulated episodes: moved cubes, slippery pads, a stuck gripper, lost frames.
+
+Faults are scheduled by a test, or sampled from the episode's seed for demonstrations and evaluations.
+"""
 
 # pyright: reportAttributeAccessIssue=false
+# MuJoCo is a compiled module without type information.
 
 from __future__ import annotations
 
@@ -15,17 +19,16 @@ from typing_extensions import assert_never
 from handeye.robot.config import TableConfig
 from handeye.robot.simulator.camera import SimulatedCamera
 from handeye.robot.simulator.layout import move_object, object_pose
-from handeye.robot.simulator.physics import Physics
 from handeye.robot.simulator.robot_model import PAD_NAMES
-from handeye.robot.simulator.scene import Scene
+from handeye.robot.simulator.scene import Physics, Scene
 from handeye.robot.simulator.servo_arm import SimulatedArm
 from handeye.vision.config import Config
 
 NUDGE_TRIES = 80
 NUDGE_GAP_M = 0.03
-"""Room for the fingers around the new place."""
+"""Free space for the fingers around the new place."""
 HAND_RADIUS_M, HAND_LOW_M = 0.09, 0.20
-"""A hand lower than this keeps the target from being set down under it."""
+"""Below this height the hand blocks the places under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class CubeMoved:
 
 @dataclass(frozen=True, slots=True)
 class CubeNudged:
-    """Someone sets the target down elsewhere within reach, this far away (m) where there is room; drawn from `seed`."""
+    """Someone puts the target elsewhere within reach, at this distance (m) where there is room; sampled from `seed`."""
 
     at_s: float
     distance_m: tuple[float, float]
@@ -73,16 +76,56 @@ class FramesDropped:
 Fault = CubeMoved | CubeNudged | FrictionLowered | GripperStuck | FramesDropped
 
 
+Range = tuple[float, float]
+
+
+class RandomFaultsConfig(Config):
+    """Probability of each fault in an episode, and when it may happen (s)."""
+
+    nudge_chance: float = Field(default=0.0, ge=0, le=1)
+    nudge_at_s: Range = (0.3, 1.3)
+    nudge_m: Range = (0.04, 0.15)
+    """How far the target is moved."""
+    slip_chance: float = Field(default=0.0, ge=0, le=1)
+    slip_at_s: Range = (1.8, 2.6)
+    slip_factor: float = Field(default=0.01, gt=0)
+    """Factor on the pads' friction while they are slippery."""
+    slip_s: float = Field(default=1.0, gt=0)
+    stuck_chance: float = Field(default=0.0, ge=0, le=1)
+    stuck_at_s: Range = (0.9, 1.4)
+    stuck_s: Range = (0.4, 1.2)
+
+
+MIXED = RandomFaultsConfig(nudge_chance=0.25, slip_chance=0.08, stuck_chance=0.07)
+"""For demonstrations: about one episode in three has a random fault."""
+
+
+def sample_random_faults(config: RandomFaultsConfig, seed: int) -> list[Fault]:
+    """The faults of episode `seed`."""
+    rng = np.random.default_rng([seed, 0xFA17])
+    nudged, slips, sticks = rng.random(3) < (config.nudge_chance, config.slip_chance, config.stuck_chance)
+    nudge_s, slip_s, stuck_s = (rng.uniform(*at) for at in (config.nudge_at_s, config.slip_at_s, config.stuck_at_s))
+    for_s = rng.uniform(*config.stuck_s)
+    faults: list[Fault] = []
+    if nudged:
+        faults.append(CubeNudged(float(nudge_s), config.nudge_m, seed))
+    if slips:
+        faults.append(FrictionLowered(float(slip_s), config.slip_factor, float(slip_s) + config.slip_s))
+    if sticks:
+        faults.append(GripperStuck(float(stuck_s), float(stuck_s + for_s)))
+    return faults
+
+
 class FaultSchedule:
-    """Makes faults happen. The cell arms it with an episode's faults after each reset."""
+    """Runs faults when they are due; the cell sets them after each reset."""
 
     def __init__(self, physics: Physics, arm: SimulatedArm, camera: SimulatedCamera, table: TableConfig) -> None:
         self._physics, self._arm, self._camera, self._table = physics, arm, camera, table
         self._waiting: list[tuple[float, Fault, bool]] = []
         physics.before_step.append(self._run_due)
 
-    def arm(self, faults: Sequence[Fault], target_name: str) -> None:
-        """Replace what was planned by these faults; `target_name` is the body that CubeMoved moves."""
+    def schedule(self, faults: Sequence[Fault], target_name: str) -> None:
+        """Replace the schedule by these faults; `target_name` is the body of the target cube."""
         self._target_name = target_name
         starts = [(fault.at_s, fault, True) for fault in faults]
         ends = [(fault.until_s, fault, False) for fault in faults if not isinstance(fault, CubeMoved | CubeNudged)]
@@ -113,7 +156,7 @@ class FaultSchedule:
 
 
 def free_nudge(scene: Scene, name: str, nudge: CubeNudged, table: TableConfig) -> tuple[float, float]:
-    """By how much the target moves (base frame, m): to where nothing stands and the hand is not; (0, 0) if nowhere."""
+    """Displacement of the target (base frame, m) to a place free of objects and hand; (0, 0) if there is none."""
     rng = np.random.default_rng(nudge.seed)
     target = next(item for item in scene.objects if item.name == name)
     here = object_pose(scene, target)[:3, 3]
@@ -136,45 +179,3 @@ def _push(scene: Scene, name: str, by_xy_m: tuple[float, float]) -> None:
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, pose[:3, :3].reshape(-1))
     move_object(scene, target, pose[:3, 3] + (*by_xy_m, 0.0), quat)
-
-
-# What goes wrong in an episode by chance: faults drawn from the episode's seed, for demonstrations and evaluations.
-
-Range = tuple[float, float]
-
-
-class RandomFaultsConfig(Config):
-    """Chances of each fault in an episode, and when it may happen (s)."""
-
-    nudge_chance: float = Field(default=0.0, ge=0, le=1)
-    nudge_at_s: Range = (0.3, 1.3)
-    nudge_m: Range = (0.04, 0.15)
-    """How far the target is moved."""
-    slip_chance: float = Field(default=0.0, ge=0, le=1)
-    slip_at_s: Range = (1.8, 2.6)
-    slip_factor: float = Field(default=0.01, gt=0)
-    """What is left of the pads' friction while they are slippery."""
-    slip_s: float = Field(default=1.0, gt=0)
-    stuck_chance: float = Field(default=0.0, ge=0, le=1)
-    stuck_at_s: Range = (0.9, 1.4)
-    stuck_s: Range = (0.4, 1.2)
-
-
-MIXED = RandomFaultsConfig(nudge_chance=0.25, slip_chance=0.08, stuck_chance=0.07)
-"""For demonstrations: one episode in three has a random fault."""
-
-
-def sample_random_faults(config: RandomFaultsConfig, seed: int) -> list[Fault]:
-    """The faults of episode `seed`."""
-    rng = np.random.default_rng([seed, 0xFA17])
-    nudged, slips, sticks = rng.random(3) < (config.nudge_chance, config.slip_chance, config.stuck_chance)
-    nudge_s, slip_s, stuck_s = (rng.uniform(*at) for at in (config.nudge_at_s, config.slip_at_s, config.stuck_at_s))
-    for_s = rng.uniform(*config.stuck_s)
-    faults: list[Fault] = []
-    if nudged:
-        faults.append(CubeNudged(float(nudge_s), config.nudge_m, seed))
-    if slips:
-        faults.append(FrictionLowered(float(slip_s), config.slip_factor, float(slip_s) + config.slip_s))
-    if sticks:
-        faults.append(GripperStuck(float(stuck_s), float(stuck_s + for_s)))
-    return faults

@@ -1,4 +1,7 @@
-"""The wrist camera drawn by OpenGL, without a screen. Colour and depth come from one pass."""
+"""Render cameras with headless OpenGL (EGL or OSMesa); colour and depth come from one pass.
+
+Backends are tried in a child process: a broken driver may crash, and a process cannot switch backends.
+"""
 
 # pyright: reportAttributeAccessIssue=false
 # MuJoCo is a compiled module without type information.
@@ -18,10 +21,50 @@ import numpy as np
 from jaxtyping import Int32
 
 from handeye.robot.config import CameraConfig
-from handeye.robot.simulator.rendering import Rendering
-from handeye.robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Scene
+from handeye.robot.simulator.scene import FAR_M, NEAR_M, SKY_M, Rendering, Scene
 
 _MAX_GEOMS = 500
+
+
+# Set by the first trial, so that worker processes need no trial.
+_ANSWER_VARIABLE = "HANDEYE_GL"
+_PROBE_TIMEOUT_S = 300.0  # far beyond what a busy machine takes: only a hang counts as no
+_PROBE = """
+import mujoco, numpy
+from mujoco.{backend} import GLContext
+context = GLContext(32, 32)
+context.make_current()
+model = mujoco.MjModel.from_xml_string(
+    '<mujoco><worldbody><light pos="0 0 2"/><camera name="c" pos="0 0 1"/>'
+    '<geom type="plane" size="1 1 1" rgba="1 0 0 1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, target)
+view = mujoco.MjvCamera()
+view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+drawing = mujoco.MjvScene(model, 10)
+mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL, drawing)
+pixels = numpy.zeros((32, 32, 3), numpy.uint8)
+area = mujoco.MjrRect(0, 0, 32, 32)
+mujoco.mjr_render(area, drawing, target)
+mujoco.mjr_readPixels(pixels, None, area, target)
+red, green, _ = pixels[16, 16].astype(int)
+assert red > green + 50, pixels[16, 16]
+target.free()
+context.free()
+"""
+
+
+class GlBackend(Enum):
+    """A headless OpenGL backend; the value is the name of MuJoCo's module."""
+
+    EGL = "egl"
+    OSMESA = "osmesa"
+
+    def __str__(self) -> str:
+        """The name as MuJoCo spells it."""
+        return self.value
 
 
 class GlRenderer:
@@ -39,7 +82,7 @@ class GlRenderer:
         atexit.register(self.close)
 
     def load(self, scene: Scene) -> None:
-        """Upload the scene's textures and prepare its drawing list."""
+        """Upload the scene's textures and prepare its geoms."""
         self._gl.make_current()
         if self._context is not None:
             self._context.free()
@@ -66,7 +109,7 @@ class GlRenderer:
         return Rendering(np.ascontiguousarray(image[::-1]), np.ascontiguousarray(depth[::-1]))
 
     def segment(self, data: mujoco.MjData) -> Int32[np.ndarray, "H W"]:
-        """Geom ids, drawn as colours: a pixel holds the place of a geom in the drawing list plus one."""
+        """Geom ids, rendered as colours: a pixel holds the index of a geom in the list of drawn geoms plus one."""
         colours = np.empty((*self._size, 3), np.uint8)
         self._draw(data, identity_colours=True)
         mujoco.mjr_readPixels(colours, None, self._area, self._context)
@@ -98,57 +141,11 @@ class GlRenderer:
         mujoco.mjr_render(self._area, self._drawing, self._context)
 
 
-# Which OpenGL backend draws without a screen here: EGL, then OSMesa, or none.
-#
-# The question is answered in a child process, because a broken driver may crash instead of failing, and because a
-# process that has tried one backend cannot switch to the other.
-
-# Set by the first answer, so that worker processes need not ask again.
-_ANSWER_VARIABLE = "HANDEYE_GL"
-_PROBE_TIMEOUT_S = 300.0  # far beyond what a busy machine takes: only a hang counts as no
-_PROBE = """
-import mujoco, numpy
-from mujoco.{backend} import GLContext
-context = GLContext(32, 32)
-context.make_current()
-model = mujoco.MjModel.from_xml_string(
-    '<mujoco><worldbody><light pos="0 0 2"/><camera name="c" pos="0 0 1"/>'
-    '<geom type="plane" size="1 1 1" rgba="1 0 0 1"/></worldbody></mujoco>')
-data = mujoco.MjData(model)
-mujoco.mj_forward(model, data)
-target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
-mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, target)
-view = mujoco.MjvCamera()
-view.type, view.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
-drawing = mujoco.MjvScene(model, 10)
-mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, view, mujoco.mjtCatBit.mjCAT_ALL, drawing)
-pixels = numpy.zeros((32, 32, 3), numpy.uint8)
-area = mujoco.MjrRect(0, 0, 32, 32)
-mujoco.mjr_render(area, drawing, target)
-mujoco.mjr_readPixels(pixels, None, area, target)
-red, green, _ = pixels[16, 16].astype(int)
-assert red > green + 50, pixels[16, 16]
-target.free()
-context.free()
-"""
-
-
-class GlBackend(Enum):
-    """A way to OpenGL without a screen; the value is MuJoCo's module of that name."""
-
-    EGL = "egl"
-    OSMESA = "osmesa"
-
-    def __str__(self) -> str:
-        """The name as MuJoCo spells it."""
-        return self.value
-
-
 @cache
 def find_gl_backend() -> GlBackend | None:
     """The first backend that renders a red plane red, None if neither does.
 
-    The environment variable HANDEYE_GL (egl, osmesa or none) gives the answer without a trial.
+    The environment variable HANDEYE_GL (egl, osmesa or none) skips the trial.
     """
     answer = os.environ.get(_ANSWER_VARIABLE, "")
     if answer == "none":
@@ -161,7 +158,7 @@ def find_gl_backend() -> GlBackend | None:
 
 
 def can_render(backend: GlBackend) -> bool:
-    """Whether a child process can draw with `backend`; a crash or a hang there counts as no."""
+    """Whether a child process can render with `backend`; a crash or a hang counts as no."""
     environment = {key: value for key, value in os.environ.items() if key not in {"MUJOCO_GL", "PYOPENGL_PLATFORM"}}
     command = [sys.executable, "-c", _PROBE.format(backend=backend.value)]
     try:

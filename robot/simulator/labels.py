@@ -1,7 +1,6 @@
-"""Boxes of the objects in a rendered image, from the pixels that are really seen.
+"""Label the objects in a rendered image with boxes around their visible pixels.
 
-An object counts as a positive when enough of it is visible; otherwise its box tells training and evaluation to look
-away.
+An object is a positive when enough of it is visible; otherwise its box is marked to be ignored.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -37,7 +36,7 @@ class Label:
 
     @property
     def is_ignored(self) -> bool:
-        """Too much hidden, cut off or too small to ask a detector for."""
+        """Whether it is too occluded, truncated or small to count."""
         too_small = min(self.box_xywh[2:]) < MIN_SIDE_PX
         return too_small or self.visible_fraction < MIN_VISIBLE_FRACTION
 
@@ -69,7 +68,7 @@ def label_objects(
 
 
 def unoccluded_area_px(scene: Scene, item: SceneObject, camera: CameraConfig, camera_name: str = "wrist") -> float:
-    """Pixels that the object would cover in an endless image with nothing before it; infinite if it touches the lens.
+    """Pixels that the object would cover unoccluded in an unbounded image; infinite if it reaches the near plane.
 
     Exact for a cube; a round object is taken for the boxes around its parts, which cover up to twice as much.
     """

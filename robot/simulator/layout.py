@@ -1,4 +1,4 @@
-"""Where things lie: objects drawn without overlap, dropped, and left to come to rest by physics."""
+"""Place objects at random without overlap, drop them, and let physics bring them to rest."""
 
 # pyright: reportAttributeAccessIssue=false
 # MuJoCo is a compiled module without type information.
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.objects import UPRIGHT, Profile, Quaternion, SceneObject, sample_cube, sample_distractor
 from handeye.robot.simulator.scene import PHYSICS_DT_S, Scene, arm_addresses
 
 _ATTEMPTS = 60
@@ -33,13 +33,13 @@ class Area:
         (x0, y0), (x1, y1) = self.low_xy_m, self.high_xy_m
         return Area((x0 - by_m, y0 - by_m), (x1 + by_m, y1 + by_m), self.gap_m)
 
-    def draw(self, rng: np.random.Generator) -> Float[np.ndarray, " 2"]:
+    def sample(self, rng: np.random.Generator) -> Float[np.ndarray, " 2"]:
         """A point in it, uniform."""
         return rng.uniform(self.low_xy_m, self.high_xy_m)
 
 
 class Layout:
-    """Objects placed one after the other; what finds no free place after many attempts is left out."""
+    """Places objects one after the other; those without a free place after many attempts are left out."""
 
     def __init__(self, cell: WorkCellConfig, rng: np.random.Generator, profile: Profile) -> None:
         self._cell, self._rng, self._profile = cell, rng, profile
@@ -52,18 +52,18 @@ class Layout:
         With keeps_gap what is placed later also stays that far away.
         """
         for class_id in class_ids:
-            cube = draw_cube(self._rng, class_id, self._next_name(), self._cell)
+            cube = sample_cube(self._rng, class_id, self._next_name(), self._cell)
             self._stand(cube, area)
             if keeps_gap:
                 self._kept_gap_m[cube.name] = area.gap_m
 
     def add_distractors(self, count: int, area: Area) -> None:
-        """Other things standing on the table in `area`."""
+        """Distractors standing on the table in `area`."""
         for _ in range(count):
-            self._stand(draw_distractor(self._rng, self._profile, self._next_name()), area)
+            self._stand(sample_distractor(self._rng, self._profile, self._next_name()), area)
 
     def drop(self, item: SceneObject, centre_xy_m: Float[np.ndarray, " 2"], height_m: float) -> None:
-        """Something in the air in any orientation, to fall where it may."""
+        """Place an object in the air in a random orientation, to fall."""
         quat = self._rng.standard_normal(4)
         w, x, y, z = (float(value) for value in quat / np.linalg.norm(quat))
         placed = item.placed((float(centre_xy_m[0]), float(centre_xy_m[1]), height_m), (w, x, y, z))
@@ -73,20 +73,20 @@ class Layout:
         """Cubes dropped into the bin, one above the other."""
         half = np.array(self._cell.bin.inside_m) / 2 - 0.04
         for level, class_id in enumerate(class_ids):
-            cube = draw_cube(self._rng, class_id, self._next_name(), self._cell)
+            cube = sample_cube(self._rng, class_id, self._next_name(), self._cell)
             place = np.array(self._cell.bin.centre_xy_m) + self._rng.uniform(-half, half)
             self.drop(cube, place, self._cell.table.height_m + 0.06 + 0.09 * level)
 
     def next_cube(self, class_id: int) -> SceneObject:
         """A cube that the caller will place."""
-        return draw_cube(self._rng, class_id, self._next_name(), self._cell)
+        return sample_cube(self._rng, class_id, self._next_name(), self._cell)
 
     def _next_name(self) -> str:
         return f"object_{len(self.objects)}"
 
     def _stand(self, item: SceneObject, area: Area) -> None:
         for _ in range(_ATTEMPTS):
-            place = area.draw(self._rng)
+            place = area.sample(self._rng)
             if self._is_free(place, item.radius_m + area.gap_m):
                 z = self._cell.table.height_m + item.height_m + _DROP_M
                 yaw = self._rng.uniform(-np.pi, np.pi)
@@ -106,12 +106,12 @@ class Layout:
 
 
 def yaw_quaternion(yaw_rad: float) -> Quaternion:
-    """A turn about z, scalar first."""
+    """Rotation about z, scalar first."""
     return (float(np.cos(yaw_rad / 2)), *UPRIGHT[1:3], float(np.sin(yaw_rad / 2)))
 
 
 def settle(scene: Scene, duration_s: float) -> None:
-    """Let things fall and come to rest while the arm holds still; what still moves is stopped."""
+    """Let objects fall and come to rest while the arm holds still; remaining motion is stopped."""
     for _ in range(round(duration_s / PHYSICS_DT_S)):
         mujoco.mj_step(scene.model, scene.data)
     scene.data.qvel[:] = 0.0
@@ -128,7 +128,7 @@ def object_pose(scene: Scene, item: SceneObject) -> Float[np.ndarray, "4 4"]:
 
 
 def move_object(scene: Scene, item: SceneObject, pos: Float[np.ndarray, " 3"], quat: Float[np.ndarray, " 4"]) -> None:
-    """Put an object somewhere else, at rest; takes effect with the next mj_forward or step."""
+    """Put an object elsewhere, at rest; takes effect with the next mj_forward or step."""
     joint = scene.model.joint(item.name)
     start, velocity = joint.qposadr[0], joint.dofadr[0]
     assert start >= len(arm_addresses(scene.model))

@@ -1,4 +1,4 @@
-"""A few words for writing MuJoCo's XML from numbers: floats keep all their digits, vectors become lists."""
+"""Write MuJoCo XML (MJCF) from Python values, floats with all their digits."""
 
 from __future__ import annotations
 
@@ -31,9 +31,6 @@ def text(value: Value) -> str:
 def to_xml(root: Element) -> str:
     """The document as a string."""
     return ElementTree.tostring(root, encoding="unicode")
-
-
-# The pinhole of a CameraConfig in MuJoCo's words, exact to the last digit.
 
 
 def camera_lens(camera: CameraConfig) -> dict[str, tuple[float, float] | tuple[int, int]]:

@@ -1,6 +1,6 @@
-"""What lies on the table: cubes in four colours, and distractors that must not be taken for them.
+"""Sample the objects on the table: cubes in four colours, and distractors.
 
-Two disjoint families of distractor shapes: `train` is seen by the detector in training, `held_out` never is.
+The distractor shapes of `train` and `held_out` are disjoint: the detector never sees the latter in training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from handeye.robot.simulator.mjcf import add
 
 CUBE_CLASSES = ("red_cube", "green_cube", "blue_cube", "yellow_cube")
 CLUTTER_CLASS = "clutter"
-"""Name of everything else on the table, for data sets that label it: a detector learns shapes faster by their names."""
+"""Name of everything else on the table, for data sets that label it: a detector trains faster with it."""
 CLUTTER_CLASS_ID = len(CUBE_CLASSES)
 
 # Hue range in turns for each cube class, wide enough for paints and narrow enough for names.
@@ -34,7 +34,7 @@ UPRIGHT: Quaternion = (1.0, 0.0, 0.0, 0.0)
 
 
 class Profile(Enum):
-    """Which appearances and distractor shapes may be drawn; the two share none."""
+    """Which appearances and distractor shapes are sampled; the two share none."""
 
     TRAIN = "train"
     HELD_OUT = "held_out"
@@ -77,20 +77,20 @@ class SceneObject:
         return 2.0 * self.parts[0].size[0]
 
 
-def draw_cube(rng: np.random.Generator, class_id: int, name: str, cell: WorkCellConfig) -> SceneObject:
-    """A cube of one of the four classes: edge, mass and paint vary, the name of its colour does not."""
+def sample_cube(rng: np.random.Generator, class_id: int, name: str, cell: WorkCellConfig) -> SceneObject:
+    """A cube of one of the four classes; edge, mass and shade vary."""
     low, high = _CUBE_HUES[class_id]
     colour = _hsv(rng.uniform(low, high), rng.uniform(0.72, 1.0), rng.uniform(0.55, 0.95))
     return _cube(name, float(rng.uniform(*cell.cube_edge_m)), colour, float(rng.uniform(*_CUBE_MASS_KG)), class_id)
 
 
-def draw_distractor(rng: np.random.Generator, profile: Profile, name: str) -> SceneObject:
-    """Something that is not one of the four cubes, often painted like one."""
+def sample_distractor(rng: np.random.Generator, profile: Profile, name: str) -> SceneObject:
+    """An object that is not one of the four cubes, often in the colour of one."""
     match profile:
         case Profile.TRAIN:
-            # Half of them are made up: six shapes would be learnt by heart, and a seventh taken for a cube.
+            # Half are random composites: a detector memorises six shapes, and takes a seventh for a cube.
             simple = (_cylinder, _ball, _capsule, _slab, _disc, _odd_cube)
-            builders = (*simple, *(len(simple) * (_made_up,)))
+            builders = (*simple, *(len(simple) * (_composite,)))
         case Profile.HELD_OUT:
             builders = (_egg, _dumbbell, _cross, _mug, _bracket, _cone)
         case _:
@@ -142,7 +142,7 @@ def _capsule(rng: np.random.Generator, name: str) -> SceneObject:
 
 
 def _slab(rng: np.random.Generator, name: str) -> SceneObject:
-    """A brick whose faces are all at least twice as long as wide, or thin: never the picture of a cube."""
+    """A brick whose faces are all at least twice as long as wide, or thin: never mistaken for a cube."""
     width = rng.uniform(0.009, 0.022)
     length, height = width * rng.uniform(2.2, 4.0), width * rng.uniform(0.3, 0.7)
     return _simple(name, Part("box", (length, width, height)), _paint(rng), height, float(np.hypot(length, width)))
@@ -164,7 +164,7 @@ def _odd_cube(rng: np.random.Generator, name: str) -> SceneObject:
     return _cube(name, rng.uniform(0.03, 0.06), palette[rng.integers(len(palette))], rng.uniform(0.04, 0.12), None)
 
 
-def _made_up(rng: np.random.Generator, name: str) -> SceneObject:
+def _composite(rng: np.random.Generator, name: str) -> SceneObject:
     """Two to four primitives of different kinds that overlap at random; the first is the foot, none reaches below."""
     kinds = rng.permutation(4)[: rng.integers(2, 5)]
     foot, foot_reach, foot_half = _some_part(rng, int(kinds[0]))

@@ -1,6 +1,6 @@
-"""The wrist camera without any graphics library: one ray a pixel through MuJoCo's collision geometry.
+"""Render cameras by ray casting, without a graphics library: one ray per pixel through MuJoCo's geometry.
 
-Shading is the Blinn-Phong model of fixed-function OpenGL with the same lamps, so that both renderers agree.
+Shading is Blinn-Phong as in fixed-function OpenGL with the same lights, so that both renderers agree.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -14,16 +14,15 @@ from jaxtyping import Float, Float32, Int32
 
 from handeye.robot.config import CameraConfig
 from handeye.robot.simulator.appearance import Appearance, Light
-from handeye.robot.simulator.rendering import Rendering
-from handeye.robot.simulator.scene import SKY_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Scene
+from handeye.robot.simulator.scene import SKY_M, SPOT_CUTOFF_DEG, SPOT_EXPONENT, Rendering, Scene
 
 _SHADOW_GAP_M = 0.003
-# A lamp "far away" for shadow rays, which must start in one point.
+# Distance of directional lights for shadow rays, which must start at a point.
 _FAR_LAMP_M = 50.0
 
 
 class RayRenderer:
-    """Renders by mj_multiRay. Shadows cost one more ray a pixel for each lamp."""
+    """Renders by mj_multiRay. Shadows cost one more ray per pixel and light."""
 
     def __init__(self, camera: CameraConfig, *, shadows: bool = False, camera_name: str = "wrist") -> None:
         self._size = (camera.height_px, camera.width_px)
@@ -35,7 +34,7 @@ class RayRenderer:
         self._rays_camera = np.stack([grid_x, -grid_y, -np.ones_like(grid_x)]).reshape(3, -1)
 
     def load(self, scene: Scene) -> None:
-        """Take over a scene's model and look."""
+        """Take over a scene's model and appearance."""
         self._model, self._look = scene.model, scene.appearance
         self._camera_id = scene.model.camera(self._camera_name).id
         self._table_id = scene.model.geom("table").id
@@ -62,7 +61,7 @@ class RayRenderer:
         return geom_ids.reshape(self._size)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to free."""
 
     def _rays(self, data: mujoco.MjData) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "N 3"]]:
         rotation = data.cam_xmat[self._camera_id].reshape(3, 3)
@@ -91,7 +90,7 @@ class RayRenderer:
         way: Float[np.ndarray, "N 3"],
         normals: Float[np.ndarray, "N 3"],
     ) -> Float32[np.ndarray, "3 N"]:
-        """Colours of the points eye + way. Channels come first and 32 bits suffice: both for speed."""
+        """Colours of the points eye + way. Channels first and float32, both for speed."""
         normal, points = np.ascontiguousarray(normals.T, np.float32), eye + way
         to_eye = _unit(np.ascontiguousarray(-way.T, np.float32))
         specular, shininess = self._gloss_of(geom_ids)
@@ -119,14 +118,14 @@ class RayRenderer:
     def _paint(
         self, data: mujoco.MjData, geom_ids: Int32[np.ndarray, " N"], points: Float[np.ndarray, "N 3"]
     ) -> Float32[np.ndarray, "3 N"]:
-        """Own colour of each point; the table's comes from its texture."""
+        """Base colour of each point; the table's comes from its texture."""
         paint = np.ascontiguousarray(self._model.geom_rgba[:, :3].T)[:, geom_ids]
         on_table = np.flatnonzero(geom_ids == self._table_id)
         paint[:, on_table] = _table_colour(self._look, points[on_table], data.geom_xpos[self._table_id])
         return paint
 
     def _is_lit(self, data: mujoco.MjData, light: Light, points: Float[np.ndarray, "N 3"]) -> Float32[np.ndarray, " N"]:
-        """1 where the way from the lamp to the point is free, else 0."""
+        """1 where nothing blocks the light, else 0."""
         lamp = np.array(light.pos)
         if light.is_directional:
             lamp = np.array([0.5, 0.0, 0.0]) - _FAR_LAMP_M * np.array(light.direction)
@@ -139,7 +138,7 @@ class RayRenderer:
 def _incoming(
     light: Light, points: Float[np.ndarray, "N 3"]
 ) -> tuple[Float32[np.ndarray, "3 #N"], Float32[np.ndarray, " #N"]]:
-    """Direction towards the lamp and what its cone lets through at each point; one for all if it is far away."""
+    """Direction to the light and attenuation by its cone at each point; a single value for directional lights."""
     axis = _column(light.direction)
     if light.is_directional:
         return -axis, np.ones(1, np.float32)

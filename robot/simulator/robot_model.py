@@ -1,8 +1,11 @@
-"""The UR10e as MuJoCo bodies, written from its Denavit-Hartenberg table, and its servos.
+"""Build the MuJoCo model of the UR10e with its servos, a parallel gripper and the wrist camera.
 
 Lengths and masses are the published ones (Universal Robots, "Parameters for calculations of kinematics and
 dynamics"); shapes are those of `robot.kinematics.collision_geometry`, and inertias follow from them. Each body turns
 about the z axis of the previous DH frame, so that body i is DH frame i-1 turned by q_i.
+
+The gripper resembles a Robotiq 2F-85: two coupled fingers slide along the tool's x axis with limited force, and hold
+objects by the friction of their pads alone (elliptic cones, no weld). The opening is the gap between the pads.
 """
 
 from __future__ import annotations
@@ -51,6 +54,18 @@ ARM_COLLISION = {"contype": "2", "conaffinity": "1"}
 _GREY = (0.72, 0.73, 0.75, 1.0)
 _BLUE = (0.42, 0.62, 0.78, 1.0)
 _DARK = (0.22, 0.23, 0.25, 1.0)
+
+
+FINGER_NAMES = ("finger_left", "finger_right")
+PAD_NAMES = ("pad_left", "pad_right")
+PAD_FRICTION = (0.9, 0.02, 0.0001)
+
+_FINGER_KP = 4000.0
+_FINGER_DAMPING = 90.0
+
+_BLACK = (0.10, 0.10, 0.11, 1.0)
+_METAL = (0.45, 0.46, 0.48, 1.0)
+_RUBBER = (0.16, 0.16, 0.17, 1.0)
 
 
 # Mass (kg) and paint of each of UR10E_PARTS.
@@ -105,45 +120,8 @@ def add_arm(world: Element, actuators: Element, limits: JointLimitsConfig) -> El
     return body
 
 
-def _add_link(body: Element, link: int, name: str) -> None:
-    """The parts of one link, called `name_0`, `name_1`, ..."""
-    painted = zip(UR10E_PARTS, _LOOKS, strict=True)
-    own = [(part, *look) for part, look in painted if part.link == link]
-    for number, (part, mass, rgba) in enumerate(own):
-        add(
-            body,
-            "geom",
-            name=f"{name}_{number}",
-            type="capsule" if part.has_round_ends else "cylinder",
-            fromto=(*part.start, *part.end),
-            size=(part.radius_m,),
-            mass=mass,
-            rgba=rgba,
-            material="metal",
-            **ARM_COLLISION,
-        )
-
-
-# A parallel gripper in the manner of a Robotiq 2F-85, and the wrist camera's housing.
-#
-# Two fingers slide along the tool's x axis, coupled, and push with a limited force. What they hold is held by
-# friction
-# of their pads alone: elliptic cones, four contact dimensions, no weld. The opening is the gap between the pads.
-
-FINGER_NAMES = ("finger_left", "finger_right")
-PAD_NAMES = ("pad_left", "pad_right")
-PAD_FRICTION = (0.9, 0.02, 0.0001)
-
-_FINGER_KP = 4000.0
-_FINGER_DAMPING = 90.0
-
-_BLACK = (0.10, 0.10, 0.11, 1.0)
-_METAL = (0.45, 0.46, 0.48, 1.0)
-_RUBBER = (0.16, 0.16, 0.17, 1.0)
-
-
 def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: WorkCellConfig) -> None:
-    """Mount gripper and camera on the arm's last link.
+    """Mount gripper and wrist camera on the last link of the arm.
 
     Adds the site `tcp`, the camera `wrist` and two position actuators whose controls are half the opening, m.
     """
@@ -167,6 +145,25 @@ def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: Wor
     add(equality, "joint", joint1=FINGER_NAMES[0], joint2=FINGER_NAMES[1], polycoef="0 1 0 0 0", solref="0.005 1")
     add(hand, "site", name="tcp", pos=cell.tool_tcp.translation_m, quat=cell.tool_tcp.quat_wxyz, group="5")
     _add_camera(hand, cell)
+
+
+def _add_link(body: Element, link: int, name: str) -> None:
+    """The parts of one link, called `name_0`, `name_1`, ..."""
+    painted = zip(UR10E_PARTS, _LOOKS, strict=True)
+    own = [(part, *look) for part, look in painted if part.link == link]
+    for number, (part, mass, rgba) in enumerate(own):
+        add(
+            body,
+            "geom",
+            name=f"{name}_{number}",
+            type="capsule" if part.has_round_ends else "cylinder",
+            fromto=(*part.start, *part.end),
+            size=(part.radius_m,),
+            mass=mass,
+            rgba=rgba,
+            material="metal",
+            **ARM_COLLISION,
+        )
 
 
 def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellConfig) -> None:
@@ -208,7 +205,7 @@ def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellC
 
 
 def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
-    """The camera itself, and its housing behind the optical centre, where it cannot see it.
+    """The camera, and its housing behind the optical centre, out of view.
 
     MuJoCo's cameras look along -z with y up; ours look along +z with y down: half a turn about x between them.
     """
@@ -234,6 +231,6 @@ def _add_shell(
     mass: float,
     quat: Numbers = (1.0, 0.0, 0.0, 0.0),
 ) -> None:
-    """A stiff part of the hand."""
+    """A rigid part of the hand."""
     look = {"rgba": rgba, "material": "metal"}
     add(body, "geom", name=name, type=shape, pos=pos, quat=quat, size=size, mass=mass, **look, **ARM_COLLISION)

@@ -1,7 +1,7 @@
-"""The whole cell as one MuJoCo model: table, bin, arm with gripper and camera, objects, lights.
+"""Build the simulated cell as one MuJoCo model (table, bin, arm, cameras, objects, lights) and step its physics.
 
-A model is compiled anew for every scene (a few milliseconds), so nothing is parked out of sight and every size,
-mass and colour is simply written down.
+A model is compiled for every scene, which takes a few milliseconds. Time is a count of steps of 2 ms, so that an
+episode repeats to the last bit.
 """
 
 # pyright: reportAttributeAccessIssue=false
@@ -9,14 +9,15 @@ mass and colour is simply written down.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
 import cv2
 import mujoco
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int, UInt8
 
 from handeye.robot.config import BinConfig, CameraConfig, WorkCellConfig
 from handeye.robot.simulator.appearance import Appearance, Light
@@ -35,9 +36,12 @@ SHADOW_MAP_PX = 2048
 SPOT_CUTOFF_DEG = 60.0
 SPOT_EXPONENT = 2.0
 TABLE_SHININESS = 0.5
-FILM_EYE, FILM_TARGET, FILM_FOCAL_PX = (1.75, 0.95, 1.05), (0.38, -0.12, 0.25), 640.0
+SCENE_CAMERA_EYE, SCENE_CAMERA_TARGET, SCENE_CAMERA_FOCAL_PX = (1.75, 0.95, 1.05), (0.38, -0.12, 0.25), 640.0
 MATERIALS = {"paint": (0.3, 0.4), "metal": (0.4, 0.5), "rubber": (0.1, 0.2)}
 """Specular strength and shininess of everything but the table."""
+_ROUNDING = 1e-6
+
+Hook = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,59 @@ class Scene:
     data: mujoco.MjData
     objects: tuple[SceneObject, ...]
     appearance: Appearance
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rendering:
+    """What an ideal camera sees of a scene; depth_m is along the camera's z axis, infinite where nothing is hit."""
+
+    image_rgb: UInt8[np.ndarray, "H W 3"]
+    depth_m: Float32[np.ndarray, "H W"]
+
+
+class Physics:
+    """Clock of the simulated cell: steps the scene while someone waits (follows robot.interfaces.Clock).
+
+    Servos, camera shutter and faults are hooks: `before_step` gets the time at the start of a step in s, `after_step`
+    that at its end.
+    """
+
+    def __init__(self) -> None:
+        self.before_step: list[Hook] = []
+        self.after_step: list[Hook] = []
+        self._scene: Scene | None = None
+        self._steps = 0
+
+    @property
+    def scene(self) -> Scene:
+        """The present scene. Raises RuntimeError before the first reset of the cell."""
+        if self._scene is None:
+            raise RuntimeError("the simulated cell is empty: reset it first")
+        return self._scene
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether there is a scene."""
+        return self._scene is not None
+
+    def load(self, scene: Scene) -> None:
+        """Begin at time 0 with another scene."""
+        self._scene, self._steps = scene, 0
+
+    def now_s(self) -> float:
+        """Time since the last `load`, s."""
+        return self._steps * PHYSICS_DT_S
+
+    def wait_until(self, stamp_s: float) -> None:
+        """Step until now_s() >= stamp_s; a stamp in the past changes nothing."""
+        scene = self.scene
+        for _ in range(math.ceil(stamp_s / PHYSICS_DT_S - _ROUNDING) - self._steps):
+            for hook in self.before_step:
+                hook(self.now_s())
+            mujoco.mj_step(scene.model, scene.data)
+            self._steps += 1
+            for hook in self.after_step:
+                hook(self.now_s())
 
 
 def build_scene(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: Appearance) -> Scene:
@@ -128,7 +185,7 @@ def _add_surroundings(world: Element, cell: WorkCellConfig, appearance: Appearan
     table = cell.table
     for light in appearance.lights:
         _add_light(world, light)
-    _add_film_camera(world, cell.camera)
+    _add_scene_camera(world, cell.camera)
     low, high = np.array(table.low_xy_m), np.array(table.high_xy_m)
     middle, half = (low + high) / 2, (high - low) / 2
     floor_z = table.height_m - FLOOR_BELOW_TABLE_M
@@ -162,13 +219,13 @@ def _add_light(world: Element, light: Light) -> None:
     )
 
 
-def film_camera(camera: CameraConfig) -> CameraConfig:
-    """The outside camera: images as large as the wrist camera's, with a longer lens."""
-    return camera.model_copy(update={"fx_px": FILM_FOCAL_PX, "fy_px": FILM_FOCAL_PX})
+def scene_camera(camera: CameraConfig) -> CameraConfig:
+    """The scene camera beside the table: images as large as the wrist camera's, with a longer lens."""
+    return camera.model_copy(update={"fx_px": SCENE_CAMERA_FOCAL_PX, "fy_px": SCENE_CAMERA_FOCAL_PX})
 
 
 def resized_camera(camera: CameraConfig, size_hw: tuple[int, int]) -> CameraConfig:
-    """The same view in pictures of another size."""
+    """The same view in images of another size."""
     down, across = size_hw[0] / camera.height_px, size_hw[1] / camera.width_px
     return camera.model_copy(
         update={
@@ -182,23 +239,23 @@ def resized_camera(camera: CameraConfig, size_hw: tuple[int, int]) -> CameraConf
     )
 
 
-def aim_film_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
-    """Put the outside camera of a scene somewhere else; takes effect with the next mj_forward or step."""
-    right, up, back = _film_axes(eye, target)
-    camera = scene.model.camera("film")
+def aim_scene_camera(scene: Scene, eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> None:
+    """Move the scene camera to `eye`, looking at `target`; takes effect with the next mj_forward or step."""
+    right, up, back = _camera_axes(eye, target)
+    camera = scene.model.camera("scene")
     camera.pos[:] = eye
     camera.quat[:] = rotation_to_quat_wxyz(np.stack([right, up, back], axis=1))
 
 
-def _add_film_camera(world: Element, wrist: CameraConfig) -> None:
-    """Looks at the table and the bin from the front left, over the table's edge."""
-    focal = film_camera(wrist)
-    right, up, _ = _film_axes(np.array(FILM_EYE), np.array(FILM_TARGET))
-    add(world, "camera", name="film", pos=FILM_EYE, xyaxes=(*right, *up), **camera_lens(focal))
+def _add_scene_camera(world: Element, wrist: CameraConfig) -> None:
+    """Looks at the table and the bin from the front left, over the edge of the table."""
+    focal = scene_camera(wrist)
+    right, up, _ = _camera_axes(np.array(SCENE_CAMERA_EYE), np.array(SCENE_CAMERA_TARGET))
+    add(world, "camera", name="scene", pos=SCENE_CAMERA_EYE, xyaxes=(*right, *up), **camera_lens(focal))
 
 
-def _film_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> tuple[np.ndarray, ...]:
-    """Unit vectors to the right, up and back of a level camera, as MuJoCo counts a camera's axes."""
+def _camera_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) -> tuple[np.ndarray, ...]:
+    """Unit vectors right, up and back of a level camera: MuJoCo's camera axes."""
     back = (eye - target) / np.linalg.norm(eye - target)
     right = np.cross([0.0, 0.0, 1.0], back)
     right /= np.linalg.norm(right)
@@ -206,7 +263,7 @@ def _film_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) ->
 
 
 def _add_bin(world: Element, bin_: BinConfig, table_z: float, appearance: Appearance) -> None:
-    """Floor and four walls around the inside space, standing on the table."""
+    """Floor and four walls, standing on the table."""
     body = add(world, "body", name="bin", pos=(*bin_.centre_xy_m, table_z))
     (x, y), wall, height = np.array(bin_.inside_m) / 2, bin_.wall_thickness_m / 2, bin_.wall_height_m / 2
     plates = {

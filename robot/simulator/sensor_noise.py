@@ -1,7 +1,7 @@
-"""Depth as a D455-like stereo camera reports it: noise growing with the square of the distance, holes, quantisation.
+"""Simulate sensor noise: depth of a D455-like stereo camera, and gain, gamma, blur and noise of the colour sensor.
 
-Stereo matching finds a disparity with an error of about a tenth of a pixel; triangulated, that is
-sigma_z = z^2 * subpixel / (f * baseline) (e.g. Intel's "Best known methods for tuning D400 cameras").
+Depth noise grows with the square of the distance: a disparity error of about a tenth of a pixel, triangulated, is
+sigma_z = z^2 * subpixel / (f * baseline) (Intel, "Best known methods for tuning D400 cameras").
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from handeye.vision.config import Config
 
 
 class DepthNoiseConfig(Config):
-    """Figures of the sensor; `enabled: false` gives perfect depth, still NaN where nothing is seen."""
+    """Parameters of the depth sensor; `enabled: false` gives perfect depth, with NaN where nothing is seen."""
 
     enabled: bool = True
     baseline_m: float = 0.095
     subpixel_px: float = 0.1
     """Standard deviation of the disparity error."""
     correlation_px: float = 1.5
-    """Neighbouring errors are alike within about so many pixels, because matching looks at windows."""
+    """Correlation length of the errors, because stereo matching compares windows."""
     edge_jump: float = 0.04
     """Relative step in depth between neighbours that leaves a hole."""
     edge_hole_probability: float = 0.6
@@ -32,13 +32,13 @@ class DepthNoiseConfig(Config):
     dropout_probability: float = 0.002
     quantum_m: float = 0.001
     range_m: tuple[float, float] = (0.20, 6.0)
-    """Nothing is read nearer or farther than this."""
+    """No reading nearer or farther than this."""
 
 
 def noisy_depth(
     depth_m: Float32[np.ndarray, "H W"], focal_px: float, config: DepthNoiseConfig, rng: np.random.Generator
 ) -> Float32[np.ndarray, "H W"]:
-    """What the sensor reports for the true depth (m, infinite where there is nothing); NaN = no reading."""
+    """Depth with sensor noise, m, NaN where there is no reading; the true depth is infinite where nothing is hit."""
     low, high = config.range_m if config.enabled else (0.0, np.inf)
     readable = np.isfinite(depth_m) & (depth_m >= low) & (depth_m <= high)
     if not config.enabled:
@@ -59,10 +59,33 @@ def depth_sigma_m(
     return depth_m * depth_m * (config.subpixel_px / (focal_px * config.baseline_m))
 
 
+def apply_sensor_model(
+    image_rgb: UInt8[np.ndarray, "H W 3"], effects: ImageEffects, rng: np.random.Generator
+) -> UInt8[np.ndarray, "H W 3"]:
+    """Apply the colour sensor's errors to an ideal image; noise is sampled from `rng`, everything else is fixed."""
+    levels = np.arange(256, dtype=np.float64)[:, None] / 255.0
+    table = 255.0 * np.clip(levels * np.array(effects.gain_rgb), 0, 1) ** effects.gamma
+    lit = cv2.LUT(image_rgb, table.astype(np.float32)[None])
+    if effects.blur_px > 0:
+        lit = cv2.GaussianBlur(lit, (0, 0), effects.blur_px)
+    # Adding, rounding and clipping in one pass.
+    return cv2.add(lit, gaussian_noise(lit.shape, effects.noise, rng), dtype=cv2.CV_8U)
+
+
+def gaussian_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Float32[np.ndarray, "..."]:
+    """Independent normal numbers in 256 steps, cut off at 2.9 sigma: ten times as fast as exact ones.
+
+    Each is the normal quantile of a random byte; the variance is exact.
+    """
+    quantiles = norm.ppf((np.arange(256) + 0.5) / 256)
+    table = (sigma / quantiles.std() * quantiles).astype(np.float32)
+    return table[np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)].reshape(shape)
+
+
 def _correlated_noise(
     shape: tuple[int, ...], correlation_px: float, rng: np.random.Generator
 ) -> Float32[np.ndarray, "H W"]:
-    """Gaussian noise of unit variance, blurred; the blur's loss of variance is made up for."""
+    """Gaussian noise of unit variance, blurred and rescaled to unit variance."""
     white = gaussian_noise(shape, 1.0, rng)
     if correlation_px <= 0:
         return white
@@ -73,7 +96,7 @@ def _correlated_noise(
 def _edge_holes(
     depth: Float32[np.ndarray, "H W"], config: DepthNoiseConfig, rng: np.random.Generator
 ) -> Bool[np.ndarray, "H W"]:
-    """Ragged holes on both sides of steps in depth, where the two eyes see different things.
+    """Ragged holes on both sides of steps in depth, where the two imagers see different things.
 
     The two pixels at the step itself are steep, and give no reading anyway.
     """
@@ -96,29 +119,3 @@ def _is_grazing(depth: Float32[np.ndarray, "H W"], focal_px: float, limit: float
     slope_y = cv2.Sobel(logarithm, cv2.CV_32F, 0, 1, ksize=3) / 8
     steepness = focal_px * np.hypot(slope_x, slope_y)
     return steepness > np.sqrt(1 / limit**2 - 1)
-
-
-# From light to grey levels: gain and white balance, gamma, blur and noise of the colour sensor.
-
-
-def apply_sensor_model(
-    image_rgb: UInt8[np.ndarray, "H W 3"], effects: ImageEffects, rng: np.random.Generator
-) -> UInt8[np.ndarray, "H W 3"]:
-    """The picture that the sensor makes of a perfect one; noise is drawn from `rng`, everything else is fixed."""
-    levels = np.arange(256, dtype=np.float64)[:, None] / 255.0
-    table = 255.0 * np.clip(levels * np.array(effects.gain_rgb), 0, 1) ** effects.gamma
-    lit = cv2.LUT(image_rgb, table.astype(np.float32)[None])
-    if effects.blur_px > 0:
-        lit = cv2.GaussianBlur(lit, (0, 0), effects.blur_px)
-    # Adding, rounding and clipping in one pass.
-    return cv2.add(lit, gaussian_noise(lit.shape, effects.noise, rng), dtype=cv2.CV_8U)
-
-
-def gaussian_noise(shape: tuple[int, ...], sigma: float, rng: np.random.Generator) -> Float32[np.ndarray, "..."]:
-    """Independent normal numbers in 256 steps, cut off at 2.9 sigma: ten times as fast as exact ones, and as good here.
-
-    Each is the normal distribution's quantile of a random byte; the steps' variance is made exact.
-    """
-    quantiles = norm.ppf((np.arange(256) + 0.5) / 256)
-    table = (sigma / quantiles.std() * quantiles).astype(np.float32)
-    return table[np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8)].reshape(shape)

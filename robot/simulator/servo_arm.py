@@ -1,7 +1,7 @@
-"""The simulated arm as a driver: set-points come at the control rate, servos follow them at the rate of physics.
+"""Simulate the arm and gripper as a driver: set-points at the control rate, servos at the rate of physics.
 
-Between two set-points the servo's target moves in a straight line with matching velocity, as a servo interface of a
-real controller does; the arm is one control period behind the command.
+Between set-points the servo target moves in a straight line with matching velocity, as in the servo interface of a
+real controller; the arm is one control period behind the command.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import ArmError
-from handeye.robot.simulator.physics import Physics
-from handeye.robot.simulator.scene import PHYSICS_DT_S, arm_addresses
+from handeye.robot.simulator.scene import PHYSICS_DT_S, Physics, arm_addresses
 from handeye.robot.types import NUM_JOINTS, JointState
 
 
 class SimulatedArm:
-    """Follows robot.interfaces.Arm. Joint targets are clamped to the joint limits."""
+    """A robot.interfaces.Arm of the simulated cell. Joint targets are clamped to the joint limits."""
 
     def __init__(self, physics: Physics, cell: WorkCellConfig) -> None:
         self._physics, self._cell = physics, cell
@@ -28,7 +27,7 @@ class SimulatedArm:
         physics.before_step.append(self._drive)
 
     def __enter__(self) -> SimulatedArm:
-        """Take control of the arm where it stands. Raises ArmError before the first reset of the cell."""
+        """Take control of the arm at its present state. Raises ArmError before the first reset of the cell."""
         try:
             self.reset()
         except RuntimeError as error:
@@ -54,7 +53,7 @@ class SimulatedArm:
         self.gripper_is_stuck = False
 
     def read_state(self) -> JointState:
-        """Joint angles, speeds and opening at this moment."""
+        """Joint angles, velocities and gripper opening now."""
         self._require_entered()
         data = self._physics.scene.data
         at = arm_addresses(self._physics.scene.model)
@@ -66,7 +65,7 @@ class SimulatedArm:
         )
 
     def command(self, qpos_target: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
-        """Move on to this set-point within one control period; returns it clamped to the joint limits."""
+        """Move to this set-point within one control period; returns it clamped to the joint limits."""
         self._require_entered()
         if not (np.all(np.isfinite(qpos_target)) and np.isfinite(gripper_opening_m)):
             raise ArmError(f"set-point is not finite: {qpos_target.tolist()} rad, opening {gripper_opening_m} m")
@@ -85,7 +84,7 @@ class SimulatedArm:
             self._to = self._from
 
     def _target(self, stamp_s: float) -> tuple[Float[np.ndarray, " 6"], Float[np.ndarray, " 6"]]:
-        """Position and velocity that the servos aim at."""
+        """Position and velocity targets of the servos."""
         progress = (stamp_s - self._since_s) * self._cell.control_hz
         if progress >= 1.0 - 1e-9:
             return self._to, np.zeros(NUM_JOINTS)
@@ -106,4 +105,4 @@ class SimulatedArm:
 
     def _require_entered(self) -> None:
         if not self._is_entered:
-            raise ArmError("the arm is not held: use it inside `with cell.arm:`")
+            raise ArmError("the arm is closed: use it inside `with cell.arm:`")

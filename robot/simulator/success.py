@@ -1,5 +1,7 @@
+"""Check from the true state of the simulated cell whether a task is done; policies never see it."""
+
 # pyright: reportAttributeAccessIssue=false
-"""Judges: they know the truth of the simulated cell and say whether a task is done. Policies never see them."""
+# MuJoCo is a compiled module without type information.
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from handeye.robot.control.episode import Judgement
+from handeye.robot.control.episode import CheckResult
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.robot_model import PAD_NAMES
@@ -22,7 +24,7 @@ _WATCH_EVERY_S = 0.008
 
 @dataclass(frozen=True, slots=True)
 class UnsafeContact:
-    """A part of arm or gripper pushed against table or bin with this force at this time."""
+    """A part of arm or gripper pushed against table, bin or floor with this force at this time."""
 
     stamp_s: float
     part: str
@@ -30,10 +32,10 @@ class UnsafeContact:
     force_n: float
 
 
-class PickTaskJudge:
-    """Is the target resting in the bin, let go, and has the arm hit nothing on the way?
+class PickSuccessCheck:
+    """A SuccessCheck: the target rests in the bin, released, and the arm has hit nothing on the way.
 
-    Make one for a cell and call `reset` after each reset of the cell; it watches contacts while time passes.
+    Call `reset` after each reset of the cell; contacts are watched while time passes.
     """
 
     def __init__(self, cell: SimulatedCell) -> None:
@@ -42,15 +44,15 @@ class PickTaskJudge:
         cell.physics.after_step.append(self._watch)
 
     def reset(self) -> None:
-        """Forget what was seen."""
+        """Forget contacts and grasps of the last episode."""
         self.unsafe_contacts: list[UnsafeContact] = []
         self.was_held = False
         self._next_watch_s = 0.0
 
-    def __call__(self) -> Judgement:
-        """Judge the present state."""
+    def __call__(self) -> CheckResult:
+        """Check the present state."""
         reason = self._why_not()
-        return Judgement(success=not reason, reason=reason)
+        return CheckResult(success=not reason, reason=reason)
 
     def target_is_held(self) -> bool:
         """Whether both pads touch the target now."""

@@ -1,7 +1,7 @@
-"""Trackers judged on the simulated tabletop: rendered courses, noisy depth, exact identities.
+"""Benchmark the object tracker on rendered tabletop scenarios with noisy depth and exact identities.
 
-Boxes come from the simulator's segmentation, jittered and sometimes missing, so the figures are those of projection,
-visibility and tracking and of no detector. Every cube counts in every frame, hidden ones too: the tracker is to know
+Boxes come from the simulator's segmentation, jittered and sometimes missing, so the scores are those of localisation,
+visibility and tracking, not of a detector. Every cube counts in every frame, hidden ones too: the tracker is to know
 where they are.
 """
 
@@ -24,8 +24,7 @@ from handeye.robot.perception.pipeline import PerceptionConfig, seen_past_arm
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.objects import CUBE_CLASSES
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
 from handeye.robot.simulator.tracking_scenarios import FRAME_S, Scenario, ScenarioKind, sample_scenario
 from handeye.robot.types import Frame, ObjectPosition, Track, TrackStatus
@@ -33,28 +32,28 @@ from handeye.vision.runtime.detections import Detections
 from handeye.vision.tracking.metrics import FramePairs, TrackingScores, score_frames
 
 MATCH_M = 0.03
-"""A track farther from a cube than this is not its track."""
+"""A track farther from a cube than this does not match it."""
 _JITTER_PX = 1.5
 _MISSED = 0.03
 _LEAST_VISIBLE = 0.35
 
 
-class Sight(Enum):
-    """What the tracker is told about what can be seen."""
+class Visibility(Enum):
+    """What the tracker knows about occlusion."""
 
     ARM = "arm"
-    """What depth shows in front, and the arm where its joints put it."""
+    """Occlusion by depth, and by the arm from its joints."""
     DEPTH = "depth"
-    """What depth shows in front."""
+    """Occlusion by depth."""
     NONE = "none"
-    """Nothing: all is taken to be in view."""
+    """Nothing: everything counts as visible."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScenarioResult:
-    """One course tracked: errors (m) of cubes with a track, and whether the cube was seen then.
+    """Result of one scenario: errors (m) of cubes with a track, and whether the cube was seen then.
 
-    Counted over cubes and frames: cubes out of sight, and those of them whose track was called lost.
+    `hidden` counts hidden cubes over all frames, `false_lost` those of them whose track was lost.
     """
 
     kind: ScenarioKind
@@ -66,8 +65,8 @@ class ScenarioResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
-    """Figures of courses together: scores in percent, errors in mm."""
+class BenchmarkSummary:
+    """Scores (percent) and errors (mm) over several scenarios."""
 
     scores: TrackingScores
     frames: int
@@ -79,33 +78,40 @@ class Summary:
 
 
 def run_scenarios(
-    kinds: tuple[ScenarioKind, ...], seeds: range, *, sight: Sight, renderer: RendererKind, cell: WorkCellConfig
+    kinds: tuple[ScenarioKind, ...],
+    seeds: range,
+    *,
+    visibility: Visibility,
+    renderer: RendererKind,
+    cell: WorkCellConfig,
 ) -> Iterator[ScenarioResult]:
     """Every kind with every seed, one result after another; each depends on kind, seed and renderer alone."""
     for kind in kinds:
         for seed in seeds:
-            course = sample_scenario(kind, cell, seed)
-            drawn = build_renderer(renderer, course.camera, camera_name=course.camera_name)
+            scenario = sample_scenario(kind, cell, seed)
+            scenario_renderer = build_renderer(renderer, scenario.camera, camera_name=scenario.camera_name)
             try:
-                drawn.load(course.scene)
-                yield track_scenario(course, drawn, seed, sight=sight)
+                scenario_renderer.load(scenario.scene)
+                yield track_scenario(scenario, scenario_renderer, seed, visibility=visibility)
             finally:
-                drawn.close()
+                scenario_renderer.close()
 
 
-def track_scenario(course: Scenario, renderer: Renderer, seed: int, *, sight: Sight) -> ScenarioResult:
-    """Follow the cubes of one course through its frames."""
+def track_scenario(scenario: Scenario, renderer: Renderer, seed: int, *, visibility: Visibility) -> ScenarioResult:
+    """Track the cubes of one scenario through its frames."""
     rng = np.random.default_rng([seed, 1])
-    config, shape = PerceptionConfig(), ArmShape(course.cell)
-    tracker, table_m = ObjectTracker(config.tracker), course.cell.table.height_m
+    config, shape = PerceptionConfig(), ArmShape(scenario.cell)
+    tracker, table_m = ObjectTracker(config.tracker), scenario.cell.table.height_m
     names: dict[int, int] = {}
     frames, errors, seen, num_hidden, num_lost = [], [], [], 0, 0
-    for number, moment in enumerate(course.moments):
-        course.pose(moment)
-        shot = _render_shot(course, renderer, FRAME_S * number, rng)
-        positions, visible = _perceive(shot, sight, shape.place(moment.qpos, moment.opening_m), config, table_m)
+    for number, keyframe in enumerate(scenario.keyframes):
+        scenario.pose(keyframe)
+        shot = _render_shot(scenario, renderer, FRAME_S * number, rng)
+        positions, visible = _perceive(
+            shot, visibility, shape.place(keyframe.qpos, keyframe.opening_m), config, table_m
+        )
         tracks = tracker.update(positions, shot.frame.stamp_s, visible=visible)
-        centres = np.array([object_pose(course.scene, item)[:3, 3] for item in course.scene.objects])
+        centres = np.array([object_pose(scenario.scene, item)[:3, 3] for item in scenario.scene.objects])
         pairs, distances = _pair(centres, tracks, names)
         frames.append(pairs)
         nearest = distances.min(axis=1, initial=np.inf)
@@ -114,12 +120,12 @@ def track_scenario(course: Scenario, renderer: Renderer, seed: int, *, sight: Si
         num_hidden += int(np.count_nonzero(~shot.is_seen))
         num_lost += _count_lost(centres[~shot.is_seen], tracks)
     return ScenarioResult(
-        course.kind, tuple(frames), np.concatenate(errors), np.concatenate(seen), num_hidden, num_lost
+        scenario.kind, tuple(frames), np.concatenate(errors), np.concatenate(seen), num_hidden, num_lost
     )
 
 
-def summarise(results: list[ScenarioResult]) -> Summary:
-    """The figures of several courses, scored as one sequence in which no identity goes on from one to the next."""
+def summarise(results: list[ScenarioResult]) -> BenchmarkSummary:
+    """Score several scenarios as one sequence without identities in common."""
     frames, truths, tracks = [], 0, 0
     for result in results:
         frames += [FramePairs(pair.truth_ids + truths, pair.track_ids + tracks, pair.ious) for pair in result.frames]
@@ -127,7 +133,7 @@ def summarise(results: list[ScenarioResult]) -> Summary:
         tracks = 1 + max(int(pair.track_ids.max(initial=-1)) for pair in frames)
     errors = 1e3 * np.concatenate([result.errors_m for result in results])
     is_seen = np.concatenate([result.is_seen for result in results])
-    return Summary(
+    return BenchmarkSummary(
         score_frames(frames),
         len(frames),
         sum(result.hidden for result in results),
@@ -140,7 +146,7 @@ def summarise(results: list[ScenarioResult]) -> Summary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shot:
-    """One frame as the tracker gets it, and of each cube whether enough of it is seen to be detected."""
+    """One frame as the tracker gets it, and which cubes are visible enough to be detected."""
 
     frame: Frame
     T_base_camera: Float[np.ndarray, "4 4"]
@@ -148,58 +154,58 @@ class _Shot:
     is_seen: Bool[np.ndarray, " N"]
 
 
-def _render_shot(course: Scenario, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
-    picture, geom_ids = renderer.render(course.scene.data), renderer.segment(course.scene.data)
+def _render_shot(scenario: Scenario, renderer: Renderer, stamp_s: float, rng: np.random.Generator) -> _Shot:
+    rendering, geom_ids = renderer.render(scenario.scene.data), renderer.segment(scenario.scene.data)
     boxes, classes, is_seen = [], [], []
-    for item in course.scene.objects:
-        alone = replace(course.scene, objects=(item,))
-        labels = label_objects(alone, geom_ids, course.camera, clutter=False, camera_name=course.camera_name)
+    for item in scenario.scene.objects:
+        alone = replace(scenario.scene, objects=(item,))
+        labels = label_objects(alone, geom_ids, scenario.camera, clutter=False, camera_name=scenario.camera_name)
         is_seen.append(bool(labels) and labels[0].visible_fraction >= _LEAST_VISIBLE)
         jitter, is_missed = rng.normal(0.0, _JITTER_PX, 4), rng.random() < _MISSED
         if is_seen[-1] and not is_missed:
             left, top, width, height = labels[0].box_xywh
             boxes.append(np.array([left, top, left + width, top + height]) + jitter)
             classes.append(item.class_id)
-    depth_m = noisy_depth(picture.depth_m, course.camera.fx_px, DepthNoiseConfig(), rng)
+    depth_m = noisy_depth(rendering.depth_m, scenario.camera.fx_px, DepthNoiseConfig(), rng)
     detections = Detections(
         np.array(boxes, np.float32).reshape(-1, 4),
         np.full(len(boxes), 0.9, np.float32),
         np.array(classes, np.int64),
         CUBE_CLASSES,
     )
-    frame = Frame(picture.image_rgb, depth_m, course.camera.K, stamp_s)
-    return _Shot(frame, course.T_base_camera, detections, np.array(is_seen))
+    frame = Frame(rendering.image_rgb, depth_m, scenario.camera.K, stamp_s)
+    return _Shot(frame, scenario.T_base_camera, detections, np.array(is_seen))
 
 
 def _perceive(
-    shot: _Shot, sight: Sight, arm: PlacedArm, config: PerceptionConfig, table_m: float
+    shot: _Shot, visibility: Visibility, arm: PlacedArm, config: PerceptionConfig, table_m: float
 ) -> tuple[tuple[ObjectPosition, ...], Visible | None]:
-    """Positions, and what the tracker may know of what can be seen."""
+    """Object positions, and the visibility that the tracker gets."""
     frame, T_base_camera = shot.frame, shot.T_base_camera
-    if sight is Sight.ARM:
+    if visibility is Visibility.ARM:
         frame = without_arm(frame, T_base_camera, arm, shot.detections, config.projection)
     positions = locate_objects(shot.detections, frame, T_base_camera, config.projection, table_height_m=table_m)
-    match sight:
-        case Sight.ARM:
+    match visibility:
+        case Visibility.ARM:
             return positions, seen_past_arm(shot.frame, T_base_camera, arm, config.visibility)
-        case Sight.DEPTH:
+        case Visibility.DEPTH:
             return positions, build_visibility(shot.frame, T_base_camera, config.visibility)
-        case Sight.NONE:
+        case Visibility.NONE:
             return positions, None
         case _:
-            assert_never(sight)
+            assert_never(visibility)
 
 
 def _pair(
     centres: Float[np.ndarray, "N 3"], tracks: tuple[Track, ...], names: dict[int, int]
 ) -> tuple[FramePairs, Float[np.ndarray, "N T"]]:
-    """Cubes and believed tracks with their likeness, 1 at no distance and 1/2 at MATCH_M; `names` counts tracks."""
-    believed = [track for track in tracks if track.status is TrackStatus.CONFIRMED]
-    ids = np.array([names.setdefault(track.track_id, len(names)) for track in believed], dtype=np.int64)
-    places = np.array([track.p_base for track in believed]).reshape(-1, 3)
+    """Cubes and confirmed tracks with their similarity, 1 at distance 0 and 1/2 at MATCH_M; `names` numbers tracks."""
+    confirmed = [track for track in tracks if track.status is TrackStatus.CONFIRMED]
+    ids = np.array([names.setdefault(track.track_id, len(names)) for track in confirmed], dtype=np.int64)
+    places = np.array([track.p_base for track in confirmed]).reshape(-1, 3)
     distances = np.linalg.norm(centres[:, None] - places, axis=-1)
-    likeness = np.maximum(1.0 - 0.5 * distances / MATCH_M, 0.0)
-    return FramePairs(np.arange(len(centres)), ids, likeness), distances
+    similarity = np.maximum(1.0 - 0.5 * distances / MATCH_M, 0.0)
+    return FramePairs(np.arange(len(centres)), ids, similarity), distances
 
 
 def _count_lost(hidden: Float[np.ndarray, "H 3"], tracks: tuple[Track, ...]) -> int:

@@ -1,4 +1,4 @@
-"""Demonstrations as one page that holds everything: episodes, numbers, curves over time and strips of pictures."""
+"""Write demonstrations as one self-contained HTML page: episodes, statistics, charts (inline SVG), image strips."""
 
 from __future__ import annotations
 
@@ -24,12 +24,18 @@ CHART_STYLE = (
     "svg .frame{fill:#f7f7f7;stroke:#ddd}img{margin-right:2px}"
     ".action{color:#d2691e}.state{color:#1f5fa8}"
 )
-STRIP_PICTURES, STRIP_HEIGHT_PX = 8, 90
+STRIP_IMAGES, STRIP_HEIGHT_PX = 8, 90
 QUALITY = 80
 
 
+WIDTH_PX, HEIGHT_PX, LEFT_PX, TOP_PX, BOTTOM_PX = 280, 110, 46, 18, 14
+BLUE, ORANGE = "#1f5fa8", "#d2691e"
+MOST_POINTS = 500
+"""Longer lines are thinned evenly, keeping the smallest and the largest value."""
+
+
 def write_demonstration_page(path: Path, dataset: EpisodeDataset, chosen: Sequence[int]) -> None:
-    """Write the page whole or not at all; `chosen` episodes are shown in full. Raises DatasetError."""
+    """Write the page, with `chosen` episodes in full. Raises DatasetError."""
     episodes = "".join(_episode(dataset, index) for index in chosen)
     body = (
         f"{_summary(dataset)}<h2>Numbers</h2>{_numbers(dataset)}"
@@ -39,12 +45,63 @@ def write_demonstration_page(path: Path, dataset: EpisodeDataset, chosen: Sequen
 
 
 def spread(num_episodes: int, shown: int) -> list[int]:
-    """So many episodes, evenly spread from the first to the last."""
+    """Indices of `shown` episodes, evenly spaced from the first to the last."""
     return sorted({round(place) for place in np.linspace(0, num_episodes - 1, min(shown, num_episodes)).tolist()})
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Line:
+    """Values at times in s; those that are not finite are left out."""
+
+    label: str
+    times_s: Float[np.ndarray, " T"]
+    values: Float[np.ndarray, " T"]
+    colour: str = BLUE
+
+
+def charts(episode: Episode, features: Mapping[str, Feature], fps: int) -> Iterator[tuple[str, list[Line]]]:
+    """One chart for each recorded number; an action is drawn over the state of the same name."""
+    times_s = np.arange(len(episode)) / fps
+    recorded = {key: _lines(key, episode, feature, times_s) for key, feature in _plotted(features)}
+    commands = {line.label.replace("_target", ""): line for line in recorded.pop(ACTION_KEY, [])}
+    for key, lines in recorded.items():
+        for line in lines:
+            command = commands.pop(line.label, None) if key == STATE_KEY else None
+            yield line.label, [line] if command is None else [line, command]
+    for command in commands.values():
+        yield command.label, [command]
+
+
+def draw_chart(title: str, lines: Sequence[Line]) -> str:
+    """The SVG with smallest and largest value and duration; pointing at a line shows its label."""
+    finite = [np.isfinite(line.values) for line in lines]
+    values = np.concatenate([line.values[good] for line, good in zip(lines, finite, strict=True)])
+    times = np.concatenate([line.times_s for line in lines])
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+    end_s = float(times.max()) if len(times) else 0.0
+    paths = "".join(_path(line, good, (low, high), end_s) for line, good in zip(lines, finite, strict=True))
+    bottom = HEIGHT_PX - BOTTOM_PX
+    return (
+        f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" width="{WIDTH_PX}" height="{HEIGHT_PX}" role="img">'
+        f'<text x="{LEFT_PX}" y="12" class="title">{escape(title)}</text>'
+        f'<rect x="{LEFT_PX}" y="{TOP_PX}" width="{WIDTH_PX - LEFT_PX}" height="{bottom - TOP_PX}" class="frame"/>'
+        f'<text x="{LEFT_PX - 4}" y="{TOP_PX + 9}" text-anchor="end">{high:.3g}</text>'
+        f'<text x="{LEFT_PX - 4}" y="{bottom}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="{WIDTH_PX}" y="{HEIGHT_PX - 2}" text-anchor="end">{end_s:.1f} s</text>{paths}</svg>'
+    )
+
+
+def thin(values: Float[np.ndarray, " T"], good: np.ndarray) -> np.ndarray:
+    """Which frames to draw: at most MOST_POINTS, the smallest and the largest value among them."""
+    frames = np.flatnonzero(good)
+    if len(frames) <= MOST_POINTS:
+        return frames
+    even = frames[np.linspace(0, len(frames) - 1, MOST_POINTS - 2).round().astype(int)]
+    return np.union1d(even, frames[[values[frames].argmin(), values[frames].argmax()]])
+
+
 def _summary(dataset: EpisodeDataset) -> str:
-    cameras = [key for key, feature in dataset.features.items() if feature.is_picture]
+    cameras = [key for key, feature in dataset.features.items() if feature.holds_images]
     rows = {
         "robot": dataset.info.robot_type,
         "episodes": dataset.num_episodes,
@@ -56,7 +113,7 @@ def _summary(dataset: EpisodeDataset) -> str:
 
 
 def _numbers(dataset: EpisodeDataset) -> str:
-    """The statistics that the set carries."""
+    """The statistics of the data set."""
     names = ("min", "max", "mean", "std")
     rows = [tuple(f"<th>{escape(name)}</th>" for name in ("feature", "number", *names))]
     for key, feature in _plotted(dataset.features):
@@ -83,30 +140,17 @@ def _table_of_episodes(dataset: EpisodeDataset, chosen: set[int]) -> str:
 
 
 def _episode(dataset: EpisodeDataset, index: int) -> str:
-    """Strips of pictures above, curves below."""
+    """Strips of images above, curves below."""
     episode = dataset.read_episode(index)
     strips = "".join(
         f"<h4>{escape(key)}</h4>{''.join(_strip(dataset.read_images(index, key)))}"
         for key, feature in dataset.features.items()
-        if feature.is_picture
+        if feature.holds_images
     )
     curves = "".join(draw_chart(title, lines) for title, lines in charts(episode, dataset.features, dataset.fps))
-    told = f"Episode {index}: {len(episode)} frames, {escape(episode.task)}"
+    heading = f"Episode {index}: {len(episode)} frames, {escape(episode.task)}"
     legend = '<p><span class="state">state</span>, <span class="action">action</span>; point at a line for its name</p>'
-    return f'<details open id="episode-{index}"><summary>{told}</summary>{strips}{legend}{curves}</details>'
-
-
-def charts(episode: Episode, features: Mapping[str, Feature], fps: int) -> Iterator[tuple[str, list[Line]]]:
-    """One chart for each recorded number; an action is drawn upon the state that it commands, by its name."""
-    times_s = np.arange(len(episode)) / fps
-    recorded = {key: _lines(key, episode, feature, times_s) for key, feature in _plotted(features)}
-    commands = {line.label.replace("_target", ""): line for line in recorded.pop(ACTION_KEY, [])}
-    for key, lines in recorded.items():
-        for line in lines:
-            command = commands.pop(line.label, None) if key == STATE_KEY else None
-            yield line.label, [line] if command is None else [line, command]
-    for command in commands.values():
-        yield command.label, [command]
+    return f'<details open id="episode-{index}"><summary>{heading}</summary>{strips}{legend}{curves}</details>'
 
 
 def _lines(key: str, episode: Episode, feature: Feature, times_s: np.ndarray) -> list[Line]:
@@ -117,14 +161,14 @@ def _lines(key: str, episode: Episode, feature: Feature, times_s: np.ndarray) ->
 
 def _plotted(features: Mapping[str, Feature]) -> Iterator[tuple[str, Feature]]:
     for key, feature in features.items():
-        if key not in BOOK_KEEPING and not feature.is_picture and feature.dtype != "string":
+        if key not in BOOK_KEEPING and not feature.holds_images and feature.dtype != "string":
             yield key, feature
 
 
-def _strip(pictures: np.ndarray) -> Iterator[str]:
-    """A few pictures, evenly spread over the episode."""
-    for frame in spread(len(pictures), STRIP_PICTURES):
-        image = pictures[frame]
+def _strip(images: np.ndarray) -> Iterator[str]:
+    """A few images, evenly spaced over the episode."""
+    for frame in spread(len(images), STRIP_IMAGES):
+        image = images[frame]
         image_rgb = _depth_in_colours(image) if image.ndim == 2 else image[..., :3]
         yield f'<img src="data:image/jpeg;base64,{_jpeg(image_rgb)}" height="{STRIP_HEIGHT_PX}" alt="frame {frame}">'
 
@@ -148,43 +192,6 @@ def _row(cells: Sequence[str]) -> str:
     return f"<tr>{''.join(cells)}</tr>"
 
 
-# A small line chart as inline SVG: it needs no package, scales without blur and stays text in a page.
-
-WIDTH_PX, HEIGHT_PX, LEFT_PX, TOP_PX, BOTTOM_PX = 280, 110, 46, 18, 14
-BLUE, ORANGE = "#1f5fa8", "#d2691e"
-MOST_POINTS = 500
-"""More are thinned out evenly; the smallest and the largest value stay."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """Values at times in s; what is not finite is left out."""
-
-    label: str
-    times_s: Float[np.ndarray, " T"]
-    values: Float[np.ndarray, " T"]
-    colour: str = BLUE
-
-
-def draw_chart(title: str, lines: Sequence[Line]) -> str:
-    """The SVG with smallest and largest value and duration; pointing at a line tells its label."""
-    finite = [np.isfinite(line.values) for line in lines]
-    values = np.concatenate([line.values[good] for line, good in zip(lines, finite, strict=True)])
-    times = np.concatenate([line.times_s for line in lines])
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    end_s = float(times.max()) if len(times) else 0.0
-    paths = "".join(_path(line, good, (low, high), end_s) for line, good in zip(lines, finite, strict=True))
-    bottom = HEIGHT_PX - BOTTOM_PX
-    return (
-        f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" width="{WIDTH_PX}" height="{HEIGHT_PX}" role="img">'
-        f'<text x="{LEFT_PX}" y="12" class="title">{escape(title)}</text>'
-        f'<rect x="{LEFT_PX}" y="{TOP_PX}" width="{WIDTH_PX - LEFT_PX}" height="{bottom - TOP_PX}" class="frame"/>'
-        f'<text x="{LEFT_PX - 4}" y="{TOP_PX + 9}" text-anchor="end">{high:.3g}</text>'
-        f'<text x="{LEFT_PX - 4}" y="{bottom}" text-anchor="end">{low:.3g}</text>'
-        f'<text x="{WIDTH_PX}" y="{HEIGHT_PX - 2}" text-anchor="end">{end_s:.1f} s</text>{paths}</svg>'
-    )
-
-
 def _path(line: Line, good: np.ndarray, bounds: tuple[float, float], end_s: float) -> str:
     """One polyline; a line that never changes lies in the middle."""
     low, high = bounds
@@ -198,12 +205,3 @@ def _path(line: Line, good: np.ndarray, bounds: tuple[float, float], end_s: floa
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     label = escape(line.label)
     return f'<polyline points="{points}" fill="none" stroke="{line.colour}"><title>{label}</title></polyline>'
-
-
-def thin(values: Float[np.ndarray, " T"], good: np.ndarray) -> np.ndarray:
-    """Which frames to draw: at most MOST_POINTS, the smallest and the largest value among them."""
-    frames = np.flatnonzero(good)
-    if len(frames) <= MOST_POINTS:
-        return frames
-    even = frames[np.linspace(0, len(frames) - 1, MOST_POINTS - 2).round().astype(int)]
-    return np.union1d(even, frames[[values[frames].argmin(), values[frames].argmax()]])

@@ -1,4 +1,7 @@
-"""What an episode leaves on disk: its ticks as JSON lines and, where wanted, a film and a contact sheet."""
+"""Write the files of an episode: ticks as JSON lines and, if wanted, a video and a contact sheet.
+
+Images are drawn in ticks with a frame only, so the video runs at the camera's rate in the time of the episode.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,43 @@ from handeye.vision.files import replacing
 from handeye.vision.runtime.draw import draw_detections
 from handeye.vision.runtime.video_writer import VideoWriter
 
-OutsideView = Callable[[], UInt8[np.ndarray, "h w 3"]]
-"""A picture of the cell from outside, now; a simulator has one where it can render, a real cell a second camera."""
+SceneView = Callable[[], UInt8[np.ndarray, "h w 3"]]
+"""Gives the scene camera's image of now: rendered in the simulator, of a second camera in a real cell."""
+
+
+INK = (235, 235, 235)
+QUIET = (130, 135, 145)
+GROUND = (24, 26, 31)
+ACCENT = (255, 190, 70)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+DEPTH_NEAR_M = 0.10
+DEPTH_FAR_M = 0.80
+"""Depth outside is drawn in the first or last colour, so that colours mean the same in every image."""
+
+
+HEIGHT_PX, WIDTH_PX = 720, 1280
+LARGE_HW, SMALL_HW = (480, 640), (240, 320)
+
+
+CELL_HW = (240, 320)
+CAPTION_PX = 52
+GAP_PX = 4
 
 
 class EpisodeFiles:
-    """A tick sink that writes `ticks.jsonl` and, with `video`, `film.mp4` and `contact_sheet.png` into `folder`.
+    """A tick sink that writes `ticks.jsonl` and, with `video`, `video.mp4` and `contact_sheet.png` into `folder`.
 
-    Use as a context; the contact sheet is written by `finish`. Pictures are only made in ticks with a frame.
+    Use as a context; `finish` writes the contact sheet.
     """
 
     def __init__(
-        self, folder: Path, stage_names: Sequence[str], *, video: bool, fps: float, outside: OutsideView | None
+        self, folder: Path, stage_names: Sequence[str], *, video: bool, fps: float, scene: SceneView | None
     ) -> None:
         self.folder = folder
-        self._outside = outside
+        self._scene = scene
         self._recorder = EpisodeRecorder(folder / "ticks.jsonl")
-        self._video = EpisodeVideo(folder / "film.mp4", fps, stage_names) if video else None
+        self._video = EpisodeVideo(folder / "video.mp4", fps, stage_names) if video else None
         self._sheet = ContactSheet(stage_names) if video else None
         self._open_files = ExitStack()
 
@@ -55,46 +78,125 @@ class EpisodeFiles:
         self._open_files.__exit__(kind, error, trace)
 
     def write(self, tick: Tick) -> None:
-        """Take note of one tick."""
+        """Write one tick."""
         self._recorder.write(tick)
         if self._video is None or self._sheet is None or tick.percept is None:
             return
-        outside_rgb = None if self._outside is None else self._outside()
-        self._video.write(tick, tick.percept, outside_rgb)
-        self._sheet.add(tick, tick.percept, outside_rgb)
+        scene_rgb = None if self._scene is None else self._scene()
+        self._video.write(tick, tick.percept, scene_rgb)
+        self._sheet.add(tick, tick.percept, scene_rgb)
 
     def finish(self, result: EpisodeResult) -> None:
-        """Write what can only be written once the episode is over."""
+        """Write the contact sheet once the episode is over."""
         if self._sheet is not None:
             self._sheet.save(self.folder / "contact_sheet.png", describe_result(result))
 
 
 def describe_result(result: EpisodeResult) -> str:
     """An episode in one line."""
-    verdict = "placed" if result.success else f"failed ({result.reason})"
-    return f"episode {result.seed}: {verdict} after {result.cycle_s:.1f} s, grasps begun: {result.attempts}"
+    outcome = "placed" if result.success else f"failed ({result.reason})"
+    return f"episode {result.seed}: {outcome} after {result.cycle_s:.1f} s, grasps begun: {result.attempts}"
 
 
-# The pictures that a video and a contact sheet are made of: detections, depth, status in words.
+class EpisodeVideo:
+    """Writes images of ticks as an mp4 at `fps`; use as a context."""
 
-INK = (235, 235, 235)
-QUIET = (130, 135, 145)
-GROUND = (24, 26, 31)
-ACCENT = (255, 190, 70)
-FONT = cv2.FONT_HERSHEY_SIMPLEX
+    def __init__(self, path: Path, fps: float, stage_names: Sequence[str]) -> None:
+        self._writer = VideoWriter(path, fps)
+        self._stage_names = tuple(stage_names)
 
-DEPTH_NEAR_M = 0.10
-DEPTH_FAR_M = 0.80
-"""What lies outside is drawn in the first or last colour, so that colours mean the same in every picture."""
+    def __enter__(self) -> EpisodeVideo:
+        self._writer.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.__exit__(kind, error, trace)
+
+    def write(self, tick: Tick, percept: Percept, scene_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Append the video frame of a tick with a camera frame."""
+        self._writer.write(compose_frame(tick, percept, self._stage_names, scene_rgb))
+
+
+def compose_frame(
+    tick: Tick, percept: Percept, stage_names: Sequence[str], scene_rgb: UInt8[np.ndarray, "h w 3"] | None
+) -> UInt8[np.ndarray, "720 1280 3"]:
+    """Wrist camera left, scene camera right with depth below it, or depth alone without a scene camera."""
+    canvas = np.full((HEIGHT_PX, WIDTH_PX, 3), GROUND, np.uint8)
+    depth = draw_depth(percept.frame.depth_m)
+    canvas[: LARGE_HW[0], : LARGE_HW[1]] = fit(draw_wrist(percept), LARGE_HW)
+    if scene_rgb is None:
+        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(depth, LARGE_HW)
+    else:
+        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(scene_rgb, LARGE_HW)
+        canvas[LARGE_HW[0] :, WIDTH_PX - SMALL_HW[1] :] = fit(depth, SMALL_HW)
+    write_lines(canvas, describe(tick, stage_names), top_px=LARGE_HW[0] + 12, left_px=16)
+    return canvas
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StageKeyframe:
+    """The last frame of a stage."""
+
+    tick: Tick
+    percept: Percept
+    scene_rgb: UInt8[np.ndarray, "h w 3"] | None
+
+
+class ContactSheet:
+    """Keeps the last frame of each stage, of the latest attempt; `save` lays them out on a page."""
+
+    def __init__(self, stage_names: Sequence[str]) -> None:
+        self._stage_names = tuple(stage_names)
+        self._keyframes: dict[str, StageKeyframe] = {}
+
+    def add(self, tick: Tick, percept: Percept, scene_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
+        """Add a tick with a frame: it replaces the last one of its stage, unless the policy has finished."""
+        if tick.status.is_over:
+            return
+        self._keyframes[tick.status.stage] = StageKeyframe(tick, percept, scene_rgb)
+
+    def save(self, path: Path, title: str) -> None:
+        """Write the page as PNG. Raises UserError without frames, or for a suffix of no image format."""
+        keyframes = [self._keyframes[name] for name in self._stage_names if name in self._keyframes]
+        if not keyframes:
+            raise UserError(f"{path}: no frame was seen in any of the stages {', '.join(self._stage_names)}")
+        with replacing(path) as beside:
+            if not cv2.imwrite(str(beside), cv2.cvtColor(lay_out(keyframes, title), cv2.COLOR_RGB2BGR)):
+                raise UserError(f"{path}: this OpenCV cannot write such an image; use .png")
+
+
+def lay_out(keyframes: Sequence[StageKeyframe], title: str) -> UInt8[np.ndarray, "h w 3"]:
+    """The page: one column per keyframe with caption, detections, depth and, if there is one, the scene camera."""
+    columns = [_column(keyframe) for keyframe in keyframes]
+    height = max(column.shape[0] for column in columns)
+    page = np.full((height + CAPTION_PX, len(columns) * (CELL_HW[1] + GAP_PX) - GAP_PX, 3), GROUND, np.uint8)
+    write_lines(page, [title], top_px=8, left_px=10, scale=0.7)
+    for index, column in enumerate(columns):
+        left = index * (CELL_HW[1] + GAP_PX)
+        page[CAPTION_PX : CAPTION_PX + column.shape[0], left : left + CELL_HW[1]] = column
+    return page
+
+
+def _column(keyframe: StageKeyframe) -> UInt8[np.ndarray, "h w 3"]:
+    caption = np.full((CAPTION_PX, CELL_HW[1], 3), GROUND, np.uint8)
+    opening_mm = keyframe.tick.joints.gripper_opening_m * 1000
+    lines = [keyframe.tick.status.stage, f"t = {keyframe.tick.stamp_s:.2f} s   fingers {opening_mm:.1f} mm"]
+    write_lines(caption, lines, top_px=4, left_px=8, scale=0.48)
+    images = [draw_wrist(keyframe.percept), draw_depth(keyframe.percept.frame.depth_m)]
+    if keyframe.scene_rgb is not None:
+        images.append(keyframe.scene_rgb)
+    return np.concatenate([caption, *(fit(image, CELL_HW) for image in images)])
 
 
 def draw_wrist(percept: Percept) -> UInt8[np.ndarray, "h w 3"]:
-    """What the wrist camera saw, with what the detector found in it."""
+    """The wrist camera's image with detections."""
     return draw_detections(percept.frame.image_rgb, percept.detections)
 
 
 def draw_depth(depth_m: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Depth in colours, near is bright; black where the sensor has no reading."""
+    """Depth in false colours, near is bright; black where there is no reading."""
     share = (depth_m - DEPTH_NEAR_M) / (DEPTH_FAR_M - DEPTH_NEAR_M)
     grey = np.uint8(255 * (1 - np.clip(np.nan_to_num(share, nan=1.0), 0, 1)))
     coloured = cv2.cvtColor(cv2.applyColorMap(np.asarray(grey), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
@@ -104,7 +206,7 @@ def draw_depth(depth_m: Float32[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"
 
 
 def describe(tick: Tick, stage_names: Sequence[str]) -> list[str]:
-    """Status in lines: where in the stages, when, which attempt, how the fingers are, what is tracked."""
+    """Status lines: stage, time, attempt, gripper, gate violations, tracks."""
     stages = "  ".join(f"[{name}]" if name == tick.status.stage else name for name in stage_names)
     lines = [
         stages,
@@ -124,7 +226,7 @@ def describe(tick: Tick, stage_names: Sequence[str]) -> list[str]:
 def write_lines(
     canvas: UInt8[np.ndarray, "h w 3"], lines: Sequence[str], top_px: int, left_px: int, scale: float = 0.5
 ) -> None:
-    """Write lines of text into the canvas; the first in the accent colour. What does not fit below is left out."""
+    """Write lines of text into the canvas, the first in the accent colour; lines that do not fit are left out."""
     step_px = round(38 * scale)
     for row, line in enumerate(lines):
         baseline = top_px + (row + 1) * step_px
@@ -135,7 +237,7 @@ def write_lines(
 
 
 def fit(image_rgb: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The whole image, as large as `size_hw` allows, on the ground colour."""
+    """The whole image, scaled to fit `size_hw`, on the background colour."""
     height, width = size_hw
     scale = min(height / image_rgb.shape[0], width / image_rgb.shape[1])
     size_wh = (round(image_rgb.shape[1] * scale), round(image_rgb.shape[0] * scale))
@@ -145,110 +247,3 @@ def fit(image_rgb: UInt8[np.ndarray, "h w 3"], size_hw: tuple[int, int]) -> UInt
     top, left = (height - size_wh[1]) // 2, (width - size_wh[0]) // 2
     canvas[top : top + size_wh[1], left : left + size_wh[0]] = resized
     return canvas
-
-
-# An episode as a film: what the wrist camera saw, the depth, the arm from outside, and what the skill was at.
-#
-# Drawn only in ticks with a frame, so the film runs at the camera's rate and in the episode's own time.
-
-HEIGHT_PX, WIDTH_PX = 720, 1280
-LARGE_HW, SMALL_HW = (480, 640), (240, 320)
-
-
-class EpisodeVideo:
-    """Writes pictures of ticks as an mp4 at `fps`; use as a context."""
-
-    def __init__(self, path: Path, fps: float, stage_names: Sequence[str]) -> None:
-        self._writer = VideoWriter(path, fps)
-        self._stage_names = tuple(stage_names)
-
-    def __enter__(self) -> EpisodeVideo:
-        self._writer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._writer.__exit__(kind, error, trace)
-
-    def write(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
-        """Append the picture of a tick with a frame."""
-        self._writer.write(compose_picture(tick, percept, self._stage_names, outside_rgb))
-
-
-def compose_picture(
-    tick: Tick, percept: Percept, stage_names: Sequence[str], outside_rgb: UInt8[np.ndarray, "h w 3"] | None
-) -> UInt8[np.ndarray, "720 1280 3"]:
-    """Wrist view left; right the outside view with the depth below it, or the depth alone where there is none."""
-    canvas = np.full((HEIGHT_PX, WIDTH_PX, 3), GROUND, np.uint8)
-    depth = draw_depth(percept.frame.depth_m)
-    canvas[: LARGE_HW[0], : LARGE_HW[1]] = fit(draw_wrist(percept), LARGE_HW)
-    if outside_rgb is None:
-        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(depth, LARGE_HW)
-    else:
-        canvas[: LARGE_HW[0], LARGE_HW[1] :] = fit(outside_rgb, LARGE_HW)
-        canvas[LARGE_HW[0] :, WIDTH_PX - SMALL_HW[1] :] = fit(depth, SMALL_HW)
-    write_lines(canvas, describe(tick, stage_names), top_px=LARGE_HW[0] + 12, left_px=16)
-    return canvas
-
-
-# An episode on one page: a column for each stage, with detections, depth and the arm from outside.
-
-CELL_HW = (240, 320)
-CAPTION_PX = 52
-GAP_PX = 4
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
-    """What there was to see in the last frame of a stage."""
-
-    tick: Tick
-    percept: Percept
-    outside_rgb: UInt8[np.ndarray, "h w 3"] | None
-
-
-class ContactSheet:
-    """Keeps the last frame of each of `stage_names`, of the latest attempt; `save` lays them out on a page."""
-
-    def __init__(self, stage_names: Sequence[str]) -> None:
-        self._stage_names = tuple(stage_names)
-        self._moments: dict[str, Moment] = {}
-
-    def add(self, tick: Tick, percept: Percept, outside_rgb: UInt8[np.ndarray, "h w 3"] | None) -> None:
-        """Take note of a tick with a frame: it replaces the last one of its stage, unless the policy is over by now."""
-        if tick.status.is_over:
-            return
-        self._moments[tick.status.stage] = Moment(tick, percept, outside_rgb)
-
-    def save(self, path: Path, title: str) -> None:
-        """Write the page as PNG. Raises UserError when no frame has come, or for a suffix that is no picture's."""
-        moments = [self._moments[name] for name in self._stage_names if name in self._moments]
-        if not moments:
-            raise UserError(f"{path}: no frame was seen in any of the stages {', '.join(self._stage_names)}")
-        with replacing(path) as beside:
-            if not cv2.imwrite(str(beside), cv2.cvtColor(lay_out(moments, title), cv2.COLOR_RGB2BGR)):
-                raise UserError(f"{path}: this OpenCV cannot write such a picture; use .png")
-
-
-def lay_out(moments: Sequence[Moment], title: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The page: one column a moment, from top to bottom caption, detections, depth and, where there is one, the arm."""
-    columns = [_column(moment) for moment in moments]
-    height = max(column.shape[0] for column in columns)
-    page = np.full((height + CAPTION_PX, len(columns) * (CELL_HW[1] + GAP_PX) - GAP_PX, 3), GROUND, np.uint8)
-    write_lines(page, [title], top_px=8, left_px=10, scale=0.7)
-    for index, column in enumerate(columns):
-        left = index * (CELL_HW[1] + GAP_PX)
-        page[CAPTION_PX : CAPTION_PX + column.shape[0], left : left + CELL_HW[1]] = column
-    return page
-
-
-def _column(moment: Moment) -> UInt8[np.ndarray, "h w 3"]:
-    caption = np.full((CAPTION_PX, CELL_HW[1], 3), GROUND, np.uint8)
-    opening_mm = moment.tick.joints.gripper_opening_m * 1000
-    lines = [moment.tick.status.stage, f"t = {moment.tick.stamp_s:.2f} s   fingers {opening_mm:.1f} mm"]
-    write_lines(caption, lines, top_px=4, left_px=8, scale=0.48)
-    pictures = [draw_wrist(moment.percept), draw_depth(moment.percept.frame.depth_m)]
-    if moment.outside_rgb is not None:
-        pictures.append(moment.outside_rgb)
-    return np.concatenate([caption, *(fit(picture, CELL_HW) for picture in pictures)])

@@ -1,4 +1,4 @@
-"""Many episodes as one report: success with its interval, cycle times, failures counted, time per stage."""
+"""Summarise episodes in a report: success rate with interval, cycle times, failures, time per stage."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Z_95 = 1.959964
 
 
 def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """The score interval of a proportion (Wilson 1927), in [0, 1]; without a trial nothing is known: (0, 1).
+    """The score interval of a proportion (Wilson 1927), in [0, 1]; (0, 1) without trials.
 
-    Unlike the normal interval it is sound near 0 and 1. Raises ValueError unless 0 <= successes <= trials.
+    Unlike the normal interval it is valid near 0 and 1. Raises ValueError unless 0 <= successes <= trials.
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"expected 0 <= successes <= trials, got {successes} of {trials}")
@@ -73,10 +73,10 @@ def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
     return {
         "seed": result.seed,
         "success": result.success,
-        "judged_success": result.judged_success,
+        "checked_success": result.checked_success,
         "outcome": result.outcome.value,
         "reason": result.reason,
-        "judge_reason": result.judge_reason,
+        "check_reason": result.check_reason,
         "last_stage": result.last_stage,
         "cycle_s": round(result.cycle_s, 4),
         "attempts": result.attempts,

@@ -27,8 +27,7 @@ from handeye.export.graph.folding import fold_for_inference
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.simulator.labels import MIN_SIDE_PX
 from handeye.robot.simulator.objects import SceneObject
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind, build_renderer
 from handeye.robot.simulator.sensor_noise import apply_sensor_model
 from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 from handeye.vision.checkpoints.native import load_detector
@@ -66,7 +65,7 @@ FRAME_RATE = 10.0
 
 
 def make_cells(shared: Path) -> None:
-    """A part of each split of BCCD: pictures once, annotations as XML, COCO JSON and YOLO text."""
+    """A part of each split of BCCD: images once, annotations as XML, COCO JSON and YOLO text."""
     source, target = shared / "data/bccd", HERE / "bccd"
     for folder in ("JPEGImages", "yolo/labels", "Annotations", "ImageSets/Main", "coco_json"):
         (target / folder).mkdir(parents=True, exist_ok=True)
@@ -113,10 +112,10 @@ def make_clips(shared: Path) -> None:
 
 
 def make_cubes(_: Path) -> None:
-    """A course of `benchmark-tracking` as film, with its true boxes and the shipped detector's boxes as MOT text."""
+    """A scenario of `benchmark-tracking` as video, with its true boxes and the shipped detector's boxes as MOT text."""
     (HERE / "video").mkdir(exist_ok=True)
     (HERE / "mot").mkdir(exist_ok=True)
-    images, true = zip(*film(ScenarioKind.CROSSING, seed=3), strict=True)
+    images, true = zip(*render_frames(ScenarioKind.CROSSING, seed=3), strict=True)
     write_h264(HERE / "video/cubes.mp4", list(images), Fraction(10))
     write_mot(HERE / "mot/gt.txt", MotBoxes.joined(true))
     detector = ImageDetector.load(DETECTOR, engine="onnxruntime", num_threads=1, score_threshold=0.1)
@@ -134,26 +133,26 @@ def make_cubes(_: Path) -> None:
     write_mot(HERE / "mot/det.txt", MotBoxes.joined(rows))
 
 
-def film(kind: ScenarioKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
-    """Each frame of a course with the boxes of the pixels that are seen of each cube; ids are the cubes' places."""
-    course = sample_scenario(kind, WorkCellConfig(), seed)
-    renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
-    renderer.load(course.scene)
+def render_frames(kind: ScenarioKind, seed: int) -> Iterator[tuple[np.ndarray, MotBoxes]]:
+    """Each frame of a scenario with the boxes of the pixels that are seen of each cube; ids are the cubes' places."""
+    scenario = sample_scenario(kind, WorkCellConfig(), seed)
+    renderer = build_renderer(RendererKind.RAYS, scenario.camera, camera_name=scenario.camera_name)
+    renderer.load(scenario.scene)
     rng = np.random.default_rng(seed)
-    for number, moment in enumerate(course.moments):
-        course.pose(moment)
-        picture = renderer.render(course.scene.data).image_rgb
-        segments = renderer.segment(course.scene.data)
-        boxes = np.array([seen_box(course, segments, item) for item in course.scene.objects])
+    for number, keyframe in enumerate(scenario.keyframes):
+        scenario.pose(keyframe)
+        image = renderer.render(scenario.scene.data).image_rgb
+        segments = renderer.segment(scenario.scene.data)
+        boxes = np.array([seen_box(scenario, segments, item) for item in scenario.scene.objects])
         seen = np.flatnonzero((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= MIN_SIDE_PX)
         true = MotBoxes(np.full(len(seen), number + 1), seen + 1, boxes[seen], np.ones(len(seen)))
-        yield apply_sensor_model(picture, course.scene.appearance.effects, rng), true
+        yield apply_sensor_model(image, scenario.scene.appearance.effects, rng), true
     renderer.close()
 
 
-def seen_box(course: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
+def seen_box(scenario: Scenario, segments: np.ndarray, item: SceneObject) -> tuple[float, float, float, float]:
     """The box around the pixels of one object, without area where none is seen."""
-    geoms = [course.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
+    geoms = [scenario.scene.model.geom(f"{item.name}_{number}").id for number in range(len(item.parts))]
     rows, columns = np.nonzero(np.isin(segments, geoms))
     if len(rows) == 0:
         return (0.0, 0.0, 0.0, 0.0)
@@ -161,7 +160,7 @@ def seen_box(course: Scenario, segments: np.ndarray, item: SceneObject) -> tuple
 
 
 def write_h264(path: Path, images: list[np.ndarray], rate: Fraction) -> None:
-    """A small film that every player knows."""
+    """A small video that every player knows."""
     import av
 
     with av.open(str(path), "w") as container:

@@ -23,9 +23,9 @@ from handeye.robot.pick import (
     open_station,
     run_episodes,
 )
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, Fault, FramesDropped, FrictionLowered, GripperStuck
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig
 from tests.robot.control.fake_devices import BlindDetector, KeptTicks
 from tests.robot.oracle_detector import OracleDetector
@@ -83,7 +83,7 @@ def test_without_a_sighting_the_task_fails_with_its_reason() -> None:
     with PickStation(PickConfig(), BlindDetector()) as station:
         result = station.run(SEED)
     assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, "not_found")
-    assert result.judge_reason == "never_held"
+    assert result.check_reason == "never_held"
 
 
 @pytest.mark.slow

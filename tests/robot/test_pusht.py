@@ -141,7 +141,7 @@ def test_a_policy_of_something_else_is_refused() -> None:
         (STATE_NAMES, ENVIRONMENT_NAMES, ("top",), FPS),
         (STATE_NAMES, ENVIRONMENT_NAMES, (), 20),
     ]:
-        with pytest.raises(UserError, match=r"Push-T shows agent_x, agent_y and keypoint_0 to keypoint_17 at 10 Hz"):
+        with pytest.raises(UserError, match=r"Push-T provides agent_x, agent_y and keypoint_0 to keypoint_17 at 10 Hz"):
             require_pusht_policy(*wrong)
 
 

@@ -54,7 +54,7 @@ def test_failures_are_played_again_and_filmed(checkpoint: Path, tmp_path: Path) 
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     assert list(report["films"]) == ["1000"]
     assert {path.name for path in output.iterdir()} == {"config.yaml", "report.json", "episode_1000"}
-    assert {path.name for path in (output / "episode_1000").iterdir()} >= {"film.mp4", "ticks.jsonl"}
+    assert {path.name for path in (output / "episode_1000").iterdir()} >= {"video.mp4", "ticks.jsonl"}
 
 
 def test_wrong_use_is_told_in_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

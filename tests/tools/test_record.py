@@ -19,7 +19,7 @@ from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.datasets.format import Episode
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.demonstration_sink import demonstration_features
-from handeye.robot.demonstrations import Played, RecordConfig
+from handeye.robot.demonstrations import RecordConfig, RecordedEpisode
 from handeye.robot.interfaces import Outcome
 from handeye.tools.command_line import run_command
 
@@ -57,7 +57,7 @@ def test_mistakes_end_in_one_line_and_code_2(
 # What is kept -------------------------------------------------------------------------------------------------------
 
 
-def played(seed: int) -> Played:
+def played(seed: int) -> RecordedEpisode:
     """An episode without a simulator: numbers drawn from its seed."""
     rng, length = np.random.default_rng(seed), 4 + seed
     columns = {
@@ -68,7 +68,7 @@ def played(seed: int) -> Played:
     reason, gates = FAILING.get(seed), {"step": 3} if seed == 4 else {}
     outcome = Outcome.SUCCEEDED if reason is None else Outcome.FAILED
     result = EpisodeResult(seed, reason is None, reason is None, outcome, reason, "", "done", 4.0, 1, gates, {})
-    return Played(result, Episode(columns, "pick"))
+    return RecordedEpisode(result, Episode(columns, "pick"))
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The seeds that were played, by `played`."""
     seeds_played: list[int] = []
 
-    def play(config: RecordConfig, seeds: Sequence[int], *rest: Any, workers: int) -> Iterator[Played]:
+    def play(config: RecordConfig, seeds: Sequence[int], *rest: Any, workers: int) -> Iterator[RecordedEpisode]:
         for seed in seeds:
             seeds_played.append(seed)
             yield played(seed)
 
-    monkeypatch.setattr(handeye.tools.record, "play_episodes", play)
+    monkeypatch.setattr(handeye.tools.record, "record_episodes", play)
     return seeds_played
 
 
@@ -98,7 +98,7 @@ def test_only_clean_successes_are_kept_and_the_others_counted(tmp_path: Path, as
     assert record(tmp_path / "set", "--episodes", "3", "--json", str(tmp_path / "r.json")) == 0
     assert (asked, seeds_in(tmp_path / "set")) == ([0, 1, 2, 3, 4, 5], [0, 3, 5])
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert report["dropped"] == {"timeout": 2, "gates spoke: step": 1}
+    assert report["dropped"] == {"timeout": 2, "gate violations: step": 1}
     assert (report["episodes"], report["frames"], report["fps"]) == (3, 4 + 7 + 9, 25)
 
 
@@ -155,7 +155,7 @@ def test_when_too_few_succeed_it_gives_up_and_says_so(
         assert record(tmp_path / "none", "--seed", "1", "--episodes", "1") == 1
     finally:
         del FAILING[3]
-    assert "played but not kept, slipped: 1" in capsys.readouterr().out
+    assert "not kept, slipped: 1" in capsys.readouterr().out
 
 
 # The real thing -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Samples without pictures: corners projected exactly, with as much noise as a test asks for."""
+"""Samples without images: corners projected exactly, with as much noise as a test asks for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from handeye.robot.calibration.board import BoardConfig
 from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
 from handeye.robot.calibration.poses import ViewSpread, random_views, tool_poses
 from handeye.robot.calibration.refinement import BoardMeasurement, NoiseLevels, measure
-from handeye.robot.calibration.simulated_session import random_truth
 from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
+from tests.robot.calibration.simulated_session import random_truth
 
 INTRINSICS = Intrinsics(
     np.array([[600.0, 0.0, 320.5], [0.0, 602.0, 238.0], [0.0, 0.0, 1.0]]),

@@ -1,4 +1,4 @@
-"""The board found and placed: in rendered pictures against the truth, in a real photo against its published pose."""
+"""The board found and placed: in rendered images against the truth, in a real photo against its published pose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scipy.spatial.transform import Rotation
 
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
 from handeye.robot.calibration.hand_eye import transform_errors
-from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
 from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.errors import CameraError
 from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
@@ -19,6 +18,7 @@ from handeye.vision.config import validate_config
 from handeye.vision.errors import ConfigError
 from handeye.vision.images import read_image
 from tests.robot.calibration.hand_eye_scene import BOARD, INTRINSICS
+from tests.robot.calibration.simulated_session import BoardRenderer, SensorFaults
 
 PHOTO = "calibration/handeye_moveit/test_charuco_board_detection.jpg"
 PHOTO_K = np.array([[590.6972346, 0.0, 322.33104773], [0.0, 592.84676713, 247.40030325], [0.0, 0.0, 1.0]])
@@ -67,7 +67,7 @@ def test_rendered_corners_lie_where_they_are_projected():
     assert np.rad2deg(angle) < 0.1
 
 
-def test_a_picture_without_the_board_or_with_another_gives_nothing():
+def test_an_image_without_the_board_or_with_another_gives_nothing():
     detector = BoardDetector(BOARD)
     assert detector(np.full((480, 640, 3), 128, dtype=np.uint8)) is None
     other = BoardConfig(dictionary=MarkerDictionary.DICT_6X6_250)

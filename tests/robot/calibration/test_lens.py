@@ -1,4 +1,4 @@
-"""A lens from corners projected through a known one, and pictures that determine none."""
+"""A lens from corners projected through a known one, and images that determine none."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_the_lens_that_made_the_corners_is_found(truth: Intrinsics):
     grid = np.stack(np.meshgrid([60.0, 320.0, 580.0], [50.0, 240.0, 430.0]), axis=-1)
     directions = found.intrinsics.directions(grid)
     np.testing.assert_allclose(directions, truth.directions(grid), atol=4e-3)
-    picture = draw_residuals(found)
-    assert picture.shape == (480, 640, 3)
-    assert (picture < 128).any()
+    image = draw_residuals(found)
+    assert image.shape == (480, 640, 3)
+    assert (image < 128).any()
 
 
-def test_too_few_pictures_and_untilted_ones_are_refused():
-    with pytest.raises(CalibrationError, match="in 3 pictures"):
+def test_too_few_images_and_untilted_ones_are_refused():
+    with pytest.raises(CalibrationError, match="in 3 images"):
         calibrate_lens(views_through(INTRINSICS, 3, 0.1, 0.7), (480, 640), Lens.PINHOLE)
     with pytest.raises(CalibrationError, match="cannot be told apart"):
         calibrate_lens(views_through(INTRINSICS, 8, 0.0, 0.02), (480, 640), Lens.PINHOLE)

@@ -124,14 +124,14 @@ def test_a_board_behind_the_forearm_is_not_in_sight() -> None:
 
 
 def test_suggestions_leave_less_doubt_than_the_first_candidates() -> None:
-    """By the covariance of X that a calibration from such pictures would state."""
+    """By the covariance of X that a calibration from such images would state."""
     guess = guess_at(0.6, 0.0)
     candidates = tool_poses(random_views(BOARD, INTRINSICS, ViewSpread(), 40, np.random.default_rng(1)), guess)
 
     def doubt_m2(poses: np.ndarray) -> float:
         points = BOARD.corners_board()
-        pictures = [INTRINSICS.project(apply_transform(T, points)) for T in guess.predict(poses)]
-        measurements = tuple(measure(points, pixels, INTRINSICS) for pixels in pictures)
+        images = [INTRINSICS.project(apply_transform(T, points)) for T in guess.predict(poses)]
+        measurements = tuple(measure(points, pixels, INTRINSICS) for pixels in images)
         return float(np.trace(refine_hand_eye(guess, poses, measurements, NoiseLevels()).covariance[:3, :3]))
 
     assert doubt_m2(suggest_poses(guess, BOARD, INTRINSICS, candidates, 5)) < 0.7 * doubt_m2(candidates[:5])

@@ -20,10 +20,9 @@ from handeye.robot.calibration.hand_eye import (
     transform_errors,
 )
 from handeye.robot.calibration.refinement import BoardMeasurement, NoiseLevels, leave_one_out, measure, refine_hand_eye
-from handeye.robot.calibration.rendered_board import BoardRenderer, SensorFaults
-from handeye.robot.calibration.simulated_session import simulate_session
 from handeye.robot.transforms import inverse, make_transform, rotation_to_rotvec, translation
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples
+from tests.robot.calibration.simulated_session import BoardRenderer, SensorFaults, simulate_session
 
 NOISE = NoiseLevels(0.1, 0.5e-3, np.deg2rad(0.1))
 

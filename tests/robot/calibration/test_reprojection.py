@@ -51,7 +51,7 @@ def test_a_correction_undoes_a_wrong_tool_pose(setting: Setting):
     assert problem.rms_px(parameters).max() < 1e-6
 
 
-def test_poses_without_pictures_are_measured_as_pictures_of_them():
+def test_poses_without_images_are_measured_as_images_of_them():
     T = translation(0.02, -0.01, 0.5)
     measurement = measure_pose(T)
     np.testing.assert_allclose(measurement.straight_xy.mean(axis=0), [0.04, -0.02])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.camera.intrinsics import Intrinsics
-from handeye.robot.camera.recorded_camera import RecordedCamera, load_recording
+from handeye.robot.camera.recorded_camera import RecordedCamera, load_rgbd_recording
 from handeye.robot.errors import CameraError
 from handeye.robot.interfaces import Camera
 from handeye.robot.transforms import apply_transform, inverse
@@ -45,7 +45,7 @@ def median_depth_error(first: Frame, second: Frame, T_second_first: np.ndarray) 
 
 def errors_mm(folder: Path, first: int, second: int) -> tuple[float, float]:
     """Median depth error in mm with the recorded poses, and as if the camera had stood still."""
-    frames, poses = frames_and_poses(RecordedCamera(load_recording(folder)))
+    frames, poses = frames_and_poses(RecordedCamera(load_rgbd_recording(folder)))
     motions = inverse(poses[second]) @ poses[first], np.eye(4)
     moved, still = (1e3 * median_depth_error(frames[first], frames[second], T) for T in motions)
     return moved, still
@@ -83,7 +83,7 @@ def test_a_drawn_recording_in_the_layout_of_7_scenes_agrees_to_its_millimetres(t
 
 
 def test_frames_are_stamped_in_order_and_end_with_an_error(sample: Callable[[str], Path]):
-    camera = RecordedCamera(load_recording(sample(OPEN3D)), rate_hz=30.0, start_s=5.0)
+    camera = RecordedCamera(load_rgbd_recording(sample(OPEN3D)), rate_hz=30.0, start_s=5.0)
     frames, _ = frames_and_poses(camera)
     np.testing.assert_allclose([frame.stamp_s for frame in frames], 5.0 + np.arange(3) / 30.0)
     assert frames[0].image_rgb.shape == (480, 640, 3)
@@ -116,7 +116,7 @@ def test_a_recording_is_a_camera_with_metres_rgb_and_holes(tmp_path: Path):
     depth = np.full((48, 64), 700, np.uint16)
     depth[0, 0], depth[0, 1] = 0, 65535
     write_recording(tmp_path, depth=depth)
-    camera: Camera = RecordedCamera(load_recording(tmp_path))
+    camera: Camera = RecordedCamera(load_rgbd_recording(tmp_path))
     with camera:
         frame = camera.read()
     assert np.isnan(frame.depth_m[0, :2]).all()
@@ -126,7 +126,7 @@ def test_a_recording_is_a_camera_with_metres_rgb_and_holes(tmp_path: Path):
 
 def test_reading_needs_the_with_block(tmp_path: Path):
     write_recording(tmp_path)
-    camera = RecordedCamera(load_recording(tmp_path))
+    camera = RecordedCamera(load_rgbd_recording(tmp_path))
     with pytest.raises(CameraError, match="with"):
         camera.read()
     with pytest.raises(CameraError, match="no frame"):
@@ -146,7 +146,7 @@ def test_reading_needs_the_with_block(tmp_path: Path):
 def test_a_broken_recording_is_refused_when_loaded(tmp_path: Path, changes: dict, words: str):
     write_recording(tmp_path, **changes)
     with pytest.raises(CameraError, match=words):
-        load_recording(tmp_path)
+        load_rgbd_recording(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +154,15 @@ def test_a_broken_recording_is_refused_when_loaded(tmp_path: Path, changes: dict
 )
 def test_depth_of_another_kind_or_size_is_refused_when_read(tmp_path: Path, changes: dict):
     write_recording(tmp_path, **changes)
-    with RecordedCamera(load_recording(tmp_path)) as camera, pytest.raises(CameraError, match="16 bit depth"):
+    with RecordedCamera(load_rgbd_recording(tmp_path)) as camera, pytest.raises(CameraError, match="16 bit depth"):
         camera.read()
 
 
 def test_folders_without_a_recording_are_refused(tmp_path: Path):
     with pytest.raises(CameraError, match="there is none"):
-        load_recording(tmp_path / "absent")
+        load_rgbd_recording(tmp_path / "absent")
     with pytest.raises(CameraError, match="found neither"):
-        load_recording(tmp_path)
+        load_rgbd_recording(tmp_path)
     (tmp_path / "odometry.log").write_text("0 0 1\n1 0 0 0\n")
     with pytest.raises(CameraError, match="five lines"):
-        load_recording(tmp_path)
+        load_rgbd_recording(tmp_path)

@@ -1,18 +1,18 @@
-"""An episode's verdict: success takes both the policy and the judge, and every other end has a name."""
+"""The result of an episode: success takes both the policy and the success check, and every other end has a name."""
 
 from __future__ import annotations
 
 import pytest
 
-from handeye.robot.control.episode import Judgement, run_episode
+from handeye.robot.control.episode import CheckResult, run_episode
 from handeye.robot.interfaces import Outcome
 from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
 
-YES, NO = Judgement(success=True), Judgement(success=False, reason="not in the bin")
+YES, NO = CheckResult(success=True), CheckResult(success=False, reason="not in the bin")
 
 
 @pytest.mark.parametrize(
-    ("outcome", "reason", "judgement", "expected"),
+    ("outcome", "reason", "checked", "expected"),
     [
         (Outcome.SUCCEEDED, None, YES, None),
         (Outcome.SUCCEEDED, None, NO, "wrong_success"),
@@ -21,12 +21,12 @@ YES, NO = Judgement(success=True), Judgement(success=False, reason="not in the b
         (Outcome.FAILED, None, NO, "unknown"),
     ],
 )
-def test_success_takes_both(outcome: Outcome, reason: str | None, judgement: Judgement, expected: str | None) -> None:
+def test_success_takes_both(outcome: Outcome, reason: str | None, checked: CheckResult, expected: str | None) -> None:
     bench = Bench(ListedPolicy([HOME], ends_after=26, outcome=outcome, reason=reason))
-    result = run_episode(bench.loop, TASK, lambda: judgement, seed=3, timeout_s=60.0)
+    result = run_episode(bench.loop, TASK, lambda: checked, seed=3, timeout_s=60.0)
     assert result.success == (expected is None)
-    assert (result.reason, result.judged_success, result.outcome) == (expected, judgement.success, outcome)
-    assert (result.seed, result.last_stage, result.judge_reason) == (3, "listed", judgement.reason)
+    assert (result.reason, result.checked_success, result.outcome) == (expected, checked.success, outcome)
+    assert (result.seed, result.last_stage, result.check_reason) == (3, "listed", checked.reason)
     assert result.cycle_s == pytest.approx(25 / 125)
     assert len(result.stage_ms["tick"]) == 26
 

@@ -17,7 +17,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.datasets import dataset_checks as checks
 from handeye.robot.datasets import episode_checks as of_episode
 from handeye.robot.datasets.dataset_checks import check_demonstrations
-from handeye.robot.datasets.episode_checks import CheckSettings, Finding, is_moving, longest_run
+from handeye.robot.datasets.episode_checks import CheckSettings, DataProblem, is_moving, longest_run
 from handeye.robot.datasets.format import Episode, numbers
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.video import write_video
@@ -62,12 +62,12 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     path.write_text(json.dumps(content))
 
 
-def findings(folder: Path, **settings: float) -> list[Finding]:
+def findings(folder: Path, **settings: float) -> list[DataProblem]:
     report = check_demonstrations(EpisodeDataset.open(folder), WorkCellConfig(), CheckSettings(**settings))
     return list(report.findings)
 
 
-def only(folder: Path, **settings: float) -> Finding:
+def only(folder: Path, **settings: float) -> DataProblem:
     found = findings(folder, **settings)
     assert len(found) == 1, found
     return found[0]
@@ -101,7 +101,7 @@ def test_numbers_that_are_not_finite(tmp_path: Path) -> None:
     [
         (lambda stamps: np.where(np.arange(LENGTH) == 9, stamps[7], stamps), of_episode.BACKWARDS, "in frame 9"),
         (lambda stamps: stamps + 0.4 * (np.arange(LENGTH) >= 7), of_episode.GAP, "0.500 s pass before frame 7"),
-        (lambda stamps: stamps[0] + 2 * (stamps - stamps[0]), of_episode.RATE, "0.2000 s, but the set has 10"),
+        (lambda stamps: stamps[0] + 2 * (stamps - stamps[0]), of_episode.RATE, "0.2000 s, but the data set has 10"),
     ],
 )
 def test_clocks_that_do_not_tick_with_the_frames(
@@ -140,8 +140,8 @@ def held(values: np.ndarray, first: int, length: int) -> np.ndarray:
     ("key", "words"),
     [
         ("observation.state", "the same in 12 frames from frame 5 on"),
-        (TOP, "one picture in 12 frames from frame 5 on"),
-        (DEPTH, "one picture in 12 frames from frame 5 on"),
+        (TOP, "one image in 12 frames from frame 5 on"),
+        (DEPTH, "one image in 12 frames from frame 5 on"),
     ],
 )
 def test_a_stream_that_stands_still_while_others_go_on(tmp_path: Path, key: str, words: str) -> None:
@@ -153,7 +153,7 @@ def test_a_stream_that_stands_still_while_others_go_on(tmp_path: Path, key: str,
     assert not findings(tmp_path, frozen_s=1.3)
 
 
-def test_a_picture_that_changes_slowly_is_no_frozen_stream(tmp_path: Path) -> None:
+def test_an_image_that_changes_slowly_is_no_frozen_stream(tmp_path: Path) -> None:
     levels = np.arange(100, 100 + 2 * LENGTH, 2, dtype=np.uint16)
     write(tmp_path, drawn(0, depth__top=np.broadcast_to(levels[:, None, None], (LENGTH, *SIZE_HW)).copy()))
     assert not findings(tmp_path)
@@ -176,20 +176,20 @@ def test_missing_streams(tmp_path: Path) -> None:
     writer = EpisodeWriter.open(tmp_path, FPS, features, "test arm")
     states = np.random.default_rng(0).normal(size=(LENGTH, 2)).astype(np.float32)
     writer.add(Episode({"observation.state": states}, "lift"))
-    assert only(tmp_path) == Finding(checks.NO_STREAM, "action: there is none; there are observation.state")
+    assert only(tmp_path) == DataProblem(checks.NO_STREAM, "action is missing; recorded are observation.state")
 
 
 def test_missing_pictures(tmp_path: Path) -> None:
     video = three(tmp_path) / f"videos/{TOP}/chunk-000/file-001.mp4"
     write_video(video, np.zeros((LENGTH - 3, *SIZE_HW, 3), np.uint8), FPS)
     found = only(tmp_path)
-    assert (found.kind, found.episode) == (checks.NO_PICTURES, 1)
-    assert f"expected {LENGTH} pictures from 0.000 s on, found {LENGTH - 3}" in found.item
+    assert (found.kind, found.episode) == (checks.NO_IMAGES, 1)
+    assert f"expected {LENGTH} images from 0.000 s on, found {LENGTH - 3}" in found.item
     video.unlink()
-    assert only(tmp_path).kind == checks.NO_PICTURES
+    assert only(tmp_path).kind == checks.NO_IMAGES
 
 
-def test_pictures_of_another_size_and_videos_of_another_rate(tmp_path: Path) -> None:
+def test_images_of_another_size_and_videos_of_another_rate(tmp_path: Path) -> None:
     video = three(tmp_path) / f"videos/{TOP}/chunk-000/file-001.mp4"
     write_video(video, np.zeros((LENGTH, 16, 24, 3), np.uint8), FPS)
     edit(tmp_path / "meta/info.json", lambda info: info["features"][TOP]["info"].update({"video.fps": 30}))
@@ -211,8 +211,8 @@ def test_fewer_rows_than_described_and_lost_files(tmp_path: Path) -> None:
 def test_short_and_repeated_episodes(tmp_path: Path) -> None:
     write(tmp_path, drawn(0), draw_episode(1, 6), drawn(0))
     assert findings(tmp_path) == [
-        Finding(of_episode.SHORT, "6 frames, 0.60 s", 1),
-        Finding(checks.DUPLICATE, "the states and actions of episode 0", 2),
+        DataProblem(of_episode.SHORT, "6 frames, 0.60 s", 1),
+        DataProblem(checks.DUPLICATE, "the states and actions of episode 0", 2),
     ]
     assert [found.kind for found in findings(tmp_path, shortest_s=0.5)] == [checks.DUPLICATE]
 
@@ -283,7 +283,7 @@ def test_joints_out_of_range_or_too_fast(tmp_path: Path) -> None:
     )
     found = only(arm_set(tmp_path / "jumped", jumped))
     assert found.kind == of_episode.TOO_FAST
-    assert "qpos_target_1 changes by 4.58 a second before frame 10, allowed 2.09" in found.item
+    assert "qpos_target_1 changes by 4.58 per second before frame 10, allowed 2.09" in found.item
     assert only(arm_set(tmp_path / "wide", wide)).kind == of_episode.OUT_OF_RANGE
 
 

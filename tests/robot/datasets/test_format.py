@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from handeye.robot.datasets import writer as episode_writer
-from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers
+from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers, require_same_origin, save_origin
 from handeye.robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
 from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.vision.errors import DatasetError
@@ -255,7 +255,7 @@ def test_a_wrong_episode_is_refused_and_nothing_written(tmp_path: Path, episode:
 
 def test_another_rate_or_other_features_are_not_mixed_in(tmp_path: Path) -> None:
     write_three(tmp_path)
-    with pytest.raises(DatasetError, match="10 frames a second, these have 30"):
+    with pytest.raises(DatasetError, match="10 frames per second, these have 30"):
         EpisodeWriter.open(tmp_path, 30, FEATURES, "test arm")
     with pytest.raises(DatasetError, match="differ in action"):
         EpisodeWriter.open(tmp_path, FPS, FEATURES | {"action": numbers(("x", "y", "z"))}, "test arm")
@@ -289,7 +289,7 @@ def test_statistics_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 
 def test_older_versions_and_other_folders_are_named_as_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no data set of demonstrations"):
+    with pytest.raises(DatasetError, match="not a data set of demonstrations"):
         EpisodeDataset.open(tmp_path)
     write_three(tmp_path)
     path = tmp_path / "meta/info.json"
@@ -338,3 +338,11 @@ def test_a_recorded_nan_is_refused_when_read(tmp_path: Path) -> None:
 
 def test_book_keeping_is_not_for_recorders() -> None:
     assert not BOOK_KEEPING.keys() & FEATURES.keys()
+
+
+def test_a_recording_begun_under_the_old_names_of_the_configuration_goes_on(tmp_path: Path) -> None:
+    save_origin(tmp_path, {"mishaps": {"nudge_chance": 0.25}, "picture_height": 120, "picture_width": 160})
+    origin = {"random_faults": {"nudge_chance": 0.25}, "image_height": 120, "image_width": 160}
+    require_same_origin(tmp_path, origin)
+    with pytest.raises(DatasetError, match=r"random_faults\.nudge_chance 0\.25, now 0\.5;"):
+        require_same_origin(tmp_path, {**origin, "random_faults": {"nudge_chance": 0.5}})

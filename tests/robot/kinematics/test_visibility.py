@@ -106,23 +106,22 @@ def test_points_lie_on_the_arm_within_their_margin() -> None:
 def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() -> None:
     """Depth of a rendered hand before the outside camera, by the geoms that its pixels show."""
     pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from handeye.robot.simulator.renderers import build_renderer
-    from handeye.robot.simulator.rendering import RendererKind
+    from handeye.robot.simulator.renderers import RendererKind, build_renderer
     from handeye.robot.simulator.tracking_scenarios import ScenarioKind, sample_scenario
 
     small = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=159.5, cy_px=119.5))
-    course = sample_scenario(ScenarioKind.ARM, small, 0)
-    moment = course.moments[24]
-    course.pose(moment)
-    renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
-    renderer.load(course.scene)
-    depth_m, geom_ids = renderer.render(course.scene.data).depth_m, renderer.segment(course.scene.data)
+    scenario = sample_scenario(ScenarioKind.ARM, small, 0)
+    keyframe = scenario.keyframes[24]
+    scenario.pose(keyframe)
+    renderer = build_renderer(RendererKind.RAYS, scenario.camera, camera_name=scenario.camera_name)
+    renderer.load(scenario.scene)
+    depth_m, geom_ids = renderer.render(scenario.scene.data).depth_m, renderer.segment(scenario.scene.data)
     rows, columns = np.nonzero(np.isfinite(depth_m))
-    rays = pixel_rays(np.stack([columns, rows], axis=1).astype(np.float64), course.camera.K)
-    points = apply_transform(course.T_base_camera, rays * depth_m[rows, columns, None].astype(np.float64))
-    arm = ArmShape(small).place(moment.qpos, moment.opening_m)
+    rays = pixel_rays(np.stack([columns, rows], axis=1).astype(np.float64), scenario.camera.K)
+    points = apply_transform(scenario.T_base_camera, rays * depth_m[rows, columns, None].astype(np.float64))
+    arm = ArmShape(small).place(keyframe.qpos, keyframe.opening_m)
     found = points_on_arm(points, arm, np.full(len(points), 1e-4))
-    is_arm = course.scene.model.geom_contype[geom_ids[rows, columns]] == 2
+    is_arm = scenario.scene.model.geom_contype[geom_ids[rows, columns]] == 2
     assert 0.02 < is_arm.mean() < 0.5
     assert np.mean(found != is_arm) < 0.002
 
@@ -130,12 +129,12 @@ def test_what_the_camera_reads_off_the_arm_lies_on_it_and_nothing_else_does() ->
 def test_on_random_configurations_lines_are_cut_as_the_simulator_casts_them() -> None:
     """MuJoCo's mj_ray through the simulated arm, which was compiled from these shapes by another program."""
     mujoco = pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
-    from handeye.robot.simulator.appearance import draw_appearance
+    from handeye.robot.simulator.appearance import sample_appearance
     from handeye.robot.simulator.objects import Profile
     from handeye.robot.simulator.scene import build_scene, place_arm
 
     rng = np.random.default_rng(0)
-    scene, shape = build_scene(CELL, (), draw_appearance(rng, Profile.TRAIN)), ArmShape(CELL)
+    scene, shape = build_scene(CELL, (), sample_appearance(rng, Profile.TRAIN)), ArmShape(CELL)
     # Arm and hand collide as group 2 in contype; table, bin and floor do not belong to it.
     is_arm = scene.model.geom_contype == 2
     num_cut, different = 0, []

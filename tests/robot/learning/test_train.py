@@ -229,5 +229,5 @@ def test_a_data_set_that_lerobot_wrote_is_learnt_from_with_its_names_rate_and_im
 
 
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no data set of demonstrations"):
+    with pytest.raises(DatasetError, match="not a data set of demonstrations"):
         open_source(LeRobotDataConfig(root=tmp_path))

@@ -62,33 +62,33 @@ def build_scenario(rng: np.random.Generator) -> list[Scenario]:
     travel[2], travel[4] = [0.14, 0.0], [-0.14, 0.0]
     travel[1] = [0.0, rng.uniform(-0.05, -0.02)]
     offset = rng.uniform(-0.02, 0.02)
-    courses = []
+    scenarios = []
     for frame in range(NUM_FRAMES):
         part = np.clip((frame - 3) / (NUM_FRAMES - 4), 0.0, 1.0)
         cubes = [cube(x, y, EDGE_M, yaw) for (x, y), yaw in zip(start + part * travel, yaws, strict=True)]
         arm_y = -0.26 + 0.52 * frame / (NUM_FRAMES - 1) + offset
-        courses.append(Scenario(cubes, Box(np.array([0.58, arm_y, 0.22]), np.array([0.5, 0.09, 0.06]))))
-    return courses
+        scenarios.append(Scenario(cubes, Box(np.array([0.58, arm_y, 0.22]), np.array([0.5, 0.09, 0.06]))))
+    return scenarios
 
 
 def run_scene(seed: int) -> Outcome:
-    """Track one course; a cube changes hands when the track at its place is another than the last one there."""
+    """Track one scenario; a cube changes hands when the track at its place is another than the last one there."""
     rng = np.random.default_rng(seed)
     tracker = ObjectTracker(TrackerConfig())
     last: dict[int, int] = {}
     switches = np.zeros(6, dtype=int)
     num_hidden, tracks = 0, ()
-    for k, course in enumerate(build_scenario(rng)):
-        depth, hit = cast([*course.cubes, course.arm], T_BASE_CAMERA)
+    for k, scenario in enumerate(build_scenario(rng)):
+        depth, hit = cast([*scenario.cubes, scenario.arm], T_BASE_CAMERA)
         frame = frame_of(add_stereo_noise(depth, rng), FRAME_S * k)
-        seen = [index for index, solid in enumerate(course.cubes) if _is_seen(hit, index, solid)]
-        num_hidden += len(course.cubes) - len(seen)
+        seen = [index for index, solid in enumerate(scenario.cubes) if _is_seen(hit, index, solid)]
+        num_hidden += len(scenario.cubes) - len(seen)
         boxes = [box + rng.normal(0, 1.5, 4) for index in seen if (box := box_of(hit, index)) is not None]
         positions = locate_objects(detections_of(boxes), frame, T_BASE_CAMERA, ProjectionConfig(), table_height_m=0.0)
         visible = build_visibility(frame, T_BASE_CAMERA, VisibilityConfig())
         tracks = tracker.update(positions, frame.stamp_s, visible=visible)
         for index in seen:
-            holder = _track_at(tracks, course.cubes[index].centre)
+            holder = _track_at(tracks, scenario.cubes[index].centre)
             if holder is None:
                 continue
             switches[index] += last.get(index, holder) != holder

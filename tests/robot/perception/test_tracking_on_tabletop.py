@@ -8,9 +8,9 @@ import pytest
 from tests.robot.perception.tabletop_scene import build_scenario, run_scene
 
 
-def test_a_course_hides_the_target_moves_the_others_and_lets_none_touch():
-    courses = build_scenario(np.random.default_rng(0))
-    centres = np.array([[solid.centre for solid in course.cubes] for course in courses])
+def test_a_scenario_hides_the_target_moves_the_others_and_lets_none_touch():
+    scenarios = build_scenario(np.random.default_rng(0))
+    centres = np.array([[solid.centre for solid in scenario.cubes] for scenario in scenarios])
     assert np.ptp(centres[:, 0], axis=0).max() == 0.0
     assert (np.linalg.norm(centres[-1, [1, 2, 4]] - centres[0, [1, 2, 4]], axis=1) > 0.015).all()
     distances = np.linalg.norm(centres[:, :, None] - centres[:, None], axis=-1) + np.eye(6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
+from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, ImageSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
 from handeye.robot.policies.learned_pick import ImageBuffer, LearnedPick, LearnedPickConfig
@@ -21,7 +21,7 @@ from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.test_scripted_policy import TASK
 
-SIZE = PictureSize(60, 80)
+SIZE = ImageSize(60, 80)
 TOLD = (*STATE_NAMES[:7], "is_holding")
 
 
@@ -53,11 +53,11 @@ def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode(
     watcher = Watcher()
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:
-        return LearnedPick(config.cell, LearnedPickConfig(), watcher, timer, scene=station.cell.see_scene)
+        return LearnedPick(config.cell, LearnedPickConfig(), watcher, timer, scene=station.cell.scene_image)
 
     with PickStation(config, lambda image_rgb: Detections.empty(CUBE_CLASSES), build) as station:
         sink = DemonstrationSink(
-            config.cell, build_task(config), policy_hz=10.0, seed=5, pictures=SIZE, scene=station.cell.see_scene
+            config.cell, build_task(config), policy_hz=10.0, seed=5, image_size=SIZE, scene=station.cell.scene_image
         )
         station.run(5, sinks=[sink])
     columns = sink.episode().columns

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.gl_renderer import find_gl_backend
 from handeye.robot.simulator.objects import Part, SceneObject
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 
 CELL = WorkCellConfig()
 KINDS = (RendererKind.RAYS, RendererKind.GL)

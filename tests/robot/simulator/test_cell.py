@@ -1,4 +1,4 @@
-"""The simulated cell as a whole: fair episodes, exact repetition, camera timing, faults and the judge's verdicts."""
+"""The simulated cell as a whole: fair episodes, exact repetition, camera timing, faults and success checks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import pytest
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import CameraError
-from handeye.robot.simulator.cell import SimulatedCell
-from handeye.robot.simulator.config import SimulatorConfig
+from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from handeye.robot.simulator.layout import move_object, object_pose
 from handeye.robot.simulator.objects import UPRIGHT
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 
 
 def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers(simulated: SimulatedCell) -> None:
@@ -39,15 +38,15 @@ def test_every_episode_has_one_target_at_rest_within_reach_with_room_for_fingers
 
 def run_a_little(simulated: SimulatedCell) -> tuple[np.ndarray, list[np.ndarray]]:
     simulated.reset(11, faults=[CubeMoved(at_s=0.1, by_xy_m=(0.03, 0.0))])
-    pictures = []
+    images = []
     with simulated.arm as arm, simulated.camera as camera:
         for k in range(40):
             arm.command(np.array(simulated.cell.home_qpos) + 0.01 * k, 0.085 - 0.002 * k)
             simulated.clock.wait_until((k + 1) * 0.008)
             if k % 13 == 12:
                 frame = camera.read()
-                pictures += [frame.image_rgb, frame.depth_m]
-    return simulated.scene.data.qpos.copy(), pictures
+                images += [frame.image_rgb, frame.depth_m]
+    return simulated.scene.data.qpos.copy(), images
 
 
 def test_an_episode_repeats_to_the_last_bit(simulated: SimulatedCell) -> None:
@@ -116,9 +115,9 @@ def test_camera_opened_before_the_reset_works_after_it(simulated: SimulatedCell)
     with simulated.camera as camera:
         for seed in (0, 1):
             simulated.reset(seed)
-            picture = camera.read().image_rgb
+            image = camera.read().image_rgb
         simulated.reset(0)
-        assert np.mean(camera.read().image_rgb != picture) > 0.2
+        assert np.mean(camera.read().image_rgb != image) > 0.2
 
 
 def test_dropped_frames_leave_the_last_one(simulated: SimulatedCell) -> None:
@@ -182,50 +181,50 @@ def put_target(simulated: SimulatedCell, p_base: tuple[float, float, float], wai
 
 def test_judge_tells_success_from_every_kind_of_failure(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    judge = PickTaskJudge(simulated)
+    success_check = PickSuccessCheck(simulated)
     x, y = simulated.cell.bin.centre_xy_m
-    assert judge().reason == "never_held"
+    assert success_check().reason == "never_held"
     put_target(simulated, (x, y, 0.4), wait_s=0.1)
-    assert judge().reason == "never_held"
+    assert success_check().reason == "never_held"
     put_target(simulated, (x, y, 0.1), wait_s=0.04)
-    assert judge().reason == "still_moving"
+    assert success_check().reason == "still_moving"
     put_target(simulated, (x, y, 0.05), wait_s=0.5)
-    assert judge().success
-    assert judge().reason == ""
+    assert success_check().success
+    assert success_check().reason == ""
     put_target(simulated, (x + 0.3, y, 0.05), wait_s=0.5)
-    assert not judge().success
+    assert not success_check().success
     put_target(simulated, (1.5, 0.0, 0.1), wait_s=0.6)
-    assert judge().reason == "fell_off_the_table"
+    assert success_check().reason == "fell_off_the_table"
 
 
 def test_judge_notes_that_the_gripper_was_pushed_into_the_table(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    judge = PickTaskJudge(simulated)
+    success_check = PickSuccessCheck(simulated)
     with simulated.arm as arm:
         qpos = np.array(simulated.cell.home_qpos)
         for k in range(220):
             qpos = qpos + np.array([0.0, 0.004, 0.0, -0.004, 0.0, 0.0])
             arm.command(qpos, 0.085)
             simulated.clock.wait_until((k + 1) * 0.008)
-            if judge.unsafe_contacts:
+            if success_check.unsafe_contacts:
                 break
-    assert judge.unsafe_contacts
-    assert judge.unsafe_contacts[0].against == "table"
+    assert success_check.unsafe_contacts
+    assert success_check.unsafe_contacts[0].against == "table"
     put_target(simulated, (*simulated.cell.bin.centre_xy_m, 0.05), wait_s=0.5)
-    assert judge().reason.startswith("unsafe_contact")
-    judge.reset()
-    assert judge.unsafe_contacts == []
+    assert success_check().reason.startswith("unsafe_contact")
+    success_check.reset()
+    assert success_check.unsafe_contacts == []
 
 
-def test_film_shows_the_cell_from_outside(simulated: SimulatedCell) -> None:
+def test_video_frames_show_the_whole_cell(simulated: SimulatedCell) -> None:
     simulated.reset(0)
-    first = simulated.film()
+    first = simulated.video_frame()
     assert first.shape == (480, 640, 3)
     with simulated.arm as arm:
         for k in range(60):
             arm.command(np.array(simulated.cell.home_qpos) + [0.01 * k, 0, 0, 0, 0, 0], 0.085)
             simulated.clock.wait_until((k + 1) * 0.008)
-    assert 0.02 < np.mean(np.any(simulated.film() != first, axis=-1)) < 0.6
+    assert 0.02 < np.mean(np.any(simulated.video_frame() != first, axis=-1)) < 0.6
 
 
 def test_an_empty_cell_says_so() -> None:
@@ -233,16 +232,16 @@ def test_an_empty_cell_says_so() -> None:
         SimulatedCell(WorkCellConfig(), SimulatorConfig()).scene  # noqa: B018
 
 
-def test_the_scene_camera_has_the_films_view_in_its_own_size(simulated: SimulatedCell) -> None:
+def test_scene_images_have_the_view_of_video_frames_at_their_size(simulated: SimulatedCell) -> None:
     simulated.reset(4)
-    seen, film = simulated.see_scene(), simulated.film()
+    seen, film = simulated.scene_image(), simulated.video_frame()
     assert seen.shape == (*simulated.config.scene_camera_hw, 3)
     small = cv2.resize(film, seen.shape[1::-1], interpolation=cv2.INTER_AREA).astype(float)
-    # Shadows and antialiasing apart they are one picture; shifted by three pixels they no longer are.
+    # Shadows and antialiasing apart they are one image; shifted by three pixels they no longer are.
     assert np.median(np.abs(small - seen)) < 3.0
     error, shifted = (np.abs(small - np.roll(seen, by, axis=1)).mean() for by in (0, 3))
     assert error < 0.8 * shifted
     simulated.reset(5)
-    assert (simulated.see_scene() != seen).any()
+    assert (simulated.scene_image() != seen).any()
     simulated.close()
     simulated.close()

@@ -1,4 +1,4 @@
-"""Rendered data sets: each picture follows from (seed, index), the files are COCO, and an interrupted run goes on."""
+"""Rendered data sets: each image follows from (seed, index), the files are COCO, and an interrupted run goes on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
 from handeye.robot.simulator.ray_renderer import RayRenderer
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.simulator.samples import SampleRenderer, View, pose_scene
 from handeye.vision.errors import DatasetError
 
@@ -34,7 +34,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_picture_depends_on_seed_and_index_only(cell: WorkCellConfig) -> None:
+def test_image_depends_on_seed_and_index_only(cell: WorkCellConfig) -> None:
     used, fresh = (SampleRenderer(cell, Profile.TRAIN, RendererKind.RAYS) for _ in range(2))
     before, wanted = used.render(9, 0), used.render(9, 1)
     again = fresh.render(9, 1)
@@ -51,9 +51,9 @@ def test_files_are_coco(rendered: Path, cell: WorkCellConfig) -> None:
     assert sorted(path.name for path in (rendered / "images").iterdir()) == [f"{i:06d}.jpg" for i in range(3)]
     assert not (rendered / ".labels").exists()
     for image in truth.imgs.values():
-        picture = cv2.imread(str(rendered / "images" / image["file_name"]))
-        assert picture is not None
-        assert picture.shape[:2] == (image["height"], image["width"]) == (480, 640)
+        pixels = cv2.imread(str(rendered / "images" / image["file_name"]))
+        assert pixels is not None
+        assert pixels.shape[:2] == (image["height"], image["width"]) == (480, 640)
     for annotation in truth.anns.values():
         left, top, width, height = annotation["bbox"]
         assert left >= 0
@@ -89,8 +89,8 @@ def test_interrupted_run_goes_on_and_ends_with_the_same_files(
     with pytest.raises(KilledError):
         render_dataset(tmp_path, SETTINGS, workers=1)
     assert not (tmp_path / "annotations.json").exists()
-    # A kill between picture and labels leaves a picture that does not count.
-    (tmp_path / "images" / "000002.jpg").write_bytes(b"half a picture")
+    # A kill between image and labels leaves an image that does not count.
+    (tmp_path / "images" / "000002.jpg").write_bytes(b"half an image")
     monkeypatch.setattr(dataset, "_render_one", render_one)
     counted: list[None] = []
     render_dataset(tmp_path, SETTINGS, workers=1, on_image=lambda: counted.append(None))

@@ -10,7 +10,7 @@ from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.faults import FrictionLowered
 from handeye.robot.simulator.layout import object_pose
 from handeye.robot.simulator.samples import joints_for, tool_grasping_at, tool_rotation
-from handeye.robot.simulator.success import PickTaskJudge
+from handeye.robot.simulator.success import PickSuccessCheck
 from tests.robot.simulator.conftest import straight_line
 
 DT_S = 0.008
@@ -55,7 +55,7 @@ def target_in_tcp(simulated: SimulatedCell) -> np.ndarray:
 @pytest.mark.parametrize("seed", [0, 1, 6])
 def test_cube_is_held_by_friction_through_lift_and_fast_swing(simulated: SimulatedCell, seed: int) -> None:
     simulated.reset(seed)
-    judge = PickTaskJudge(simulated)
+    success_check = PickSuccessCheck(simulated)
     above, at, lifted = grasp_poses(simulated, (0.12, 0.0, 0.2))
     swing = lifted + np.array([-0.6, 0.1, -0.1, 0.3, -0.4, 0.9])
     with simulated.arm:
@@ -68,10 +68,10 @@ def test_cube_is_held_by_friction_through_lift_and_fast_swing(simulated: Simulat
         before = target_in_tcp(simulated)
         hand.go(swing, 0.6)
         hand.go(lifted, 0.6)
-        assert judge.target_is_held()
+        assert success_check.target_is_held()
         np.testing.assert_allclose(target_in_tcp(simulated), before, atol=0.004)
         assert hand.grip(OPEN_M) == pytest.approx(OPEN_M, abs=0.001)
-        assert not judge.target_is_held()
+        assert not success_check.target_is_held()
 
 
 def test_slippery_pads_lose_the_cube_and_the_opening_tells(simulated: SimulatedCell, cell: WorkCellConfig) -> None:

@@ -17,12 +17,11 @@ from handeye.vision.runtime.detections import Detections
 
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
-from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.labels import label_objects
 from handeye.robot.simulator.layout import object_pose, yaw_quaternion
-from handeye.robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, draw_cube
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.objects import CUBE_CLASSES, Part, Profile, SceneObject, sample_cube
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.samples import View, joints_for, pose_scene, tool_looking_at, tool_rotation
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
 from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, noisy_depth
@@ -47,11 +46,11 @@ def standing_cubes(
 
 def take_frame(scene: Scene, renderer: Renderer, rng: np.random.Generator) -> tuple[Frame, np.ndarray]:
     """A frame with noise on its depth, and T_base_camera."""
-    picture = renderer.render(scene.data)
-    depth_m = noisy_depth(picture.depth_m, CELL.camera.fx_px, DepthNoiseConfig(), rng)
+    image = renderer.render(scene.data)
+    depth_m = noisy_depth(image.depth_m, CELL.camera.fx_px, DepthNoiseConfig(), rng)
     camera = scene.data.camera("wrist")
     R_base_camera = camera.xmat.reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])  # MuJoCo's cameras look along -z
-    return Frame(picture.image_rgb, depth_m, CELL.camera.K, 0.0), make_transform(R_base_camera, camera.xpos.copy())
+    return Frame(image.image_rgb, depth_m, CELL.camera.K, 0.0), make_transform(R_base_camera, camera.xpos.copy())
 
 
 @dataclass(frozen=True)
@@ -107,11 +106,11 @@ def touching_scene(rng: np.random.Generator) -> Scene:
     step = edge_m * np.array([np.cos(yaw), np.sin(yaw)])
     cubes = []
     for number in range(int(rng.integers(2, 4))):
-        look = draw_cube(rng, int(rng.integers(4)), f"object_{number}", CELL)
+        look = sample_cube(rng, int(rng.integers(4)), f"object_{number}", CELL)
         x, y = first + number * step
         part = Part("box", (edge_m / 2,) * 3)
         cubes.append(replace(look, parts=(part,)).placed((float(x), float(y), edge_m / 2), yaw_quaternion(yaw)))
-    scene = build_scene(CELL, cubes, draw_appearance(rng, Profile.TRAIN))
+    scene = build_scene(CELL, cubes, sample_appearance(rng, Profile.TRAIN))
     tool = tool_rotation(rng.uniform(-np.pi, np.pi), rng.uniform(0.0, np.radians(30)), rng.uniform(-np.pi, np.pi))
     joints = joints_for(tool_looking_at(np.array([*first, 0.0]), rng.uniform(0.4, 0.65), tool, CELL), CELL)
     if joints is None:

@@ -10,13 +10,12 @@ import pytest
 
 from handeye.robot.config import CameraConfig, WorkCellConfig
 from handeye.robot.simulator import gl_renderer as gl_backend
-from handeye.robot.simulator import rendering
+from handeye.robot.simulator import renderers
 from handeye.robot.simulator.appearance import Appearance, ImageEffects, Light
 from handeye.robot.simulator.gl_renderer import GlBackend, can_render, find_gl_backend
-from handeye.robot.simulator.objects import Part, Profile, SceneObject, draw_cube, draw_distractor
+from handeye.robot.simulator.objects import Part, Profile, SceneObject, sample_cube, sample_distractor
 from handeye.robot.simulator.ray_renderer import RayRenderer
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import Renderer, RendererKind
+from handeye.robot.simulator.renderers import Renderer, RendererKind, build_renderer
 from handeye.robot.simulator.scene import Scene, build_scene, place_arm
 from handeye.vision.errors import MissingPackageError
 
@@ -100,13 +99,13 @@ def test_sky_has_infinite_depth_and_no_geom(cell: WorkCellConfig, kind: Renderer
 @pytest.mark.usefixtures("needs_gl")
 def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
     rng = np.random.default_rng(5)
-    items = [draw_cube(rng, i % 4, f"object_{i}", cell) for i in range(4)]
-    items += [draw_distractor(rng, Profile.TRAIN, f"object_{i}") for i in range(4, 8)]
+    items = [sample_cube(rng, i % 4, f"object_{i}", cell) for i in range(4)]
+    items += [sample_distractor(rng, Profile.TRAIN, f"object_{i}") for i in range(4, 8)]
     places = [(0.42 + 0.09 * (i % 4), -0.15 + 0.25 * (i // 4), item.height_m) for i, item in enumerate(items)]
     scene = build_scene(cell, [item.placed(p) for item, p in zip(items, places, strict=True)], plain_look())
     gl, rays = (loaded(kind, cell.camera, scene) for kind in (RendererKind.GL, RendererKind.RAYS))
     ids_gl, ids_rays = gl.segment(scene.data), rays.segment(scene.data)
-    picture_gl, picture_rays = gl.render(scene.data), rays.render(scene.data)
+    image_gl, image_rays = gl.render(scene.data), rays.render(scene.data)
     gl.close()
     same = ids_gl == ids_rays
     assert same.mean() > 0.998
@@ -114,16 +113,16 @@ def test_renderers_agree_on_shape_depth_and_shade(cell: WorkCellConfig) -> None:
         mask_gl, mask_rays = ids_gl == geom, ids_rays == geom
         if mask_rays.sum() > 200:
             assert (mask_gl & mask_rays).sum() / (mask_gl | mask_rays).sum() > 0.96, scene.model.geom(geom).name
-    error = np.abs(picture_gl.depth_m - picture_rays.depth_m)[same & (ids_rays >= 0)]
+    error = np.abs(image_gl.depth_m - image_rays.depth_m)[same & (ids_rays >= 0)]
     assert np.median(error) < 2e-5
     assert np.quantile(error, 0.995) < 1e-3
-    shade = np.abs(picture_gl.image_rgb.astype(float) - picture_rays.image_rgb)[same]
+    shade = np.abs(image_gl.image_rgb.astype(float) - image_rays.image_rgb)[same]
     assert shade.mean() < 3.0
     assert np.quantile(shade, 0.99) < 25.0
 
 
 def test_shadows_darken_the_table_beside_a_cube_and_nothing_else(cell: WorkCellConfig, kind: RendererKind) -> None:
-    cube = draw_cube(np.random.default_rng(0), 0, "object_0", cell).placed((0.55, 0.1, 0.025))
+    cube = sample_cube(np.random.default_rng(0), 0, "object_0", cell).placed((0.55, 0.1, 0.025))
     scene = build_scene(cell, [cube], plain_look(direction=(0.0, 0.7, -0.714)))
     shadowless, shadowed = loaded(kind, cell.camera, scene), loaded(kind, cell.camera, scene, shadows=True)
     lit = shadowless.render(scene.data).image_rgb.astype(int).sum(-1)
@@ -149,7 +148,7 @@ def test_a_renderer_shows_the_scene_that_was_loaded_last(cell: WorkCellConfig) -
 def test_without_gl_rays_are_taken_and_asking_for_gl_says_what_to_install(
     cell: WorkCellConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rendering, "find_gl_backend", lambda: None)
+    monkeypatch.setattr(renderers, "find_gl_backend", lambda: None)
     assert isinstance(build_renderer(RendererKind.AUTO, cell.camera), RayRenderer)
     with pytest.raises(MissingPackageError, match="libegl1.*rays"):
         build_renderer(RendererKind.GL, cell.camera)
@@ -172,8 +171,7 @@ def test_no_gl_library_is_loaded_by_rays() -> None:
     program = (
         "import sys, numpy as np\n"
         "from handeye.robot.config import WorkCellConfig\n"
-        "from handeye.robot.simulator.cell import SimulatedCell\n"
-        "from handeye.robot.simulator.config import SimulatorConfig\n"
+        "from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig\n"
         "cell = SimulatedCell(WorkCellConfig(), SimulatorConfig.model_validate({'renderer': 'rays'}))\n"
         "cell.reset(0)\n"
         "with cell.camera as camera: camera.read()\n"

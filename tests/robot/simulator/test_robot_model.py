@@ -9,7 +9,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import ArmError
 from handeye.robot.interfaces import Arm
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.simulator.appearance import draw_appearance
+from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.objects import Profile
 from handeye.robot.simulator.scene import build_scene, place_arm
@@ -19,7 +19,7 @@ DT_S = 0.008
 
 def test_model_and_denavit_hartenberg_table_agree(cell: WorkCellConfig) -> None:
     rng = np.random.default_rng(0)
-    scene = build_scene(cell, [], draw_appearance(rng, Profile.TRAIN))
+    scene = build_scene(cell, [], sample_appearance(rng, Profile.TRAIN))
     for qpos in rng.uniform(-np.pi, np.pi, (50, 6)):
         place_arm(scene, qpos, 0.05)
         T_base_tool = forward_kinematics(qpos)
@@ -34,7 +34,7 @@ def test_model_and_denavit_hartenberg_table_agree(cell: WorkCellConfig) -> None:
 
 
 def test_links_have_the_published_masses(cell: WorkCellConfig) -> None:
-    scene = build_scene(cell, [], draw_appearance(np.random.default_rng(0), Profile.TRAIN))
+    scene = build_scene(cell, [], sample_appearance(np.random.default_rng(0), Profile.TRAIN))
     names = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
     masses = [scene.model.body(name).mass[0] for name in names]
     np.testing.assert_allclose(masses, [7.369, 13.051, 3.989, 2.1, 1.98, 0.615], atol=1e-9)

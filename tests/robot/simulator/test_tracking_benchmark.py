@@ -14,9 +14,14 @@ from handeye.robot.config import CameraConfig, WorkCellConfig
 pytest.importorskip("mujoco", reason="the simulator is not installed: pip install 'handeye[sim]'")
 
 from handeye.robot.simulator.layout import object_pose
-from handeye.robot.simulator.renderers import build_renderer
-from handeye.robot.simulator.rendering import RendererKind
-from handeye.robot.simulator.tracking_benchmark import ScenarioResult, Sight, run_scenarios, summarise, track_scenario
+from handeye.robot.simulator.renderers import RendererKind, build_renderer
+from handeye.robot.simulator.tracking_benchmark import (
+    ScenarioResult,
+    Visibility,
+    run_scenarios,
+    summarise,
+    track_scenario,
+)
 from handeye.robot.simulator.tracking_scenarios import Scenario, ScenarioKind, sample_scenario
 from handeye.tools.command_line import run_command
 
@@ -25,10 +30,10 @@ SMALL = WorkCellConfig(camera=CameraConfig(width_px=320, height_px=240, cx_px=15
 """A quarter of the pixels: the middle of the outside camera's image, which is enough to see all cubes."""
 
 
-def results_of(course: Scenario, sight: Sight) -> ScenarioResult:
-    renderer = build_renderer(RendererKind.RAYS, course.camera, camera_name=course.camera_name)
-    renderer.load(course.scene)
-    return track_scenario(course, renderer, 0, sight=sight)
+def results_of(scenario: Scenario, visibility: Visibility) -> ScenarioResult:
+    renderer = build_renderer(RendererKind.RAYS, scenario.camera, camera_name=scenario.camera_name)
+    renderer.load(scenario.scene)
+    return track_scenario(scenario, renderer, 0, visibility=visibility)
 
 
 def tracks_of(result: ScenarioResult, cube: int) -> set[int]:
@@ -40,31 +45,31 @@ def tracks_of(result: ScenarioResult, cube: int) -> set[int]:
 
 
 @pytest.mark.parametrize("kind", ScenarioKind)
-def test_courses_repeat_from_their_seed_and_cubes_never_overlap(kind: ScenarioKind) -> None:
-    course, again, other = (sample_scenario(kind, CELL, seed) for seed in (3, 3, 4))
-    assert all(np.array_equal(a.qpos, b.qpos) for a, b in zip(course.moments, again.moments, strict=True))
-    assert not np.array_equal(course.moments[0].feet_xy, other.moments[0].feet_xy)
-    edges = np.array([item.edge_m for item in course.scene.objects])
-    for moment in course.moments:
-        apart = np.linalg.norm(moment.feet_xy[:, None] - moment.feet_xy, axis=-1) + np.eye(len(edges))
+def test_scenarios_repeat_from_their_seed_and_cubes_never_overlap(kind: ScenarioKind) -> None:
+    scenario, again, other = (sample_scenario(kind, CELL, seed) for seed in (3, 3, 4))
+    assert all(np.array_equal(a.qpos, b.qpos) for a, b in zip(scenario.keyframes, again.keyframes, strict=True))
+    assert not np.array_equal(scenario.keyframes[0].feet_xy, other.keyframes[0].feet_xy)
+    edges = np.array([item.edge_m for item in scenario.scene.objects])
+    for keyframe in scenario.keyframes:
+        apart = np.linalg.norm(keyframe.feet_xy[:, None] - keyframe.feet_xy, axis=-1) + np.eye(len(edges))
         assert (apart > 0.5 * (edges[:, None] + edges)).all()
 
 
-def test_a_course_puts_cubes_and_arm_where_it_says() -> None:
-    course = sample_scenario(ScenarioKind.PUSH, CELL, 0)
-    start, end = course.moments[0], course.moments[-1]
+def test_a_scenario_puts_cubes_and_arm_where_it_says() -> None:
+    scenario = sample_scenario(ScenarioKind.PUSH, CELL, 0)
+    start, end = scenario.keyframes[0], scenario.keyframes[-1]
     assert end.feet_xy[1, 0] - start.feet_xy[1, 0] == pytest.approx(0.12, abs=0.001)
-    course.pose(end)
-    place = object_pose(course.scene, course.scene.objects[1])[:3, 3]
-    np.testing.assert_allclose(place, [*end.feet_xy[1], 0.5 * course.scene.objects[1].edge_m], atol=1e-9)
-    np.testing.assert_allclose(course.scene.data.qpos[:6], end.qpos)
+    scenario.pose(end)
+    place = object_pose(scenario.scene, scenario.scene.objects[1])[:3, 3]
+    np.testing.assert_allclose(place, [*end.feet_xy[1], 0.5 * scenario.scene.objects[1].edge_m], atol=1e-9)
+    np.testing.assert_allclose(scenario.scene.data.qpos[:6], end.qpos)
 
 
 def test_a_cube_behind_the_arm_keeps_its_identity_and_is_not_lost_because_the_arm_is_known() -> None:
     """The hand stands for 1.6 s between a fixed camera and a cube; what is not told so gives the cube up."""
-    course = sample_scenario(ScenarioKind.ARM, SMALL, 0)
-    course = replace(course, moments=course.moments[8:36])
-    informed, uninformed = results_of(course, Sight.ARM), results_of(course, Sight.NONE)
+    scenario = sample_scenario(ScenarioKind.ARM, SMALL, 0)
+    scenario = replace(scenario, keyframes=scenario.keyframes[8:36])
+    informed, uninformed = results_of(scenario, Visibility.ARM), results_of(scenario, Visibility.NONE)
     assert informed.hidden == uninformed.hidden
     assert informed.hidden > 12
     assert informed.false_lost == 0
@@ -73,16 +78,26 @@ def test_a_cube_behind_the_arm_keeps_its_identity_and_is_not_lost_because_the_ar
 
 
 @pytest.mark.slow
-def test_the_command_reports_every_course_and_repeats(tmp_path: Path) -> None:
+def test_the_command_reports_every_scenario_and_repeats(tmp_path: Path) -> None:
     pytest.importorskip("motmetrics", reason="judging tracks needs pip install 'handeye[tracking]'")
     reports = []
     for name in ("a.json", "b.json"):
         report = str(tmp_path / name)
-        words = ["benchmark-tracking", "--scenes", "1", "--course", "crossing", "--renderer", "rays", "--json", report]
+        words = [
+            "benchmark-tracking",
+            "--scenes",
+            "1",
+            "--scenario",
+            "crossing",
+            "--renderer",
+            "rays",
+            "--json",
+            report,
+        ]
         assert run_command(words) == 0
         reports.append(json.loads(Path(report).read_text(encoding="utf-8")))
     assert reports[0] == reports[1]
-    assert reports[0]["courses"]["crossing"]["frames"] == 39
+    assert reports[0]["scenarios"]["crossing"]["frames"] == 39
     assert reports[0]["id_switches"] == 0
     assert reports[0]["error_mm_median"] < 3.0
     assert reports[0]["HOTA"] > 85.0
@@ -92,7 +107,7 @@ def test_the_command_reports_every_course_and_repeats(tmp_path: Path) -> None:
 def test_small_scenes_are_tracked_without_a_switch() -> None:
     pytest.importorskip("motmetrics", reason="judging tracks needs pip install 'handeye[tracking]'")
     kinds = (ScenarioKind.PUSH, ScenarioKind.ARM)
-    runs = run_scenarios(kinds, range(1, 2), sight=Sight.ARM, renderer=RendererKind.RAYS, cell=SMALL)
+    runs = run_scenarios(kinds, range(1, 2), visibility=Visibility.ARM, renderer=RendererKind.RAYS, cell=SMALL)
     summary = summarise(list(runs))
     assert summary.frames == 49 + 47
     assert summary.hidden > 20

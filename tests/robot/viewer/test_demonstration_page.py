@@ -1,4 +1,4 @@
-"""The page of a data set: whole in itself, every number drawn, pictures that are those of the episode, text escaped."""
+"""The page of a data set: whole in itself, every number drawn, images that are those of the episode, text escaped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from handeye.robot.viewer.demonstration_page import (
     HEIGHT_PX,
     LEFT_PX,
     MOST_POINTS,
-    STRIP_PICTURES,
+    STRIP_IMAGES,
     TOP_PX,
     WIDTH_PX,
     Line,
@@ -77,17 +77,17 @@ def test_the_page_is_whole_and_shows_what_was_asked_for(folder: Path, tmp_path: 
     assert re.findall(r'id="(episode-\d+)"', text) == ["episode-0", "episode-2"]
     # Five numbers of state and action, the clock and the flag, for each of two episodes.
     assert parser.seen.count("svg") == 2 * 7
-    assert parser.seen.count("img") == 2 * 2 * STRIP_PICTURES
+    assert parser.seen.count("img") == 2 * 2 * STRIP_IMAGES
     assert json.loads(file.read_text())["shown"] == [0, 2]
 
 
 def test_the_strip_shows_the_episodes_pictures(folder: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     assert run_command(["show-demonstrations", str(folder), "--output", str(page), "--episodes", "1"]) == 0
-    coded = re.findall(r"data:image/jpeg;base64,([^\"]+)\"", page.read_text(encoding="utf-8"))[:STRIP_PICTURES]
+    coded = re.findall(r"data:image/jpeg;base64,([^\"]+)\"", page.read_text(encoding="utf-8"))[:STRIP_IMAGES]
     shown = [cv2.imdecode(np.frombuffer(base64.b64decode(one), np.uint8), cv2.IMREAD_COLOR) for one in coded]
     recorded = EpisodeDataset.open(folder).read_images(1, "observation.images.top")
-    for image, frame in zip(shown, spread(LENGTH, STRIP_PICTURES), strict=True):
+    for image, frame in zip(shown, spread(LENGTH, STRIP_IMAGES), strict=True):
         assert image is not None
         np.testing.assert_allclose(image[..., ::-1].mean((0, 1)), recorded[frame].mean((0, 1)), atol=4)
 

@@ -1,4 +1,4 @@
-"""What an episode leaves on disk can be read again, with and without a view from outside."""
+"""What an episode leaves on disk can be read again, with and without a view from scene."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from handeye.robot.control.episode import EpisodeResult, Judgement, run_episode
+from handeye.robot.control.episode import CheckResult, EpisodeResult, run_episode
 from handeye.robot.control.loop import Tick
 from handeye.robot.control.recorder import read_recording
 from handeye.robot.interfaces import Outcome, PolicyStatus
@@ -19,7 +19,7 @@ from handeye.robot.viewer.episode_view import (
     GAP_PX,
     ContactSheet,
     EpisodeFiles,
-    OutsideView,
+    SceneView,
     describe_result,
 )
 from handeye.vision.errors import UserError
@@ -32,55 +32,55 @@ def white() -> np.ndarray:
 
 def episode(num_ticks: int) -> tuple[list[Tick], EpisodeResult]:
     bench = Bench(ListedPolicy([HOME], ends_after=num_ticks))
-    result = run_episode(bench.loop, TASK, lambda: Judgement(success=True), seed=4, timeout_s=60.0)
+    result = run_episode(bench.loop, TASK, lambda: CheckResult(success=True), seed=4, timeout_s=60.0)
     return bench.sink.ticks, result
 
 
-def write(folder: Path, ticks: list[Tick], result: EpisodeResult, *, video: bool, outside: OutsideView | None) -> None:
-    with EpisodeFiles(folder, ["listed"], video=video, fps=10.0, outside=outside) as files:
+def write(folder: Path, ticks: list[Tick], result: EpisodeResult, *, video: bool, scene: SceneView | None) -> None:
+    with EpisodeFiles(folder, ["listed"], video=video, fps=10.0, scene=scene) as files:
         for tick in ticks:
             files.write(tick)
         files.finish(result)
 
 
-@pytest.mark.parametrize("outside", [None, white])
-def test_ticks_film_and_contact_sheet(tmp_path: Path, outside: OutsideView | None) -> None:
+@pytest.mark.parametrize("scene", [None, white])
+def test_ticks_video_and_contact_sheet(tmp_path: Path, scene: SceneView | None) -> None:
     ticks, result = episode(30)
-    write(tmp_path, ticks, result, video=True, outside=outside)
+    write(tmp_path, ticks, result, video=True, scene=scene)
     assert len(read_recording(tmp_path / "ticks.jsonl")) == 30
-    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
-    pictures = [film.read() for _ in range(4)]
-    assert [found for found, _ in pictures] == [True, True, True, False]
-    assert pictures[0][1].shape == (720, 1280, 3)
-    is_white = (pictures[0][1][:480, 640:].min(axis=-1) > 230).mean() > 0.9
-    assert is_white == (outside is not None)
+    film = cv2.VideoCapture(str(tmp_path / "video.mp4"))
+    images = [film.read() for _ in range(4)]
+    assert [found for found, _ in images] == [True, True, True, False]
+    assert images[0][1].shape == (720, 1280, 3)
+    is_white = (images[0][1][:480, 640:].min(axis=-1) > 230).mean() > 0.9
+    assert is_white == (scene is not None)
     sheet = cv2.imread(str(tmp_path / "contact_sheet.png"))
     assert sheet is not None
-    num_rows = 2 if outside is None else 3
+    num_rows = 2 if scene is None else 3
     assert sheet.shape == (2 * CAPTION_PX + num_rows * CELL_HW[0], CELL_HW[1], 3)
 
 
 def test_without_video_only_the_ticks_are_kept_and_nothing_is_drawn(tmp_path: Path) -> None:
     def never() -> np.ndarray:
-        raise AssertionError("a picture was asked for")
+        raise AssertionError("an image was asked for")
 
     ticks, result = episode(15)
-    write(tmp_path, ticks, result, video=False, outside=never)
+    write(tmp_path, ticks, result, video=False, scene=never)
     assert [path.name for path in tmp_path.iterdir()] == ["ticks.jsonl"]
 
 
-def test_an_error_on_the_way_leaves_the_ticks_and_no_broken_film(tmp_path: Path) -> None:
+def test_an_error_on_the_way_leaves_the_ticks_and_no_broken_video(tmp_path: Path) -> None:
     ticks, result = episode(15)
 
     def fails_later(calls: list[int]) -> np.ndarray:
         calls.append(1)
         if len(calls) > 1:
-            raise RuntimeError("the camera outside is gone")
+            raise RuntimeError("the camera scene is gone")
         return white()
 
     calls: list[int] = []
-    with pytest.raises(RuntimeError, match="outside"):
-        write(tmp_path, ticks, result, video=True, outside=lambda: fails_later(calls))
+    with pytest.raises(RuntimeError, match="scene"):
+        write(tmp_path, ticks, result, video=True, scene=lambda: fails_later(calls))
     assert [path.name for path in tmp_path.iterdir()] == ["ticks.jsonl"]
     assert len(read_recording(tmp_path / "ticks.jsonl")) == 14
 

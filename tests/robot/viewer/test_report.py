@@ -47,10 +47,10 @@ def result(
     return EpisodeResult(
         seed=seed,
         success=success,
-        judged_success=success,
+        checked_success=success,
         outcome=Outcome.SUCCEEDED if success else Outcome.FAILED,
         reason=reason,
-        judge_reason="",
+        check_reason="",
         last_stage="done",
         cycle_s=cycle_s,
         attempts=1,

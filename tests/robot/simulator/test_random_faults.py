@@ -43,6 +43,6 @@ def test_chances_and_times_are_those_of_the_configuration() -> None:
         assert all(first_s <= fault.at_s <= last_s for fault in of_kind)
 
 
-def test_a_chance_that_changes_leaves_the_other_mishaps_alone() -> None:
+def test_a_chance_that_changes_leaves_the_other_faults_alone() -> None:
     only_slips = RandomFaultsConfig(slip_chance=1.0)
     assert sample_random_faults(only_slips, 3) == [sample_random_faults(ALWAYS, 3)[1]]
