@@ -46,7 +46,7 @@ def run(arguments: Arguments) -> int:
     for engine in _engines(arguments):
         if results:
             time.sleep(arguments.pause_s)
-        detector = changed(arguments, engine=engine).open()
+        detector = changed(arguments, engine=engine).load().image_detector
         results.append(measure(detector, contents, arguments.repeats))
         title = f"{results[-1]['engine']}, {results[-1]['threads']} threads: {results[-1]['fps']:.1f} fps"
         print_stages(console, results[-1]["stages"], title)

@@ -1,20 +1,27 @@
-"""`handeye VERB ...`: finds the verb, parses its arguments, turns a user's mistake into one line and exit code 2.
+"""The `handeye` command: finds the verb, parses its arguments and turns UserErrors into one line and exit code 2.
 
-Every verb is one file here with a dataclass `Arguments` (field docstrings become --help) and `run(arguments)`.
-A verb that takes configuration overrides has `run(arguments, overrides)`. This is the only file that imports tyro;
-a verb is imported only when it is called, so `handeye detect` never loads torch.
+Every verb is a file here with a dataclass `Arguments` (field docstrings become --help) and `run(arguments)`; its module
+docstring is the text above the options. A verb that takes configuration overrides has `run(arguments, overrides)`.
+This is the only file that imports tyro; a verb is imported only when it is called, so `handeye detect` never loads
+torch.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import io
 import re
+import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TextIO, get_args, get_type_hints
 
+import docstring_parser
 import tyro
 from rich.console import Console
 
@@ -29,6 +36,8 @@ Repeated = tyro.conf.UseAppendAction
 
 OVERRIDE = re.compile(r"[a-z]\w*(\.\w+)*=")
 """How a value for the configuration begins."""
+EXAMPLES = "examples:"
+"""Begins the part of a verb's docstring whose lines are kept as they are."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def run_command(words: list[str]) -> int:
         return 0 if words else 2
     chosen = {verb.name: verb for verb in VERBS}.get(words[0])
     if chosen is None:
-        return _fail(f"{words[0]!r} is no verb of handeye; the verbs are {', '.join(verb.name for verb in VERBS)}")
+        return _fail(_explain_unknown(words[0]))
     try:
         return _run_verb(chosen, words[1:])
     except UserError as error:
@@ -69,23 +78,92 @@ def run_command(words: list[str]) -> int:
 
 
 def print_overview() -> None:
-    """The verbs with one line each."""
-    print("handeye VERB ...   camera pixels to robot action\n")
+    """The verbs by group, with one line each."""
+    print("usage: handeye COMMAND ...\n\nCamera pixels to robot action: detect, track, train, deploy, pick.")
     width = max(len(verb.name) for verb in VERBS)
-    for verb in VERBS:
-        print(f"  {verb.name:<{width}}  {verb.summary}")
-    print("\n`handeye VERB --help` explains a verb. Exit codes: 0 done, 1 failed, 2 wrong use or wrong input.")
+    for group, verbs in GROUPS.items():
+        print(f"\n{group}")
+        for verb in verbs:
+            print(f"  {verb.name:<{width}}  {verb.summary}")
+    print(
+        "\n`handeye COMMAND --help` shows arguments and examples. Exit codes: 0 done, 1 failed, 2 wrong use or input."
+    )
 
 
 def _run_verb(verb: Verb, words: list[str]) -> int:
     module: Any = importlib.import_module(verb.module)
-    program = f"handeye {verb.name}"
-    if verb.takes_overrides:
-        arguments, overrides = tyro.cli(
-            module.Arguments, args=words, prog=program, description=module.__doc__, return_unknown_args=True
-        )
-        return module.run(*_told_apart(arguments, overrides))
-    return module.run(tyro.cli(module.Arguments, args=words, prog=program, description=module.__doc__))
+    for option in get_args(module.Arguments) or (module.Arguments,):
+        _prepare_help(get_args(option)[0] if get_args(option) else option)
+    settings: Any = {
+        "args": words,
+        "prog": f"handeye {verb.name}",
+        "description": _wrapped(module.__doc__ or ""),
+        "config": (tyro.conf.PositionalMetavarFromFieldName,),
+    }
+    with _tidy_help():
+        parsed = tyro.cli(module.Arguments, return_unknown_args=verb.takes_overrides, **settings)
+    return module.run(*_told_apart(*parsed)) if verb.takes_overrides else module.run(parsed)
+
+
+@contextmanager
+def _tidy_help() -> Iterator[None]:
+    """Print what tyro prints without the indent of `_wrapped` and the second blank line that comes of it."""
+    text = _Printed(sys.stdout)
+    try:
+        with redirect_stdout(text):
+            yield
+    finally:
+        print(re.sub(r"^ ", "", re.sub(r"\n{3,}", "\n\n", text.getvalue()), flags=re.MULTILINE), end="")
+
+
+class _Printed(io.StringIO):
+    """Collects what is printed; has colours where the terminal behind it has them."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    @property
+    def encoding(self) -> str:
+        """That of the terminal: tyro draws boxes in UTF-8 only."""
+        return self._terminal.encoding
+
+    def isatty(self) -> bool:
+        """Whether tyro may print colours."""
+        return self._terminal.isatty()
+
+
+def _wrapped(text: str) -> str:
+    """The text with paragraphs wrapped to the terminal; the examples keep their lines.
+
+    All lines are indented by a space, because tyro joins those that begin with a letter; `_tidy_help` takes it away.
+    """
+    prose, mark, examples = text.strip().partition(f"\n{EXAMPLES}\n")
+    width = max(40, min(shutil.get_terminal_size().columns, 120) - 1)
+    paragraphs = [textwrap.fill(" ".join(part.split()), width) for part in prose.split("\n\n")]
+    whole = "\n\n".join(paragraphs).strip() + (f"\n\n{EXAMPLES}\n{examples.rstrip()}" if mark else "")
+    return textwrap.indent(whole, " ")
+
+
+def _prepare_help(arguments: type) -> None:
+    """Join the lines of each option's docstring, and show no `None` where it is the default.
+
+    tyro keeps the line breaks of the source, and would print `{None}|INT ... (default: None)`.
+    """
+    for owner in arguments.__mro__:
+        if not is_dataclass(owner) or "_help_is_prepared" in vars(owner):
+            continue
+        own, hints = owner.__dict__.get("__annotations__", {}), get_type_hints(owner, include_extras=True)
+        texts = {text.arg_name: text.description or "" for text in docstring_parser.parse_from_object(owner).params}
+        defaults = {field.name: field.default for field in fields(owner)}
+        for name in own:
+            told = " ".join(texts.get(name, "").split())
+            is_none = defaults.get(name, MISSING) is None
+            extra = tyro.conf.arg(help=told, help_behavior_hint="") if is_none else tyro.conf.arg(help=told)
+            own[name] = Annotated[hints[name], extra]
+            if is_none:
+                own[name] = tyro.conf.DisallowNone[own[name]]
+        owner._help_is_prepared = True  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _told_apart(arguments: Any, overrides: list[str]) -> tuple[Any, list[str]]:
@@ -100,6 +178,11 @@ def _told_apart(arguments: Any, overrides: list[str]) -> tuple[Any, list[str]]:
 def _fail(message: str, code: int = 2) -> int:
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"handeye: error: {message}", markup=False)
     return code
+
+
+def _explain_unknown(word: str) -> str:
+    close = difflib.get_close_matches(word, [verb.name for verb in VERBS], n=1)
+    return f"unknown command {word!r}; " + (f"did you mean {close[0]!r}?" if close else "see `handeye --help`")
 
 
 EXTRA_OF_PACKAGE = {
@@ -133,41 +216,60 @@ def _explain_missing(error: ModuleNotFoundError) -> str:
     return f"this needs the package {package!r}; add it with: pip install 'handeye[{EXTRA_OF_PACKAGE[package]}]'"
 
 
-VERBS = (
-    Verb("train", "handeye.tools.train", "train a detector from a configuration", takes_overrides=True),
-    Verb("find-lr", "handeye.tools.find_lr", "suggest a learning rate for a configuration", takes_overrides=True),
-    Verb("tune", "handeye.tools.tune", "search a training's configuration for the best values", takes_overrides=True),
-    Verb("train-policy", "handeye.tools.train_policy", "train a policy from demonstrations", takes_overrides=True),
-    Verb("evaluate-pusht", "handeye.tools.evaluate_pusht", "how much of its mark a policy covers in Push-T"),
-    Verb("check-dataset", "handeye.tools.check_dataset", "what is wrong with a data set, and a report in pictures"),
-    Verb("check-demonstrations", "handeye.tools.check_demonstrations", "what is wrong with recorded demonstrations"),
-    Verb("convert-dataset", "handeye.tools.convert_dataset", "COCO, Pascal VOC and YOLO text into one another"),
-    Verb("calibrate", "handeye.tools.calibrate", "a lens, and where the camera sits on or beside the arm"),
-    Verb("evaluate", "handeye.tools.evaluate", "COCO metrics of a model on a data set"),
-    Verb("detect", "handeye.tools.detect", "run a model on images, a video or a camera"),
-    Verb("track", "handeye.tools.track", "boxes with identity along a video or a camera", takes_overrides=True),
-    Verb("track-files", "handeye.tools.track_files", "MOT files of detections into tracks", takes_overrides=True),
-    Verb("export", "handeye.tools.export", "write deployment artefacts with a parity report"),
-    Verb("bundle", "handeye.tools.bundle", "models, golden images and proof for an edge device, in one file"),
-    Verb("verify", "handeye.tools.verify", "prove a bundle on this machine: build, compare, measure"),
-    Verb("export-policy", "handeye.tools.export_policy", "a policy's checkpoint to one ONNX file"),
-    Verb("benchmark", "handeye.tools.benchmark", "latency and throughput, stage by stage"),
-    Verb("benchmark-tracking", "handeye.tools.benchmark_tracking", "identity and position on the simulated tabletop"),
-    Verb("models", "handeye.tools.models", "list the model zoo"),
-    Verb("download", "handeye.tools.download", "published weights from their official address"),
-    Verb("import", "handeye.tools.import_weights", "published weights to a native checkpoint"),
-    Verb("import-policy", "handeye.tools.import_policy", "LeRobot's ACT policy to a native checkpoint"),
-    Verb("render-dataset", "handeye.tools.render_dataset", "labelled images out of the simulator"),
-    Verb("pick", "handeye.tools.pick", "the pick-and-place loop: simulator by default", takes_overrides=True),
-    Verb(
-        "evaluate-policy", "handeye.tools.evaluate_policy", "how often a trained policy succeeds", takes_overrides=True
+GROUPS = {
+    "Data": (
+        Verb("check-dataset", "handeye.tools.check_dataset", "find errors in a detection data set, with a report"),
+        Verb("convert-dataset", "handeye.tools.convert_dataset", "convert between COCO, Pascal VOC and YOLO formats"),
+        Verb("render-dataset", "handeye.tools.render_dataset", "render labelled images in the simulator"),
+        Verb("check-demonstrations", "handeye.tools.check_demonstrations", "find errors in recorded demonstrations"),
+        Verb("show-demonstrations", "handeye.tools.show_demonstrations", "show demonstrations on an HTML page"),
     ),
-    Verb("record", "handeye.tools.record", "demonstrations of picking as a LeRobot data set", takes_overrides=True),
-    Verb("replay", "handeye.tools.replay", "a recorded episode played back in the simulator", takes_overrides=True),
-    Verb("show-demonstrations", "handeye.tools.show_demonstrations", "recorded demonstrations as one page"),
-    Verb("show-config", "handeye.tools.show_config", "the resolved configuration", takes_overrides=True),
-    Verb("doctor", "handeye.tools.doctor", "what this machine can run, and what is missing"),
-)
+    "Train": (
+        Verb("train", "handeye.tools.train", "train a detector", takes_overrides=True),
+        Verb("train-policy", "handeye.tools.train_policy", "train a policy on demonstrations", takes_overrides=True),
+        Verb("find-lr", "handeye.tools.find_lr", "suggest a learning rate (LR range test)", takes_overrides=True),
+        Verb("tune", "handeye.tools.tune", "search for the best hyperparameters of a training", takes_overrides=True),
+        Verb("show-config", "handeye.tools.show_config", "print a resolved configuration", takes_overrides=True),
+        Verb("models", "handeye.tools.models", "list the model zoo"),
+        Verb("download", "handeye.tools.download", "download published weights"),
+        Verb("import", "handeye.tools.import_weights", "convert published weights to a native checkpoint"),
+        Verb("import-policy", "handeye.tools.import_policy", "convert a LeRobot ACT policy to a native checkpoint"),
+    ),
+    "Evaluate and deploy": (
+        Verb("evaluate", "handeye.tools.evaluate", "COCO metrics (AP, AR) of a model on a data set"),
+        Verb("export", "handeye.tools.export", "export to ONNX, FP16, INT8 or TensorRT, with a parity report"),
+        Verb("benchmark", "handeye.tools.benchmark", "latency and throughput on every engine, by stage"),
+        Verb("bundle", "handeye.tools.bundle", "pack models and golden outputs for an edge device"),
+        Verb("verify", "handeye.tools.verify", "verify a bundle on this machine: build, compare, measure"),
+        Verb("export-policy", "handeye.tools.export_policy", "export a policy checkpoint to ONNX"),
+        Verb(
+            "evaluate-policy",
+            "handeye.tools.evaluate_policy",
+            "success rate of a trained policy",
+            takes_overrides=True,
+        ),
+        Verb("evaluate-pusht", "handeye.tools.evaluate_pusht", "coverage and success rate of a policy in Push-T"),
+        Verb(
+            "benchmark-tracking",
+            "handeye.tools.benchmark_tracking",
+            "tracking metrics (HOTA, IDF1, position error) in simulation",
+        ),
+    ),
+    "Run": (
+        Verb("detect", "handeye.tools.detect", "detect objects in images, a video or a camera stream"),
+        Verb("track", "handeye.tools.track", "track objects along a video or a camera stream", takes_overrides=True),
+        Verb("track-files", "handeye.tools.track_files", "track detections in MOT files", takes_overrides=True),
+        Verb("doctor", "handeye.tools.doctor", "what this machine can run, and what is missing"),
+    ),
+    "Calibrate": (Verb("calibrate", "handeye.tools.calibrate", "camera intrinsics and hand-eye calibration"),),
+    "Robot": (
+        Verb("pick", "handeye.tools.pick", "pick and place in the simulator", takes_overrides=True),
+        Verb("record", "handeye.tools.record", "record demonstrations as a LeRobot data set", takes_overrides=True),
+        Verb("replay", "handeye.tools.replay", "replay a recorded episode in the simulator", takes_overrides=True),
+    ),
+}
+"""The verbs by group, in the order of the overview."""
+VERBS = tuple(verb for verbs in GROUPS.values() for verb in verbs)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every verb that runs a detector is told: the model, the engine, the thresholds; and the table of its times."""
+"""Arguments of every verb that runs a detector: the model, the engine, the thresholds; and the table of its times."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import handeye
 from handeye.tools.command_line import Positional
-from handeye.vision.evaluation.torch_session import open_detector
 from handeye.vision.runtime.engines import EngineChoice
-from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
+from handeye.vision.runtime.image_detector import ModelFormat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,33 +20,31 @@ class DetectorArguments:
     """The model and how it is run."""
 
     model: Positional[Path]
-    """A native checkpoint (.safetensors), an ONNX file or TensorRT engine that handeye exported, or a foreign ONNX file
-    with --model-format."""
+    """Native checkpoint (.safetensors), ONNX file, or TensorRT engine. An ONNX file that another program exported needs
+    --model-format."""
     engine: EngineChoice = "auto"
-    """Inference engine; auto takes the one that is usually fastest here. Checkpoints run in torch."""
+    """Inference engine; auto takes the fastest that is installed. Checkpoints run in torch."""
     model_format: ModelFormat | None = None
-    """Format of an ONNX file that another program exported: yolox has raw head values as its output; rtdetr, also of
-    D-FINE's exporter, has boxes, scores and labels, and a second input with the size of the image."""
+    """Format of an ONNX file that another program exported: yolox gives raw head outputs; rtdetr (and D-FINE) gives
+    boxes, scores and labels, and takes the size of the image as second input."""
     score_threshold: float | None = None
     """Drop detections with a lower score; the default comes with the model."""
     iou_threshold: float | None = None
-    """Of two boxes of a class that overlap more, drop the worse; the default comes with the model. Queries need none
-    of it."""
+    """IoU threshold of NMS; the default comes with the model. Query-based detectors need no NMS."""
     threads: int | None = None
-    """Threads of the engine; by default one for each processor."""
+    """Threads of the engine; by default one per processor."""
     json: Path | None = None
     """Write the result to this file."""
 
-    def open(self, *, clip_boxes: bool = True) -> ImageDetector:
+    def load(self) -> handeye.Detector:
         """The detector that these arguments ask for."""
-        return open_detector(
+        return handeye.load(
             self.model,
             engine=self.engine,
             model_format=self.model_format,
             score_threshold=self.score_threshold,
             iou_threshold=self.iou_threshold,
-            num_threads=self.threads,
-            clip_boxes=clip_boxes,
+            threads=self.threads,
         )
 
 

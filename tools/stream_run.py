@@ -1,26 +1,26 @@
-"""What verbs that run a detector along a stream share: their arguments, the loop over images, the report of times."""
+"""What verbs that run a detector along a stream share: their arguments, the loop over frames, the report of times."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
 
+import handeye
+from handeye._detect import FrameStream
 from handeye.tools.command_line import Positional
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError
 from handeye.vision.files import write_json
-from handeye.vision.runtime.image_detector import ImageDetector, stage_percentiles
-from handeye.vision.runtime.sources import Stream, StreamImage
+from handeye.vision.runtime.sources import StreamImage
 
-Step: TypeAlias = Callable[[StreamImage, float], Mapping[str, float]]
-"""Does all that is to be done with one image, which took so many seconds to come; returns its seconds by stage."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,36 +28,54 @@ class StreamArguments(DetectorArguments):
     """The source beside the model."""
 
     source: Positional[str]
-    """Image, folder, quoted pattern ("shots/*.png"), video file, camera index (0) or address (rtsp://...)."""
+    """Image, folder, quoted pattern ("shots/*.png"), video file, camera index (0) or URL (rtsp://...)."""
+    classes: str | None = None
+    """Keep only these classes: names separated by commas."""
     draw: bool = True
-    """Write annotated images or video; --no-draw leaves only the JSON lines."""
+    """Write annotated images or video; --no-draw writes only the JSON lines."""
     frames: int | None = None
-    """Stop after this many images; a camera otherwise runs until Ctrl-C."""
+    """Stop after this many frames; a camera otherwise runs until Ctrl-C."""
     timeout_s: float = 10.0
     """How long a camera may take to open or to give its next frame, in seconds."""
+
+    def load(self) -> handeye.Detector:
+        """The detector that these arguments ask for, with the chosen classes."""
+        names = None if self.classes is None else [name.strip() for name in self.classes.split(",")]
+        return handeye.load(
+            self.model,
+            engine=self.engine,
+            model_format=self.model_format,
+            score_threshold=self.score_threshold,
+            iou_threshold=self.iou_threshold,
+            classes=names,
+            threads=self.threads,
+        )
 
 
 @dataclass(slots=True)
 class StreamRun:
-    """What was done: the stages of each image and the whole, in seconds, and how the source broke off if it did."""
+    """The stages of each frame and the whole run, in seconds, and how the source broke off if it did."""
 
     stages_s: list[Mapping[str, float]] = field(default_factory=list)
     wall_s: float = 0.0
     failure: SourceError | None = None
 
 
-def run_stream(arguments: StreamArguments, stream: Stream, step: Step, doing: str) -> StreamRun:
-    """Give the step image after image until the source ends, breaks off (SourceError) or Ctrl-C is pressed.
+def run_stream(
+    arguments: StreamArguments, stream: FrameStream[Result], step: Callable[[StreamImage, Result], None], doing: str
+) -> StreamRun:
+    """Give the step each frame and its result until the source ends, breaks off (SourceError) or Ctrl-C is pressed.
 
-    A source that gives no image at all raises its SourceError.
+    A source that gives no frame at all raises its SourceError.
     """
     errors, done = Console(stderr=True), StreamRun()
     started = time.perf_counter()
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(doing, total=arguments.frames or stream.num_images)
         try:
-            for image, read_s in islice(_timed(stream), arguments.frames):
-                done.stages_s.append(step(image, read_s))
+            for frame, result in islice(stream, arguments.frames):
+                step(frame, result)
+                done.stages_s.append(stream.stage_times_s)
                 progress.advance(task)
         except SourceError as error:
             done.failure = error
@@ -69,25 +87,14 @@ def run_stream(arguments: StreamArguments, stream: Stream, step: Step, doing: st
     return done
 
 
-def _timed(stream: Stream) -> Iterator[tuple[StreamImage, float]]:
-    """Each image and the seconds it took to come, which for a camera includes waiting for it."""
-    images = iter(stream)
-    while True:
-        started = time.perf_counter()
-        image = next(images, None)
-        if image is None:
-            return
-        yield image, time.perf_counter() - started
-
-
 def report_stream(
-    arguments: StreamArguments, detector: ImageDetector, done: StreamRun, output: Path, found: Mapping[str, int]
+    arguments: StreamArguments, detector: handeye.Detector, done: StreamRun, output: Path, found: Mapping[str, int]
 ) -> None:
-    """Print times and what was `found` ({what: how many}), and write --json."""
+    """Print times and counts (`found` is {what: how many}), and write --json."""
     stages, num_images = stage_percentiles(done.stages_s), len(done.stages_s)
     fps = num_images / sum(sum(call.values()) for call in done.stages_s)
     console = Console(highlight=False, soft_wrap=True)
-    print_stages(console, stages, title=f"{detector.engine}, {detector.session.num_threads} threads")
+    print_stages(console, stages, title=f"{detector.engine}, {detector.threads} threads")
     counts = ", ".join(f"{number} {what}" for what, number in ({"images": num_images} | dict(found)).items())
     console.print(f"{counts}: {fps:.1f} fps; {num_images / done.wall_s:.1f} fps with drawing and writing")
     console.print(f"results in {output}")
@@ -97,7 +104,7 @@ def report_stream(
             "fps": fps,
             "wall_fps": num_images / done.wall_s,
             "engine": detector.engine,
-            "threads": detector.session.num_threads,
+            "threads": detector.threads,
             **found,
             "output": str(output),
             "stages": stages,

@@ -38,7 +38,7 @@ class Arguments(TrackerArguments):
 
 def run(arguments: Arguments, overrides: list[str]) -> int:
     """Track, write and judge."""
-    config = arguments.load(overrides)
+    config = arguments.load_config(overrides)
     if config.camera_motion is not None:
         raise UserError("camera_motion: follows pictures, and a MOT file holds none; set it to null")
     _refuse_overwriting(arguments)

@@ -1,17 +1,13 @@
-"""What every verb that tracks boxes is told: which tracker and how it is set."""
+"""Arguments of every verb that tracks boxes: which tracker and its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from handeye.vision.config import load_config
-from handeye.vision.errors import UserError
+from handeye._detect import TrackerName, tracker_config
 from handeye.vision.tracking.image_tracker import BoxTrackingConfig
-
-TrackerName = Literal["sort", "bytetrack", "ocsort"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +15,10 @@ class TrackerArguments:
     """The tracker; overrides may follow as `tracker.key=value`."""
 
     tracker: TrackerName | None = None
-    """Which tracker, with the settings of its paper; bytetrack where there is no --config either."""
+    """The tracker, with the settings of its paper; bytetrack by default."""
     config: Path | None = None
-    """A file of settings such as configs/robot/tracking_bytetrack.yaml, instead of --tracker."""
+    """A configuration such as configs/robot/tracking_bytetrack.yaml, instead of --tracker."""
 
-    def load(self, overrides: Sequence[str]) -> BoxTrackingConfig:
+    def load_config(self, overrides: Sequence[str]) -> BoxTrackingConfig:
         """The configuration that these arguments ask for. Raises UserError where they contradict each other."""
-        if self.config is not None and self.tracker is not None:
-            raise UserError("--tracker and --config both choose a tracker; give one of them")
-        kind = [] if self.config is not None else [f"tracker.kind={self.tracker or 'bytetrack'}"]
-        return load_config(BoxTrackingConfig, self.config, [*kind, *overrides])
+        return tracker_config(self.tracker, self.config, overrides)

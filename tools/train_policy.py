@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from handeye._train import open_run
 from handeye.robot.learning.config import TrainPolicyConfig
 from handeye.robot.learning.train import PolicyTrainingResult, train_policy
 from handeye.tools.command_line import Positional
 from handeye.tools.export_policy import EXPORTED, PolicyExport, export_checkpoint
-from handeye.tools.train import open_run
 from handeye.vision.files import write_json
 from handeye.vision.training.distributed import TrainingError
 

@@ -43,23 +43,23 @@ def test_an_untrained_policy_is_judged_and_leaves_a_report_with_the_agreed_keys(
     assert [row["seed"] for row in report["results"]] == [1000]
     assert report["random_faults"]["nudge_chance"] == 1.0
     assert {"p50_ms", "p95_ms", "p99_ms"} <= report["stages"]["policy"].keys()
-    assert report["films"] == {}
+    assert report["failure_videos"] == {}
 
 
 @pytest.mark.slow
 def test_failures_are_played_again_and_filmed(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    words = ["--episodes", "2", "--films", "1", "--workers", "2", "--output", str(output)]
+    words = ["--episodes", "2", "--failure-videos", "1", "--workers", "2", "--output", str(output)]
     assert run_command(["evaluate-policy", str(checkpoint), *words, *QUICK]) == 0
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
-    assert list(report["films"]) == ["1000"]
+    assert list(report["failure_videos"]) == ["1000"]
     assert {path.name for path in output.iterdir()} == {"config.yaml", "report.json", "episode_1000"}
     assert {path.name for path in (output / "episode_1000").iterdir()} >= {"video.mp4", "ticks.jsonl"}
 
 
 def test_wrong_use_is_told_in_one_line(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--episodes 0" in refusal(capsys, str(checkpoint), "--episodes", "0")
-    assert "--films -1" in refusal(capsys, str(checkpoint), "--films", "-1")
+    assert "--failure-videos -1" in refusal(capsys, str(checkpoint), "--failure-videos", "-1")
     assert "absent.safetensors" in refusal(capsys, str(tmp_path / "absent.safetensors"))
     assert "absent.onnx" in refusal(capsys, str(tmp_path / "absent.onnx"))
     told = refusal(capsys, str(checkpoint), "learned.blending.kind=averaged")

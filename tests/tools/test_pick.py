@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import handeye.tools.pick
+import handeye._pick
 from handeye.robot.control.episode import EpisodeResult
 from handeye.tools.command_line import run_command
 
@@ -73,13 +73,13 @@ def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys
 def test_ctrl_c_keeps_the_report_of_what_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = tools.pick.run_episodes
+    whole = handeye._pick.run_episodes
 
     def interrupted(*arguments: Any, **settings: Any) -> Iterator[EpisodeResult]:
         yield next(iter(whole(*arguments, **settings)))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(handeye.tools.pick, "run_episodes", interrupted)
+    monkeypatch.setattr(handeye._pick, "run_episodes", interrupted)
     report_path = tmp_path / "r.json"
     assert run_command(["pick", CONFIG, "--seed", "7", "--episodes", "3", "--json", str(report_path)]) == 1
     assert json.loads(report_path.read_text(encoding="utf-8"))["episodes"] == 1

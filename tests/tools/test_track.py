@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-import handeye.tools.track
+import handeye._detect
 from handeye.tools.command_line import run_command
 from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.runtime.sources import StreamImage, open_stream
@@ -228,7 +228,7 @@ class Backwards:
 def test_time_that_runs_backwards_keeps_what_was_done_and_fails(
     tmp_path: Path, track: Track, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(handeye.tools.track, "open_stream", lambda source, timeout_s: Backwards())
+    monkeypatch.setattr(handeye._detect, "open_stream", lambda source, timeout_s: Backwards())
     assert track("clock.mp4") == 2
     assert "clock.mp4, frame_4: time runs backwards" in capfd.readouterr().err
     assert [line["stamp_s"] for line in read_lines(tmp_path)] == [0.0, 0.1, 0.2, 0.3]

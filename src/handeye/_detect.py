@@ -1,0 +1,413 @@
+"""Load a detector, run it on images and streams, track its boxes, and evaluate it: the public functions.
+
+`handeye detect`, `track`, `evaluate` and `benchmark` run through these functions too.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from rich.console import Console
+from rich.progress import track as progress_bar
+
+from handeye.vision.config import load_config
+from handeye.vision.errors import ModelFileError, SourceError, TrackingError, UserError
+from handeye.vision.evaluation.speed import stage_percentiles
+from handeye.vision.evaluation.torch_session import open_detector
+from handeye.vision.images import read_image
+from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.draw import draw_detections
+from handeye.vision.runtime.engines import EngineChoice
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat, StageTimes
+from handeye.vision.runtime.sources import StreamImage, open_stream
+from handeye.vision.tracking.box_tracker import BoxTracks
+from handeye.vision.tracking.image_tracker import (
+    BoxTrackingConfig,
+    ImageTracker,
+    Trails,
+    draw_tracks,
+    weakest_useful_score,
+)
+
+TrackerName = Literal["sort", "bytetrack", "ocsort"]
+ImageInput: TypeAlias = "str | Path | UInt8[np.ndarray, 'h w 3']"
+Image = TypeVar("Image", str, Path, np.ndarray)
+Result = TypeVar("Result")
+
+EVALUATION_SCORE = 0.001
+"""COCO's protocol keeps nearly every detection."""
+EVALUATION_IOU = 0.65
+"""NMS threshold with which detectors publish their figures."""
+
+
+def load(
+    model: str | Path,
+    *,
+    engine: EngineChoice = "auto",
+    model_format: ModelFormat | None = None,
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
+    classes: Sequence[str] | None = None,
+    threads: int | None = None,
+    clip_boxes: bool = True,
+) -> Detector:
+    """Load a detector: a native checkpoint (.safetensors), an ONNX file or a TensorRT engine.
+
+    engine: inference engine of an ONNX file; auto takes the fastest that is installed. Checkpoints run in torch.
+    model_format: format of an ONNX file that another program exported: "yolox" or "rtdetr" (D-FINE's too).
+    score_threshold, iou_threshold: lowest score and NMS threshold, in [0, 1]; None takes those of the model.
+    classes: names of the classes to keep; None keeps all.
+    threads: threads of the engine; None takes one per processor.
+    clip_boxes: cut boxes at the edges of the image.
+
+    Raises ModelFileError for a file that cannot be used, MissingPackageError for an engine that is not installed and
+    UserError for options that do not go together; all of them are UserErrors.
+    """
+    image_detector = open_detector(
+        Path(model),
+        engine=engine,
+        model_format=model_format,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        num_threads=threads,
+        clip_boxes=clip_boxes,
+    )
+    return Detector(image_detector, classes, has_own_threshold=score_threshold is not None)
+
+
+class Detector:
+    """A loaded detector: `detections = detector(image)`, for a path, an RGB array or a list of them.
+
+    One image at a time and one thread at a time: the input buffer is reused.
+    """
+
+    def __init__(
+        self, image_detector: ImageDetector, classes: Sequence[str] | None = None, *, has_own_threshold: bool = False
+    ) -> None:
+        """Use `handeye.load`. `has_own_threshold`: the score threshold was chosen, so tracking must not lower it."""
+        self.image_detector = image_detector
+        self.row_index: Int64[np.ndarray, " N"] = image_detector.row_index
+        """Which row of the network's output each of the latest detections came from."""
+        self._has_own_threshold = has_own_threshold
+        self._classes = None if classes is None else tuple(classes)
+        self._class_ids = None if classes is None else _class_ids(image_detector, classes)
+
+    @overload
+    def __call__(self, image: ImageInput) -> Detections: ...
+
+    @overload
+    def __call__(self, image: list[Image] | tuple[Image, ...]) -> list[Detections]: ...
+
+    def __call__(self, image: ImageInput | list[Image] | tuple[Image, ...]) -> Detections | list[Detections]:
+        """Detect in one image: at most 300 boxes in its pixels, best score first. A list of images gives a list.
+
+        An image is the path of a file or an RGB array, (H, W, 3) uint8; OpenCV reads BGR, so convert it first with
+        `image_bgr[..., ::-1]`. Raises SourceError for an array of another shape or type and for an unreadable file.
+        """
+        if isinstance(image, list | tuple):
+            return [self._detect(one) for one in image]
+        return self._detect(image)
+
+    def __repr__(self) -> str:
+        return f"Detector({self.image_detector.manifest.name}, {len(self.class_names)} classes, {self.engine})"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that class_ids index: all classes of the model, also those that `classes` leaves out."""
+        return self.image_detector.class_names
+
+    @property
+    def engine(self) -> str:
+        """Name and version of the inference engine."""
+        return self.image_detector.engine
+
+    @property
+    def threads(self) -> int:
+        """Threads of the inference engine."""
+        return self.image_detector.session.num_threads
+
+    @property
+    def score_threshold(self) -> float:
+        """Detections with a lower score are dropped."""
+        return self.image_detector.score_threshold
+
+    @property
+    def iou_threshold(self) -> float:
+        """The NMS threshold."""
+        return self.image_detector.iou_threshold
+
+    @property
+    def times(self) -> StageTimes:
+        """Seconds of each stage of the latest image."""
+        return self.image_detector.times
+
+    def warm_up(self, calls: int = 3) -> None:
+        """Run on a grey image, so that the first real one does not pay for the engine's lazy set-up."""
+        self.image_detector.warm_up(calls)
+
+    def for_tracking(self, config: BoxTrackingConfig) -> Detector:
+        """This detector with the lowest score that the tracker can use, unless `load` was given a threshold.
+
+        Raises ModelFileError where NMS in the file's graph has already dropped those scores.
+        """
+        weakest = weakest_useful_score(config.tracker)
+        if self._has_own_threshold or weakest is None:
+            return self
+        old = self.image_detector
+        lowered = ImageDetector(
+            old.session,
+            old.manifest,
+            score_threshold=weakest,
+            iou_threshold=old.iou_threshold,
+            clip_boxes=old.clip_boxes,
+        )
+        return Detector(lowered, self._classes)
+
+    def _detect(self, image: ImageInput) -> Detections:
+        started = time.perf_counter()
+        image_rgb = read_image(Path(image)) if isinstance(image, str | Path) else require_image(image)
+        read_s = time.perf_counter() - started
+        detections = self.image_detector(image_rgb)
+        self.image_detector.times = replace(self.image_detector.times, read=read_s)
+        self.row_index = self.image_detector.row_index
+        if self._class_ids is None:
+            return detections
+        kept = np.isin(detections.class_ids, self._class_ids)
+        self.row_index = self.row_index[kept]
+        return detections[kept]
+
+
+def require_image(image: object) -> UInt8[np.ndarray, "h w 3"]:
+    """The array, if it is an RGB image (H, W, 3) of uint8 with at least one pixel. Raises SourceError otherwise."""
+    if not isinstance(image, np.ndarray):
+        raise SourceError(f"expected a path or an RGB array (H, W, 3) of uint8, got {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise SourceError(f"expected an RGB array (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}")
+    return image
+
+
+class FrameStream(ABC, Generic[Result]):
+    """Iterates over (frame, result) of a source; a frame has `name`, `image_rgb` and `stamp_s`.
+
+    image_rgb is (H, W, 3) uint8. stamp_s is the time in the video, 0 for single images, and the monotonic clock for a
+    camera, of which frames that come too fast are skipped. The source closes at its end, or when the context is left.
+    Raises SourceError when the source breaks off.
+    """
+
+    def __init__(self, detector: Detector, source: str | Path | int, timeout_s: float) -> None:
+        self.detector = detector
+        self.source = str(source)
+        self.stage_times_s: Mapping[str, float] = {}
+        """Seconds of each stage of the latest frame; `read` includes waiting for a camera."""
+        self._stream = open_stream(self.source, timeout_s)
+        self._results = self._run()
+
+    @property
+    def fps(self) -> float | None:
+        """Frame rate of the video or camera; None for single images."""
+        return self._stream.fps
+
+    @property
+    def num_images(self) -> int | None:
+        """How many images there are; None when only the source knows."""
+        return self._stream.num_images
+
+    def __enter__(self) -> FrameStream[Result]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[tuple[StreamImage, Result]]:
+        return self
+
+    def __next__(self) -> tuple[StreamImage, Result]:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Release the file or camera."""
+        self._results.close()
+        self._stream.__exit__(None, None, None)
+
+    @abstractmethod
+    def _process(self, frame: StreamImage) -> tuple[StreamImage, Result]:
+        """What is yielded for a frame; sets stage_times_s."""
+
+    def _run(self) -> Any:
+        with self._stream as stream:
+            frames = iter(stream)
+            while True:
+                started = time.perf_counter()
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                read_s = time.perf_counter() - started
+                done = self._process(frame)
+                self.stage_times_s = {**self.stage_times_s, "read": read_s}
+                yield done
+
+
+class DetectionStream(FrameStream[Detections]):
+    """Iterates over (frame, detections); see `handeye.stream`."""
+
+    def _process(self, frame: StreamImage) -> tuple[StreamImage, Detections]:
+        detections = self.detector(frame.image_rgb)
+        self.stage_times_s = self.detector.times.by_name()
+        return frame, detections
+
+
+class TrackStream(FrameStream[BoxTracks]):
+    """Iterates over (frame, tracks); see `handeye.track`. `tracker.lost()` are the tracks that are not seen now."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        source: str | Path | int,
+        tracker: TrackerName | BoxTrackingConfig | ImageTracker,
+        timeout_s: float,
+    ) -> None:
+        config = tracker_config(tracker) if isinstance(tracker, str) else tracker
+        if isinstance(config, BoxTrackingConfig):
+            detector = detector.for_tracking(config)
+        super().__init__(detector, source, timeout_s)
+        self.tracker = ImageTracker(config, self.fps) if isinstance(config, BoxTrackingConfig) else config
+        self._num_images = 0
+
+    def _process(self, frame: StreamImage) -> tuple[StreamImage, BoxTracks]:
+        if self.fps is None:  # single images count as taken one after the other at the tracker's frame rate
+            frame = frame._replace(stamp_s=self._num_images / self.tracker.frame_rate)
+        self._num_images += 1
+        detections = self.detector(frame.image_rgb)
+        started = time.perf_counter()
+        try:
+            tracks = self.tracker(frame.image_rgb, detections, frame.stamp_s)
+        except TrackingError as error:  # a frame older than the last, for example: the source's fault
+            raise SourceError(f"{self.source}, {frame.name}: {error}") from error
+        self.stage_times_s = {**self.detector.times.by_name(), "track": time.perf_counter() - started}
+        return frame, tracks
+
+
+def stream(detector: Detector, source: str | Path | int, *, timeout_s: float = 10.0) -> DetectionStream:
+    """Detect in every frame of a source: `for frame, detections in handeye.stream(detector, "video.mp4"): ...`.
+
+    source: an image, a folder, a pattern ("shots/*.png"), a video file, a camera index (0) or a URL ("rtsp://...").
+    timeout_s: how long a camera may take to open or to give its next frame, in seconds.
+
+    The iterator is also a context manager, which closes the source when the loop is left early. Raises SourceError
+    when the source cannot be opened or breaks off.
+    """
+    return DetectionStream(detector, source, timeout_s)
+
+
+def track(
+    detector: Detector,
+    source: str | Path | int,
+    tracker: TrackerName | BoxTrackingConfig | ImageTracker = "bytetrack",
+    *,
+    timeout_s: float = 10.0,
+) -> TrackStream:
+    """Detect and track along a source: `for frame, tracks in handeye.track(detector, "video.mp4"): ...`.
+
+    tracker: "sort", "bytetrack" or "ocsort" with the settings of its paper, a configuration, or an `ImageTracker`.
+    source, timeout_s: as for `handeye.stream`; images without a time count as taken at the tracker's frame rate.
+
+    The detector gives all scores that the tracker can use, unless `load` was given a score_threshold; with an
+    `ImageTracker` its threshold stays. Raises SourceError when the source cannot be opened, breaks off or gives frames
+    out of order.
+    """
+    return TrackStream(detector, source, tracker, timeout_s)
+
+
+def tracker_config(
+    kind: TrackerName | None = None, path: Path | None = None, overrides: Sequence[str] = ()
+) -> BoxTrackingConfig:
+    """The configuration of a tracker, by its name or from a file. Raises UserError for both at once."""
+    if path is not None and kind is not None:
+        raise UserError("--tracker and --config both choose a tracker; give one of them")
+    chosen = [] if path is not None else [f"tracker.kind={kind or 'bytetrack'}"]
+    return load_config(BoxTrackingConfig, path, [*chosen, *overrides])
+
+
+def draw(image_rgb: UInt8[np.ndarray, "h w 3"], found: Detections | BoxTracks) -> UInt8[np.ndarray, "h w 3"]:
+    """A copy of the RGB image with the boxes, class names and scores of detections, or the ids of tracks."""
+    if isinstance(found, Detections):
+        return draw_detections(require_image(image_rgb), found)
+    return draw_tracks(require_image(image_rgb), found, Trails())
+
+
+def evaluate(
+    model: str | Path,
+    annotations: str | Path,
+    images: str | Path,
+    *,
+    engine: EngineChoice = "auto",
+    model_format: ModelFormat | None = None,
+    score_threshold: float | None = EVALUATION_SCORE,
+    iou_threshold: float | None = EVALUATION_IOU,
+    threads: int | None = None,
+    show_progress: bool = False,
+) -> dict[str, Any]:
+    """COCO metrics of a model on an annotated data set, by the protocol with which detectors publish theirs.
+
+    annotations: a COCO file with the ground truth; images: the folder of the images that it names.
+    The other arguments are those of `handeye.load`; show_progress draws a bar on stderr.
+
+    Returns AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl as fractions in [0, 1] (-1 where nothing of that size
+    is annotated), AP_of_class {name: AP}, and images, engine, threads, score_threshold, iou_threshold and stages
+    {stage: {p50_ms, p95_ms, p99_ms}}. Raises DatasetError for annotations that are wrong or whose classes are not the
+    model's, SourceError for an unreadable image, and what `load` raises.
+    """
+    from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes
+
+    ground_truth = GroundTruth(Path(annotations))
+    detector = load(
+        model,
+        engine=engine,
+        model_format=model_format,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        threads=threads,
+        clip_boxes=False,
+    )
+    ground_truth.category_of_class(detector.class_names)  # report classes that do not match before the work
+    detector.warm_up()
+    found: dict[int, Detections] = {}
+    stages_s = []
+    for image_id, file_name in _with_progress(ground_truth.file_names().items(), show_progress=show_progress):
+        found[image_id] = detector(Path(images) / file_name)
+        stages_s.append(detector.times.by_name())
+    metrics = evaluate_boxes(ground_truth, found)
+    return metrics.summary() | {
+        "images": len(found),
+        "engine": detector.engine,
+        "threads": detector.threads,
+        "score_threshold": detector.score_threshold,
+        "iou_threshold": detector.iou_threshold,
+        "AP_of_class": metrics.AP_of_class,
+        "stages": stage_percentiles(stages_s),
+    }
+
+
+def _with_progress(items: Iterable[tuple[int, str]], *, show_progress: bool) -> Iterable[tuple[int, str]]:
+    errors = Console(stderr=True)
+    is_hidden = not (show_progress and errors.is_terminal)
+    return progress_bar(list(items), "detecting", console=errors, transient=True, disable=is_hidden)
+
+
+def _class_ids(image_detector: ImageDetector, classes: Sequence[str]) -> Int64[np.ndarray, " C"]:
+    """The ids of the named classes. Raises ModelFileError for a name that the model does not know, and for none."""
+    known = image_detector.class_names
+    unknown = [name for name in classes if name not in known]
+    if isinstance(classes, str) or unknown or not classes:
+        what = f"got {classes!r}" if isinstance(classes, str) else f"got {', '.join(unknown) or 'none'}"
+        raise ModelFileError(
+            f"{image_detector.manifest.name}: expected a list of its classes ({', '.join(known)}), {what}"
+        )
+    return np.array([known.index(name) for name in classes], np.int64)
