@@ -19,13 +19,12 @@ from rich.progress import track as progress_bar
 
 from handeye.vision.config import load_config
 from handeye.vision.errors import ModelFileError, SourceError, TrackingError, UserError
-from handeye.vision.evaluation.speed import stage_percentiles
 from handeye.vision.evaluation.torch_session import open_detector
 from handeye.vision.images import read_image
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.draw import draw_detections
 from handeye.vision.runtime.engines import EngineChoice
-from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat, StageTimes
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat, StageTimes, stage_percentiles
 from handeye.vision.runtime.sources import StreamImage, open_stream
 from handeye.vision.tracking.box_tracker import BoxTracks
 from handeye.vision.tracking.image_tracker import (

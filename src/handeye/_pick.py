@@ -13,7 +13,7 @@ from typing import Any, Literal
 from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, Output, PickConfig, run_episodes
 from handeye.robot.policies.onnx_policy import OnnxPolicy
-from handeye.robot.simulator.rendering import RendererKind
+from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.viewer.report import summarise_episodes
 from handeye.vision.config import dump_config, load_config
 from handeye.vision.errors import ModelFileError, UserError
