@@ -19,6 +19,7 @@ import numpy as np
 import handeye
 from handeye.tools.stream_files import StreamFiles, box_rows
 from handeye.tools.stream_run import StreamArguments, report_stream, run_stream
+from handeye.vision.evaluation.torch_session import AttentionMaps
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.draw import draw_attention
 from handeye.vision.runtime.sources import StreamImage

@@ -46,7 +46,7 @@ class ByteTrackConfig(Config):
 
 
 class ByteTracker(BoxTracker):
-    """ByteTrack."""
+    """ByteTrack: two rounds of association, by high and by low scores."""
 
     def __init__(self, config: ByteTrackConfig, frame_rate: float) -> None:
         super().__init__(HeightModel(), frame_rate)

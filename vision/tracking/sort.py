@@ -45,7 +45,7 @@ class SortConfig(Config):
 
 
 class SortTracker(BoxTracker):
-    """SORT."""
+    """SORT: Kalman prediction, IoU and Hungarian assignment."""
 
     def __init__(self, config: SortConfig, frame_rate: float) -> None:
         super().__init__(AreaModel(), frame_rate)
@@ -127,7 +127,7 @@ class Observations:
 
 
 class OcSortTracker(BoxTracker):
-    """OC-SORT."""
+    """OC-SORT: SORT with re-update, momentum and recovery."""
 
     def __init__(self, config: OcSortConfig, frame_rate: float) -> None:
         super().__init__(AreaModel(), frame_rate)

@@ -18,6 +18,8 @@ from handeye.vision.data.checks import (
     check_images,
     check_leaks,
     fit_anchors,
+    hash_of,
+    near_duplicates,
     sizes_by_part,
 )
 from handeye.vision.data.coco import read_coco
