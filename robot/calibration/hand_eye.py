@@ -33,7 +33,6 @@ from handeye.robot.transforms import (
 
 MAX_PLAUSIBLE_M = 20.0
 
-
 MIN_POSES = 3
 MIN_ROTATION_RAD = math.radians(5.0)
 """Largest rotation between any two poses; with less, errors of the poses are magnified more than twelvefold."""

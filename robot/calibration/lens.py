@@ -22,7 +22,6 @@ from handeye.robot.transforms import apply_transform
 
 MIN_VIEWS = 6
 
-
 GRID_ROWS, GRID_COLUMNS = 4, 4
 MIN_TILT_RAD = math.radians(10.0)
 WANTED_TILT_RAD = math.radians(20.0)
@@ -30,7 +29,6 @@ WANTED_TILTED_VIEWS = 4
 WANTED_VIEWS = 12
 _NAMES_ROWS = ("top", "upper middle", "lower middle", "bottom")
 _NAMES_COLUMNS = ("far left", "left of the middle", "right of the middle", "far right")
-
 
 MAGNIFICATION = 50.0
 

@@ -29,7 +29,6 @@ from handeye.robot.transforms import apply_transform, inverse, make_transform, r
 IsReachable = Callable[[Float[np.ndarray, "4 4"]], bool]
 """Whether the arm can take a tool pose T_base_tool."""
 
-
 LIMIT_MARGIN_RAD = 0.05
 """Suggested configurations stay this far from the joint limits."""
 TABLE_CLEARANCE_M = 0.02

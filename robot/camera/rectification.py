@@ -16,7 +16,6 @@ from handeye.robot.transforms import require_transform, rotate_vectors
 MAX_TILE_PX = 8
 """A reading so near that it covers more colour pixels a side than this is noise, and is left out."""
 
-
 MILLIMETRE_M = 1e-3
 PLAUSIBLE_DEPTH_M = (0.02, 50.0)
 """The median reading of any image lies between these: nearer no camera focuses, farther no depth camera reads."""

@@ -32,7 +32,6 @@ from handeye.vision.errors import DatasetError
 Place = tuple[int, int]
 """Chunk and file index."""
 
-
 Statistics = dict[str, dict[str, np.ndarray]]
 """{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}

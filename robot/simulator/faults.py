@@ -28,7 +28,7 @@ NUDGE_TRIES = 80
 NUDGE_GAP_M = 0.03
 """Free space for the fingers around the new place."""
 HAND_RADIUS_M, HAND_LOW_M = 0.09, 0.20
-"""Below this height the hand blocks the places under it."""
+"""A hand below HAND_LOW_M blocks the places within HAND_RADIUS_M of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,6 @@ class FramesDropped:
 
 
 Fault = CubeMoved | CubeNudged | FrictionLowered | GripperStuck | FramesDropped
-
 
 Range = tuple[float, float]
 

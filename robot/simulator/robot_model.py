@@ -55,7 +55,6 @@ _GREY = (0.72, 0.73, 0.75, 1.0)
 _BLUE = (0.42, 0.62, 0.78, 1.0)
 _DARK = (0.22, 0.23, 0.25, 1.0)
 
-
 FINGER_NAMES = ("finger_left", "finger_right")
 PAD_NAMES = ("pad_left", "pad_right")
 PAD_FRICTION = (0.9, 0.02, 0.0001)

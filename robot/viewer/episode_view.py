@@ -27,7 +27,6 @@ from handeye.vision.runtime.video_writer import VideoWriter
 SceneView = Callable[[], UInt8[np.ndarray, "h w 3"]]
 """Gives the scene camera's image of now: rendered in the simulator, of a second camera in a real cell."""
 
-
 INK = (235, 235, 235)
 QUIET = (130, 135, 145)
 GROUND = (24, 26, 31)
@@ -38,10 +37,8 @@ DEPTH_NEAR_M = 0.10
 DEPTH_FAR_M = 0.80
 """Depth outside is drawn in the first or last colour, so that colours mean the same in every image."""
 
-
 HEIGHT_PX, WIDTH_PX = 720, 1280
 LARGE_HW, SMALL_HW = (480, 640), (240, 320)
-
 
 CELL_HW = (240, 320)
 CAPTION_PX = 52
