@@ -1,6 +1,10 @@
-"""`handeye benchmark-tracking`: identity and position on the simulated tabletop, where the truth is exact.
+"""Tracking metrics (HOTA, IDF1, position error) on the simulated tabletop, where the ground truth is exact.
 
-Cubes are pushed, hidden by the arm and pass look-alikes; a stereo camera's depth noise, jittered boxes.
+Cubes are pushed, are occluded by the arm and pass look-alikes; depth has a stereo camera's noise, boxes are jittered.
+
+examples:
+  handeye benchmark-tracking --scenes 2 --renderer rays
+  handeye benchmark-tracking --course push --json tracking.json
 """
 
 from __future__ import annotations
@@ -20,24 +24,24 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render the courses, track, and judge. Scene i of a course depends on its number and the renderer only."""
+    """Arguments of `handeye benchmark-tracking`. Scene i of a scenario depends on its number and the renderer only."""
 
     scenes: int = 5
-    """Scenes of each course."""
+    """Scenes of each scenario."""
     seed: int = 0
     """Number of the first scene."""
     course: Literal["all", "push", "arm", "crossing"] = "all"
-    """Only one of the courses."""
+    """Run only this scenario."""
     sight: Literal["arm", "depth", "none"] = "arm"
-    """What the tracker knows of what hides things: depth and the arm's joints, depth alone, or nothing."""
+    """What the tracker knows of occlusion: depth and the arm's joints, depth alone, or nothing."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """auto takes GL where it works; rays needs none."""
+    """auto takes OpenGL where it works; rays needs none."""
     json: Path | None = None
-    """Write the figures to this file."""
+    """Write the metrics to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Print the figures of each course and of all together."""
+    """Print the metrics of each scenario and of all together."""
     from handeye.robot.config import WorkCellConfig
     from handeye.robot.simulator.rendering import RendererKind
     from handeye.robot.simulator.tracking_benchmark import Sight, run_scenarios, summarise

@@ -1,6 +1,11 @@
-"""`handeye calibrate STEP`: a lens from pictures of a board, the camera's place on or beside the arm, and both checked.
+"""Calibrate camera intrinsics and the hand-eye transform, step by step, and check both.
 
 Every step explains itself with --help and writes its result with --json FILE.
+
+examples:
+  handeye calibrate board board.png
+  handeye calibrate intrinsics images/ --output camera.yaml
+  handeye calibrate hand-eye samples/ eye-in-hand --camera camera.yaml
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`handeye calibrate board`: the ChArUco board as a picture to print."""
+"""Draw the ChArUco calibration board as an image to print: `handeye calibrate board`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class Arguments:
     """Draw the board; print it at 100 %, glue it to something flat, and measure a square."""
 
     output: Positional[Path]
-    """Picture to write (.png)."""
+    """Image to write (.png)."""
     board: Path | None = None
     """Its squares and markers (YAML); without it 7 x 10 squares of 25 mm, which fill a sheet of A4."""
     square_px: int = 200
-    """Pixels a square."""
+    """Pixels per square."""
     json: Path | None = None
     """Write the board's numbers to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Write the picture and say how large it must come out of the printer."""
+    """Write the image and print the size that it must have on paper."""
     if arguments.square_px < 20:
         raise UserError(f"--square-px {arguments.square_px}: expected at least 20, fewer leave no markers to read")
     if arguments.output.suffix.lower() != ".png":

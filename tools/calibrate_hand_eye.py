@@ -1,4 +1,4 @@
-"""`handeye calibrate hand-eye`: where the camera sits on the tool or beside the arm, and how certain that is."""
+"""Solve the hand-eye calibration AX = ZB and its uncertainty: `handeye calibrate hand-eye`."""
 
 from __future__ import annotations
 
@@ -34,30 +34,30 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Solve for camera and board by closed forms, then by maximum likelihood; each sample is foretold by the others."""
+    """Solve for camera and board in closed form, then by maximum likelihood, with leave-one-out errors."""
 
     samples: Positional[Path]
-    """Folder of pictures with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
-    """The camera's file, from `handeye calibrate intrinsics`; pictures need it."""
+    """The camera's file, from `handeye calibrate intrinsics`; needed for images."""
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
     output: Path = Path("hand_eye.yaml")
-    """Where the result goes."""
+    """Calibration file to write."""
     json: Path | None = None
     """Write the result to this file too."""
 
 
 def run(arguments: Arguments) -> int:
-    """Load, solve, refine, leave one out, write, and name the samples that do not fit."""
+    """Load, solve, refine, leave one out, write, and list outliers."""
     samples, board = load_samples(arguments.samples, arguments.camera, arguments.board)
     pairs, setting = samples.pairs, Setting(arguments.setting)
     closed = {method.value: solve_hand_eye(pairs, setting, method) for method in ClosedForm}
     refined = refine_hand_eye(closed[ClosedForm.PARK_MARTIN.value], pairs.T_base_tool, samples.measurements)
-    foretold = leave_one_out(refined, pairs, samples.measurements)
-    errors_m, errors_rad = transform_errors(foretold, pairs.T_camera_board)
+    predicted = leave_one_out(refined, pairs, samples.measurements)
+    errors_m, errors_rad = transform_errors(predicted, pairs.T_camera_board)
     X = refined.hand_eye.X
     apart = {name: transform_errors(solution.X, X) for name, solution in closed.items()}
     file = _file(
@@ -85,13 +85,13 @@ def run(arguments: Arguments) -> int:
 
 
 def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
-    """Samples of either kind, and the board where pictures show it. Raises UserError for pictures without a camera."""
+    """Samples of either kind, and the board where images show it. Raises UserError for images without a camera file."""
     if path.suffix.lower() == ".json":
         return load_pose_pairs(path), None
     if not path.is_dir():
-        raise UserError(f"{path}: expected a folder of pictures with poses.yaml, or a .json file of pairs of poses")
+        raise UserError(f"{path}: expected a folder of images with poses.yaml, or a .json file of pairs of poses")
     if camera is None:
-        raise UserError("--camera: pictures need the camera's file; make it with `handeye calibrate intrinsics`")
+        raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
     return load_session(path, config, load_intrinsics(camera)), config
 
@@ -106,14 +106,12 @@ def show(result: dict[str, Any], name: str) -> None:
     console.print(f"standard deviation {_list(millimetres, 2)} mm, {_list(degrees, 3)} degrees")
     for method, (m, rad) in result["closed_forms_apart"].items():
         console.print(f"  {method} is {1e3 * m:.2f} mm, {np.rad2deg(rad):.3f} degrees away")
-    table = Table("sample", "foretold by the others to mm", "degrees", "")
+    table = Table("sample", "leave-one-out error mm", "degrees", "")
     for sample, (m, rad) in result["leave_one_out"].items():
         is_odd = (
             m > SUSPICIOUS_FACTOR * result["leave_one_out_m"] or rad > SUSPICIOUS_FACTOR * result["leave_one_out_rad"]
         )
-        table.add_row(
-            sample, f"{1e3 * m:.2f}", f"{np.rad2deg(rad):.3f}", "does not fit: take it anew" if is_odd else ""
-        )
+        table.add_row(sample, f"{1e3 * m:.2f}", f"{np.rad2deg(rad):.3f}", "outlier: record it again" if is_odd else "")
     console.print(table)
     for sample in result["without_board"]:
         console.print(f"left out, no board in it: {sample}")

@@ -1,4 +1,4 @@
-"""`handeye calibrate intrinsics`: camera matrix and distortion from pictures of a board, and how good they are."""
+"""Calibrate camera matrix and distortion from images of a ChArUco board: `handeye calibrate intrinsics`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Calibrate a lens from pictures, a video or a live camera; a live one says what to show it next."""
+    """Calibrate intrinsics from images, a video or a live camera, which suggests the views that are missing."""
 
     source: Positional[str]
     """Folder, pattern, video, or a camera by its number or address."""
@@ -43,13 +43,13 @@ class Arguments:
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
     lens: Literal["pinhole", "fisheye"] = "pinhole"
-    """Which model of distortion; fisheye for lenses wider than about 100 degrees."""
+    """Distortion model; fisheye for lenses wider than about 100 degrees."""
     residuals: Path | None = None
-    """Draw the residual of every corner into this picture (.png)."""
+    """Draw the residual of every corner into this image (.png)."""
     min_shift: float = 0.05
-    """Of a video or camera, leave out pictures in which the board moved by less than this part of the width."""
+    """Skip frames of a video or camera in which the board moved by less than this fraction of the width."""
     seconds: float = 120.0
-    """How long to look at a live camera at most; it ends earlier when nothing is missing."""
+    """Longest time with a live camera; it ends earlier when no view is missing."""
     json: Path | None = None
     """Write the result to this file too."""
 
@@ -86,7 +86,7 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
             size_hw = size_hw or image_rgb.shape[:2]
             if image_rgb.shape[:2] != size_hw:
                 raise CalibrationError(
-                    f"{name} has another size than the pictures before it: calibrate one size at a time"
+                    f"{name} has another size than the images before it: calibrate one size at a time"
                 )
             num_images += 1
             view = detector(image_rgb, name)
@@ -101,7 +101,7 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
                 told = advice[0]
                 console.print(f"{len(views)} views; {told}")
     if size_hw is None:
-        raise CalibrationError(f"{arguments.source}: gave no picture")
+        raise CalibrationError(f"{arguments.source}: gave no image")
     return tuple(views), (size_hw[0], size_hw[1]), num_images
 
 
@@ -124,14 +124,14 @@ def summarise(
 
 
 def show(calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...], num_images: int) -> None:
-    """Print the camera, the error of each picture, and what would make it better."""
+    """Print the camera, the error of each image, and what would make it better."""
     K, (fx_std, fy_std) = calibration.intrinsics.K, calibration.focal_std_px
-    table = Table("picture", "rms px", "")
+    table = Table("image", "rms px", "")
     usual = sorted(calibration.view_rms_px)[len(names) // 2]
     for name, rms in zip(names, calibration.view_rms_px, strict=True):
-        table.add_row(name, f"{rms:.3f}", "look at it: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
+        table.add_row(name, f"{rms:.3f}", "outlier: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
     console.print(table)
-    console.print(f"{len(names)} of {num_images} pictures used, rms {calibration.rms_px:.3f} px")
+    console.print(f"{len(names)} of {num_images} images used, rms {calibration.rms_px:.3f} px")
     console.print(
         f"fx {K[0, 0]:.2f} +- {fx_std:.2f}, fy {K[1, 1]:.2f} +- {fy_std:.2f}, cx {K[0, 2]:.2f}, cy {K[1, 2]:.2f}"
     )

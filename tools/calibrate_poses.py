@@ -1,4 +1,4 @@
-"""`handeye calibrate poses`: where to move the arm for a hand-eye calibration, from a rough guess."""
+"""Suggest tool poses for a hand-eye calibration from a rough guess: `handeye calibrate poses`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Suggest tool poses that leave the least doubt about the camera.
+    """Suggest tool poses that minimise the uncertainty of the camera's pose.
 
     All of them lie within the arm's reach and joint limits and keep it off the table; other obstacles it does not know.
     """
@@ -31,19 +31,19 @@ class Arguments:
     camera: Path
     """The camera's file, from `handeye calibrate intrinsics`."""
     output: Path = Path("poses.yaml")
-    """Tool poses by the names that the pictures are to have."""
+    """Tool poses to write, keyed by the name of the image to take there."""
     number: int = 15
-    """How many poses."""
+    """Number of poses."""
     distance_m: tuple[float, float] = (0.3, 0.55)
     """Nearest and farthest distance between camera and board."""
     board: Path | None = None
     """The board's squares and markers (YAML); without it 7 x 10 squares of 25 mm."""
     arm: Literal["ur10e", "any"] = "ur10e"
-    """Whose reach and limits count; `any` knows none, and the poses must then be looked through by hand."""
+    """Arm whose reach and joint limits count; `any` has none, so check the poses by hand."""
     cell: Path | None = None
     """The work cell (YAML) with joint limits, table and home position; without it those of the simulated cell."""
     seed: int = 0
-    """Of the candidates among which the poses are chosen."""
+    """Seed of the candidate poses."""
     json: Path | None = None
     """Write the poses as 4 x 4 matrices to this file."""
 
@@ -69,8 +69,8 @@ def run(arguments: Arguments) -> int:
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(
-        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and photograph each "
-        "as its name"
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and save an image at "
+        "each under its name"
     )
     if arguments.json is not None:
         write_json(arguments.json, {name: T.tolist() for name, T in named.items()})

@@ -1,7 +1,10 @@
-"""Check demonstrations before a policy learns from them: numbers, clocks, streams, pictures, joints and statistics.
+"""Find errors in recorded demonstrations: numbers, clocks, video streams, joint limits and statistics.
 
-Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are named; 2: no data set that can
+Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are listed; 2: no data set that can
 be read.
+
+examples:
+  handeye check-demonstrations runs/demonstrations --json report.json
 """
 
 from __future__ import annotations
@@ -30,14 +33,14 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye check-demonstrations` takes."""
+    """Arguments of `handeye check-demonstrations`."""
 
     dataset: Positional[Path]
     """Folder of the data set."""
     shortest_s: float = 1.0
-    """Episodes shorter than this are named."""
+    """List episodes shorter than this."""
     frozen_s: float = 1.0
-    """Streams that stand still for so long, while others go on, are named."""
+    """List video streams that freeze for this long while others continue."""
     json: Path | None = None
     """Write the result to this file."""
 

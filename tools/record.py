@@ -1,7 +1,11 @@
-"""Record demonstrations of picking into a LeRobot data set: an expert, disturbed on purpose, in the simulated cell.
+"""Record demonstrations of picking as a LeRobot data set: an expert with injected disturbances in the simulator.
 
-What does not succeed is played but not kept. A recording that was cut off goes on where it ended when the command is
-given again. Any value of the configuration can be given behind it: `expert.disturbance.pulls_per_s=1`.
+Failed episodes are dropped. Giving the command again resumes a recording that was interrupted. Any value of the
+configuration can be overridden behind it: `expert.disturbance.pulls_per_s=1`.
+
+examples:
+  handeye record --output runs/demonstrations --episodes 50 --workers 4
+  handeye record --output runs/demonstrations --images
 """
 
 from __future__ import annotations
@@ -26,27 +30,27 @@ from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
 SEEDS_FOR_EACH = 3
-"""Gives up when so many times the wanted number of episodes have been played."""
+"""Gives up after this many times the wanted number of episodes."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye record` is told."""
+    """Arguments of `handeye record`."""
 
     output: Path
     """Folder of the data set; an unfinished recording in it is continued."""
     config: Positional[Path | None] = None
-    """Configuration of cell and expert; without one all defaults hold."""
+    """Configuration of cell and expert; the defaults without one."""
     episodes: int = 50
-    """How many episodes the data set shall hold."""
+    """Episodes that the data set is to hold."""
     seed: int = 0
     """Seed of the first episode played; the next have the seeds after it."""
     images: bool = False
     """Record the wrist camera, its depth and a scene camera too; much slower."""
     detector: Path | None = None
-    """Detector as ONNX file; by default the one that comes with handeye."""
+    """Detector as ONNX file; by default the one that ships with handeye."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """How the simulated camera draws."""
+    """How the simulated camera renders."""
     workers: int = 1
     """Processes that share the episodes; the data set does not depend on it."""
     json: Path | None = None
@@ -68,7 +72,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     dropped = _record(arguments, config, writer, detector, pictures, console)
     report = _describe(writer, arguments, dropped)
     for reason, count in dropped.items():
-        console.print(f"played but not kept, {reason}: {count}")
+        console.print(f"dropped, {reason}: {count}")
     console.print(
         f"{arguments.output}: {report['episodes']} episodes, {report['frames']} frames, {report['hours']:.2f} h"
     )
@@ -113,7 +117,7 @@ def _record(
 
 
 def _why_dropped(reason: str | None, gate_violations: Any) -> str:
-    return reason or "gates spoke: " + ", ".join(chain(gate_violations))
+    return reason or "safety gates: " + ", ".join(chain(gate_violations))
 
 
 def _describe(writer: EpisodeWriter, arguments: Arguments, dropped: Counter[str]) -> dict[str, Any]:

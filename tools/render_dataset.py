@@ -1,4 +1,8 @@
-"""`handeye render-dataset`: labelled pictures of cubes on a table, out of the simulator, as a COCO data set."""
+"""Render labelled images of cubes on a table in the simulator, with domain randomisation, as a COCO data set.
+
+examples:
+  handeye render-dataset --output runs/cubes --images 1000 --workers 4
+"""
 
 from __future__ import annotations
 
@@ -19,20 +23,20 @@ console = Console()
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render a labelled data set; an interrupted one goes on where it stopped."""
+    """Arguments of `handeye render-dataset`; the same command resumes an interrupted one."""
 
     output: Path
     """Folder for annotations.json and images/."""
     images: int = 1000
-    """Number of pictures."""
+    """Number of images."""
     seed: int = 0
-    """Picture i depends on this number and i only."""
+    """Seed; image i depends on it and i only."""
     profile: Literal["train", "held_out"] = "train"
-    """Which clutter, textures and lamps may appear; the two share none."""
+    """Split of clutter, textures and lights; the two share none."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """auto mixes GL with shadows, GL without, and rays; gl fails where OpenGL does not work; rays needs none."""
+    """auto mixes OpenGL with and without shadows and ray casting; gl needs OpenGL; rays needs none."""
     label_clutter: bool = False
-    """Label what is no cube too, as a fifth class, clutter: for training, where names of shapes teach faster."""
+    """Also label distractors, as a fifth class, clutter; speeds up training."""
     workers: int = min(2, os.cpu_count() or 1)
     """Number of processes."""
     json: Path | None = None
@@ -40,7 +44,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Render and report how many cubes of each colour are in the pictures."""
+    """Render and report how many cubes of each colour are in the images."""
     from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
     from handeye.robot.simulator.objects import Profile
     from handeye.robot.simulator.rendering import RendererKind

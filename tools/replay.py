@@ -1,6 +1,9 @@
-"""Play a recorded episode back in the simulator: how far the hand is from where it was, and whether the pick succeeds.
+"""Replay a recorded episode in the simulator: deviation of the hand from the recording, and success of the pick.
 
-Any value of the configuration can be given behind it, for a set that was recorded with other values.
+Any value of the configuration can be overridden behind it, for a data set that was recorded with other values.
+
+examples:
+  handeye replay runs/demonstrations --episode 3 --output replay.mp4
 """
 
 from __future__ import annotations
@@ -20,20 +23,20 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye replay` is told."""
+    """Arguments of `handeye replay`."""
 
     dataset: Positional[Path]
     """Folder of the data set."""
     episode: int = 0
-    """Which episode, counted from 0."""
+    """Episode number, from 0."""
     seed: int | None = None
     """Seed of the scene; by default the recorded one."""
     config: Path | None = None
-    """Configuration that the set was recorded with; without one all defaults hold."""
+    """Configuration of the recording; the defaults without one."""
     output: Path | None = None
-    """Film of the replay, an mp4."""
+    """Video of the replay (.mp4)."""
     tolerance_m: float = 0.01
-    """The hand may be so far from where it was."""
+    """Largest allowed deviation of the hand, in metres."""
     json: Path | None = None
     """Write the differences to this file."""
 
@@ -56,7 +59,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     )
     console.print("the pick succeeds again" if played.judgement.success else f"no pick: {played.judgement.reason}")
     if arguments.output is not None:
-        console.print(f"film: {arguments.output}", markup=False)
+        console.print(f"video: {arguments.output}", markup=False)
     return 0 if result["worst_tool_m"] <= arguments.tolerance_m else 1
 
 

@@ -1,4 +1,8 @@
-"""Show demonstrations as one page that can be sent: episodes, statistics, curves over time and strips of pictures."""
+"""Show demonstrations on a self-contained HTML page: episodes, statistics, time series and frames.
+
+examples:
+  handeye show-demonstrations runs/demonstrations --output demonstrations.html
+"""
 
 from __future__ import annotations
 
@@ -18,16 +22,16 @@ SHOWN = 8
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye show-demonstrations` takes."""
+    """Arguments of `handeye show-demonstrations`."""
 
     dataset: Positional[Path]
     """Folder of the data set."""
     output: Path
-    """The page, an HTML file that holds everything."""
+    """HTML page to write."""
     episodes: tuple[int, ...] = ()
-    """Episodes to show with curves and pictures; by default a few, evenly spread."""
+    """Episodes to show with time series and frames; by default a few, evenly spread."""
     json: Path | None = None
-    """Write what the page tells of the set, and which episodes it shows, to this file."""
+    """Write a summary and the episodes shown to this file."""
 
 
 def run(arguments: Arguments) -> int:
