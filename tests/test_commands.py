@@ -6,28 +6,104 @@ from pathlib import Path
 
 import pytest
 
-from handeye.tools.command_line import VERBS, run_command
+from handeye.tools.command_line import GROUPS, VERBS, run_command
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
-def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+# The positional arguments of each verb as its usage line shows them; rewritten elsewhere: export, bundle, verify.
+POSITIONALS = {
+    "check-dataset": "ANNOTATIONS",
+    "convert-dataset": "SOURCE",
+    "check-demonstrations": "DATASET",
+    "show-demonstrations": "DATASET",
+    "train": "[CONFIG]",
+    "train-policy": "[CONFIG]",
+    "find-lr": "CONFIG",
+    "tune": "CONFIG",
+    "show-config": "CONFIG",
+    "download": "NAME",
+    "import": "NAME CHECKPOINT",
+    "import-policy": "FOLDER",
+    "evaluate": "MODEL",
+    "export": "MODEL",
+    "benchmark": "MODEL",
+    "evaluate-policy": "POLICY",
+    "evaluate-pusht": "POLICY",
+    "detect": "MODEL SOURCE",
+    "track": "MODEL SOURCE",
+    "track-files": "DETECTIONS",
+    "pick": "[CONFIG]",
+    "record": "[CONFIG]",
+    "replay": "DATASET",
+}
+WITHOUT_EXAMPLES = {"export", "bundle", "verify", "export-policy"}
+
+
+def help_of(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit_info:
-        run_command([verb, "--help"])
+        run_command([*words, "--help"])
     assert exit_info.value.code == 0
-    output = capsys.readouterr().out
-    assert f"handeye {verb}" in output
-    assert "--json" in output or verb == "show-config"
+    return capsys.readouterr().out
 
 
-def test_the_overview_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+def test_every_verb_explains_itself(
+    verb: str, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    output = help_of([verb], capsys)
+    usage = output.splitlines()[0]
+    assert usage.startswith(f"usage: handeye {verb} ")
+    assert usage.endswith(POSITIONALS.get(verb, ""))
+    assert "STR" not in usage
+    assert "PATH" not in usage.partition("[OPTIONS]")[2]
+    assert "--json" in output or verb in ("show-config", "calibrate")
+    prose, mark, examples = output.partition("\nexamples:\n")
+    assert mark or verb in WITHOUT_EXAMPLES
+    assert all(len(line) <= width for line in prose.splitlines()[1:])
+    assert "\n\n\n" not in output
+    shown = [line.split() for line in examples.splitlines() if line.startswith("  handeye ")]
+    assert all(words[1] == verb for words in shown)
+    assert shown or verb in WITHOUT_EXAMPLES
+
+
+@pytest.mark.parametrize("step", ["board", "intrinsics", "poses", "hand-eye", "check"])
+def test_every_step_of_a_calibration_explains_itself(step: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json" in help_of(["calibrate", step], capsys)
+
+
+def test_help_shows_no_none_where_it_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    output = help_of(["detect"], capsys)
+    assert "None" not in output
+    assert "--threads INT" in output
+
+
+def test_the_overview_names_every_verb_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["--help"]) == 0
     output = capsys.readouterr().out
-    assert all(verb.summary in output for verb in VERBS)
+    assert list(GROUPS) == ["Data", "Train", "Evaluate and deploy", "Run", "Calibrate", "Robot"]
+    assert [line for line in output.splitlines() if line in GROUPS] == list(GROUPS)
+    assert all(f"  {verb.name} " in output and verb.summary in output for verb in VERBS)
+    assert len({verb.name for verb in VERBS}) == len(VERBS)
+    assert max(map(len, output.splitlines()[:-1])) <= 80
 
 
 @pytest.mark.parametrize("words", [[], ["fly"]])
 def test_no_verb_or_an_unknown_one_is_wrong_use(words: list[str]) -> None:
     assert run_command(words) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "told"), [("detct", "did you mean 'detect'?"), ("evalute", "did you mean 'evaluate'?"), ("fly", "--help")]
+)
+def test_an_unknown_command_is_named_with_a_suggestion(
+    word: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command([word]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"handeye: error: unknown command {word!r}")
+    assert told in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize("verb", [verb.name for verb in VERBS if verb.name != "import"])

@@ -1,6 +1,10 @@
-"""Latency of a model, stage by stage, on every engine that is installed: the four stages are what a robot waits for.
+"""Latency and throughput of a detector by stage (read, preprocess, infer, postprocess) on every installed engine.
 
-Each image is decoded from its file, prepared, inferred and post-processed; nothing is drawn.
+Each image is decoded from its file, preprocessed, inferred and postprocessed; nothing is drawn.
+
+examples:
+  handeye benchmark vision/weights/tabletop_nano.onnx
+  handeye benchmark model.onnx --engine openvino --threads 4 --images DIR --json speed.json
 """
 
 from __future__ import annotations
@@ -28,14 +32,14 @@ from handeye.vision.runtime.image_detector import ImageDetector, stage_percentil
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(DetectorArguments):
-    """What `handeye benchmark` takes."""
+    """Arguments of `handeye benchmark`."""
 
     images: Path | None = None
-    """Folder of images to measure on; without it one made-up camera image of 640 x 480."""
+    """Folder of images to measure on; without it one synthetic image of 640 x 480."""
     repeats: int = 200
-    """How many images are measured, after ten that are not."""
+    """Images to measure, after ten of warm-up."""
     pause_s: float = 1.0
-    """Rest between engines in seconds, so that one does not pay for the other's heat."""
+    """Pause between engines in seconds, so that one does not throttle the next."""
 
 
 def run(arguments: Arguments) -> int:
@@ -88,10 +92,10 @@ def _image_files(folder: Path | None) -> list[tuple[str, bytes]]:
     if folder is None:
         rows, columns = np.mgrid[:480, :640]
         scene = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
-        return [("made-up image", cv2.imencode(".jpg", scene)[1].tobytes())]
+        return [("synthetic image", cv2.imencode(".jpg", scene)[1].tobytes())]
     if not folder.is_dir():
-        raise SourceError(f"{folder}: is no folder of images")
+        raise SourceError(f"{folder}: is not a folder of images")
     paths = list_images(folder)
     if not paths:
-        raise SourceError(f"{folder}: the folder holds no image")
+        raise SourceError(f"{folder}: the folder contains no image")
     return [(str(path), path.read_bytes()) for path in paths]

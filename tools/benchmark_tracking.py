@@ -1,6 +1,10 @@
-"""`handeye benchmark-tracking`: identity and position errors of the object tracker on the simulated tabletop.
+"""Tracking metrics (HOTA, IDF1, position error) on the simulated tabletop, where the ground truth is exact.
 
-Cubes are pushed, hidden by the arm and pass look-alikes, with stereo depth noise and jittered boxes.
+Cubes are pushed, are occluded by the arm and pass look-alikes; depth has a stereo camera's noise, boxes are jittered.
+
+examples:
+  handeye benchmark-tracking --scenes 2 --renderer rays
+  handeye benchmark-tracking --scenario push --json tracking.json
 """
 
 from __future__ import annotations
@@ -20,24 +24,24 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render the scenarios, track, and score. A scene depends on its number and the renderer only."""
+    """Arguments of `handeye benchmark-tracking`. Scene i of a scenario depends on its number and the renderer only."""
 
     scenes: int = 5
     """Scenes of each scenario."""
     seed: int = 0
     """Number of the first scene."""
     scenario: Literal["all", "push", "arm", "crossing"] = "all"
-    """Scenario to run."""
+    """Run only this scenario."""
     visibility: Literal["arm", "depth", "none"] = "arm"
-    """What the tracker knows about occlusion: depth and the arm's joints, depth alone, or nothing."""
+    """What the tracker knows of occlusion: depth and the arm's joints, depth alone, or nothing."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
     """auto takes OpenGL where it works; rays needs none."""
     json: Path | None = None
-    """Write the scores to this file."""
+    """Write the metrics to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Print the scores of each scenario and of all together."""
+    """Print the metrics of each scenario and of all together."""
     from handeye.robot.config import WorkCellConfig
     from handeye.robot.simulator.renderers import RendererKind
     from handeye.robot.simulator.tracking_benchmark import Visibility, run_scenarios, summarise

@@ -1,6 +1,11 @@
-"""`handeye calibrate STEP`: camera intrinsics from images of a board, hand-eye calibration, and a check of both.
+"""Calibrate camera intrinsics and the hand-eye transform, step by step, and check both.
 
-Every step has --help and writes its result with --json FILE.
+Every step explains itself with --help and writes its result with --json FILE.
+
+examples:
+  handeye calibrate board board.png
+  handeye calibrate intrinsics images/ --output camera.yaml
+  handeye calibrate hand-eye samples/ eye-in-hand --camera camera.yaml
 """
 
 from __future__ import annotations

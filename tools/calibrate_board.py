@@ -1,4 +1,4 @@
-"""`handeye calibrate board`: draw a ChArUco board to print."""
+"""Draw the ChArUco calibration board as an image to print: `handeye calibrate board`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Write the image and report the size that the print must have."""
+    """Write the image and print the size that it must have on paper."""
     if arguments.square_px < 20:
         raise UserError(f"--square-px {arguments.square_px}: expected at least 20, fewer leave no markers to read")
     if arguments.output.suffix.lower() != ".png":

@@ -1,4 +1,4 @@
-"""`handeye calibrate check`: whether a hand-eye calibration still holds, by new samples."""
+"""Check whether a hand-eye calibration still holds, with new samples: `handeye calibrate check`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Predict the board's pose in new samples, with the board unmoved. Exit code 1 if it is seen elsewhere."""
+    """Predict the board pose of new samples; the board must not have moved. Exit code 1 for large errors."""
 
     samples: Positional[Path]
     """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     hand_eye: Path = Path("hand_eye.yaml")
     """The calibration, from `handeye calibrate hand-eye`."""
     camera: Path | None = None
-    """Intrinsics of the camera; needed for images."""
+    """The camera's file; needed for images."""
     board: Path | None = None
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     limit_mm: float = 5.0
-    """Largest median distance that passes."""
+    """Largest median distance that passes, in millimetres."""
     limit_deg: float = 0.5
-    """Largest median angle that passes."""
+    """Largest median angle that passes, in degrees."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Compare predicted and measured board poses."""
+    """Compare with the limits."""
     if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
         raise UserError("expected --limit-mm and --limit-deg above 0")
     hand_eye = load_config(HandEyeFile, arguments.hand_eye).hand_eye()

@@ -1,4 +1,4 @@
-"""`handeye calibrate hand-eye`: pose of the camera on the tool or beside the arm, with its uncertainty."""
+"""Solve the hand-eye calibration AX = ZB and its uncertainty: `handeye calibrate hand-eye`."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Solve in closed form, refine by maximum likelihood, cross-validate by leaving one sample out."""
+    """Solve for camera and board in closed form, then by maximum likelihood, with leave-one-out errors."""
 
     samples: Positional[Path]
     """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
-    """Intrinsics of the camera, from `handeye calibrate intrinsics`; needed for images."""
+    """The camera's file, from `handeye calibrate intrinsics`; needed for images."""
     board: Path | None = None
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     output: Path = Path("hand_eye.yaml")
-    """File for the result."""
+    """Calibration file to write."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Solve, refine, leave one out, write, and report the samples that do not fit."""
+    """Load, solve, refine, leave one out, write, and list outliers."""
     samples, board = load_samples(arguments.samples, arguments.camera, arguments.board)
     pairs, setting = samples.pairs, Setting(arguments.setting)
     closed = {method.value: solve_hand_eye(pairs, setting, method) for method in ClosedForm}
@@ -85,7 +85,7 @@ def run(arguments: Arguments) -> int:
 
 
 def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
-    """Samples of either kind, and the board where images show it. Raises UserError for images without a camera."""
+    """Samples of either kind, and the board where images show it. Raises UserError for images without a camera file."""
     if path.suffix.lower() == ".json":
         return load_pose_pairs(path), None
     if not path.is_dir():
@@ -106,14 +106,12 @@ def show(result: dict[str, Any], name: str) -> None:
     console.print(f"standard deviation {_list(millimetres, 2)} mm, {_list(degrees, 3)} degrees")
     for method, (m, rad) in result["closed_forms_apart"].items():
         console.print(f"  {method} is {1e3 * m:.2f} mm, {np.rad2deg(rad):.3f} degrees away")
-    table = Table("sample", "leave-one-out error, mm", "degrees", "")
+    table = Table("sample", "leave-one-out error mm", "degrees", "")
     for sample, (m, rad) in result["leave_one_out"].items():
         is_odd = (
             m > SUSPICIOUS_FACTOR * result["leave_one_out_m"] or rad > SUSPICIOUS_FACTOR * result["leave_one_out_rad"]
         )
-        table.add_row(
-            sample, f"{1e3 * m:.2f}", f"{np.rad2deg(rad):.3f}", "does not fit: record it again" if is_odd else ""
-        )
+        table.add_row(sample, f"{1e3 * m:.2f}", f"{np.rad2deg(rad):.3f}", "outlier: record it again" if is_odd else "")
     console.print(table)
     for sample in result["without_board"]:
         console.print(f"left out, no board in it: {sample}")

@@ -1,4 +1,4 @@
-"""`handeye calibrate intrinsics`: camera matrix and distortion from images of a board, and how good they are."""
+"""Calibrate camera matrix and distortion from images of a ChArUco board: `handeye calibrate intrinsics`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Arguments:
-    """Calibrate camera intrinsics from images, a video or a live camera, which asks for the views it still needs."""
+    """Calibrate intrinsics from images, a video or a live camera, which suggests the views that are missing."""
 
     source: Positional[str]
     """Folder, pattern, video, or a camera by index or address."""
@@ -49,7 +49,7 @@ class Arguments:
     min_shift: float = 0.05
     """Skip frames of a video or camera in which the board moved by less than this fraction of the width."""
     seconds: float = 120.0
-    """Longest time for a live camera; ends earlier when the views suffice."""
+    """Longest time with a live camera; it ends earlier when no view is missing."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -124,12 +124,12 @@ def summarise(
 
 
 def show(calibration: LensCalibration, coverage: Coverage, names: tuple[str, ...], num_images: int) -> None:
-    """Print the intrinsics, the error of each image, and advice."""
+    """Print the camera, the error of each image, and what would make it better."""
     K, (fx_std, fy_std) = calibration.intrinsics.K, calibration.focal_std_px
     table = Table("image", "rms px", "")
     usual = sorted(calibration.view_rms_px)[len(names) // 2]
     for name, rms in zip(names, calibration.view_rms_px, strict=True):
-        table.add_row(name, f"{rms:.3f}", "check it: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
+        table.add_row(name, f"{rms:.3f}", "outlier: blurred?" if rms > SUSPICIOUS_FACTOR * usual else "")
     console.print(table)
     console.print(f"{len(names)} of {num_images} images used, rms {calibration.rms_px:.3f} px")
     console.print(

@@ -1,4 +1,4 @@
-"""`handeye calibrate poses`: suggest arm poses for a hand-eye calibration, from a rough guess."""
+"""Suggest tool poses for a hand-eye calibration from a rough guess: `handeye calibrate poses`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """Suggest the tool poses that determine the camera's pose best.
+    """Suggest tool poses that minimise the uncertainty of the camera's pose.
 
     They are within reach and joint limits and keep clear of the table; other obstacles are not known.
     """
@@ -31,7 +31,7 @@ class Arguments:
     camera: Path
     """Intrinsics of the camera, from `handeye calibrate intrinsics`."""
     output: Path = Path("poses.yaml")
-    """File for the tool poses, by the names of the images to take."""
+    """Tool poses to write, keyed by the name of the image to take there."""
     number: int = 15
     """Number of poses."""
     distance_m: tuple[float, float] = (0.3, 0.55)
@@ -39,11 +39,11 @@ class Arguments:
     board: Path | None = None
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     arm: Literal["ur10e", "any"] = "ur10e"
-    """Arm whose reach and limits are checked; with `any` nothing is, and the poses need checking by hand."""
+    """Arm whose reach and joint limits count; `any` has none, so check the poses by hand."""
     cell: Path | None = None
     """Work cell (YAML) with joint limits, table and home position (default: that of the simulator)."""
     seed: int = 0
-    """Seed of the random candidates."""
+    """Seed of the candidate poses."""
     json: Path | None = None
     """Write the poses as 4 x 4 matrices to this file."""
 
@@ -69,8 +69,8 @@ def run(arguments: Arguments) -> int:
     named = {f"{number:02d}.png": T for number, T in enumerate(poses)}
     save_config(arguments.output, PosesFile(poses={name: pose_config(T) for name, T in named.items()}))
     Console(highlight=False, soft_wrap=True).print(
-        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and take an image at "
-        "each, named like the pose"
+        f"{arguments.output}: {len(named)} tool poses; move there slowly, the guess may be wrong, and save an image at "
+        "each under its name"
     )
     if arguments.json is not None:
         write_json(arguments.json, {name: T.tolist() for name, T in named.items()})

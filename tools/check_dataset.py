@@ -1,7 +1,11 @@
-"""Check a data set before a GPU spends a week on it: images, boxes, classes, and leaks between splits.
+"""Find errors in a detection data set: broken images, wrong boxes, unused classes, leaks between splits.
 
-Exit code 0: nothing found; 1: problems, which are named; 2: nothing that could be trained on. Images are read upright,
-as their EXIF orientation says, so annotations must be made for the upright picture.
+Exit code 0: nothing found; 1: problems, which are listed; 2: nothing to train on. Images are read upright, as their
+EXIF orientation says, so annotations must be made for the upright image.
+
+examples:
+  handeye check-dataset train.json --images images --output report
+  handeye check-dataset train.json --against val.json test.json
 """
 
 from __future__ import annotations
@@ -30,12 +34,12 @@ NUM_ANCHORS = 9
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `handeye check-dataset` takes."""
+    """Arguments of `handeye check-dataset`."""
 
     annotations: Positional[Path]
     """COCO file, VOC folder or image list, YOLO data.yaml or folder."""
     images: Path | None = None
-    """Folder of the images; found by itself where the set has a usual layout."""
+    """Folder of the images; found automatically in a usual layout."""
     against: tuple[Path, ...] = ()
     """Annotations of other splits: their images must not be in this one."""
     against_images: tuple[Path, ...] = ()
@@ -47,7 +51,7 @@ class Arguments:
     threads: int = 2
     """Threads that decode images."""
     output: Path | None = None
-    """Folder for report.html with pictures."""
+    """Folder for report.html with example images."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -128,7 +132,7 @@ def _folder(annotations: Path, images: Path | None) -> Path:
     if found is None:
         raise DatasetError(f"{annotations}: name the folder of its images with --images")
     if not found.is_dir():
-        raise DatasetError(f"{found}: is no folder of images")
+        raise DatasetError(f"{found}: is not a folder of images")
     return found
 
 

@@ -1,6 +1,10 @@
-"""Check demonstrations before a policy learns from them: numbers, clocks, streams, images, joints and statistics.
+"""Find errors in recorded demonstrations: numbers, clocks, video streams, joint limits and statistics.
 
-Reads a whole LeRobot data set v3.0. Exit code 0: no problems; 1: problems; 2: not a readable data set.
+Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are listed; 2: no data set that can
+be read.
+
+examples:
+  handeye check-demonstrations runs/demonstrations --json report.json
 """
 
 from __future__ import annotations
@@ -34,9 +38,9 @@ class Arguments:
     dataset: Positional[Path]
     """Folder of the data set."""
     shortest_s: float = 1.0
-    """Report episodes shorter than this."""
+    """List episodes shorter than this."""
     frozen_s: float = 1.0
-    """Report streams that are constant for this long while others change."""
+    """List video streams that freeze for this long while others continue."""
     json: Path | None = None
     """Write the result to this file."""
 

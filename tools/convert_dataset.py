@@ -1,7 +1,11 @@
-"""Turn a data set into COCO JSON, Pascal VOC or YOLO text: a new folder with annotations and images.
+"""Convert a data set to COCO JSON, Pascal VOC or YOLO text: a new folder with annotations and images.
 
-The source's format is told by what is found: a .json file, a folder or image list of VOC, a data.yaml or folder of
-YOLO. Class ids, boxes and, in COCO, masks are kept; what a format cannot say is counted.
+The source's format is recognised: a .json file (COCO), a folder or image list (VOC), a data.yaml or folder (YOLO).
+Class ids, boxes and, in COCO, masks are kept; what a format cannot hold is counted.
+
+examples:
+  handeye convert-dataset voc/ --to coco --output coco
+  handeye convert-dataset data.yaml --split val --to coco --output coco_val
 """
 
 from __future__ import annotations
@@ -19,22 +23,22 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What `handeye convert-dataset` takes."""
+    """Arguments of `handeye convert-dataset`."""
 
     source: Positional[Path]
     """COCO file, VOC folder or image list, YOLO data.yaml or folder."""
     to: Literal["coco", "voc", "yolo"]
     """Format to write."""
     output: Path
-    """New folder for annotations and images; an existing one is refused."""
+    """New folder for annotations and images; it must not exist."""
     images: Path | None = None
-    """Folder of the images; found by itself where the source has a usual layout."""
+    """Folder of the images; found automatically in a usual layout."""
     place: Literal["link", "copy"] = "link"
     """Link the images into the new folder, or copy them."""
     split: str = "train"
     """Which split of a data.yaml to read."""
     skip_broken: bool = False
-    """Leave out and name entries that are broken instead of refusing the set."""
+    """Skip and list broken entries instead of rejecting the data set."""
     json: Path | None = None
     """Write the counts to this file."""
 

@@ -1,4 +1,9 @@
-"""What this machine can run: packages, engines, renderers, GPU and cameras; what is missing and how to add it."""
+"""Report what this machine can run (packages, engines, renderers, GPU, cameras) and how to add what is missing.
+
+examples:
+  handeye doctor
+  handeye doctor --json machine.json
+"""
 
 from __future__ import annotations
 

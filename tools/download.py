@@ -1,4 +1,9 @@
-"""Fetch published weights from their official address: resumed where it broke off, checked, kept in one folder."""
+"""Download published weights from their official address; resumes, checks the hash, and caches.
+
+examples:
+  handeye download rtdetr_r18vd
+  handeye download yolox_nano --cache weights
+"""
 
 from __future__ import annotations
 
@@ -18,18 +23,18 @@ from handeye.vision.files import write_json
 
 @dataclass
 class Arguments:
-    """What `handeye download` takes."""
+    """Arguments of `handeye download`."""
 
     name: Positional[str]
     """A published detector or backbone, for example rtdetr_r18vd or resnet50; `handeye models` lists them."""
     cache: Path | None = None
-    """Folder for what is downloaded; default $HANDEYE_CACHE, else the cache folder of this platform."""
+    """Download folder; by default $HANDEYE_CACHE, else the cache folder of this platform."""
     mirror: str | None = None
-    """Address of a folder that holds the same files under the same names, instead of the official one."""
+    """URL of a mirror that holds the same files under the same names."""
     timeout_s: float = 30.0
-    """Give up when the server is silent for so long."""
+    """Give up when the server sends nothing for this long, in seconds."""
     json: Path | None = None
-    """Write where the file is and what is known of it as JSON to this file."""
+    """Write path, address and size to this file."""
 
 
 def run(arguments: Arguments) -> int:

@@ -1,7 +1,10 @@
-"""Measure a Push-T policy in the environment of gym-pusht: how much of its mark the block comes to cover.
+"""Coverage and success rate of a Push-T policy in gym-pusht.
 
-gym-pusht brings another build of OpenCV than handeye has: keep it in an environment of its own,
+gym-pusht brings another build of OpenCV than handeye has: give it a separate environment,
 `pip install 'handeye[pusht,cpu]'`.
+
+examples:
+  handeye evaluate-pusht runs/pusht_state/policy.onnx --episodes 100
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye evaluate-pusht` is told."""
+    """Arguments of `handeye evaluate-pusht`."""
 
     policy: Positional[Path]
     """The policy as ONNX file, as `handeye train-policy configs/policy/pusht_state.yaml` leaves it in its run."""
@@ -31,11 +34,11 @@ class Arguments:
     seed: int = 0
     """Seed of the first episode; episode k has seed + k."""
     blending: Literal["synchronous", "ensembled"] = "synchronous"
-    """Follow `rows` of a chunk and ask again, or ask at every step and average all chunks."""
+    """Execute `rows` of a chunk before the next inference, or infer at every step and average all chunks."""
     rows: int = 8
     """Steps between two chunks, synchronous."""
     decay: float = 0.01
-    """How fast later predictions lose weight, ensembled."""
+    """Exponential decay of the ensemble weights."""
     json: Path | None = None
     """Write the report with a line for each episode to this file."""
 
@@ -53,7 +56,7 @@ def run(arguments: Arguments) -> int:
     try:
         for seed in range(arguments.seed, arguments.seed + arguments.episodes):
             result = run_pusht_episode(policy, world, blending, seed=seed)
-            console.print(f"seed {seed}: {result.max_coverage:.3f} of the mark covered, {result.steps} steps")
+            console.print(f"seed {seed}: {result.max_coverage:.3f} of the target covered, {result.steps} steps")
             results.append(result)
     finally:
         world.close()

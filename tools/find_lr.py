@@ -1,6 +1,10 @@
-"""Suggest a learning rate for a configuration: train shortly with rising rates and look where the loss falls fastest.
+"""Suggest a learning rate by an LR range test (Smith 2017): train briefly with rising rates.
 
-Nothing of the training is kept. Any value of the configuration can be given behind it, as to `handeye train`.
+The suggestion is the rate at which the loss falls fastest. Nothing of the training is kept. Any value of the
+configuration can be overridden behind it, as for `handeye train`.
+
+examples:
+  handeye find-lr configs/detector/bccd_nano.yaml --steps 100 --plot lr.png
 """
 
 from __future__ import annotations
@@ -19,18 +23,18 @@ from handeye.vision.training.lr_finder import LrSweep, find_lr, override_of, plo
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye find-lr` is told besides the configuration."""
+    """Arguments of `handeye find-lr`."""
 
     config: Positional[Path]
     """Configuration file of a detector's training."""
     steps: int = 200
-    """Optimiser steps of the sweep; it ends sooner where the loss grows without bound."""
+    """Optimiser steps of the sweep; it ends early when the loss diverges."""
     lowest: float = 1e-6
     """First learning rate."""
     highest: float = 1.0
     """Last learning rate."""
     plot: Path | None = None
-    """Draw the losses against the rates into this PNG file."""
+    """Plot the loss against the learning rate into this PNG file."""
     json: Path | None = None
     """Write the suggestion and the whole sweep to this file."""
 
@@ -50,7 +54,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         plot_sweep(arguments.plot, sweep)
     if arguments.json is not None:
         write_json(arguments.json, _summary(sweep, override))
-    end = "the loss grew without bound" if sweep.has_diverged else "the sweep was over"
+    end = "the loss diverged" if sweep.has_diverged else "the sweep was over"
     print(
         f"{len(sweep.rates)} steps, then {end}; "
         f"the loss falls fastest at a rate of {sweep.suggested_lr:.2g}: {override}"

@@ -1,4 +1,8 @@
-"""Turn an ACT policy that LeRobot stored into a native checkpoint: same weights, our names, statistics inside."""
+"""Convert an ACT policy that LeRobot stored into a native checkpoint with its normalisation statistics.
+
+examples:
+  handeye import-policy act_aloha/ --output act_aloha.safetensors --fps 50
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,17 @@ from handeye.vision.files import write_json
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye import-policy` takes."""
+    """Arguments of `handeye import-policy`."""
 
     folder: Positional[Path]
     """The folder that LeRobot stored: config.json, model.safetensors and the statistics."""
     output: Path
-    """Where the checkpoint goes; its name ends in .safetensors."""
+    """Checkpoint to write (.safetensors)."""
     dataset: Path | None = None
-    """Data set it was trained on: LeRobot's policies tell neither the names of their numbers nor their rate. A policy
+    """Data set it was trained on: LeRobot's policies store neither the names of their state nor their rate. A policy
     with an environment may have been given the last numbers of the data set's state as that."""
     fps: int | None = None
-    """Without the data set: actions in a second; the numbers are named state_0, state_1, ..."""
+    """Without the data set: actions per second; the state is named state_0, state_1, ..."""
     json: Path | None = None
     """Write a summary as JSON to this file."""
 
@@ -49,7 +53,7 @@ def run(arguments: Arguments) -> int:
 
 def _load(arguments: Arguments) -> ActPolicy:
     if (arguments.dataset is None) == (arguments.fps is None):
-        raise UserError("expected either --dataset, the data set it was trained on, or --fps, its actions in a second")
+        raise UserError("expected either --dataset, the data set it was trained on, or --fps, its actions per second")
     if arguments.fps is not None:
         if arguments.fps < 1:
             raise UserError(f"--fps {arguments.fps}: expected at least 1")

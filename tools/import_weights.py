@@ -1,4 +1,8 @@
-"""Turn a published checkpoint into a native one: same weights, our names, safetensors with the configuration inside."""
+"""Convert a published checkpoint into a native one: safetensors with the configuration inside.
+
+examples:
+  handeye import yolox_nano yolox_nano.pth --output yolox_nano.safetensors
+"""
 
 from __future__ import annotations
 
@@ -16,18 +20,18 @@ from handeye.vision.files import write_json
 
 @dataclass
 class Arguments:
-    """What `handeye import` takes."""
+    """Arguments of `handeye import`."""
 
     name: Positional[str]
-    """Which published detector the file is, for example yolox_nano; `handeye models` lists them."""
+    """The published detector, for example yolox_nano; `handeye models` lists them."""
     checkpoint: Positional[Path]
     """The file as its authors publish it: .pth, .pt or .safetensors."""
     output: Path
-    """Where the native checkpoint goes; its name ends in .safetensors."""
+    """Native checkpoint to write (.safetensors)."""
     num_classes: int | None = None
-    """Number of classes when the weights were trained on other data than COCO; names become class_0, class_1, ..."""
+    """Number of classes of weights that were not trained on COCO; names become class_0, class_1, ..."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in their order, when they are not COCO's."""
+    """Class names in order, when they are not COCO's."""
     json: Path | None = None
     """Write a summary as JSON to this file."""
 

@@ -1,6 +1,9 @@
-"""List the model zoo: size, cost, published accuracy, licences and where the weights come from.
+"""List the model zoo: parameters, GFLOPs, published accuracy, licences and the address of the weights.
 
-Costs are counted here, accuracies are what the authors print.
+Parameters and GFLOPs are counted here; accuracies are as published.
+
+examples:
+  handeye models
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from handeye.vision.files import write_json
 
 @dataclass
 class Arguments:
-    """What `handeye models` takes."""
+    """Arguments of `handeye models`."""
 
     json: Path | None = None
     """Write the table as JSON to this file."""

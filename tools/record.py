@@ -1,7 +1,11 @@
-"""Record demonstrations of picking into a LeRobot data set: an expert with disturbances in the simulated cell.
+"""Record demonstrations of picking as a LeRobot data set: an expert with injected disturbances in the simulator.
 
-Failed episodes are not kept. An interrupted recording resumes when the command is repeated. Configuration values can be
-appended: `expert.disturbance.pulls_per_s=1`.
+Failed episodes are dropped. Giving the command again resumes a recording that was interrupted. Any value of the
+configuration can be overridden behind it: `expert.disturbance.pulls_per_s=1`.
+
+examples:
+  handeye record --output runs/demonstrations --episodes 50 --workers 4
+  handeye record --output runs/demonstrations --images
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
 SEEDS_FOR_EACH = 3
-"""Seeds tried for each wanted episode before giving up."""
+"""Gives up after this many times the wanted number of episodes."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,17 @@ class Arguments:
     output: Path
     """Folder of the data set; an unfinished recording in it is resumed."""
     config: Positional[Path | None] = None
-    """Configuration of cell and expert (default: all defaults)."""
+    """Configuration of cell and expert; the defaults without one."""
     episodes: int = 50
-    """Number of episodes in the finished data set."""
+    """Episodes that the data set is to hold."""
     seed: int = 0
     """Seed of the first episode; the next episodes take the seeds after it."""
     images: bool = False
     """Record the wrist camera, its depth and the scene camera too; much slower."""
     detector: Path | None = None
-    """Detector as ONNX file (default: the one that comes with handeye)."""
+    """Detector as ONNX file; by default the one that ships with handeye."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """Renderer of the simulated cameras."""
+    """How the simulated camera renders."""
     workers: int = 1
     """Number of processes; the data set does not depend on it."""
     json: Path | None = None
@@ -68,7 +72,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     dropped = _record(arguments, config, writer, detector, image_size, console)
     report = _describe(writer, arguments, dropped)
     for reason, count in dropped.items():
-        console.print(f"not kept, {reason}: {count}")
+        console.print(f"dropped, {reason}: {count}")
     console.print(
         f"{arguments.output}: {report['episodes']} episodes, {report['frames']} frames, {report['hours']:.2f} h"
     )
@@ -113,7 +117,7 @@ def _record(
 
 
 def _why_dropped(reason: str | None, gate_violations: Any) -> str:
-    return reason or "gate violations: " + ", ".join(chain(gate_violations))
+    return reason or "safety gates: " + ", ".join(chain(gate_violations))
 
 
 def _describe(writer: EpisodeWriter, arguments: Arguments, dropped: Counter[str]) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""`handeye render-dataset`: render a labelled COCO data set of cubes on a table in the simulator."""
+"""Render labelled images of cubes on a table in the simulator, with domain randomisation, as a COCO data set.
+
+examples:
+  handeye render-dataset --output runs/cubes --images 1000 --workers 4
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Arguments:
-    """Render a labelled data set; an interrupted run resumes."""
+    """Arguments of `handeye render-dataset`; the same command resumes an interrupted one."""
 
     output: Path
     """Folder for annotations.json and images/."""
@@ -28,11 +32,11 @@ class Arguments:
     seed: int = 0
     """Seed; image i depends on it and i only."""
     profile: Literal["train", "held_out"] = "train"
-    """Distractors, textures and lights; the two profiles share none."""
+    """Split of clutter, textures and lights; the two share none."""
     renderer: Literal["auto", "gl", "rays"] = "auto"
-    """auto mixes GL with shadows, GL without, and rays; gl fails where OpenGL does not work; rays needs none."""
+    """auto mixes OpenGL with and without shadows and ray casting; gl needs OpenGL; rays needs none."""
     label_clutter: bool = False
-    """Label distractors too, as a fifth class `clutter`: training converges faster with it."""
+    """Also label distractors, as a fifth class, clutter; speeds up training."""
     workers: int = min(2, os.cpu_count() or 1)
     """Number of processes."""
     json: Path | None = None
@@ -40,7 +44,7 @@ class Arguments:
 
 
 def run(arguments: Arguments) -> int:
-    """Render and report the number of cubes of each colour."""
+    """Render and report how many cubes of each colour are in the images."""
     from handeye.robot.simulator.dataset import DatasetSettings, render_dataset
     from handeye.robot.simulator.objects import Profile
     from handeye.robot.simulator.renderers import RendererKind

@@ -1,6 +1,9 @@
-"""Replay a recorded episode in the simulator: how far the hand is from where it was, and whether the pick succeeds.
+"""Replay a recorded episode in the simulator: deviation of the hand from the recording, and success of the pick.
 
-Configuration values can be appended, for data sets recorded with other values.
+Any value of the configuration can be overridden behind it, for a data set that was recorded with other values.
+
+examples:
+  handeye replay runs/demonstrations --episode 3 --output replay.mp4
 """
 
 from __future__ import annotations
@@ -25,15 +28,15 @@ class Arguments:
     dataset: Positional[Path]
     """Folder of the data set."""
     episode: int = 0
-    """Index of the episode, from 0."""
+    """Episode number, from 0."""
     seed: int | None = None
     """Seed of the scene; by default the recorded one."""
     config: Path | None = None
-    """Configuration that the data set was recorded with (default: all defaults)."""
+    """Configuration of the recording; the defaults without one."""
     output: Path | None = None
-    """Write a video of the replay (mp4)."""
+    """Video of the replay (.mp4)."""
     tolerance_m: float = 0.01
-    """Largest error of the hand that counts as the same motion, m."""
+    """Largest allowed deviation of the hand, in metres."""
     json: Path | None = None
     """Write the errors to this file."""
 

@@ -1,4 +1,9 @@
-"""Print a configuration as it is understood: every key, with the defaults written out."""
+"""Print a configuration as it is resolved: every key, with the defaults written out.
+
+examples:
+  handeye show-config configs/robot/pick.yaml
+  handeye show-config configs/detector/bccd_nano.yaml epochs=30
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from handeye.vision.tracking.image_tracker import BoxTrackingConfig
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye show-config` is told; overrides may follow as `key.path=value`."""
+    """Arguments of `handeye show-config`; overrides may follow as `key.path=value`."""
 
     config: Positional[Path]
     """Configuration file of any kind: of a detector's or a policy's training, of tracking, or of the robot."""
@@ -33,7 +38,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
 
 
 def load_any_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Load a configuration whose kind is told by its folder, or by its keys where it lies elsewhere."""
+    """Load a configuration whose kind follows from its folder, or by its keys where it lies elsewhere."""
     return load_config(config_type_of(path), path, overrides)
 
 

@@ -1,4 +1,8 @@
-"""Write demonstrations as one HTML page: episodes, statistics, curves over time and strips of images."""
+"""Show demonstrations on a self-contained HTML page: episodes, statistics, time series and frames.
+
+examples:
+  handeye show-demonstrations runs/demonstrations --output demonstrations.html
+"""
 
 from __future__ import annotations
 
@@ -23,11 +27,11 @@ class Arguments:
     dataset: Positional[Path]
     """Folder of the data set."""
     output: Path
-    """The page, a self-contained HTML file."""
+    """HTML page to write."""
     episodes: tuple[int, ...] = ()
-    """Episodes to show with curves and images; by default a few, evenly spaced."""
+    """Episodes to show with time series and frames; by default a few, evenly spread."""
     json: Path | None = None
-    """Write the numbers of the data set and the shown episodes to this file."""
+    """Write a summary and the episodes shown to this file."""
 
 
 def run(arguments: Arguments) -> int:

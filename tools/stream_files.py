@@ -1,4 +1,4 @@
-"""What verbs that run along a stream leave behind: annotated images or one annotated video, and JSON lines."""
+"""Write the results of a stream: annotated images or one annotated video, and JSON lines."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WRITABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 
 class StreamFiles:
-    """A context that takes each image's line and picture; files appear whole when it closes.
+    """Context that writes a JSON line and an annotated image per frame; files appear whole when it closes.
 
     A source with a frame rate becomes FOLDER/NAME.mp4, single images become FOLDER/images/NAME.
     """
@@ -53,7 +53,7 @@ class StreamFiles:
         self._open.__exit__(*error)  # pyright: ignore[reportArgumentType] - the three values of the protocol
 
     def write(self, image: StreamImage, line: Mapping[str, object], drawn: UInt8[np.ndarray, "h w 3"] | None) -> None:
-        """Write what the line says beside the name, time and size of the image, and the picture unless it is None."""
+        """Write the line, with name, time and size of the image, and the annotated image unless it is None."""
         if self._lines is None:
             raise ValueError("StreamFiles is used as a context: with StreamFiles(...) as files")
         height, width = image.image_rgb.shape[:2]

@@ -1,6 +1,10 @@
-"""Track the detections of a MOT file and write the tracks as one; with ground truth also say how good they are.
+"""Track the detections of a MOT file (SORT, ByteTrack, OC-SORT); with ground truth also MOTA, IDF1 and HOTA.
 
-Both files are text, `frame,id,left,top,width,height,confidence,...`, frames from 1, as MOTChallenge has them.
+Both files are text, `frame,id,left,top,width,height,confidence,...`, frames from 1, as in MOTChallenge.
+
+examples:
+  handeye track-files det.txt --output tracks.txt --tracker ocsort
+  handeye track-files det.txt --output tracks.txt --ground-truth gt.txt --json scores.json
 """
 
 from __future__ import annotations
@@ -11,10 +15,9 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from handeye.robot.errors import RobotError
 from handeye.tools.command_line import Positional
 from handeye.tools.tracker_arguments import TrackerArguments
-from handeye.vision.errors import UserError
+from handeye.vision.errors import TrackingError, UserError
 from handeye.vision.files import write_json
 from handeye.vision.tracking.box_tracker import NOMINAL_RATE
 from handeye.vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
@@ -24,23 +27,23 @@ from handeye.vision.tracking.mot_files import read_mot_detections, read_mot_trac
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments(TrackerArguments):
-    """What `handeye track-files` is told; overrides may follow as `tracker.key=value` or `frame_rate=value`."""
+    """Arguments of `handeye track-files`; overrides may follow as `tracker.key=value` or `frame_rate=value`."""
 
     detections: Positional[Path]
     """MOT file of detections; ids in it are ignored."""
     output: Path
     """MOT file of tracks to write."""
     ground_truth: Path | None = None
-    """MOT file of labelled tracks to judge by; its frames without detections are tracked too."""
+    """MOT file of ground truth; its frames without detections are tracked too."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments, overrides: list[str]) -> int:
-    """Track, write and judge."""
+    """Track, write and evaluate."""
     config = arguments.load_config(overrides)
     if config.camera_motion is not None:
-        raise UserError("camera_motion: follows pictures, and a MOT file holds none; set it to null")
+        raise UserError("camera_motion: needs images, and a MOT file has none; set it to null")
     _refuse_overwriting(arguments)
     found = read_mot_detections(arguments.detections)
     truth = None if arguments.ground_truth is None else read_mot_tracks(arguments.ground_truth)
@@ -48,7 +51,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     last_frame = max(found.last_frame, truth.last_frame if truth is not None else 0)
     try:
         result = track_sequence(found, build_box_tracker(config.tracker, rate), last_frame, rate)
-    except RobotError as error:
+    except TrackingError as error:
         raise UserError(f"{arguments.detections}: {error}") from error
     scores = None if truth is None else evaluate_tracks(truth, result.tracks)
     write_mot(arguments.output, result.tracks)
@@ -76,7 +79,7 @@ def _summary(result: TrackedSequence, scores: TrackingScores | None) -> dict[str
 
 def _print(summary: dict[str, object]) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    speed = "" if summary["update_ms_p50"] is None else f", {summary['update_ms_p50']:.2f} ms an update"
+    speed = "" if summary["update_ms_p50"] is None else f", {summary['update_ms_p50']:.2f} ms per update"
     console.print(
         f"{summary['tracker']}: {summary['frames']} frames, {summary['tracks']} tracks, {summary['boxes']} boxes{speed}"
     )
@@ -90,7 +93,7 @@ def _print(summary: dict[str, object]) -> None:
 
 
 def _refuse_overwriting(arguments: Arguments) -> None:
-    """The tracks must not take the place of what they come from or are judged by."""
+    """The tracks must not take the place of what they come from or are compared with."""
     for source in (arguments.detections, arguments.ground_truth):
         if source is not None and arguments.output.resolve() == source.resolve():
             raise UserError(f"--output: would overwrite {source}; choose another file")

@@ -1,6 +1,10 @@
-"""Train a policy from demonstrations, or go on with a run that was stopped or killed, and export it.
+"""Train a policy (ACT) on demonstrations, or resume a run that was stopped or killed, and export it to ONNX.
 
-Any value of the configuration can be given behind it: `steps=1000`, `--data.root FOLDER`.
+Any value of the configuration can be overridden behind it: `steps=1000`, `--data.root FOLDER`.
+
+examples:
+  handeye train-policy configs/policy/pick_state.yaml
+  handeye train-policy --resume runs/pick_state
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ from handeye.vision.training.distributed import TrainingError
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye train-policy` is told besides the configuration."""
+    """Arguments of `handeye train-policy`."""
 
     config: Positional[Path | None] = None
     """Configuration file, for example configs/policy/pusht_state.yaml; a run to resume has its own."""
     output: Path | None = None
     """Folder of the new run; by default runs/NAME, numbered where that exists."""
     resume: Path | None = None
-    """Folder of a run to go on with, from its last saved state."""
+    """Folder of a run to resume from its last saved state."""
     json: Path | None = None
     """Write the run folder, the smallest validation error and the exported file to this file."""
 
@@ -77,7 +81,7 @@ def _summary(result: PolicyTrainingResult, exported: PolicyExport | None) -> dic
 
 def _closing_line(result: PolicyTrainingResult, exported: PolicyExport | None) -> str:
     if exported is None:
-        return f"stopped after step {result.step}; go on with: handeye train-policy --resume {result.run.path}"
+        return f"stopped after step {result.step}; resume with: handeye train-policy --resume {result.run.path}"
     best = ""
     if result.best_error is not None:
         best = f"; smallest validation error {result.best_error:.4f} at step {result.best_step}"

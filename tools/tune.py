@@ -1,7 +1,10 @@
-"""Search a training's configuration: each trial is a run with other values, the best of them is written as YAML.
+"""Search for the best hyperparameters of a training: each trial is a run, the best is written as best.yaml.
 
-The same command goes on with a search that was stopped or killed. Any value that all trials share can be given
-behind it, as to `handeye train`: `epochs=30`.
+The same command resumes a search that was stopped or killed. Any value that all trials share can be overridden behind
+it, as for `handeye train`: `epochs=30`.
+
+examples:
+  handeye tune configs/detector/bccd_nano.yaml --output runs/search --search optimizer.lr=log:1e-4..1e-2 --trials 10
 """
 
 from __future__ import annotations
@@ -18,22 +21,22 @@ from handeye.vision.training.search import Sampler, Search, SearchResult, parse_
 
 @dataclass(frozen=True)
 class Arguments:
-    """What `handeye tune` is told besides the configuration."""
+    """Arguments of `handeye tune`."""
 
     config: Positional[Path]
     """Configuration file of a detector's training."""
     output: Path
     """Folder of the search: study.db, a run folder for each trial, best.yaml."""
     search: Repeated[tuple[str, ...]] = ()
-    """A key and what it may be: optimizer.lr=log:1e-4..1e-2, batch_size=8..64, precision=fp32|bf16. Once for each."""
+    """A key and its search space: optimizer.lr=log:1e-4..1e-2, batch_size=8..64, precision=fp32|bf16. Once for each."""
     trials: int = 20
-    """Trials in all, those of earlier calls counted."""
+    """Total number of trials, including those of earlier calls."""
     sampler: Sampler = "tpe"
-    """tpe proposes near what was good so far; random is to be compared with."""
+    """tpe (Bergstra 2011) samples near good trials; random is the baseline."""
     prune: bool = True
-    """Give up a trial that is worse than half of the others were after as many epochs."""
+    """Median pruning: stop a trial that is worse than half of the others at the same epoch."""
     seed: int = 0
-    """Of the sampler; that of the training is in its configuration."""
+    """Seed of the sampler; that of the training is in its configuration."""
     json: Path | None = None
     """Write the best trial to this file."""
 
@@ -54,11 +57,11 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     if arguments.json is not None:
         write_json(arguments.json, _summary(result))
     values = " ".join(f"{key}={value}" for key, value in result.overrides.items())
-    print(f"{result.num_finished} trials, {result.num_pruned} given up; best {result.value:.3f} with {values}")
+    print(f"{result.num_finished} trials, {result.num_pruned} pruned; best {result.value:.3f} with {values}")
     if not result.is_finished:
-        print("stopped; the same command goes on")
+        print("stopped; the same command resumes")
         return 1
-    print(f"its configuration: {result.best_config}")
+    print(f"configuration: {result.best_config}")
     return 0
 
 

@@ -37,6 +37,6 @@ def test_one_engine_on_real_images(model: list[str], sample, tmp_path: Path):
 
 
 def test_a_folder_without_images_is_one_line(model: list[str], tmp_path: Path, capfd):
-    for folder, told in ((tmp_path, "holds no image"), (tmp_path / "absent", "no folder of images")):
+    for folder, told in ((tmp_path, "contains no image"), (tmp_path / "absent", "not a folder of images")):
         assert run_command(["benchmark", *model, "--images", str(folder)]) == 2
         assert told in capfd.readouterr().err

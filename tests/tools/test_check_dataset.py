@@ -63,7 +63,7 @@ def test_names_cannot_write_into_the_page(tmp_path):
     [
         (lambda file, images: file.write_text("{"), "not valid JSON"),
         (lambda file, images: [path.unlink() for path in images.iterdir()], "none of its 3 images can be used"),
-        (lambda file, images: [images.rename(images.with_name("moved"))], "is no folder of images"),
+        (lambda file, images: [images.rename(images.with_name("moved"))], "is not a folder of images"),
     ],
 )
 def test_what_cannot_be_used_at_all_is_exit_code_2(tmp_path, capfd, spoil, message):

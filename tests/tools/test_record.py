@@ -98,7 +98,7 @@ def test_only_clean_successes_are_kept_and_the_others_counted(tmp_path: Path, as
     assert record(tmp_path / "set", "--episodes", "3", "--json", str(tmp_path / "r.json")) == 0
     assert (asked, seeds_in(tmp_path / "set")) == ([0, 1, 2, 3, 4, 5], [0, 3, 5])
     report = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
-    assert report["dropped"] == {"timeout": 2, "gate violations: step": 1}
+    assert report["dropped"] == {"timeout": 2, "safety gates: step": 1}
     assert (report["episodes"], report["frames"], report["fps"]) == (3, 4 + 7 + 9, 25)
 
 
@@ -155,7 +155,7 @@ def test_when_too_few_succeed_it_gives_up_and_says_so(
         assert record(tmp_path / "none", "--seed", "1", "--episodes", "1") == 1
     finally:
         del FAILING[3]
-    assert "not kept, slipped: 1" in capsys.readouterr().out
+    assert "dropped, slipped: 1" in capsys.readouterr().out
 
 
 # The real thing -----------------------------------------------------------------------------------------------------

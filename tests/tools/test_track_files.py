@@ -104,7 +104,7 @@ def test_a_file_without_detections_is_tracked_too(tmp_path: Path) -> None:
         (["det.txt", "--ground-truth", "det.txt"], "det.txt, line 1: expected an id from 0 on"),
         (["det.txt", "--tracker", "sort", "--config", "c.yaml"], "give one of them"),
         (["det.txt", "tracker.max_agee=3"], "unknown key"),
-        (["det.txt", "--config", "c.yaml"], "a MOT file holds none"),
+        (["det.txt", "--config", "c.yaml"], "a MOT file has none"),
         (["tracks.txt"], "would overwrite"),
     ],
 )

@@ -285,7 +285,7 @@ def test_a_signal_to_the_whole_process_group_saves_the_state(small_config, tmp_p
     assert process.returncode == 1
     steps_done = torch.load(run.state, weights_only=True)["progress"]["step"]
     assert steps_done == len(run.steps.read())
-    assert told.startswith(f"stopped after step {steps_done}; go on with: handeye train --resume")
+    assert told.startswith(f"stopped after step {steps_done}; resume with: handeye train --resume")
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_weights(small_config, tmp_path, monkeypatch):
