@@ -13,6 +13,7 @@ from handeye.vision.data.augmentation import AugmentationConfig
 from handeye.vision.detector import DetectorConfig
 from handeye.vision.losses.build import LossConfig
 from handeye.vision.training.distillation import DistillationConfig
+from handeye.vision.training.features import require_compatible
 from handeye.vision.training.network import PruningConfig
 from handeye.vision.training.optimizer import EmaConfig, OptimizerConfig, SgdConfig
 from handeye.vision.training.precision import Precision
@@ -140,8 +141,8 @@ class TrainDetectorConfig(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     early_stopping: EarlyStoppingConfig | None = None
     """End the run when its measurements no longer improve; null trains all epochs."""
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Where the figures go besides the run folder; TensorBoard's files lie in its trackers/, the others are services
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Where the figures go besides the run folder; TensorBoard's files lie in its loggers/, the others are services
     whose packages are installed separately."""
     save_every_steps: PositiveInt = 500
     """Save the whole state after so many steps, besides at every epoch's end and when the run is asked to stop."""
@@ -153,19 +154,8 @@ class TrainDetectorConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _pruning_needs_weights(self) -> TrainDetectorConfig:
-        if self.start_from is None and (self.pruning is not None or self.quantization_aware is not None):
-            key = "pruning" if self.pruning is not None else "quantization_aware"
-            raise ValueError(f"{key} judges trained weights: name a checkpoint as start_from")
-        return self
-
-    @model_validator(mode="after")
-    def _sharding_needs_plain_parts(self) -> TrainDetectorConfig:
-        masks = self.pruning is not None and self.pruning.kind == "magnitude"
-        others = {"distillation": self.distillation is not None, "pruning.kind=magnitude": masks}
-        others |= {"compile": self.compile, "precision=fp16": self.precision == "fp16"}
-        if self.shard_weights and (taken := [key for key, is_set in others.items() if is_set]):
-            raise ValueError(f"shard_weights does not go together with {', '.join(taken)}; leave one of them out")
+    def _features_go_together(self) -> TrainDetectorConfig:
+        require_compatible(self._chosen_features(), has_trained_weights=self.start_from is not None)
         return self
 
     @model_validator(mode="before")
@@ -178,6 +168,14 @@ class TrainDetectorConfig(Config):
         if "num_classes" not in detector and "class_names" not in detector:
             detector["class_names"] = (FROM_ANNOTATIONS,)
         return {**content, "detector": detector}
+
+    def _chosen_features(self) -> set[str]:
+        """The keys of the features that are on, and `key=value` where the value decides what they go together with."""
+        keys = ("pruning", "quantization_aware", "distillation", "compile", "shard_weights", "sync_batch_norm")
+        chosen = {key for key in keys if getattr(self, key)}
+        if self.pruning is not None:
+            chosen.add(f"pruning.kind={self.pruning.kind}")
+        return chosen | {f"precision={self.precision}"}
 
 
 FROM_ANNOTATIONS = "(from the annotations)"

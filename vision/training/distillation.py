@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -103,10 +103,10 @@ class Distillation:
         self.tap = PyramidTap(self.teacher)
         self.network = Student(detector, _adapters(detector, self.teacher, self.strides)).to(device)
 
-    def add_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimiser train the adapters too, at its peak rate and without decay."""
-        if adapters := list(self.network.adapters.parameters()):
-            optimizer.add_param_group({"params": adapters, "weight_decay": 0.0})
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The adapters for the optimizer, which trains them at its peak rate and without weight decay."""
+        adapters = list(self.network.adapters.parameters())
+        return [{"params": adapters, "weight_decay": 0.0}] if adapters else []
 
     @torch.no_grad()
     def ask(self, images: UInt8[Tensor, "B 3 H W"]) -> StudentOutput:

@@ -63,8 +63,8 @@ class RunRecord:
         self.data = {split: _describe(annotations) for split, annotations in splits.items()}
 
     def begin(self, first_step: int) -> None:
-        """Open the trackers and write down what there is to learn from."""
-        start_trackers(self.accelerator, self.run.path, self.config, first_step)
+        """Open the loggers and write down what there is to learn from."""
+        start_loggers(self.accelerator, self.run.path, self.config, first_step)
         if self.accelerator.is_main_process:
             write_json(self.run.data, self.data)
 
@@ -110,9 +110,9 @@ class RunRecord:
             write_run_report(self.run)
 
     def finish(self) -> None:
-        """The last page, and whatever the trackers hold back."""
+        """The last page, and whatever the loggers hold back."""
         self.write_page()
-        finish_trackers(self.accelerator)
+        finish_loggers(self.accelerator)
 
 
 def _describe(annotations: AnnotationSet) -> dict[str, object]:
@@ -213,19 +213,19 @@ def _grid(tiles: Sequence[UInt8[np.ndarray, "tile_h tile_w 3"]]) -> UInt8[np.nda
 PROJECT = "handeye"
 
 
-def tracker_options(names: Sequence[str], run: Path) -> dict[str, Any]:
+def logger_options(names: Sequence[str], run: Path) -> dict[str, Any]:
     """What an Accelerator is to be made with. Raises MissingPackageError where accelerate would say nothing."""
     for name in names:
         if find_spec(name) is None:
             raise MissingPackageError(
-                f"trackers: {name} is not installed; add it with: pip install {name}, or leave it out of trackers"
+                f"loggers: {name} is not installed; add it with: pip install {name}, or leave it out of loggers"
             )
-    folders = ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "trackers"))
+    folders = ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "loggers"))
     return {"log_with": list(names) or None, "project_config": folders}
 
 
-def start_trackers(accelerator: Accelerator, run: Path, config: Config, first_step: int) -> None:
-    """Open the trackers that the Accelerator was made with; what TensorBoard has from `first_step` on is replaced."""
+def start_loggers(accelerator: Accelerator, run: Path, config: Config, first_step: int) -> None:
+    """Open the loggers that the Accelerator was made with; what TensorBoard has from `first_step` on is replaced."""
     options = {
         "tensorboard": {"purge_step": first_step},
         "wandb": {"name": run.name, "dir": str(run)},
@@ -234,10 +234,10 @@ def start_trackers(accelerator: Accelerator, run: Path, config: Config, first_st
     accelerator.init_trackers(PROJECT, config=flat(config.model_dump(mode="json")), init_kwargs=options)
 
 
-def finish_trackers(accelerator: Accelerator) -> None:
+def finish_loggers(accelerator: Accelerator) -> None:
     """Write out what they hold back. (Accelerator.end_training would end the group of processes as well.)"""
-    for tracker in accelerator.trackers:
-        tracker.finish()
+    for logger in accelerator.trackers:
+        logger.finish()
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:

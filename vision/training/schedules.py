@@ -90,7 +90,7 @@ class OneCycleScheduleConfig(Config):
     final_fraction: Fraction = 4e-6
 
 
-_AnySchedule = (
+AnySchedule = (
     StepScheduleConfig
     | ExponentialScheduleConfig
     | CosineScheduleConfig
@@ -105,7 +105,7 @@ def _cosine_if_unnamed(content: Any) -> Any:
 
 
 ScheduleConfig = Annotated[
-    Annotated[_AnySchedule, Field(discriminator="kind")],
+    Annotated[AnySchedule, Field(discriminator="kind")],
     BeforeValidator(_cosine_if_unnamed),
 ]
 """A schedule, told apart by `kind`; without it the keys are those of the cosine."""
@@ -120,7 +120,7 @@ class Schedule(Protocol):
         ...
 
 
-def build_schedule(config: _AnySchedule, steps_per_epoch: int, num_steps: int) -> Schedule:
+def build_schedule(config: AnySchedule, steps_per_epoch: int, num_steps: int) -> Schedule:
     """The schedule of a run of `num_steps`, its lengths in steps; a warm-up is at most the whole run."""
     if isinstance(config, OneCycleScheduleConfig):
         peak_step = config.rise_fraction * num_steps - 1

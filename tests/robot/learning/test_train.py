@@ -19,6 +19,7 @@ from handeye.robot.learning.checkpoint import load_policy
 from handeye.robot.learning.config import LeRobotDataConfig, SplitConfig, TrainPolicyConfig
 from handeye.robot.learning.data import (
     EpisodeSource,
+    PolicyBatch,
     open_source,
     read_frames,
     signature_of,
@@ -90,17 +91,17 @@ def test_going_on_is_as_if_it_had_never_stopped(
     network = small_network(dropout=0.1).model_dump()
     config = small_config(policy={"network": network, "relative_actions": 2}, **changes)
     train(config, tmp_path / "whole")
-    learn = PolicyTraining.learn
+    step = PolicyTraining.step
 
-    def dies_at_seven(training: PolicyTraining) -> tuple[dict[str, float], float]:
-        if training.step == 7:
+    def dies_at_seven(training: PolicyTraining, batch: PolicyBatch) -> tuple[dict[str, float], float]:
+        if training.progress.step == 7:
             raise KeyboardInterrupt
-        return learn(training)
+        return step(training, batch)
 
-    monkeypatch.setattr(PolicyTraining, "learn", dies_at_seven)
+    monkeypatch.setattr(PolicyTraining, "step", dies_at_seven)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "halved")
-    monkeypatch.setattr(PolicyTraining, "learn", learn)
+    monkeypatch.setattr(PolicyTraining, "step", step)
     train(config, tmp_path / "halved")
     for name in ("last.safetensors", "best.safetensors"):
         whole, halved = (load_file(tmp_path / folder / name) for folder in ("whole", "halved"))
@@ -129,7 +130,7 @@ def test_auto_is_said_stored_and_kept_on_another_machine(
         words = io.StringIO()
         console = Console(file=words, width=200)
         training = PolicyTraining(config, run if run.config.exists() else RunFolder.create(run.path, config), console)
-        training.learn()
+        training.step(next(training.batches()))
         assert words.getvalue().splitlines()[-1].startswith(first)
         assert load_config(TrainPolicyConfig, run.config) == config.model_copy(update={"precision": "bf16"})
     assert enabled == [True, True]
@@ -138,14 +139,14 @@ def test_auto_is_said_stored_and_kept_on_another_machine(
 def test_a_signal_ends_it_after_a_whole_step(
     source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = PolicyTraining.learn
+    step = PolicyTraining.step
 
-    def asked_to_stop(training: PolicyTraining) -> tuple[dict[str, float], float]:
-        if training.step == 2:
+    def asked_to_stop(training: PolicyTraining, batch: PolicyBatch) -> tuple[dict[str, float], float]:
+        if training.progress.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return learn(training)
+        return step(training, batch)
 
-    monkeypatch.setattr(PolicyTraining, "learn", asked_to_stop)
+    monkeypatch.setattr(PolicyTraining, "step", asked_to_stop)
     result = train(small_config(), tmp_path / "run")
     assert not result.is_finished
     assert result.step == 3
@@ -181,14 +182,14 @@ def test_values_that_are_not_finite_are_refused(source: MadeDemonstrations, tmp_
 def test_a_loss_that_is_not_finite_ends_it_before_the_weights_are_spoilt(
     source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = PolicyTraining._losses
+    losses = PolicyTraining.losses
 
     def explode_at_six(training: PolicyTraining, batch: Any) -> dict[str, torch.Tensor]:
         values = losses(training, batch)
-        return values if training.step < 6 else {**values, "total": values["total"] * np.inf}
+        return values if training.progress.step < 6 else {**values, "total": values["total"] * np.inf}
 
-    monkeypatch.setattr(PolicyTraining, "_losses", explode_at_six)
-    with pytest.raises(TrainingError, match="step 6: not finite"):
+    monkeypatch.setattr(PolicyTraining, "losses", explode_at_six)
+    with pytest.raises(TrainingError, match="step 6: the loss is not finite"):
         train(small_config(), tmp_path / "run")
     assert all(value.isfinite().all() for value in load_file(tmp_path / "run/last.safetensors").values())
 
