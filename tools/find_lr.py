@@ -50,7 +50,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         plot_sweep(arguments.plot, sweep)
     if arguments.json is not None:
         write_json(arguments.json, _summary(sweep, override))
-    end = "the loss grew without bound" if sweep.has_diverged else "the sweep was over"
+    end = "the loss diverged" if sweep.has_diverged else "the sweep was over"
     print(
         f"{len(sweep.rates)} steps, then {end}; "
         f"the loss falls fastest at a rate of {sweep.suggested_lr:.2g}: {override}"

@@ -19,7 +19,7 @@ from handeye.vision.training.bit_equality import PerImageConv2d, SynchronisedNor
 P = ParamSpec("P")
 T = TypeVar("T")
 LOST_WORDS = ("gloo", "nccl", "by peer", "process group", "broken pipe", "socket")
-"""Of the errors with which torch tells that another process does not answer; gloo's have no class of their own."""
+"""In torch's errors about a process that does not answer; gloo's have no separate class."""
 
 
 class TrainingError(Exception):
@@ -27,36 +27,36 @@ class TrainingError(Exception):
 
 
 def are_many_on_cpus() -> bool:
-    """Whether torchrun started several processes without a GPU: accelerate would let each train for itself."""
+    """Whether torchrun started several processes without a GPU: accelerate would let each train alone."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def process_state() -> PartialState:
-    """Who this process is among those that train together."""
+    """Rank and number of the processes that train together."""
     return PartialState(cpu=are_many_on_cpus())
 
 
 def training_device() -> torch.device:
-    """What this process trains on."""
+    """The device of this process."""
     device = process_state().device
     assert device is not None
     return device
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the run down and speaks to the user; the only one always does."""
+    """Whether this process writes the run folder and prints; a single one always does."""
     return process_state().is_main_process
 
 
 def same_for_all(path: Path) -> Path:
-    """The main process's path; the others wait until it is there to tell."""
+    """The main process's path, broadcast to the others."""
     if process_state().num_processes == 1:
         return path
     return Path(broadcast_object_list([str(path)])[0])
 
 
-def any_of_all(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 - the question itself
-    """Whether the flag is set in some process: so that all of them stop after the same step."""
+def any_of_all(flag: bool, device: torch.device) -> bool:  # noqa: FBT001 - its only argument
+    """Whether the flag is set in any process, so that all of them stop after the same step."""
     if num_processes() == 1:
         return flag  # without a round trip to the GPU
     return bool(mean_over_processes(torch.tensor(float(flag), device=device)) > 0)
@@ -80,7 +80,7 @@ def synchronise_processes(network: nn.Module, loss: Callable[P, T], device: torc
 
 
 def agree_on_buffers(model: nn.Module) -> None:
-    """Give all processes the main process's buffers: the statistics of batch norms are otherwise each one's own."""
+    """Broadcast the main process's buffers: the statistics of batch norms otherwise differ between processes."""
     if num_processes() > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, src=0)
@@ -88,7 +88,7 @@ def agree_on_buffers(model: nn.Module) -> None:
 
 @contextmanager
 def telling_lost_processes(run: Path) -> Iterator[None]:
-    """Turn torch's error about another process that went away into one that says how to go on."""
+    """Turn torch's error about a lost process into one that says how to resume."""
     try:
         yield
     except RuntimeError as error:

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from handeye.vision.losses.counting import mean_over_processes
-from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, write_state
+from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, save_state
 from handeye.vision.training.console import ProgressDisplay, StopRequest
 from handeye.vision.training.distributed import TrainingError, any_of_all, is_main_process
 from handeye.vision.training.features import Feature, Losses, Setup, require_order
@@ -216,7 +216,7 @@ class TrainingLoop(ABC, Generic[N, B]):
         try:
             require_space(self.run.path, [*states.values(), network.state_dict()])
             self.save_weights(self.run.last, network)
-            write_state(self.run.state, self.progress, states)
+            save_state(self.run.state, self.progress, states)
         except OSError as error:
             raise TrainingError(
                 f"step {self.progress.step}: the state cannot be written ({error}); the one before it is intact, "

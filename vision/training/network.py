@@ -18,10 +18,10 @@ from handeye.vision.training.pruning import ChannelPruningConfig, MagnitudePruni
 from handeye.vision.training.quantization_aware import activation_ranges, without_quantization
 
 PruningConfig = Annotated[ChannelPruningConfig | MagnitudePruningConfig, Field(discriminator="kind")]
-"""Which weights leave before the training begins, told apart by `kind`."""
+"""Pruning before the training, by `kind`."""
 ENOUGH_TRAINED = 0.75
-"""Part of a detector's weights that must come from the file it starts from where they are judged: a head for other
-classes may be new."""
+"""Fraction of the weights that must come from `start_from` where trained ones are needed: a head for other classes may
+be fresh."""
 
 
 def build_network(
@@ -58,7 +58,7 @@ def save_weights(path: Path, detector: Detector, extra: Mapping[str, str] | None
 
 
 def on_device(detector: Detector, device: torch.device, *, channels_last: bool) -> Detector:
-    """The detector on the device that trains it, in the memory layout that it is to have there."""
+    """The detector on the device that trains it, in its memory layout there."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return detector.to(device).to(memory_format=layout)
 

@@ -168,7 +168,7 @@ def test_other_demonstrations_are_refused_when_it_goes_on(source: MadeDemonstrat
     with pytest.raises(UserError, match="statistics are those of another data set: q1"):
         train(small_config(steps=4), tmp_path / "run")
     source.fps = 20
-    with pytest.raises(UserError, match="began with other demonstrations: signature"):
+    with pytest.raises(UserError, match="was started with other demonstrations: signature"):
         train(small_config(steps=4), tmp_path / "run")
 
 
@@ -203,7 +203,7 @@ def test_episodes_are_split_by_the_seed() -> None:
     few, none = split_episodes(40, SplitConfig(max_episodes=5, validation_fraction=0), seed=3)
     assert len(few) == 5
     assert not none
-    with pytest.raises(DatasetError, match="none is left to learn from"):
+    with pytest.raises(DatasetError, match="none is left to train on"):
         split_episodes(1, SplitConfig(), seed=0)
 
 
@@ -219,7 +219,7 @@ def test_a_backbone_without_cameras_is_refused(source: MadeDemonstrations, tmp_p
 
 
 def test_a_data_set_that_lerobot_wrote_is_learnt_from_with_its_names_rate_and_images() -> None:
-    source = open_source(LeRobotDataConfig(root=Path(__file__).parent / "lerobot_dataset"))
+    source = open_source(LeRobotDataConfig(root=Path(__file__).parents[1] / "datasets" / "lerobot_dataset"))
     signature = signature_of(source, ["top"], (32, 48))
     assert (signature.state_names, signature.action_names, signature.fps) == (("a", "b", "c"), ("x", "y"), 10)
     frames = read_frames(source, [0, 1], signature)

@@ -117,7 +117,7 @@ def test_what_is_named_stays_float():
     assert set(activation_ranges(whole)) == set(convolutions)
     with pytest.raises(ConfigError, match="nothing named 'backbone.stm'"):
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone.stm",)))
-    with pytest.raises(ConfigError, match="no convolution to quantise"):
+    with pytest.raises(ConfigError, match="no convolution to quantize"):
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone", "neck", "head")))
 
 

@@ -177,14 +177,14 @@ def test_a_kill_between_measuring_and_saving_leaves_no_double_entry(small_config
 @pytest.mark.usefixtures("quick_figures")
 def test_a_full_disk_is_told_and_costs_no_good_file(small_config, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", small_config())
-    write_state = loop.write_state
+    save_state = loop.save_state
 
     def no_space_later(path, progress, states):
         if progress.step > 2:
             raise OSError(28, "No space left on device")
-        write_state(path, progress, states)
+        save_state(path, progress, states)
 
-    monkeypatch.setattr(loop, "write_state", no_space_later)
+    monkeypatch.setattr(loop, "save_state", no_space_later)
     with pytest.raises(TrainingError, match=r"No space left.*--resume"):
         train_detector(small_config(), run, QUIET)
     assert torch.load(run.state, weights_only=True)["progress"]["step"] == 2

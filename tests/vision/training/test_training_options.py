@@ -68,7 +68,7 @@ def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_pa
 
 def test_early_stopping_without_measurements_is_refused(small_config, drawn_set):
     data = {"annotations": drawn_set / "annotations.json", "images": drawn_set / "images"}
-    with pytest.raises(ConfigError, match="early_stopping needs measurements"):
+    with pytest.raises(ConfigError, match="early_stopping needs evaluations"):
         small_config(data=data, early_stopping={})
 
 
