@@ -8,7 +8,6 @@ import pytest
 
 from handeye.tools.command_line import GROUPS, VERBS, run_command
 
-
 # The positional arguments of each verb as its usage line shows them; rewritten elsewhere: export, bundle, verify.
 POSITIONALS = {
     "check-dataset": "ANNOTATIONS",

@@ -1,7 +1,7 @@
 """ACT, the Action Chunking Transformer (Zhao et al. 2023, arXiv:2304.13705): an observation in, a chunk of actions out.
 
-A conditional autoencoder: in training the style of the demonstration joins the observation, at run time zero stands in
-its place. Everything here is normalised; `act_policy.py` puts units around it.
+A conditional variational autoencoder (CVAE): in training a latent encoder sees the demonstrated actions; at run time
+the latent is zero, the mean of its prior. Inputs and outputs are normalised; `act_policy` converts from and to units.
 """
 
 from __future__ import annotations
@@ -20,17 +20,12 @@ from handeye.vision.config import Config
 from handeye.vision.layers.attention import sine_positions
 from handeye.vision.layers.transformer import DecoderLayer, EncoderLayer
 
-# The style of a demonstration as a few numbers: the encoder of ACT's conditional autoencoder.
-#
-# It sees what was done after an observation and says how it differs from what else might have been done there. Only
-# training has it; a policy that runs takes the middle of the prior, zero.
-
 WAVELENGTH_RATIO = 10_000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Demonstration:
-    """What was done next, normalised, and which of it lies beyond the end of the episode and is no data."""
+    """The normalised actions that followed, and which of them are padding beyond the end of the episode."""
 
     actions: Float[Tensor, "B T A"]
     is_pad: Bool[Tensor, "B T"]
@@ -38,18 +33,18 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """A normal distribution of the style for each demonstration: mean and logarithm of the variance."""
+    """A normal distribution of the latent for each demonstration: mean and log variance."""
 
     mean: Float[Tensor, "B Z"]
     log_variance: Float[Tensor, "B Z"]
 
     def sample(self) -> Float[Tensor, "B Z"]:
-        """One style each, in a form that gradients pass through (Kingma and Welling 2013, arXiv:1312.6114)."""
+        """One latent each, reparametrised so that gradients pass (Kingma and Welling 2013, arXiv:1312.6114)."""
         return self.mean + (self.log_variance / 2).exp() * torch.randn_like(self.mean)
 
 
 class LatentEncoder(nn.Module):
-    """A summary token, the state and the actions look at each other; the summary becomes the distribution."""
+    """Self-attention over a summary token, the state and the actions; the summary predicts the posterior."""
 
     positions: Tensor
 
@@ -75,7 +70,7 @@ class LatentEncoder(nn.Module):
         self.register_buffer("positions", sequence_positions(2 + chunk_size, dim), persistent=False)
 
     def forward(self, state: Float[Tensor, "B S"], demonstration: Demonstration) -> Posterior:
-        """The distribution of the styles; actions that are no data change nothing."""
+        """The posterior of the latent; padding changes nothing."""
         summary = self.summary.weight.expand(len(state), 1, -1)
         actions = self.embed_action(demonstration.actions)
         tokens = torch.cat((summary, self.embed_state(state)[:, None], actions), dim=1)
@@ -101,14 +96,14 @@ class ActConfig(Config):
 
     kind: Literal["act"] = "act"
     chunk_size: PositiveInt = 100
-    """Actions that one observation leads to, the first of them for the observation's own time."""
+    """Actions predicted from one observation, the first of them for the time of the observation."""
     hidden_dim: Annotated[int, Field(gt=0, multiple_of=4)] = 512
     num_heads: PositiveInt = 8
     feed_forward_dim: PositiveInt = 3200
     num_encoder_layers: PositiveInt = 4
     num_decoder_layers: PositiveInt = 7
     has_latent: bool = True
-    """Learn a style for each demonstration; without it all demonstrations are taken to do the same."""
+    """Learn a latent for each demonstration; without it they are assumed to be unimodal."""
     latent_dim: PositiveInt = 32
     num_latent_layers: PositiveInt = 4
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -116,12 +111,12 @@ class ActConfig(Config):
     """Which decoder layer the actions are read from. The published code takes the first by mistake, and never trains
     the others; its weights need `first`."""
     tells_cameras_apart: bool = True
-    """Give each camera a learnt place of its own. The published network has none: it cannot know which camera an
-    image comes from, and its weights need false."""
+    """Add a learnt embedding per camera. The published network has none, so it cannot know which camera an image comes
+    from; its weights need false."""
     predicts_padding: bool = False
-    """The published head for the end of the episode, which no loss ever teaches: only for published weights."""
+    """The published head for the end of the episode, which no loss trains: only for published weights."""
     backbone: ResNetConfig = ResNetConfig(depth=18, batch_norm="frozen", strides=(32,))
-    """One for all cameras. `frozen` norms suit pretrained weights; a backbone that starts from nothing needs `live`."""
+    """One for all cameras. `frozen` norms suit pretrained weights; training from scratch needs `live`."""
 
     @model_validator(mode="after")
     def _check_parts(self) -> ActConfig:
@@ -143,7 +138,7 @@ class ActInputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActOutput:
-    """Normalised actions, and in training the distribution of the style that they were made with."""
+    """Normalised actions, and in training the posterior of the latent that they were decoded from."""
 
     actions: Float[Tensor, "B T A"]
     is_pad_logits: Float[Tensor, "B T"] | None
@@ -151,7 +146,7 @@ class ActOutput:
 
 
 class Act(nn.Module):
-    """Tokens of style, state, environment and image cells; an encoder, and a decoder with one query for each action."""
+    """Tokens of latent, state, environment and image cells; an encoder, and a decoder with one query per action."""
 
     def __init__(self, config: ActConfig, signature: PolicySignature) -> None:
         super().__init__()
@@ -177,20 +172,20 @@ class Act(nn.Module):
         self.predict_padding = nn.Linear(dim, 1) if config.predicts_padding else None
 
     def forward(self, inputs: ActInputs, demonstration: Demonstration | None = None) -> ActOutput:
-        """With a demonstration the style is drawn from what it says, otherwise it is zero."""
+        """With a demonstration the latent is sampled from its posterior, otherwise it is zero."""
         if demonstration is None or self.latent_encoder is None:
             return self.decode_actions(inputs, self.prior_mean(inputs), None)
         posterior = self.latent_encoder(inputs.state, demonstration)
         return self.decode_actions(inputs, posterior.sample(), posterior)
 
     def prior_mean(self, inputs: ActInputs) -> Float[Tensor, "B Z"]:
-        """The middle of the prior."""
+        """The mean of the latent's prior: zero."""
         return inputs.state.new_zeros(inputs.state.shape[0], self.config.latent_dim)
 
     def decode_actions(
         self, inputs: ActInputs, latent: Float[Tensor, "B Z"], posterior: Posterior | None = None
     ) -> ActOutput:
-        """The chunk for a given style; `posterior`, where it came from, is handed on."""
+        """The chunk for a given latent; `posterior`, which it was sampled from, is passed on."""
         memory, placed_memory = self.encode(inputs, latent)
         features = self.decoder_norm(self._decode(memory, placed_memory))
         is_pad_logits = None if self.predict_padding is None else self.predict_padding(features)[..., 0]
@@ -199,13 +194,13 @@ class Act(nn.Module):
     def encode(
         self, inputs: ActInputs, latent: Float[Tensor, "B Z"]
     ) -> tuple[Float[Tensor, "B N dim"], Float[Tensor, "B N dim"]]:
-        """What the decoder looks at, without and with positions: style, state, environment, then camera by camera."""
+        """The memory of the decoder, without and with positions: latent, state, environment, then camera by camera."""
         tokens = [self.embed_latent(latent)[:, None], self.embed_state(inputs.state)[:, None]]
         if self.embed_environment is not None:
             tokens.append(self.embed_environment(inputs.environment)[:, None])
         positions = [self.token_positions.weight[None]]
         if inputs.images:
-            cells, places = self._look(inputs.images)
+            cells, places = self._image_tokens(inputs.images)
             tokens += cells
             positions += places
         memory, placed = torch.cat(tokens, dim=1), torch.cat(positions, dim=1)
@@ -213,14 +208,14 @@ class Act(nn.Module):
             memory = layer(memory, placed)
         return memory, memory + placed
 
-    def _look(
+    def _image_tokens(
         self, images: tuple[Float[Tensor, "B 3 H W"], ...]
     ) -> tuple[list[Float[Tensor, "B N dim"]], list[Float[Tensor, "1 N dim"]]]:
-        """The cells of each camera's image, row by row, and where they are in it.
+        """The cells of each camera's image, row by row, and their positions.
 
-        All cameras pass the backbone as one batch. One after the other, live norms would see each camera's own
-        statistics in training and a mixture at run time; and weights, which are larger than a processor's cache, would
-        be read once for each.
+        All cameras pass the backbone as one batch. One after the other, live norms would see the statistics of single
+        cameras in training and a mixture at run time; and weights, which exceed a CPU's cache, would be read once for
+        each.
         """
         features = self.project_image(self.backbone(torch.cat(images))[-1])
         is_pad = torch.zeros_like(features[:1, 0], dtype=torch.bool)
@@ -233,7 +228,7 @@ class Act(nn.Module):
     def _decode(
         self, memory: Float[Tensor, "B N dim"], placed_memory: Float[Tensor, "B N dim"]
     ) -> Float[Tensor, "B T dim"]:
-        """The queries after the layer that the actions are read from; layers behind it are not computed."""
+        """The queries after the layer that the actions are read from; later layers are not computed."""
         queries = memory.new_zeros(memory.shape[0], *self.queries.weight.shape)
         for layer in self.decoder if self.config.decoder_output == "last" else self.decoder[:1]:
             queries = layer(queries, self.queries.weight[None], memory, placed_memory)
@@ -255,18 +250,12 @@ def _latent_encoder(config: ActConfig, state_dim: int, action_dim: int) -> Laten
     )
 
 
-# What ACT learns from: the absolute error of its actions, and how far styles stray from the prior.
-#
-# Published code divides the error by all elements of the chunk, padding included, so that the ends of episodes count
-# less the longer the chunk; here the divisor is the number of elements that are data.
-
-
 class ActLossConfig(Config):
-    """Weight of the second part; the default is the published one."""
+    """Weight of the KL divergence; the default is the published one."""
 
     kl_weight: Annotated[float, Field(ge=0)] = 10.0
-    """What one nat of style costs, in deviations of error. Where demonstrations of one expert always do the same, no
-    style can spare as much: it is given up, and `kl` goes to zero."""
+    """Error in standard deviations that one nat of the latent must save. Where demonstrations are unimodal no latent
+    saves as much: the posterior collapses to the prior, and `kl` goes to zero."""
 
 
 def act_loss(output: ActOutput, demonstration: Demonstration, config: ActLossConfig) -> dict[str, Tensor]:
@@ -284,13 +273,16 @@ def act_loss(output: ActOutput, demonstration: Demonstration, config: ActLossCon
 def action_error(
     actions: Float[Tensor, "B T A"], wanted: Float[Tensor, "B T A"], is_pad: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference over what is data; zero, with zero gradients, where nothing is."""
-    # What stands in the padding is no data, and may even be no number.
+    """Mean absolute difference without padding; zero, with zero gradients, where all is padding.
+
+    The published code also divides by padding, so that the ends of episodes count less the longer the chunk.
+    """
+    # Padding may hold anything, NaN too.
     errors = torch.where(is_pad[..., None], 0.0, (actions - wanted).abs())
     return errors.sum() / ((~is_pad).sum() * actions.shape[-1]).clamp(min=1)
 
 
 def prior_distance(posterior: Posterior) -> Float[Tensor, ""]:
-    """KL(N(mean, variance) || N(0, 1)): summed over the style's numbers, averaged over the batch."""
+    """KL(N(mean, variance) || N(0, 1)): summed over the latent, averaged over the batch."""
     mean, log_variance = posterior.mean, posterior.log_variance
     return (-0.5 * (1 + log_variance - mean.square() - log_variance.exp())).sum(dim=-1).mean()

@@ -1,4 +1,8 @@
-"""A whole policy: units in, units out, with the network in between. This is what is trained, stored and exported."""
+"""An ACT policy with normalisation: observations and actions in units. This is what is trained, saved and exported.
+
+Mean and standard deviation are measured on the training demonstrations and saved with the weights: a policy with the
+statistics of another data set acts confidently and wrongly.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,8 @@ from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STAT
 from handeye.vision.config import Config
 from handeye.vision.errors import ConfigError, DatasetError, UserError
 
-# Mean and standard deviation of what a policy sees and does: networks learn numbers around zero of size one.
-#
-# They are measured on the training demonstrations and travel inside the checkpoint: a policy with the statistics of
-# another data set acts confidently and wrongly.
-
 STD_FLOOR = 0.01
-"""Published: a joint that hardly moves is not blown up to size one, nor is its noise. In the unit of the number."""
+"""Published value, in units: neither a joint that hardly moves nor its noise is scaled up to one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +49,7 @@ class Statistics:
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / std for each number of one feature, and back. Without statistics it changes nothing."""
+    """(x - mean) / std for each number of one feature, and its inverse; the identity until it has statistics."""
 
     mean: Tensor
     std: Tensor
@@ -90,7 +89,7 @@ class Normalizer(nn.Module):
                 )
 
     def forward(self, values: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
-        """To numbers around zero of size one."""
+        """To mean 0 and standard deviation 1."""
         return (values - self.mean) / self.std
 
     def invert(self, values: Float[Tensor, "*shape D"]) -> Float[Tensor, "*shape D"]:
@@ -115,14 +114,14 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ActPolicyConfig(Config):
-    """The network, and in which numbers it thinks."""
+    """The network and the normalisation of its actions."""
 
     network: ActConfig = ActConfig()
     relative_actions: Annotated[int, Field(ge=0)] = 0
-    """The first so many numbers of an action are learnt as differences to the same numbers of the state: 6 for joint
-    deltas. What the policy gives out is absolute either way."""
+    """How many of the first numbers of an action are learnt as differences to those of the state: 6 for joint deltas.
+    The policy's output is absolute either way."""
     std_floor: Annotated[float, Field(ge=0)] = STD_FLOOR
-    """Smallest standard deviation that a number is divided by."""
+    """Lower bound of the standard deviations."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +143,7 @@ class ActPolicy(nn.Module):
         super().__init__()
         self.config, self.signature = config, signature
         count = config.relative_actions
-        # A recorded target is told apart from the state it is wanted for: qpos_target_1 is where qpos_1 shall be.
+        # Names of targets differ from those of the state: qpos_target_1 is the target of qpos_1.
         wanted = tuple(name.replace("_target", "") for name in signature.action_names[:count])
         if wanted != signature.state_names[:count] or count > len(signature.action_names):
             raise ConfigError(
@@ -161,17 +160,17 @@ class ActPolicy(nn.Module):
         self.register_buffer("image_std", torch.tensor(IMAGENET_STD).repeat(num_cameras, 1))
 
     def normalizers(self) -> list[Normalizer]:
-        """Those of state, environment and action, as far as there are such."""
+        """Those of state, environment (where there is one) and action."""
         all_three = (self.normalise_state, self.normalise_environment, self.normalise_action)
         return [one for one in all_three if one is not None]
 
     def forward(self, observations: Observations) -> Float[Tensor, "B T A"]:
-        """The chunk that the policy would act out: absolute, in units."""
+        """The chunk of actions: absolute, in units."""
         output = self.act(self.normalise(observations))
         return self.normalise_action.invert(output.actions) + self._origin(observations.state)
 
     def normalise(self, observations: Observations) -> ActInputs:
-        """What the network takes."""
+        """Normalised inputs of the network."""
         environment = observations.environment
         if self.normalise_environment is not None:
             environment = self.normalise_environment(environment)
@@ -181,7 +180,7 @@ class ActPolicy(nn.Module):
     def demonstration(
         self, observations: Observations, actions: Float[Tensor, "B T A"], is_pad: Bool[Tensor, "B T"]
     ) -> Demonstration:
-        """What the network learns from: recorded absolute actions as it would say them."""
+        """The target of the network: recorded absolute actions, made relative and normalised."""
         return Demonstration(self.normalise_action(actions - self._origin(observations.state)), is_pad)
 
     def _origin(self, state: Float[Tensor, "B S"]) -> Float[Tensor, "B 1 A"]:

@@ -1,4 +1,4 @@
-"""A policy in one safetensors file: weights, statistics and, in the metadata, configuration and signature as JSON."""
+"""Save and load policies: one safetensors file, configuration and signature in its metadata; read published ACT."""
 
 from __future__ import annotations
 
@@ -24,10 +24,13 @@ from handeye.vision.errors import ConfigError, DatasetError, ModelFileError, Use
 from handeye.vision.files import replacing
 
 FORMAT = "handeye-policy-1"
+PUBLISHED_HEADS = 8
+PUBLISHED_FPS = 50
+POLICIES = ("act",)
 
 
 def save_policy(path: Path, policy: ActPolicy, extra: Mapping[str, str] | None = None) -> None:
-    """Write the policy, whole or not at all; `extra` joins the metadata. Raises OSError when it cannot be written."""
+    """Write the policy atomically, `extra` as further metadata. Raises OSError when it cannot be written."""
     metadata = {
         **(extra or {}),
         "format": FORMAT,
@@ -48,13 +51,13 @@ def save_policy(path: Path, policy: ActPolicy, extra: Mapping[str, str] | None =
 def load_policy(path: Path) -> ActPolicy:
     """Read a policy in eval mode on the CPU.
 
-    Raises ModelFileError when the file is missing, damaged, no policy of ours, does not fit its own configuration or
-    holds numbers that no training leaves behind.
+    Raises ModelFileError when the file is missing, damaged, not a policy of handeye, does not fit its configuration or
+    holds numbers that are not finite.
     """
     metadata = read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise ModelFileError(
-            f"{path}: is no policy of handeye (format {metadata.get('format')!r}, expected {FORMAT!r})"
+            f"{path}: is not a policy of handeye (format {metadata.get('format')!r}, expected {FORMAT!r})"
         )
     try:
         config = ActPolicyConfig.model_validate_json(metadata["config"])
@@ -100,13 +103,6 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise ModelFileError(f"{path}: is not a readable safetensors file: {error}") from error
 
 
-# Published ACT weights read into our network: its size follows from the shapes of its tensors.
-
-PUBLISHED_HEADS = 8
-PUBLISHED_FPS = 50
-POLICIES = ("act",)
-
-
 def load_official_policy(
     name: str,
     state_dict: Mapping[str, Tensor],
@@ -118,12 +114,12 @@ def load_official_policy(
 ) -> Act:
     """The published policy of that name with these weights, in eval mode; it takes and gives normalised numbers.
 
-    `state_dict` is that of the authors' checkpoint, keys with or without `model.` in front. What its tensors do not
-    tell (the cameras, the rate of the actions, the attention heads) is given. Raises UserError for an unknown name
-    and ModelFileError with the list of keys that are missing, unexpected or misshapen.
+    `state_dict` is that of the authors' checkpoint, keys with or without a leading `model.`. The size of the network
+    follows from the shapes of its tensors; what they do not tell (cameras, rate of actions, attention heads) is given.
+    Raises UserError for an unknown name and ModelFileError with the keys that are missing, unexpected or misshapen.
     """
     if name not in POLICIES:
-        raise UserError(f"{name!r} is not a published policy known here; expected one of {', '.join(POLICIES)}")
+        raise UserError(f"{name!r} is not a known published policy; expected one of {', '.join(POLICIES)}")
     weights = ACT_KEYS.respell(state_dict)
     config = _config_of(weights, num_heads)
     signature = PolicySignature(
@@ -162,7 +158,7 @@ def _shape(weights: Mapping[str, Tensor], key: str) -> tuple[int, int]:
 
 
 def _num_layers(weights: Mapping[str, Tensor], part: str) -> int:
-    """How many layers of a part there are, counted by their numbers; 1 at least, so that the lack of it is told."""
+    """How many layers of a part there are, counted by their indices; at least 1, so that a missing one is reported."""
     pattern = re.compile(re.escape(part) + r"\.layers\.(\d+)\.")
     return 1 + max((int(found[1]) for key in weights if (found := pattern.match(key))), default=0)
 
@@ -170,11 +166,6 @@ def _num_layers(weights: Mapping[str, Tensor], part: str) -> int:
 def _numbered(word: str, count: int) -> tuple[str, ...]:
     return tuple(f"{word}_{index}" for index in range(count))
 
-
-# The names of ACT's published weights: of its authors and of LeRobot.
-#
-# Authors: github.com/tonyzhaozh/act, whose files carry `model.` in front of every key. LeRobot:
-# github.com/huggingface/lerobot, which pads its files with the same word and kept the parts of a layer.
 
 ACT_KEYS = KeyMap(
     renames=(
@@ -198,7 +189,7 @@ ACT_KEYS = KeyMap(
     ignored=("pos_table",),
     respelt=((r"^model\.", ""),),
 )
-"""The authors'."""
+"""Keys of the authors' weights (github.com/tonyzhaozh/act), which start with `model.`."""
 
 LEROBOT_KEYS = KeyMap(
     renames=(
@@ -221,4 +212,5 @@ LEROBOT_KEYS = KeyMap(
     ),
     ignored=(r"model\.vae_encoder_pos_enc",),
 )
-"""LeRobot's; files of its versions before 0.4 also hold the normalisation, which is read apart."""
+"""Keys of LeRobot's weights (github.com/huggingface/lerobot); before its version 0.4 the files also hold the
+normalisation, which is read separately."""

@@ -1,4 +1,4 @@
-"""The configuration of a policy's training; `handeye show-config` prints it with every default."""
+"""Configuration of policy training; `handeye show-config` prints it with every default."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LeRobotDataConfig(Config):
 
 
 class ReplayBufferDataConfig(Config):
-    """A replay buffer of Diffusion Policy, a zarr folder; it does not tell which array is what, nor its rate."""
+    """A replay buffer of Diffusion Policy, a zarr folder; the configuration says what its arrays are, and its rate."""
 
     kind: Literal["replay_buffer"] = "replay_buffer"
     root: Path
@@ -45,48 +45,48 @@ DataConfig = Annotated[LeRobotDataConfig | ReplayBufferDataConfig, Field(discrim
 
 
 class ImagesConfig(Config):
-    """Which cameras the policy looks through, and at what size."""
+    """The cameras of the policy and the size of their images."""
 
     cameras: tuple[str, ...] = ()
-    """Names behind `observation.images.`; none for a policy that sees numbers only."""
+    """Names after `observation.images.`; none for a policy without images."""
     size_hw: tuple[PositiveInt, PositiveInt] = (120, 160)
 
 
 class SplitConfig(Config):
-    """Which demonstrations are learnt from and which are measured on."""
+    """How demonstrations are split into training and validation."""
 
     max_episodes: PositiveInt | None = None
-    """Use only so many, drawn by the seed."""
+    """Use at most this number, drawn by the seed."""
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Part of the episodes that nothing is learnt from; at least one, but for 0."""
+    """Fraction of the episodes for validation; at least one, unless it is 0."""
 
 
 class TrainPolicyConfig(Config):
-    """Everything that decides a training run. Loss and optimiser are the published ones; the rest is ours."""
+    """Everything that determines a training run. Loss and optimizer are the published ones."""
 
     policy: ActPolicyConfig = ActPolicyConfig()
     data: DataConfig
     state: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of the numbers of `observation.state` that the policy is told; null for all."""
+    """Names of the numbers of `observation.state` that the policy takes; null for all."""
     images: ImagesConfig = ImagesConfig()
     split: SplitConfig = SplitConfig()
     backbone_weights: Path | None = None
-    """Weights of torchvision's ResNet of the configured depth, which the published recipe starts from."""
+    """Weights of torchvision's ResNet of the configured depth, as in the published recipe."""
     steps: PositiveInt = 20_000
-    """Optimiser steps."""
+    """Optimizer steps."""
     batch_size: PositiveInt = 8
     seed: Annotated[int, Field(ge=0)] = 0
     loss: ActLossConfig = ActLossConfig()
     input_noise: Annotated[float, Field(ge=0)] = 0.0
-    """Deviation of the noise added to state and environment in training, in units of their own deviation: what a
-    policy sees at run time is never quite what was recorded."""
+    """Standard deviation of the noise added to state and environment in training, relative to theirs: observations at
+    run time are never quite the recorded ones."""
     optimizer: OptimizerConfig = AdamWConfig(lr=1e-5, weight_decay=1e-4)
     schedule: ScheduleConfig = CosineScheduleConfig(warmup_epochs=1, constant_last_epochs=0, final_fraction=0.01)
     ema: EmaConfig | None = EmaConfig(decay=0.999)
-    """Moving average of the weights, which is what is measured and shipped; null ships the weights themselves."""
+    """Moving average of the weights, which is evaluated and saved; null saves the weights themselves."""
     clip_norm: Annotated[float, Field(gt=0)] | None = 10.0
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward and backward pass; auto is bf16 where the hardware computes it, else fp32, as it is
-    for a detector."""
+    """Mixed precision of the forward and backward pass; auto is bf16 where the hardware has it, else fp32, as for a
+    detector."""
     evaluate_every_steps: PositiveInt = 1000
     save_every_steps: PositiveInt = 1000

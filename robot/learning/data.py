@@ -1,6 +1,6 @@
-"""Demonstrations as batches: an observation and the actions that followed it, padded where the episode ends.
+"""Read demonstrations for imitation learning: batches of observations and the action chunks that followed them.
 
-All frames are in memory. Which frames a step sees follows from (seed, step) alone, so a resumed run sees the same.
+All frames are in memory. The frames of a step follow from (seed, step), so a resumed run sees the same.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from handeye.vision.errors import ConfigError, DatasetError, UserError
 
 @runtime_checkable
 class RecordedFeature(Protocol):
-    """What a data set says of one of its columns."""
+    """Shape and names of a column of a data set."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -119,7 +119,7 @@ class DemonstrationFrames:
     def chunks(
         self, frames: Int[np.ndarray, " B"], chunk_size: int
     ) -> tuple[Float32[np.ndarray, "B T A"], Bool[np.ndarray, "B T"]]:
-        """The actions from each frame on; beyond the end of its episode the last one stays, and is marked."""
+        """The actions from each frame on; beyond the end of its episode the last one is repeated, marked as padding."""
         places = frames[:, None] + np.arange(chunk_size)
         ends = self.ends[frames][:, None]
         return self.actions[np.minimum(places, ends - 1)], places >= ends
@@ -146,7 +146,7 @@ class DemonstrationFrames:
 def signature_of(
     source: EpisodeSource, cameras: Sequence[str], image_hw: tuple[int, int], state: Sequence[str] | None = None
 ) -> PolicySignature:
-    """What a policy that learns from these demonstrations sees and says; it is told the numbers `state`, or all.
+    """The inputs and outputs of a policy trained on these demonstrations, with the state numbers `state`, or all.
 
     Raises DatasetError where there is no state or action, or a camera or a number that is asked for is missing.
     """
@@ -171,7 +171,7 @@ def read_frames(source: EpisodeSource, episodes: Sequence[int], signature: Polic
     images = (_read_camera(source, episodes, IMAGE_PREFIX + camera, signature) for camera in signature.cameras)
     has_environment = bool(signature.environment_names)
     frames = DemonstrationFrames(
-        state=_told(recorded, _names(source, STATE_KEY), signature),
+        state=_state(recorded, _names(source, STATE_KEY), signature),
         environment=_joined(recorded, ENVIRONMENT_KEY, len(signature.environment_names)) if has_environment else None,
         images=tuple(images),
         actions=_joined(recorded, ACTION_KEY, len(signature.action_names)),
@@ -184,7 +184,7 @@ def read_frames(source: EpisodeSource, episodes: Sequence[int], signature: Polic
 
 
 def frames_of_step(num_frames: int, batch_size: int, seed: int, step: int) -> Int[np.ndarray, " B"]:
-    """Which frames step 0, 1, ... sees: in each epoch all in a new order, what does not fill a batch left out."""
+    """The frames of step 0, 1, ...: shuffled anew in each epoch, an incomplete last batch left out."""
     batch_size = min(batch_size, num_frames)
     epoch, place = divmod(step, num_frames // batch_size)
     order = np.random.Generator(np.random.PCG64([seed, epoch])).permutation(num_frames)
@@ -205,10 +205,10 @@ def _chosen(names: tuple[str, ...], wanted: Sequence[str] | None) -> tuple[str, 
     return names if wanted is None else tuple(wanted)
 
 
-def _told(
+def _state(
     recorded: Sequence[Mapping[str, np.ndarray]], names: tuple[str, ...], signature: PolicySignature
 ) -> Float32[np.ndarray, "N S"]:
-    """The numbers of the recorded states that the policy is told, in its order."""
+    """The numbers of the recorded states that the policy takes, in its order."""
     places = [names.index(name) for name in signature.state_names]
     return np.ascontiguousarray(_joined(recorded, STATE_KEY, len(names))[:, places])
 
@@ -228,12 +228,9 @@ def _read_camera(
     return np.concatenate([np.stack([resize_image(one, signature.image_hw) for one in stack]) for stack in stacks])
 
 
-# What a policy learns from and is measured on, and the policy that fits it.
-
-
 @dataclass(frozen=True, slots=True)
 class TrainingFrames:
-    """Frames that are learnt from and frames that are only measured on, of different episodes."""
+    """Frames to train on and frames to validate on, of different episodes."""
 
     signature: PolicySignature
     learnt: DemonstrationFrames
@@ -252,14 +249,16 @@ class TrainingFrames:
         """One line for the user."""
         seconds = len(self.learnt) / self.signature.fps
         kept = 0 if self.validation is None else self.validation.num_episodes
-        return f"{self.learnt.num_episodes} demonstrations, {seconds:.0f} s, learnt from; {kept} kept to measure on"
+        return f"{self.learnt.num_episodes} demonstrations, {seconds:.0f} s, to train on; {kept} to validate on"
 
     def require_same(self, path: Path) -> None:
         """Raise UserError where the run whose summary is at `path` began with other demonstrations."""
         then = json.loads(path.read_text(encoding="utf-8"))
         for key, now in self.summary().items():
             if then.get(key) != json.loads(json.dumps(now)):
-                raise UserError(f"{path.parent}: began with other demonstrations: {key} was {then.get(key)}, is {now}")
+                raise UserError(
+                    f"{path.parent}: was started with other demonstrations: {key} was {then.get(key)}, is {now}"
+                )
 
 
 def read_training_frames(config: TrainPolicyConfig) -> TrainingFrames:
@@ -283,17 +282,17 @@ def open_source(config: LeRobotDataConfig | ReplayBufferDataConfig) -> EpisodeSo
 
 
 def split_episodes(num_episodes: int, config: SplitConfig, seed: int) -> tuple[list[int], list[int]]:
-    """Episodes to learn from and to measure on, drawn by the seed. Raises DatasetError where none is left to learn."""
+    """Episodes to train and to validate on, drawn by the seed. Raises DatasetError where none is left to train on."""
     order = np.random.Generator(np.random.PCG64(seed)).permutation(num_episodes).tolist()
     order = order[: config.max_episodes]
     num_kept = max(round(config.validation_fraction * len(order)), 1) if config.validation_fraction else 0
     if len(order) <= num_kept:
-        raise DatasetError(f"{len(order)} demonstrations, {num_kept} of them to measure on: none is left to learn from")
+        raise DatasetError(f"{len(order)} demonstrations, {num_kept} of them for validation: none is left to train on")
     return sorted(order[num_kept:]), sorted(order[:num_kept])
 
 
 def new_policy(config: TrainPolicyConfig, data: TrainingFrames) -> ActPolicy:
-    """A policy with fresh weights, or those of a published backbone, and the statistics of what it learns from.
+    """A policy with fresh weights, or those of a published backbone, and the statistics of its training data.
 
     Raises DatasetError for numbers that are not finite or never change, ConfigError and ModelFileError for a backbone
     that does not fit.
@@ -307,7 +306,7 @@ def new_policy(config: TrainPolicyConfig, data: TrainingFrames) -> ActPolicy:
     policy.normalise_action.take(Statistics.measure(ACTION_KEY, actions, policy.normalise_action.names), floor)
     if config.backbone_weights is not None:
         if not data.signature.cameras:
-            raise ConfigError("backbone_weights: this policy has no cameras, and no backbone")
+            raise ConfigError("backbone_weights: this policy has no cameras, so it has no backbone")
         name = f"resnet{config.policy.network.backbone.depth}"
         classifier = load_official_backbone(name, read_published_file(config.backbone_weights))
         policy.act.backbone.load_state_dict(classifier.backbone.state_dict(), strict=False)
@@ -315,7 +314,7 @@ def new_policy(config: TrainPolicyConfig, data: TrainingFrames) -> ActPolicy:
 
 
 def wanted_actions(frames: DemonstrationFrames, chunk_size: int, relative: int) -> Float[np.ndarray, "M A"]:
-    """Every action that some chunk holds, its first `relative` numbers as differences to the chunk's own state."""
+    """Every action that some chunk holds, its first `relative` numbers relative to the state at its start."""
     if not relative:
         return frames.actions
     actions, is_pad = frames.chunks(np.arange(len(frames)), chunk_size)

@@ -1,6 +1,7 @@
-"""A policy as one ONNX file that says by itself how to use it: units in, units out, manifest in the metadata.
+"""Export a policy to one ONNX file: observations and actions in units, a manifest in the metadata.
 
-Statistics, deltas, byte images and batch norms are part of the graph. Opset 17 and a batch of one, as for detectors.
+Normalisation, relative actions, byte images and batch norms are part of the graph. Opset 17 and a batch of
+one, as for detectors.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ PARITY_OBSERVATIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class PolicyParity:
-    """Largest difference between an engine's chunks and torch's, in deviations of each action."""
+    """Largest difference between an engine's chunks and torch's, in standard deviations of each action."""
 
     engine: str
     worst: float
 
 
 class _PlainInputs(nn.Module):
-    """The policy with its observation as a row of tensors, in the order of the signature: what a graph can have."""
+    """The policy with its observation as a row of tensors, in the order of the signature, as a graph needs it."""
 
     def __init__(self, policy: ActPolicy) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class _PlainInputs(nn.Module):
 
 
 def export_policy(policy: ActPolicy, path: Path, *, made_by: str = "") -> PolicyManifest:
-    """Write `policy` to `path` and return its manifest; `made_by` says what it was made from."""
+    """Write `policy` to `path` and return its manifest; `made_by` names its origin."""
     model = _slim(_trace(_folded(policy)))
     leave_relu_alone(model)
     onnx.checker.check_model(model, full_check=True)
@@ -79,7 +80,7 @@ def export_policy(policy: ActPolicy, path: Path, *, made_by: str = "") -> Policy
 
 
 def measure_policy_parity(policy: ActPolicy, path: Path, seed: int = 0) -> list[PolicyParity]:
-    """Compare the file with torch on made-up observations like those that it was trained on, in every engine here."""
+    """Compare the file with torch in every installed engine, on random observations with the training statistics."""
     generator = np.random.Generator(np.random.PCG64(seed))
     observations = [_made_up(policy, generator) for _ in range(PARITY_OBSERVATIONS)]
     deviations, parities = policy.normalise_action.std.cpu().numpy(), []

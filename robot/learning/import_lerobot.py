@@ -1,7 +1,7 @@
-"""ACT as LeRobot stores it, read into a policy of ours: a folder with config.json, model.safetensors and statistics.
+"""Import an ACT policy of LeRobot: a folder with config.json, model.safetensors and statistics.
 
-From version 0.4 on the statistics lie in a file of their own, which policy_preprocessor.json names; before, they were
-among the weights. Source: github.com/huggingface/lerobot (Apache-2.0).
+From version 0.4 on the statistics are in a separate file, which policy_preprocessor.json names; before, they were among
+the weights. Formats as github.com/huggingface/lerobot (Apache-2.0), versions 0.2 to 0.4, writes them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from handeye.vision.config import Config, validate_config
 from handeye.vision.errors import ConfigError, ModelFileError
 
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "policy_preprocessor.json"
+RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
+Mode = Literal["MEAN_STD", "MIN_MAX", "IDENTITY"]
+PositiveInt = Annotated[int, Field(gt=0)]
+C = TypeVar("C", bound=Config)
 WORDS = {STATE_KEY: "state", ENVIRONMENT_KEY: "environment", ACTION_KEY: "action"}
 EPSILON = 1e-8
 """What LeRobot adds to a deviation before it divides."""
@@ -37,8 +42,8 @@ def load_lerobot_policy(folder: Path, *, fps: int, named: PolicySignature | None
 
     LeRobot stores neither the rate of the actions, `fps`, nor the names of the numbers: they are those that `named`
     has, the signature of its demonstrations, of state and environment in a row; without it state_0, state_1, ...
-    Raises ModelFileError where a file is missing or damaged, where the configuration names a variant of ACT that ours
-    has not, where there are more or fewer numbers than names, and with the list of keys where the weights do not fit.
+    Raises ModelFileError where a file is missing or damaged, where the configuration names an unsupported variant of
+    ACT, where there are more or fewer numbers than names, and with the list of keys where the weights do not fit.
     """
     folder = Path(folder)
     config = read_lerobot_json(LerobotActConfig, folder / CONFIG_FILE)
@@ -73,9 +78,9 @@ def _signature_of(config: LerobotActConfig, fps: int, named: PolicySignature | N
 def _require_features(config: LerobotActConfig, folder: Path) -> None:
     known = {STATE_KEY, ENVIRONMENT_KEY, *config.images()}
     if STATE_KEY not in config.input_features or not config.input_features.keys() <= known:
-        told = ", ".join(config.input_features)
+        keys = ", ".join(config.input_features)
         raise ModelFileError(
-            f"{folder}: the policy sees {told}; expected {STATE_KEY} and, if any, {ENVIRONMENT_KEY} and images"
+            f"{folder}: the policy takes {keys}; expected {STATE_KEY} and, if any, {ENVIRONMENT_KEY} and images"
         )
     if ACTION_KEY not in config.output_features:
         raise ModelFileError(f"{folder}: the policy gives {', '.join(config.output_features)}; expected {ACTION_KEY}")
@@ -169,17 +174,6 @@ def _scale_of(
     return (first + second) / 2, (second - first) / 2
 
 
-# What LeRobot's ACT policies say of themselves in JSON, and which network of ours that is.
-#
-# Source: github.com/huggingface/lerobot (Apache-2.0), as its versions 0.2 to 0.4 write it.
-
-CONFIG_FILE, PREPROCESSOR_FILE = "config.json", "policy_preprocessor.json"
-RESNET_DEPTHS = {"resnet18": 18, "resnet34": 34, "resnet50": 50, "resnet101": 101}
-Mode = Literal["MEAN_STD", "MIN_MAX", "IDENTITY"]
-PositiveInt = Annotated[int, Field(gt=0)]
-C = TypeVar("C", bound=Config)
-
-
 class LerobotFeature(Config):
     """One input or output; images are (3, H, W)."""
 
@@ -188,7 +182,7 @@ class LerobotFeature(Config):
 
 
 class LerobotActConfig(Config):
-    """What of LeRobot's configuration decides the network; the literals are the variants that ours has."""
+    """The part of LeRobot's configuration that determines the network; the literals are the variants supported here."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -212,7 +206,7 @@ class LerobotActConfig(Config):
     dropout: float = Field(ge=0, lt=1)
 
     def network(self) -> ActConfig:
-        """Ours of the same size. LeRobot uses all the decoder layers it has, and does not tell cameras apart."""
+        """The configuration of the same network. LeRobot uses all its decoder layers and has no camera embeddings."""
         sizes: dict[str, Any] = {
             "chunk_size": self.chunk_size,
             "hidden_dim": self.dim_model,
@@ -252,7 +246,7 @@ class LerobotPreprocessor(Config):
 
 
 def read_lerobot_json(config_type: type[C], path: Path) -> C:
-    """Read one of the files. Raises ModelFileError where it is missing, damaged, or says what ours has not."""
+    """Read one of the files. Raises ModelFileError where it is missing, damaged or unsupported."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

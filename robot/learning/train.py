@@ -1,14 +1,15 @@
-"""Training a policy, top to bottom: read the demonstrations, restore what was, then step after step.
+"""Train a policy by behaviour cloning: read the demonstrations, restore a saved run, then run the training loop.
 
-The frames of a step follow from (seed, step), and the state holds all random generators, so a run that was killed and
-resumed ends with the same weights, on the CPU bit for bit.
+The frames of a step follow from (seed, step).
 """
 
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,13 +23,13 @@ from handeye.robot.learning.config import TrainPolicyConfig
 from handeye.robot.learning.data import PolicyBatch, TrainingFrames, frames_of_step, new_policy, read_training_frames
 from handeye.vision.evaluation.plots import plot_losses
 from handeye.vision.files import write_json
-from handeye.vision.training.checkpoint_state import Progress, load_state, require_space, save_state, telling_full_disk
-from handeye.vision.training.console import ProgressDisplay, StopRequest
-from handeye.vision.training.distributed import TrainingError
-from handeye.vision.training.optimizer import Ema, build_optimizer
+from handeye.vision.training.checkpoint_state import telling_full_disk
+from handeye.vision.training.console import ProgressDisplay
+from handeye.vision.training.features import EmaFeature, Losses, Setup
+from handeye.vision.training.loop import LoopConfig, TrainingLoop
+from handeye.vision.training.network import say
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
-from handeye.vision.training.schedules import LrSetter, build_schedule
 
 VALIDATION_BATCH = 256
 
@@ -53,117 +54,99 @@ def train_policy(config: TrainPolicyConfig, run: RunFolder, console: Console) ->
     with telling_full_disk(run.path):
         training = PolicyTraining(config, run, console)
         training.restore()
-        display = ProgressDisplay(console, config.steps, training.steps_per_epoch, training.step, unit="frames")
-        with StopRequest() as stop, display:
-            training.evaluate_if_due(display)
-            while training.step < config.steps and not stop.is_set:
-                losses, rate = training.learn()
-                display.after_step(training.step, losses, rate, config.batch_size)
-                training.evaluate_if_due(display)
-                if stop.is_set or training.step % config.save_every_steps == 0:
-                    training.save()
-        return training.result()
+        return training.result(is_finished=training.train(console))
 
 
-class PolicyTraining:
-    """The parts of a run and what is done with them."""
+class PolicyTraining(TrainingLoop[ActPolicy, PolicyBatch]):
+    """The training loop of an ACT policy, in one process."""
+
+    network_key, unit = "policy", "frames"
 
     def __init__(self, config: TrainPolicyConfig, run: RunFolder, console: Console) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config, words = settle_precision(config, run, self.device)
-        self.config, self.run = config, run
+        config, about_precision = settle_precision(config, run, self.device)
+        self.config = config
         torch.manual_seed(config.seed)
         self.data: TrainingFrames = read_training_frames(config)
-        self.policy = new_policy(config, self.data).to(self.device)
-        self.ema = None if config.ema is None else Ema(config.ema, self.policy)
-        self.steps_per_epoch = max(len(self.data.learnt) // config.batch_size, 1)
-        # The inner network: its `backbone` is what has a rate of its own.
-        self.optimizer = build_optimizer(config.optimizer, self.policy.act, config.batch_size)
-        self.rates = LrSetter.of(self.optimizer, build_schedule(config.schedule, self.steps_per_epoch, config.steps))
-        self.step = 0
-        for line in (self.data.describe(), words):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        policy = new_policy(config, self.data).to(self.device)
+        # The inner network is optimized: its `backbone` may have its own learning rate.
+        setup = Setup(policy, self.device, partial(act_loss, config=config.loss), optimized=policy.act)
+        features = () if config.ema is None else (EmaFeature[ActPolicy](config.ema),)
+        super().__init__(run, _loop_config(config, len(self.data.learnt)), setup, features)
+        self.loss = setup.loss
+        say(console, self.data.describe())
+        say(console, about_precision)
 
-    def restore(self) -> None:
-        """Go on from the saved state, if there is one. Raises UserError where the demonstrations are other ones."""
-        if self.run.state.is_file():
-            self.data.require_same(self.run.data)
-            measured = copy.deepcopy(self.policy.normalizers())
-            self.step = load_state(self.run.state, self._parts()).step
-            for now, then in zip(measured, self.policy.normalizers(), strict=True):
-                now.require_same(then)
-        self.run.steps.keep(lambda entry: entry["step"] < self.step)
-        self.run.metrics.keep(lambda entry: entry["step"] <= self.step)
-        write_json(self.run.data, self.data.summary())
+    def batches(self) -> Iterator[PolicyBatch]:
+        """From the current step to the end."""
+        config = self.config
+        for step in range(self.progress.step, config.steps):
+            frames = frames_of_step(len(self.data.learnt), config.batch_size, config.seed, step)
+            yield self.data.learnt.batch(frames, config.policy.network.chunk_size).to(self.device)
 
-    def learn(self) -> tuple[dict[str, float], float]:
-        """One optimiser step; returns the losses by name and the learning rate, and writes them down."""
-        rate = self.rates.set_for_step(self.step)
-        frames = frames_of_step(len(self.data.learnt), self.config.batch_size, self.config.seed, self.step)
-        batch = self.data.learnt.batch(frames, self.config.policy.network.chunk_size).to(self.device)
-        losses = self._losses(batch)
-        losses["total"].backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.clip_norm or math.inf)
-        values = {name: float(loss.detach()) for name, loss in losses.items()} | {"gradient_norm": float(norm)}
-        self._require_finite(values)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.policy)
-        gradient_norm = values.pop("gradient_norm")
-        entry = {"step": self.step, "epoch": self.step // self.steps_per_epoch, "lr": rate, "losses": values}
-        self.run.steps.append(entry | {"gradient_norm": gradient_norm})
-        self.step += 1
-        return values, rate
-
-    def evaluate_if_due(self, display: ProgressDisplay) -> None:
-        """Measure the shipped weights after every so many steps and at the end, keep the best, and save."""
-        is_due = self.step % self.config.evaluate_every_steps == 0 or self.step == self.config.steps
-        entries = self.run.metrics.read()
-        if self.step == 0 or not is_due or any(entry["step"] == self.step for entry in entries):
-            return
-        if self.data.validation is not None:
-            error = self._validation_error()
-            if all(error < entry["error"] for entry in entries):
-                save_policy(self.run.best, self._shipped(), {"step": str(self.step), "error": f"{error:.5f}"})
-            self.run.metrics.append({"step": self.step, "error": error})
-            display.say(f"step {self.step}  validation error {error:.4f} deviations")
-            display.pause_clock()
-        plot_losses(self.run.path / "losses.png", self.run.steps.read())
-        self.save()
-
-    def save(self) -> None:
-        """Write the weights to ship and the whole state; both are whole or as they were."""
-        parts = self._parts()
-        require_space(self.run.path, [part.state_dict() for part in (*parts.values(), self._shipped())])
-        save_policy(self.run.last, self._shipped())
-        save_state(self.run.state, Progress(step=self.step), parts)
-
-    def result(self) -> PolicyTrainingResult:
-        """What has come of it so far."""
-        best = min(self.run.metrics.read(), key=lambda entry: entry["error"], default=None)
-        best_step, best_error = (None, None) if best is None else (best["step"], best["error"])
-        return PolicyTrainingResult(self.run, self.step, best_step, best_error, self.step >= self.config.steps)
-
-    def _losses(self, batch: PolicyBatch) -> dict[str, Tensor]:
-        self.policy.train()
-        inputs = self.policy.normalise(batch.observations)
-        demonstration = self.policy.demonstration(batch.observations, batch.actions, batch.is_pad)
+    def losses(self, batch: PolicyBatch) -> Losses:
+        """Of the chunk of actions that followed each observation."""
+        inputs = self.network.normalise(batch.observations)
+        demonstration = self.network.demonstration(batch.observations, batch.actions, batch.is_pad)
         if self.config.input_noise:
-            environment = None if inputs.environment is None else self._blurred(inputs.environment)
-            inputs = replace(inputs, state=self._blurred(inputs.state), environment=environment)
+            environment = None if inputs.environment is None else self._with_noise(inputs.environment)
+            inputs = replace(inputs, state=self._with_noise(inputs.state), environment=environment)
         is_half = self.config.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_half):
-            output = self.policy.act(inputs, demonstration)
-        return act_loss(output, demonstration, self.config.loss)
+            output = self.network.act(inputs, demonstration)
+        return self.joined_losses(lambda output: self.loss(output, demonstration), output, batch)
 
-    def _blurred(self, values: Tensor) -> Tensor:
+    def restore(self) -> None:
+        """Continue from the saved state, if there is one. Raises UserError where the demonstrations have changed."""
+        if self.run.state.is_file():
+            self.data.require_same(self.run.data)
+        measured = copy.deepcopy(self.network.normalizers())
+        super().restore()
+        for now, then in zip(measured, self.network.normalizers(), strict=True):
+            now.require_same(then)
+        write_json(self.run.data, self.data.summary())
+
+    def is_evaluation_due(self) -> bool:
+        """After every evaluate_every_steps and at the end."""
+        step = self.progress.step
+        is_due = step % self.config.evaluate_every_steps == 0 or step == self.config.steps
+        return is_due and all(entry["step"] != step for entry in self.run.metrics.read())
+
+    def is_in_state(self, metrics: Mapping[str, Any]) -> bool:
+        """Whether it was made at or before the restored step."""
+        return metrics["step"] <= self.progress.step
+
+    def evaluate(self, display: ProgressDisplay) -> None:
+        """The action error on the validation demonstrations, where there are any; the best weights are kept."""
+        if self.data.validation is None:
+            return
+        step, error = self.progress.step, self._validation_error()
+        if all(error < entry["error"] for entry in self.run.metrics.read()):
+            save_policy(self.run.best, self.weights_to_save(), {"step": str(step), "error": f"{error:.5f}"})
+        self.run.metrics.append({"step": step, "error": error})
+        display.say(f"step {step}  validation error {error:.4f} standard deviations")
+
+    def after_evaluation_saved(self) -> None:
+        """Draw the losses."""
+        plot_losses(self.run.path / "losses.png", self.run.steps.read())
+
+    def save_weights(self, path: Path, network: ActPolicy) -> None:
+        """A policy checkpoint."""
+        save_policy(path, network)
+
+    def result(self, *, is_finished: bool) -> PolicyTrainingResult:
+        """The best evaluation so far."""
+        best = min(self.run.metrics.read(), key=lambda entry: entry["error"], default=None)
+        best_step, best_error = (None, None) if best is None else (best["step"], best["error"])
+        return PolicyTrainingResult(self.run, self.progress.step, best_step, best_error, is_finished)
+
+    def _with_noise(self, values: Tensor) -> Tensor:
         return values + self.config.input_noise * torch.randn_like(values)
 
     @torch.no_grad()
     def _validation_error(self) -> float:
-        """Mean absolute error of the actions, normalised, that the policy would take of itself, over all frames."""
-        policy, frames = self._shipped().eval(), self.data.validation
+        """Mean absolute error of the actions, normalised, of the policy without the demonstration, over all frames."""
+        policy, frames = self.weights_to_save().eval(), self.data.validation
         assert frames is not None
         total, count = 0.0, 0
         for batch in frames.all_batches(VALIDATION_BATCH, self.config.policy.network.chunk_size):
@@ -176,19 +159,14 @@ class PolicyTraining:
             total, count = total + float(error) * size, count + size
         return total / count
 
-    def _shipped(self) -> ActPolicy:
-        """The average of the weights, or the weights themselves without one."""
-        return self.policy if self.ema is None else self.ema.model
 
-    def _parts(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"policy": self.policy, "optimizer": self.optimizer}
-        return parts if self.ema is None else parts | {"ema": self.ema}
-
-    def _require_finite(self, values: dict[str, float]) -> None:
-        """Raise TrainingError before a step that would spoil the weights."""
-        if not all(math.isfinite(value) for value in values.values()):
-            told = ", ".join(f"{name} {value:g}" for name, value in values.items())
-            raise TrainingError(
-                f"step {self.step}: not finite ({told}); the weights before it are in {self.run.state}. A lower rate, "
-                "a longer warm-up, clip_norm or precision: fp32 may help"
-            )
+def _loop_config(config: TrainPolicyConfig, num_frames: int) -> LoopConfig:
+    return LoopConfig(
+        num_steps=config.steps,
+        steps_per_epoch=max(num_frames // config.batch_size, 1),
+        batch_size=config.batch_size,
+        save_every_steps=config.save_every_steps,
+        clip_norm=config.clip_norm,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+    )

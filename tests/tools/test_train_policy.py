@@ -17,6 +17,7 @@ from handeye.robot.errors import PolicyInputError
 from handeye.robot.learning.act_policy import ActPolicyConfig, Observations
 from handeye.robot.learning.checkpoint import load_policy
 from handeye.robot.learning.config import ImagesConfig, LeRobotDataConfig, TrainPolicyConfig
+from handeye.robot.learning.data import PolicyBatch
 from handeye.robot.learning.train import PolicyTraining
 from handeye.robot.policies.onnx_policy import OnnxPolicy
 from handeye.tools.command_line import run_command
@@ -59,17 +60,17 @@ def write_config(path: Path, root: Path) -> None:
 def test_images_from_the_recording_to_a_file_that_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_demonstrations(tmp_path / "set")
     write_config(tmp_path / "act.yaml", tmp_path / "set")
-    learn = PolicyTraining.learn
+    step = PolicyTraining.step
 
-    def asked_to_stop(training: PolicyTraining) -> tuple[dict[str, float], float]:
-        if training.step == STOPPED_AFTER - 1:
+    def asked_to_stop(training: PolicyTraining, batch: PolicyBatch) -> tuple[dict[str, float], float]:
+        if training.progress.step == STOPPED_AFTER - 1:
             signal.raise_signal(signal.SIGTERM)
-        return learn(training)
+        return step(training, batch)
 
     run = tmp_path / "run"
-    monkeypatch.setattr(PolicyTraining, "learn", asked_to_stop)
+    monkeypatch.setattr(PolicyTraining, "step", asked_to_stop)
     assert run_command(["train-policy", str(tmp_path / "act.yaml"), "--output", str(run)]) == 1
-    monkeypatch.setattr(PolicyTraining, "learn", learn)
+    monkeypatch.setattr(PolicyTraining, "step", step)
     assert run_command(["train-policy", "--resume", str(run), "--json", str(tmp_path / "result.json")]) == 0
     steps = [json.loads(line)["step"] for line in (run / "steps.jsonl").read_text().splitlines()]
     assert steps == list(range(STEPS))

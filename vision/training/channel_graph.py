@@ -1,8 +1,8 @@
-"""Which channels of a network live and die together, found by watching one picture pass through it.
+"""Find which channels of a network must be pruned together, by tracing one image through it.
 
-Every output channel of a convolution is born as a number. Norms, activations and pools hand it on, a concatenation
-lines numbers up, a sum makes its terms one and the same; so residuals and concatenations need no rules of their own.
-What does anything else to a map keeps its channels for good, whatever the architecture.
+Every output channel of a convolution gets a number. Norms, activations and pools pass it on, a concatenation lines
+numbers up, a sum merges those of its terms; so residuals and concatenations need no special rules. Channels that
+meet any other operation are never pruned, whatever the architecture.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ HANDED_ON = frozenset(
 JOINED = frozenset({"add", "add_", "__add__", "__iadd__", "__radd__", "sub", "__sub__"}) | frozenset(
     {"mul", "mul_", "__mul__", "__imul__", "__rmul__"}
 )
-"""Functions of two maps that make the channels of both one."""
+"""Functions of two maps that merge the channels of both."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrackedConvolution:
-    """A convolution as one picture met it; in_channels is None for an input that nobody may narrow."""
+    """A convolution in the trace; in_channels is None for an input that may not become narrower."""
 
     in_channels: Channels | None
     out_channels: Channels
@@ -52,16 +52,16 @@ class TrackedConvolution:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelGraph:
-    """Channels by number; `may_go[n]` tells whether channel n may be removed, wherever it appears."""
+    """Channels by number; `may_go[n]` is whether channel n may be removed, wherever it appears."""
 
     convolutions: Mapping[str, TrackedConvolution]
     norms: Mapping[str, Channels]
     may_go: Bool[np.ndarray, " N"]
     other_macs: int
-    """Multiply-adds of one picture outside these convolutions, which do not change."""
+    """Multiply-adds of one image outside these convolutions, which do not change."""
 
     def macs(self, kept: Bool[np.ndarray, " N"]) -> int:
-        """Multiply-adds of one picture when only the `kept` channels are left."""
+        """Multiply-adds of one image when only the `kept` channels are left."""
         return self.other_macs + sum(_macs(conv, kept) for conv in self.convolutions.values())
 
     def macs_of_each(self, kept: Bool[np.ndarray, " N"]) -> np.ndarray:
@@ -111,7 +111,7 @@ class _Tracker(TorchFunctionMode):
         self._free = {id(part.mix.conv.weight) for _, part in modules if isinstance(part, RepBlock)}
         self._parents: list[int] = []
         self._fixed: set[int] = set()
-        self._numbered: dict[int, tuple[Tensor, Channels]] = {}  # the tensor is held so that its id stays its own
+        self._numbered: dict[int, tuple[Tensor, Channels]] = {}  # holds the tensor, so that its id is not reused
         self._made: dict[str, TrackedConvolution] = {}
         self._normed: dict[str, Channels] = {}
 

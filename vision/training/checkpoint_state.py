@@ -1,8 +1,7 @@
-"""The whole state of a run, so that going on is the same as never having stopped.
+"""Save and load the whole state of a training, so that a resumed run is the same as one that never stopped.
 
-Written beside its place and renamed: whenever the process dies, the file is the old state or the new one, never half.
-A disk without room for it is told before anything is written.
-Read with weights_only, so that a stranger's run folder cannot run code.
+The file is written atomically: whenever the process dies, it is the old state or the new one. A full disk is reported
+before anything is written. It is read with weights_only, so that a run folder from elsewhere cannot run code.
 """
 
 from __future__ import annotations
@@ -26,35 +25,27 @@ from handeye.vision.training.distributed import TrainingError
 
 FORMAT = "handeye-training-1"
 SPARE_BYTES = 16 * 2**20
-"""Room that is left beside what is about to be written, for the journals and pictures of the run."""
+"""Room to leave besides what is about to be written, for the journals and images of the run."""
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
 class Progress:
-    """Where a run is; what it has achieved so far."""
+    """The step a run has reached, and its best evaluation."""
 
     step: int = 0
-    """Optimiser steps done; the batches follow from it."""
+    """Optimizer steps done; they determine the batches."""
     evaluated_epoch: int = 0
-    """Epochs that were done when the weights were last measured."""
+    """Epochs done at the last evaluation."""
     best_value: float | None = None
     best_epoch: int | None = None
 
 
-def save_state(path: Path, progress: Progress, parts: dict[str, Any]) -> None:
-    """Write progress, the state of every part (objects with `state_dict`) and all random generators.
+def save_state(path: Path, progress: Progress, states: Mapping[str, Any]) -> None:
+    """Write progress, states by name and all random generators.
 
-    Raises OSError as `write_state`.
-    """
-    write_state(path, progress, {name: part.state_dict() for name, part in parts.items()})
-
-
-def write_state(path: Path, progress: Progress, states: Mapping[str, Any]) -> None:
-    """The same for states that have been asked for.
-
-    Raises OSError when the disk is full or the file cannot be written; the file before it is whole then.
+    Raises OSError when the disk is full or the file cannot be written; the previous file is intact then.
     """
     content = {
         "format": FORMAT,
@@ -77,8 +68,8 @@ def require_space(folder: Path, content: Any) -> None:
     """Raise OSError (ENOSPC) when the disk of `folder` has no room for the tensors in `content`, nested as they are."""
     needed, free = _num_bytes(content) + SPARE_BYTES, shutil.disk_usage(folder).free
     if free < needed:
-        told = f"No space left on device: {needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free"
-        raise OSError(errno.ENOSPC, told, str(folder))
+        message = f"No space left on device: {needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 def load_state(path: Path, parts: dict[str, Any]) -> Progress:
@@ -104,14 +95,14 @@ def load_state(path: Path, parts: dict[str, Any]) -> Progress:
 
 @contextmanager
 def telling_full_disk(run: Path) -> Iterator[None]:
-    """Turn the error about a disk without room, whatever was being written, into one that says how to go on."""
+    """Turn the error about a full disk, whatever was being written, into one that says how to continue."""
     try:
         yield
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
         raise TrainingError(
-            f"{error.filename or run}: {error.strerror}; the last saved state is whole: make room and go on from it "
+            f"{error.filename or run}: {error.strerror}; the last saved state is intact: free some space and continue "
             f"with --resume {run}"
         ) from error
 
@@ -131,12 +122,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ModelFileError(f"{path}: the state of the run cannot be read: {_first_line(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ModelFileError(f"{path}: is no state of a training run of this version (expected {FORMAT!r})")
+        raise ModelFileError(f"{path}: is not a training state of this version (expected {FORMAT!r})")
     return content
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong without torch's advice to switch its protection off; EOFError has no text at all."""
+    """The message without torch's advice to turn its protection off; EOFError has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one live line on a terminal, one line an epoch in a log file."""
+"""Show the progress of a training (a live line on a terminal, a line per epoch in a log) and stop it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SPEED_STEPS = 50
-"""Images per second are those of the last so many steps."""
+"""Throughput is averaged over the last steps, this many."""
 
 
 class ProgressDisplay:
@@ -25,7 +26,7 @@ class ProgressDisplay:
     def __init__(
         self, console: Console, num_steps: int, steps_per_epoch: int, start_step: int, unit: str = "images"
     ) -> None:
-        """`unit` is what a batch consists of, as the lines name it."""
+        """`unit` is what a batch consists of, as displayed."""
         self.console, self.unit = console, unit
         self.steps_per_epoch = steps_per_epoch
         self.num_steps = num_steps
@@ -50,7 +51,7 @@ class ProgressDisplay:
         self.bar.stop()
 
     def after_step(self, step: int, losses: Mapping[str, float], rate: float, num_images: int) -> None:
-        """`step` steps are done; the last one had these losses and this rate and took so many images."""
+        """`step` steps are done; losses, learning rate and batch size are those of the last one."""
         self.recent.append((time.monotonic(), num_images))
         parts = "  ".join(f"{name} {value:.2f}" for name, value in losses.items() if name != "total")
         numbers = (
@@ -70,14 +71,14 @@ class ProgressDisplay:
         return sum(count for _, count in list(self.recent)[1:]) / max(elapsed, 1e-9)
 
     def remaining_s(self, step: int) -> float | None:
-        """Seconds that the steps after `step` take at the speed of the last ones, measuring left out; None at first."""
+        """Estimated seconds for the steps after `step`, without evaluations; None until it is known."""
         if len(self.recent) < 2:
             return None
         step_s = (self.recent[-1][0] - self.recent[0][0]) / (len(self.recent) - 1)
         return (self.num_steps - step) * step_s
 
     def pause_clock(self) -> None:
-        """Measure the speed anew: what comes now is no training."""
+        """Restart the speed measurement, around anything that is not training."""
         self.recent.clear()
 
     def say(self, text: str) -> None:
@@ -86,7 +87,7 @@ class ProgressDisplay:
 
 
 def memory() -> str:
-    """What this process holds, and the most that its tensors took on the GPU so far."""
+    """Memory of this process, and the peak of its tensors on the GPU."""
     held = f"{psutil.Process().memory_info().rss / 2**30:.1f} GiB"
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         held += f", GPU {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
@@ -101,14 +102,10 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-# SIGINT and SIGTERM as a question that a loop asks: Ctrl-C and pre-emption cost one step, not the run.
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
 class StopRequest:
-    """Within this context the first signal sets `is_set`; a second one acts as it did before.
+    """Within this context the first SIGINT or SIGTERM sets `is_set`, so that the loop can finish its step and save.
 
+    A second one acts as it did before.
     Outside the main thread, where Python allows no handlers, it is never set.
     """
 

@@ -1,14 +1,15 @@
-"""Learning from a teacher: a trained detector whose answers and features a smaller one imitates while it learns.
+"""Knowledge distillation: train a detector to imitate the outputs and features of a larger, trained one.
 
-Equation (28.29) of the specification: L = alpha L_task + (1 - alpha) KL(p_teacher || p_student), to which boxes and
-features join. The teacher sees the same augmented pictures, in eval mode and without gradients.
+Hinton et al. 2015 (arXiv:1503.02531): L = alpha L_task + (1 - alpha) KL(p_teacher || p_student), here with box and
+feature losses added. Logits are divided by a temperature, so that small probabilities matter too, and the divergence
+is multiplied by its square, so that its gradients keep their size. The teacher sees the same augmented images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -32,35 +33,40 @@ from handeye.vision.losses.counting import mean_over_processes
 Weight = Annotated[float, Field(ge=0)]
 
 SCORING = {"detr": "softmax", "rtdetr": "sigmoid", "dfine": "sigmoid"}
-"""How each head of queries scores; those that score alike can teach one another."""
+"""How each query-based head scores; those with the same scoring can teach one another."""
+CERTAIN = 0.3
+"""A query of the teacher stands for an object when one of its classes has at least this probability."""
+L1_COST, GIOU_COST, CLASS_COST = 5.0, 2.0, 2.0
+"""Of matching a student's query to a teacher's; DETR's weights for matching queries to objects."""
 
 
 class DistillationConfig(Config):
-    """Who teaches, and how much its word counts."""
+    """The teacher, and the weights of its losses."""
 
     teacher: Path
     """Native checkpoint (.safetensors) of any detector with the same classes."""
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Weight of the task's own loss; the teacher's has the rest."""
+    """Weight of the task loss; the imitation losses get 1 - alpha."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    """What logits are divided by before they are compared."""
+    """Divides the logits of both before they are compared."""
     logits_weight: Weight = 1.0
-    """Of classes and objectness; 0 with box_weight 0 leaves only the features, which any two architectures share."""
+    """Weight of classes and objectness; with this and box_weight at 0 only features are imitated, which works between
+    any two architectures."""
     box_weight: Weight = 1.0
     feature_weight: Weight = 1.0
-    """Of the necks' maps, at the strides that both have; 1 x 1 convolutions bring the student's to the teacher's
-    channels. They are trained along and not shipped."""
+    """Weight of the necks' feature maps, at the strides that both have; 1 x 1 convolutions map the student's channels
+    to the teacher's. They are trained too, but not saved with the weights."""
 
 
 class StudentOutput(NamedTuple):
-    """What a student says, and its pyramid in the teacher's channels."""
+    """The output of a student or teacher, and its feature maps in the teacher's channels."""
 
     output: DetectorOutput
     adapted: list[Tensor]
 
 
 class Student(nn.Module):
-    """A detector and the adapters of its pyramid: what learns when a teacher is there."""
+    """A detector and the adapters of its feature maps: what is trained with a teacher."""
 
     def __init__(self, detector: Detector, adapters: nn.ModuleDict) -> None:
         super().__init__()
@@ -68,31 +74,31 @@ class Student(nn.Module):
         self.tap = PyramidTap(detector)
 
     def forward(self, images: Float[Tensor, "B 3 H W"], targets: Sequence[BoxTargets]) -> StudentOutput:
-        """(B, 3, H, W) -> the detector's output and one map for each adapter, fine to coarse."""
+        """(B, 3, H, W) -> the detector's output and one feature map per adapter, fine to coarse."""
         output = self.detector(images, targets)
         pyramid = self.tap.take()
         return StudentOutput(output, [adapter(pyramid[int(stride)]) for stride, adapter in self.adapters.items()])
 
 
 class PyramidTap:
-    """Listens to a detector's neck."""
+    """Keeps the feature maps of a detector's last forward pass (a hook on its neck)."""
 
     def __init__(self, detector: Detector) -> None:
         self._strides, self._pyramid = detector.neck.strides, []
-        detector.neck.register_forward_hook(self._hear)
+        detector.neck.register_forward_hook(self._keep)
 
     def take(self) -> dict[int, Tensor]:
-        """The maps (B, C, H, W) of the last call by stride; they are let go of."""
+        """The maps (B, C, H, W) of the last forward pass by stride; afterwards they are no longer held here."""
         pyramid, self._pyramid = dict(zip(self._strides, self._pyramid, strict=True)), []
         return pyramid
 
-    def _hear(self, neck: nn.Module, inputs: object, pyramid: Sequence[Tensor]) -> None:
+    def _keep(self, neck: nn.Module, inputs: object, pyramid: Sequence[Tensor]) -> None:
         del neck, inputs
         self._pyramid = list(pyramid)
 
 
 class Distillation:
-    """A teacher and what its student is told; `network` is what is to be trained in the detector's place."""
+    """A teacher and the losses of imitating it; `network` is trained in place of the detector."""
 
     def __init__(self, config: DistillationConfig, detector: Detector, device: torch.device) -> None:
         """Raises ModelFileError for a teacher that cannot be read, ConfigError for one that cannot teach `detector`."""
@@ -103,24 +109,27 @@ class Distillation:
         self.tap = PyramidTap(self.teacher)
         self.network = Student(detector, _adapters(detector, self.teacher, self.strides)).to(device)
 
-    def add_to(self, optimizer: torch.optim.Optimizer) -> None:
-        """Let the optimiser train the adapters too, at its peak rate and without decay."""
-        if adapters := list(self.network.adapters.parameters()):
-            optimizer.add_param_group({"params": adapters, "weight_decay": 0.0})
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The adapters for the optimizer, which trains them at its peak rate and without weight decay."""
+        adapters = list(self.network.adapters.parameters())
+        return [{"params": adapters, "weight_decay": 0.0}] if adapters else []
 
     @torch.no_grad()
     def ask(self, images: UInt8[Tensor, "B 3 H W"]) -> StudentOutput:
-        """The teacher's answer to pictures in 0..255, and its pyramid at the strides that the student has too."""
+        """The teacher's output for images in 0..255, and its feature maps at the strides that the student has too."""
         output = self.teacher.eval()(normalise_images(images, self.teacher.config.preprocessing))
         pyramid = self.tap.take()
         return StudentOutput(output, [pyramid[stride] for stride in self.strides])
 
     def join(
-        self, task: dict[str, Float[Tensor, ""]], student: StudentOutput, teacher: StudentOutput
+        self,
+        task: dict[str, Float[Tensor, ""]],
+        student_output: StudentOutput,
+        teacher_output: StudentOutput,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The losses of the task and of the imitation, weighted, and their total, which is (28.29)."""
-        with torch.autocast(student.output.rows.device.type, enabled=False):
-            imitated = self._imitation(student, teacher)
+        """The weighted losses of task and imitation, and their total: alpha task + (1 - alpha) imitation."""
+        with torch.autocast(student_output.output.rows.device.type, enabled=False):
+            imitated = self._imitation(student_output, teacher_output)
         alpha = self.config.alpha
         losses = {name: alpha * value for name, value in task.items() if name != "total"}
         losses |= {name: (1 - alpha) * value for name, value in imitated.items()}
@@ -129,7 +138,7 @@ class Distillation:
     def _imitation(self, student: StudentOutput, teacher: StudentOutput) -> dict[str, Tensor]:
         config, losses = self.config, {}
         if config.logits_weight or config.box_weight:
-            parts = _imitated_answers(student.output, teacher.output, config.temperature, self.teacher.config)
+            parts = _imitated_outputs(student.output, teacher.output, config.temperature, self.teacher.config)
             for name, value in parts.items():
                 losses[name] = (config.box_weight if name == "imitated_box" else config.logits_weight) * value
         if config.feature_weight:
@@ -138,20 +147,20 @@ class Distillation:
 
 
 def require_compatible(config: DistillationConfig, student: DetectorConfig, teacher: Detector) -> None:
-    """Raise ConfigError, saying what would be right, where the teacher cannot teach such a student."""
+    """Raise ConfigError, saying what would be right, where the student cannot imitate the teacher."""
     about = f"distillation.teacher {config.teacher}"
     theirs = teacher.config
     if theirs.class_names != student.class_names:
         raise ConfigError(
-            f"{about}: knows the classes {_named(theirs.class_names)}, the student learns "
+            f"{about}: has the classes {_named(theirs.class_names)}; the student has "
             f"{_named(student.class_names)}; both need the same in the same order"
         )
     if not (config.logits_weight or config.box_weight or config.feature_weight):
-        raise ConfigError("distillation: all its weights are 0, so the teacher would teach nothing; leave it out")
-    if (config.logits_weight or config.box_weight) and (why := _why_answers_differ(student, theirs)):
+        raise ConfigError("distillation: all its weights are 0, so nothing would be imitated; leave it out")
+    if (config.logits_weight or config.box_weight) and (why := _why_outputs_differ(student, theirs)):
         raise ConfigError(
-            f"{about}: its answers cannot be compared with the student's: {why}. "
-            "With distillation.logits_weight=0 and distillation.box_weight=0 it teaches by features alone"
+            f"{about}: its outputs cannot be compared with the student's: {why}. "
+            "With distillation.logits_weight=0 and distillation.box_weight=0 only features are imitated"
         )
 
 
@@ -166,7 +175,7 @@ def shared_strides(student: Detector, teacher: Detector) -> tuple[int, ...]:
     return strides
 
 
-def _why_answers_differ(student: DetectorConfig, teacher: DetectorConfig) -> str | None:
+def _why_outputs_differ(student: DetectorConfig, teacher: DetectorConfig) -> str | None:
     ours, theirs = student.head, teacher.head
     if ours.kind in SCORING and theirs.kind in SCORING:
         same = SCORING[ours.kind] == SCORING[theirs.kind]
@@ -177,11 +186,11 @@ def _why_answers_differ(student: DetectorConfig, teacher: DetectorConfig) -> str
         if (ours.version, ours.anchors) != (theirs.version, theirs.anchors):
             return f"its boxes are those of {theirs.version}, the student's of {ours.version}, or the anchors differ"
         if ours.version == "v1":
-            return "v1 predicts no probabilities, but their values"
+            return "v1 predicts probabilities directly, not logits"
     return None
 
 
-def _imitated_answers(
+def _imitated_outputs(
     student: DetectorOutput, teacher: DetectorOutput, temperature: float, config: DetectorConfig
 ) -> dict[str, Tensor]:
     if isinstance(student, QueryOutput) and isinstance(teacher, QueryOutput):
@@ -190,7 +199,7 @@ def _imitated_answers(
     assert isinstance(teacher, GridOutput)
     if len(student.strides) != len(teacher.strides):
         raise ConfigError(
-            f"distillation: the teacher answers for {len(teacher.strides)} cells of a picture, the student for "
+            f"distillation: the teacher predicts {len(teacher.strides)} cells of an image, the student "
             f"{len(student.strides)}; their necks need maps of the same strides"
         )
     is_choice = isinstance(config.head, YoloGridHeadConfig) and config.head.version == "v2"
@@ -198,8 +207,10 @@ def _imitated_answers(
 
 
 def _adapters(student: Detector, teacher: Detector, strides: Sequence[int]) -> nn.ModuleDict:
-    """1 x 1 convolutions from the channels that the student's maps have to the teacher's; pruned necks differ from
-    their plan, so the maps themselves are asked."""
+    """1 x 1 convolutions from the student's channels to the teacher's.
+
+    The channels are counted in the maps: those of a pruned neck differ from its configuration.
+    """
     if not strides:
         return nn.ModuleDict()
     ours, theirs = _map_channels(student), _map_channels(teacher)
@@ -220,22 +231,10 @@ def _named(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-# How far a student is from a teacher: divergences of their probabilities, distances of their boxes and features.
-#
-# Hinton et al. 2015 (arXiv:1503.02531): both logits are divided by a temperature, so that small probabilities speak
-# too,
-# and the divergence is multiplied by its square, so that its gradients keep their size.
-
-CERTAIN = 0.3
-"""A teacher's query speaks of an object when one of its classes is at least so likely."""
-L1_COST, GIOU_COST, CLASS_COST = 5.0, 2.0, 2.0
-"""Of matching a student's query to a teacher's; DETR's weights for matching queries to objects."""
-
-
 def binary_kl(
     student_logits: Float[Tensor, "*shape"], teacher_logits: Float[Tensor, "*shape"], temperature: float
 ) -> Float[Tensor, "*shape"]:
-    """T^2 KL(p_teacher || p_student) of answers that are yes with probability sigmoid(logit / T), one by one."""
+    """T^2 KL(p_teacher || p_student) of independent labels with probability sigmoid(logit / T), elementwise."""
     student, teacher = student_logits.float() / temperature, teacher_logits.float() / temperature
     wanted = teacher.sigmoid()
     cross_entropy = functional.binary_cross_entropy_with_logits(student, wanted, reduction="none")
@@ -246,7 +245,7 @@ def binary_kl(
 def softmax_kl(
     student_logits: Float[Tensor, "*shape classes"], teacher_logits: Float[Tensor, "*shape classes"], temperature: float
 ) -> Float[Tensor, "*shape"]:
-    """T^2 KL(p_teacher || p_student) of one choice out of the last axis, p = softmax(logits / T)."""
+    """T^2 KL(p_teacher || p_student) over the classes of the last axis, p = softmax(logits / T)."""
     student = (student_logits.float() / temperature).log_softmax(dim=-1)
     teacher = (teacher_logits.float() / temperature).log_softmax(dim=-1)
     return temperature**2 * functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
@@ -257,7 +256,7 @@ def imitate_cells(
 ) -> dict[str, Float[Tensor, ""]]:
     """The parts `imitated_objectness`, `imitated_class` and `imitated_box` (1 - IoU) of two heads with the same cells.
 
-    Class and box of a cell count as much as the teacher sees an object there. All sums are divided by the teacher's
+    Class and box of a cell are weighted by the teacher's objectness there. All sums are divided by the teacher's
     sum of objectness over all processes, at least 1. is_choice: the classes exclude one another (YOLO v2).
     """
     weight = teacher.objectness_logits.float().sigmoid().squeeze(-1)
@@ -276,11 +275,11 @@ def imitate_cells(
 
 
 def imitate_queries(student: QueryOutput, teacher: QueryOutput, temperature: float) -> dict[str, Float[Tensor, ""]]:
-    """The parts `imitated_class` and `imitated_box` (absolute error of cx, cy, w, h) of two heads of queries.
+    """The parts `imitated_class` and `imitated_box` (absolute error of cx, cy, w, h) of two query-based heads.
 
-    Queries have no places, so each of the teacher's that is certain of an object is matched to a student's own; the
-    other queries of the student learn from the task alone. Sums are divided by the teacher's certain queries over all
-    processes, at least 1.
+    Queries have no fixed position, so each of the teacher's that is certain of an object is matched to one of the
+    student's; the student's other queries learn from the task alone. Sums are divided by the number of the teacher's
+    certain queries over all processes, at least 1.
     """
     student_index, teacher_index = _matched_queries(student, teacher)
     student_logits, teacher_logits = student.logits[student_index], teacher.logits[teacher_index]
@@ -299,7 +298,7 @@ def imitate_features(
 ) -> Float[Tensor, ""]:
     """1 - Pearson's correlation of every channel over batch and cells, the mean over channels and levels.
 
-    Cao et al. 2022 (arXiv:2207.02039): the sizes of features differ between networks and would drown what they say.
+    Cao et al. 2022 (arXiv:2207.02039): magnitudes differ between networks and would dominate a distance.
     """
     distances = [
         (_standardised(ours.float()) - _standardised(theirs.float())).square().mean() / 2
@@ -310,7 +309,7 @@ def imitate_features(
 
 @torch.no_grad()
 def _matched_queries(student: QueryOutput, teacher: QueryOutput) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Image and query, of the student and of the teacher, of every pair that costs least."""
+    """Image and query indices, of the student and of the teacher, of the matching with the least cost."""
     student_boxes, teacher_boxes = student.boxes_cxcywh_norm.float(), teacher.boxes_cxcywh_norm.float()
     certain = [scores.amax(dim=-1).ge(CERTAIN).nonzero().squeeze(-1) for scores in teacher.scores]
     most = max(len(queries) for queries in certain)
@@ -328,6 +327,6 @@ def _matched_queries(student: QueryOutput, teacher: QueryOutput) -> tuple[tuple[
 
 
 def _standardised(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Mean 0 and variance 1 for every channel; one that never changes becomes 0."""
+    """Mean 0 and variance 1 for every channel; a constant one becomes 0."""
     variance, mean = torch.var_mean(features, dim=(0, 2, 3), correction=0, keepdim=True)
     return (features - mean) * (variance + 1e-6).rsqrt()

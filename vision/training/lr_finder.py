@@ -1,8 +1,8 @@
-"""Which learning rate to train with: raise it a little with each step and watch the loss.
+"""Learning rate range test: raise the learning rate with each step and find where the loss falls most steeply.
 
-Smith 2017 (arXiv:1506.01186, section 3.3) looks at the accuracy and raises the rate linearly; here it grows by the same
+Smith 2017 (arXiv:1506.01186, section 3.3) watches accuracy and raises the rate linearly; here it grows by the same
 factor with each step. Suggested is the rate where the smoothed loss falls most steeply against the logarithm of the
-rate: below it training is slow, not far above it the loss grows without bound.
+rate: below it training is slow, not far above it the loss diverges.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from handeye.vision.training.train_detector import Training
 SMOOTHING = 0.95
 """Share of the old average of the loss kept at each step."""
 DIVERGED = 4.0
-"""The sweep ends where the smoothed loss is so many times its lowest value."""
+"""The sweep ends where the smoothed loss exceeds its lowest value by this factor."""
 FEWEST_STEPS = 10
-"""With fewer of them no slope means anything."""
+"""With fewer no slope is meaningful."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """factor(t) = first (last / first)^(t / (num_steps - 1)); multiplies the optimiser's peak rate."""
+    """factor(t) = first (last / first)^(t / (num_steps - 1)); multiplies the optimizer's peak rate."""
 
     first: float
     last: float
@@ -50,7 +50,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LrSweep:
-    """What a sweep has seen, one entry for each step taken, and the rate it suggests."""
+    """The rate and loss of each step of a sweep, and the rate it suggests."""
 
     rates: Float64[np.ndarray, " N"]
     losses: Float64[np.ndarray, " N"]
@@ -62,7 +62,7 @@ class LrSweep:
 def find_lr(config: TrainDetectorConfig, console: Console, *, num_steps: int, lowest: float, highest: float) -> LrSweep:
     """Train for at most `num_steps` with rates from `lowest` to `highest`; nothing of it is kept.
 
-    Raises UserError where the loss grows without bound before there is anything to see, or the rates are no range.
+    Raises UserError where the loss diverges at once, or the rates are not a range.
     """
     if not (0 < lowest < highest and num_steps >= FEWEST_STEPS):
         raise UserError(f"expected 0 < lowest < highest and at least {FEWEST_STEPS} steps")
@@ -74,7 +74,7 @@ def find_lr(config: TrainDetectorConfig, console: Console, *, num_steps: int, lo
         )
         rates, losses, has_diverged = _sweep(training, config.data.num_workers)
     if len(losses) < FEWEST_STEPS:
-        raise UserError(f"the loss grew without bound within {len(losses)} steps; begin with a lower rate")
+        raise UserError(f"the loss diverged within {len(losses)} steps; start with a lower rate")
     smoothed = smooth(losses)
     return LrSweep(
         np.asarray(rates), np.asarray(losses), smoothed, steepest_descent(np.asarray(rates), smoothed), has_diverged
@@ -87,20 +87,20 @@ def plot_sweep(path: Path, sweep: LrSweep) -> None:
         axes.plot(sweep.rates, sweep.losses, linewidth=0.8, alpha=0.4, label="loss")
         axes.plot(sweep.rates, sweep.smoothed, label="smoothed")
         axes.axvline(sweep.suggested_lr, color="tab:red", label=f"steepest: {sweep.suggested_lr:.2g}")
-        # What lies beyond the end of the sweep would press everything else to the ground.
+        # The diverged end would flatten everything else.
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss", ylim=(0, 1.2 * float(sweep.smoothed[0])))
         axes.legend(frameon=False)
 
 
 def override_of(config: TrainDetectorConfig, rate: float) -> str:
-    """How a configuration is told this peak rate, as `handeye train` takes it behind the file."""
+    """The override of `handeye train` that sets this peak rate."""
     if isinstance(config.optimizer, SgdConfig):
         return f"optimizer.lr_per_image={rate / config.batch_size:.3g}"
     return f"optimizer.lr={rate:.3g}"
 
 
 def smooth(losses: Sequence[float]) -> Float64[np.ndarray, " N"]:
-    """Exponential average, corrected for beginning at zero (Kingma and Ba 2015, section 3)."""
+    """Exponential average, corrected for starting at zero (Kingma and Ba 2015, section 3)."""
     average, smoothed = 0.0, []
     for number, loss in enumerate(losses, start=1):
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -111,7 +111,7 @@ def smooth(losses: Sequence[float]) -> Float64[np.ndarray, " N"]:
 def steepest_descent(rates: Float64[np.ndarray, " N"], smoothed: Float64[np.ndarray, " N"]) -> float:
     """The rate at which the loss falls fastest against log(rate), up to its lowest point.
 
-    The first tenth is left out: the average has seen too little there.
+    The first tenth is left out: the average covers too few steps there.
     """
     begin = len(smoothed) // 10
     end = max(int(smoothed.argmin()) + 1, begin + 3)
@@ -120,7 +120,7 @@ def steepest_descent(rates: Float64[np.ndarray, " N"], smoothed: Float64[np.ndar
 
 
 def _without_ends(config: TrainDetectorConfig, num_steps: int) -> TrainDetectorConfig:
-    """The same training with strong augmentation all along, as many steps as asked for and nothing measured."""
+    """The same training with strong augmentation throughout, num_steps long and without evaluation."""
     return config.model_copy(
         update={
             "epochs": num_steps,

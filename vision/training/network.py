@@ -1,5 +1,4 @@
-"""From a configuration to the network that is trained: fresh or given weights, pruned, rounded; and back to what is
-shipped."""
+"""Build the network that is trained, from fresh or given weights, and save what it has learnt as a float checkpoint."""
 
 from __future__ import annotations
 
@@ -11,79 +10,27 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from rich.console import Console
-from typing_extensions import assert_never
 
 from handeye.vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
-from handeye.vision.training.pruning import (
-    ChannelPruningConfig,
-    MagnitudePruningConfig,
-    WeightMasks,
-    magnitude_masks,
-    prune_channels,
-)
-from handeye.vision.training.quantization_aware import (
-    QuantizationAwareConfig,
-    activation_ranges,
-    quantize,
-    without_quantization,
-)
+from handeye.vision.training.pruning import ChannelPruningConfig, MagnitudePruningConfig
+from handeye.vision.training.quantization_aware import activation_ranges, without_quantization
 
 PruningConfig = Annotated[ChannelPruningConfig | MagnitudePruningConfig, Field(discriminator="kind")]
-"""Which weights leave before the training begins, told apart by `kind`."""
+"""Pruning before the training, by `kind`."""
 ENOUGH_TRAINED = 0.75
-"""Part of a detector's weights that must come from the file it starts from where they are judged: a head for other
-classes may be new."""
+"""Fraction of the weights that must come from `start_from` where trained ones are needed: a head for other classes may
+be fresh."""
 
 
-def begin_network(
-    config: DetectorConfig,
-    start: Path | None,
-    pruning: PruningConfig | None,
-    quantization_aware: QuantizationAwareConfig | None,
-    console: Console,
-) -> tuple[Detector, WeightMasks | None]:
-    """The detector to train and the masks that keep its pruned weights at zero, if it has such.
+def build_network(
+    config: DetectorConfig, start: Path | None, console: Console, *, judged_by: Sequence[str] = ()
+) -> Detector:
+    """A detector with fresh weights, or those of `start` where they fit; a pruned checkpoint brings its widths along.
 
-    A pure function of the configuration and the file it starts from, so a resumed run prunes the same. Raises
-    ModelFileError and ConfigError as the parts do.
-    """
-    judging = {"pruning": pruning is not None, "quantization_aware": quantization_aware is not None}
-    detector, masks = _started(config, start, console, [key for key, is_set in judging.items() if is_set]), None
-    match pruning:
-        case ChannelPruningConfig():
-            detector, report = prune_channels(detector, pruning)
-            _say(console, f"pruned to {report.macs_after / report.macs_before:.2f} of the multiply-adds")
-        case MagnitudePruningConfig():
-            masks = magnitude_masks(detector, pruning)
-            masks.apply(detector)
-        case None:
-            pass
-        case _:
-            assert_never(pruning)
-    if quantization_aware is not None:
-        quantize(detector, quantization_aware)
-    return detector.train(), masks
-
-
-def ship(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
-    """Save a detector as an ordinary float checkpoint; what quantisation learnt of ranges joins its metadata."""
-    ranges = activation_ranges(detector)
-    told = {RANGES_KEY: json.dumps(ranges)} if ranges else {}
-    save_detector(path, without_quantization(detector), {**(extra or {}), **told})
-
-
-def on_device(detector: Detector, device: torch.device, *, channels_last: bool) -> Detector:
-    """The detector on the device that trains it, in the memory layout that it is to have there."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    return detector.to(device).to(memory_format=layout)
-
-
-def _started(config: DetectorConfig, start: Path | None, console: Console, judging: Sequence[str]) -> Detector:
-    """Fresh weights, or those of `start` where they fit; a pruned checkpoint brings its widths along.
-
-    judging: the keys of the configuration that judge weights, which fresh ones do not bear.
+    judged_by: the configuration keys that need trained weights. Raises ModelFileError, and ConfigError where `start`
+    has too few of them.
     """
     if start is None:
         return Detector(config)
@@ -92,16 +39,30 @@ def _started(config: DetectorConfig, start: Path | None, console: Console, judgi
         config = config.model_copy(update={"widths": widths})
     detector = Detector(config)
     fresh = start_from(detector, start)
-    _say(console, f"{start}: all weights taken but {len(fresh)}")
+    say(console, f"{start}: all weights taken but {len(fresh)}")
     sizes = {name: parameter.numel() for name, parameter in detector.named_parameters()}
     taken = 1 - sum(sizes[name] for name in fresh if name in sizes) / sum(sizes.values())
-    if judging and taken < ENOUGH_TRAINED:
+    if judged_by and taken < ENOUGH_TRAINED:
         raise ConfigError(
-            f"{judging[0]} judges trained weights, but {start} has only {taken:.0%} of those of this detector; "
+            f"{judged_by[0]} judges trained weights, but {start} has only {taken:.0%} of those of this detector; "
             "detector must describe the network of that file (show-config prints it)"
         )
     return detector
 
 
-def _say(console: Console, text: str) -> None:
+def save_weights(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
+    """Save a detector as an ordinary float checkpoint; the activation ranges of QAT go into its metadata."""
+    ranges = activation_ranges(detector)
+    metadata = {RANGES_KEY: json.dumps(ranges)} if ranges else {}
+    save_detector(path, without_quantization(detector), {**(extra or {}), **metadata})
+
+
+def on_device(detector: Detector, device: torch.device, *, channels_last: bool) -> Detector:
+    """The detector on the device that trains it, in its memory layout there."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return detector.to(device).to(memory_format=layout)
+
+
+def say(console: Console, text: str) -> None:
+    """One line to the user."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups: weights decay, norms and biases do not."""
+"""Build optimizers with parameter groups (no weight decay on norms and biases); freeze parts; average weights (EMA)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from handeye.vision.training.sharding import own_share
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+M = TypeVar("M", bound=nn.Module)
 
 
 class SgdConfig(Config):
@@ -28,11 +29,11 @@ class SgdConfig(Config):
 
     kind: Literal["sgd"] = "sgd"
     lr_per_image: Positive = 0.01 / 64
-    """Peak learning rate for each image of the batch: the rate grows with the batch size, as in YOLOX."""
+    """Peak learning rate per image: it grows with the batch size, as in YOLOX."""
     momentum: Momentum = 0.9
     weight_decay: NonNegative = 5e-4
     backbone_lr_factor: Positive = 1.0
-    """Factor on the rate of the backbone's weights, for backbones that are trained already."""
+    """Factor on the learning rate of the backbone, for pretrained ones."""
 
 
 class AdamWConfig(Config):
@@ -40,21 +41,21 @@ class AdamWConfig(Config):
 
     kind: Literal["adamw"] = "adamw"
     lr: Positive = 1e-3
-    """Peak learning rate, whatever the batch size."""
+    """Peak learning rate, independent of the batch size."""
     betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     weight_decay: NonNegative = 0.05
     backbone_lr_factor: Positive = 1.0
-    """Factor on the rate of the backbone's weights; 0.1 in the recipes of DETR and RT-DETR, whose backbones come
-    trained."""
+    """Factor on the learning rate of the backbone; 0.1 in the recipes of DETR and RT-DETR, whose backbones are
+    pretrained."""
 
 
 OptimizerConfig = Annotated[SgdConfig | AdamWConfig, Field(discriminator="kind")]
 
 
 def build_optimizer(config: SgdConfig | AdamWConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
-    """The optimiser at its peak rates; schedules multiply them. `batch_size` counts the images of all processes.
+    """The optimizer at its peak learning rates; schedules multiply them. `batch_size` is that of all processes.
 
-    The model's weights below `backbone`, if it has such a part, learn at backbone_lr_factor times the rate.
+    Weights below the model's `backbone`, if it has one, get backbone_lr_factor times the rate.
     """
     match config:
         case SgdConfig():
@@ -80,7 +81,7 @@ def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) ->
 
 
 def _groups_with_rates(config: SgdConfig | AdamWConfig, model: nn.Module, rate: float) -> list[dict[str, Any]]:
-    """The head's groups first: theirs is the rate that is written down at every step."""
+    """The head's groups first: theirs is the learning rate in the journal."""
     if config.backbone_lr_factor == 1:
         return parameter_groups(model.parameters(), config.weight_decay)
     names = dict(model.named_parameters())
@@ -92,13 +93,11 @@ def _groups_with_rates(config: SgdConfig | AdamWConfig, model: nn.Module, rate: 
     return [*parameter_groups(others, config.weight_decay), *slower]
 
 
-# Parts of a detector that do not learn: their weights have no gradients, their batch norms keep their statistics.
-
-
 def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
     """Freeze every parameter whose name is, or lies below, one of the prefixes: "backbone", "backbone.stages.0".
 
-    Raises ConfigError for a prefix that names nothing, and when nothing would be left to learn.
+    Its batch norms keep their statistics when `train_mode` is given the same prefixes.
+    Raises ConfigError for a prefix that names nothing, and when nothing would be left to train.
     """
     for prefix in prefixes:
         parameters = [parameter for name, parameter in model.named_parameters() if is_below(name, prefix)]
@@ -107,7 +106,7 @@ def freeze(model: nn.Module, prefixes: Sequence[str]) -> None:
         for parameter in parameters:
             parameter.requires_grad = False
     if prefixes and not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"freeze: {', '.join(prefixes)} leave no weight that could learn")
+        raise ConfigError(f"freeze: {', '.join(prefixes)} leave no weight to train")
 
 
 def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
@@ -120,12 +119,12 @@ def train_mode(model: nn.Module, frozen: Sequence[str]) -> None:
 
 
 def is_below(name: str, prefix: str) -> bool:
-    """Whether `name` is that part of a network or lies in it."""
+    """Whether a module or parameter is the one named `prefix` or lies below it."""
     return name == prefix or name.startswith(f"{prefix}.")
 
 
 def _near(model: nn.Module, prefix: str) -> str:
-    """What the last part of the prefix that exists has instead."""
+    """What exists instead, below the longest part of the prefix that does."""
     parts, known = prefix.split("."), model
     for number, part in enumerate(parts):
         children = dict(known.named_children())
@@ -136,22 +135,19 @@ def _near(model: nn.Module, prefix: str) -> str:
     return "it has no parameters"
 
 
-# Exponential moving average of the weights (Polyak averaging): what is evaluated and shipped.
-
-M = TypeVar("M", bound=nn.Module)
-
-
 class EmaConfig(Config):
-    """How long the average remembers."""
+    """Decay of the exponential moving average of the weights."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9998
     """Share of the old average kept at each step; 1 / (1 - decay) is about the number of steps remembered."""
     ramp_steps: Annotated[float, Field(gt=0)] = 2000.0
-    """Time constant with which the decay grows to its value, so that early weights are soon forgotten."""
+    """Time constant with which the decay grows to its value, so that early weights are forgotten quickly."""
 
 
 class Ema(Generic[M]):
-    """After step t (1, 2, ...): average <- d average + (1 - d) weights, with d = decay (1 - exp(-t / ramp_steps)).
+    """Exponential moving average of the weights (Polyak averaging), which is evaluated and saved.
+
+    After step t (1, 2, ...): average <- d average + (1 - d) weights, with d = decay (1 - exp(-t / ramp_steps)).
 
     Parameters and floating-point buffers (running means and variances of norms) are averaged, counters are copied.
     """
@@ -168,7 +164,7 @@ class Ema(Generic[M]):
 
     @torch.no_grad()
     def update(self, model: M) -> None:
-        """Take one step of `model`, which must be shaped like the one averaged, into the average."""
+        """Average the weights of `model` after a step in."""
         self.num_updates += 1
         averages, values = [], []
         own = self.model.state_dict()
@@ -185,6 +181,6 @@ class Ema(Generic[M]):
         return {"num_updates": self.num_updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Take what `state_dict` gave."""
         self.num_updates = state["num_updates"]
         self.model.load_state_dict(state["model"])

@@ -1,7 +1,7 @@
-"""Which arithmetic a training computes in: bf16 where the hardware has it, fp32 where it would have to be imitated.
+"""Choose the precision of a training: bf16 where the hardware has it, fp32 where it would be emulated.
 
-A run decides once, before its first step. What it decided is written into its folder, so that it goes on the same
-wherever it is resumed.
+A run chooses once, before its first step, and writes its choice into its folder, so that it continues the same wherever
+it is resumed.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class _HasPrecision(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bf16:
-    """Whether bf16 is worth choosing on a device, and why."""
+    """Whether bf16 is fast on a device, and why."""
 
     is_fast: bool
     why: str
-    """What computes it (AMX), or what keeps it from being computed."""
+    """What computes it (AMX), or why it is slow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Processor:
-    """What a processor can, and what the libraries are allowed to use of it."""
+    """Instruction sets of a CPU, and limits on their use by the libraries."""
 
     has_amx: bool = False
     has_avx512_bf16: bool = False
@@ -88,7 +88,7 @@ def this_processor(environment: Mapping[str, str] = os.environ) -> Processor:
 
 
 def bf16_of_device(device: torch.device) -> Bf16:
-    """The same for what a training runs on. Kinds of devices that nobody measured count as slow."""
+    """The same for the device of a training. Device types that were not measured count as slow."""
     if device.type == "cpu":
         return bf16_of_processor(this_processor())
     if device.type != "cuda":
@@ -100,9 +100,9 @@ def bf16_of_device(device: torch.device) -> Bf16:
 
 
 def settle_precision(config: C, run: RunFolder, device: torch.device) -> tuple[C, str]:
-    """The configuration with the precision that the run computes in, kept in its folder; and the line that says so.
+    """The configuration with its precision settled, which is kept in the run folder; and a line that says so.
 
-    `auto` is what the run began with, or bf16 where all processes compute it: they wait for the slowest of them.
+    `auto` is what the run started with, or bf16 where all processes have it: they wait for the slowest of them.
     Raises ConfigError for fp16 without a GPU.
     """
     asked = cast("_HasPrecision", config).precision
@@ -119,14 +119,14 @@ def settle_precision(config: C, run: RunFolder, device: torch.device) -> tuple[C
 
 
 def with_settled(asked: C, stored: C) -> C:
-    """A configuration that leaves the precision open, with what a run has settled on."""
+    """A configuration whose precision is auto, with what a run has settled on."""
     if getattr(asked, "precision", None) != "auto":
         return asked
     return asked.model_copy(update={"precision": cast("_HasPrecision", stored).precision})
 
 
 def weakest(found: Sequence[Bf16]) -> Bf16:
-    """What all processes together can: the first that computes no bf16 decides, and is named where there are others."""
+    """What all processes have: the first without bf16 decides, and is named where there are others."""
     for number, bf16 in enumerate(found):
         if not bf16.is_fast:
             return bf16 if len(found) == 1 else Bf16(is_fast=False, why=f"process {number}: {bf16.why}")

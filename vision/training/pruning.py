@@ -1,7 +1,11 @@
-"""Structured pruning: whole channels leave, so that file and time shrink with them.
+"""Prune a detector: remove whole channels (structured), or keep small weights at zero (unstructured).
 
-Importance is the size of a channel's filter (Li et al. 2017, arXiv:1608.08710) or of its batch norm's scale
-(Liu et al. 2017, arXiv:1708.06519). What is least important for the multiply-adds that it costs goes first.
+Removed channels make file and inference time smaller. Their importance is the size of a channel's filter (Li et al.
+2017, arXiv:1608.08710) or of its batch norm's scale (Liu et al. 2017, arXiv:1708.06519). What is least important for
+the multiply-adds that it costs goes first.
+
+Zeroed weights (Han et al. 2015, arXiv:1506.02626) save only where zeros are compressed or skipped: w' = w where
+|w| > tau, else 0, with one tau for the whole detector, so that layers full of small weights lose more.
 """
 
 from __future__ import annotations
@@ -27,22 +31,22 @@ Kept = Bool[np.ndarray, " N"]
 
 
 class ChannelPruningConfig(Config):
-    """How small a detector becomes, and by what its channels are judged."""
+    """How many multiply-adds are left, and how channels are ranked."""
 
     kind: Literal["channels"] = "channels"
     keep_macs: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Largest part of the multiply-adds (half the FLOPs) of one picture that is left."""
+    """Largest fraction of the multiply-adds (half the FLOPs) of one image that is left."""
     importance: Literal["l1", "norm_scale"] = "l1"
     """`l1`: the sum of a channel's absolute kernel weights; `norm_scale`: the absolute scale of its batch norm."""
     multiple: Annotated[int, Field(gt=0)] = 16
-    """Channels that live together stay a multiple of this: engines compute in blocks of 16 anyway."""
+    """Groups of channels that are pruned together keep a multiple of this: engines compute in blocks of 16 anyway."""
     least: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """Part of the channels of every layer that stays whatever they are worth."""
+    """Fraction of the channels of every layer that stays, however unimportant."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPruningReport:
-    """What was removed; multiply-adds are those of one picture of the configured size."""
+    """What was removed; multiply-adds are those of one image of the configured size."""
 
     macs_before: int
     macs_after: int
@@ -53,9 +57,9 @@ class ChannelPruningReport:
 
 
 def prune_channels(detector: Detector, config: ChannelPruningConfig) -> tuple[Detector, ChannelPruningReport]:
-    """A smaller detector with the weights of the channels that stay, its widths in its configuration.
+    """A smaller detector with the weights of the channels that stay and its new widths in its configuration.
 
-    Raises ConfigError when so many multiply-adds cannot be saved, and for an importance that the detector has not.
+    Raises ConfigError when keep_macs cannot be reached, and for an importance that the detector lacks.
     """
     graph = channel_graph(detector)
     importance = channel_importance(detector, graph, config.importance)
@@ -71,7 +75,7 @@ def prune_channels(detector: Detector, config: ChannelPruningConfig) -> tuple[De
 def channel_importance(
     detector: Detector, graph: ChannelGraph, importance: Literal["l1", "norm_scale"]
 ) -> Float[np.ndarray, " N"]:
-    """The mean over all layers that make a channel, in each of which the mean over its channels is 1."""
+    """The importance of each channel: the mean over all layers that produce it, each scaled to a mean of 1."""
     match importance:
         case "l1":
             layers = [
@@ -91,12 +95,12 @@ def channel_importance(
         np.add.at(sums, channels, sizes / max(float(sizes.mean()), np.finfo(np.float64).tiny))
         np.add.at(counts, channels, 1)
     if importance == "norm_scale" and not counts[graph.may_go].all():
-        raise ConfigError("importance norm_scale: not every convolution has a batch norm of its own here; use l1")
+        raise ConfigError("importance norm_scale: not every convolution has its batch norm here; use l1")
     return sums / np.maximum(counts, 1)
 
 
 def choose_channels(graph: ChannelGraph, importance: Float[np.ndarray, " N"], config: ChannelPruningConfig) -> Kept:
-    """The channels to keep: block by block, that goes whose share in its layer is least for what it saves."""
+    """The channels to keep: first goes the block with the least importance per saved multiply-add."""
     kept = np.ones(len(importance), dtype=bool)
     families = [family[np.argsort(importance[family], kind="stable")] for family in graph.families()]
     wanted = config.keep_macs * graph.macs(kept)
@@ -120,7 +124,7 @@ def choose_channels(graph: ChannelGraph, importance: Float[np.ndarray, " N"], co
 
 
 def keep_channels(detector: Detector, graph: ChannelGraph, kept: Kept) -> Detector:
-    """The detector of only the `kept` channels, in eval mode; where the others were silent it computes the same."""
+    """The detector of only the `kept` channels, in eval mode; where the others were zero it computes the same."""
     weights = detector.state_dict()
     widths = dict(detector.config.widths)
     for name, conv in graph.convolutions.items():
@@ -145,9 +149,9 @@ def keep_channels(detector: Detector, graph: ChannelGraph, kept: Kept) -> Detect
 
 
 def _next_block(left: Channels, size: int, config: ChannelPruningConfig) -> Channels:
-    """The least important channels of a family that would go next; none where it is at its least.
+    """The least important channels of a family, which would go next; none where it has reached its minimum.
 
-    left: its channels that are left, the least important first, of `size` at the beginning.
+    left: its remaining channels, the least important first; it had `size` at the beginning.
     """
     least = max(config.multiple, int(np.ceil(config.least * size)))
     number = len(left) % config.multiple or config.multiple
@@ -158,22 +162,14 @@ def _where(chosen: Bool[np.ndarray, " C"]) -> Tensor:
     return torch.from_numpy(np.flatnonzero(chosen))
 
 
-# Unstructured pruning: small weights become zero and stay zero while the rest learns on.
-#
-# Equation (28.30) of the specification: w' = w where |w| > tau, else 0. One tau for the whole detector, so that
-# layers
-# full of small weights lose more (Han et al. 2015, arXiv:1506.02626). Files and time shrink only where zeros are
-# compressed or skipped; for real savings on common engines prune channels.
-
-
 class MagnitudePruningConfig(Config):
-    """How many weights go."""
+    """How many weights become zero."""
 
     kind: Literal["magnitude"] = "magnitude"
     sparsity: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    """Part of the kernel weights that become zero; norms and biases stay."""
+    """Fraction of the kernel weights that become zero; norms and biases stay."""
     spared_parts: tuple[str, ...] = ()
-    """Names of what is left whole, with all below it."""
+    """Names of modules that are not pruned, nor anything below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +189,7 @@ class WeightMasks:
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
-        """Set what does not stay to zero."""
+        """Set the pruned weights to zero."""
         for name, mask in self._masks.items():
             network.get_parameter(name).mul_(mask)
 
@@ -202,11 +198,11 @@ class WeightMasks:
         return WeightMasks({name: mask.to(device) for name, mask in self._masks.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Which weights stay, by the name of the kernel: a run that goes on does not judge them again."""
+        """Which weights stay, by the name of the kernel: a resumed run does not choose again."""
         return dict(self._masks)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on with what `state_dict` gave. Raises KeyError for a kernel that is not there."""
+        """Take what `state_dict` gave. Raises KeyError for a kernel that is not there."""
         self._masks = {name: state[name].to(mask.device) for name, mask in self._masks.items()}
 
 
@@ -238,7 +234,7 @@ def sparsity_report(network: nn.Module) -> list[LayerSparsity]:
 
 
 def _threshold(magnitudes: Tensor, sparsity: float) -> Tensor:
-    """tau: the k-th smallest magnitude, k the part that goes; below all of them where none goes."""
+    """tau: the k-th smallest magnitude, k the number to prune; below all of them for none."""
     number = round(sparsity * len(magnitudes))
     return magnitudes.kthvalue(number).values if number else magnitudes.new_tensor(-1.0)
 

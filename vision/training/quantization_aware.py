@@ -1,6 +1,6 @@
-"""Training that feels int8: convolutions see their inputs and kernels rounded, gradients pass as if they were not.
+"""Quantization-aware training (QAT): convolutions with inputs and kernels rounded to int8, straight-through gradients.
 
-Jacob et al. 2018 (arXiv:1712.05877), in the symmetric form that edge engines want: int8 in [-127, 127], one scale for
+Jacob et al. 2018 (arXiv:1712.05877), in the symmetric form that edge engines use: int8 in [-127, 127], one scale for
 an input, one for each output channel of a kernel. Bengio et al. 2013 (arXiv:1308.3432): straight-through gradients.
 """
 
@@ -23,21 +23,21 @@ from handeye.vision.training.optimizer import is_below
 LEVELS = 127
 """Integers on either side of 0; -128 stays unused, so that a scale serves both signs."""
 RANGE_KEY = "input_amax"
-"""Name of the buffer in which a quantised convolution keeps its range."""
+"""Buffer in which a quantized convolution keeps its range."""
 
 
 class QuantizationAwareConfig(Config):
-    """Which convolutions learn to live with int8. Start from trained weights (start_from), at a tenth of their rate."""
+    """Which convolutions are quantized. Start from trained weights (start_from), at a tenth of their learning rate."""
 
     float_parts: tuple[str, ...] | None = None
-    """Names of what stays in floating point, with all below it. null: the first and last convolutions, which lose most,
-    the same as export keeps in float: those that see the image and those that no other convolution reads."""
+    """Names of modules that stay in floating point, with all below them. null: the first and last convolutions, which
+    lose most and which export keeps in float too: those that read the image and those that none reads."""
     range_momentum: Annotated[float, Field(gt=0, le=1)] = 0.05
     """Weight of a batch's largest input in the running average that becomes the range."""
 
 
 class QuantizedConv2d(nn.Conv2d):
-    """A convolution of rounded inputs with a rounded kernel. Its weights keep the names of the one that it replaces.
+    """A convolution with rounded inputs and kernel. Its weights have the names of the one that it replaces.
 
     A batch norm behind it multiplies each output channel by one number, so the kernel rounds to the same integers
     before it is folded as after.
@@ -82,9 +82,9 @@ class QuantizedConv2d(nn.Conv2d):
 
 
 def round_symmetric(values: Float[Tensor, "*shape"], amax: Float[Tensor, "..."]) -> Float[Tensor, "*shape"]:
-    """The nearest of the 255 values k amax / 127, |k| <= 127; the slope is 1 within [-amax, amax] and 0 beyond it.
+    """The nearest of the 255 values k amax / 127, |k| <= 127; its gradient is 1 within [-amax, amax] and 0 outside.
 
-    An amax of 0 leaves nothing but 0. Computed in single precision, given back in the precision of `values`.
+    An amax of 0 gives 0. Computed in single precision, returned in the precision of `values`.
     """
     scale = amax.float() / LEVELS
     steps = (values.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)).clamp(-LEVELS, LEVELS)
@@ -92,10 +92,10 @@ def round_symmetric(values: Float[Tensor, "*shape"], amax: Float[Tensor, "..."])
 
 
 def quantize(detector: Detector, config: QuantizationAwareConfig) -> None:
-    """Replace every convolution of `detector` that is not to stay float.
+    """Replace every convolution of `detector` that does not stay float.
 
-    The two halves of a RepVGG block stay float: what runs is their sum, which is neither of them rounded. Raises
-    ConfigError for a part that does not exist and when nothing is left to quantise.
+    The two branches of a RepVGG block stay float: inference uses their sum, which is neither of them rounded. Raises
+    ConfigError for a part that does not exist and when nothing is left to quantize.
     """
     float_parts = first_and_last(detector) if config.float_parts is None else config.float_parts
     for part in float_parts:
@@ -108,7 +108,7 @@ def quantize(detector: Detector, config: QuantizationAwareConfig) -> None:
         if type(part) is nn.Conv2d and not any(is_below(name, spare) for spare in spared)
     ]
     if not chosen:
-        raise ConfigError("quantization_aware: float_parts leave no convolution to quantise")
+        raise ConfigError("quantization_aware: float_parts leave no convolution to quantize")
     for name in chosen:
         replace_module(detector, name, QuantizedConv2d.of(_convolution(detector, name), config.range_momentum))
 
@@ -116,7 +116,7 @@ def quantize(detector: Detector, config: QuantizationAwareConfig) -> None:
 def first_and_last(detector: Detector) -> tuple[str, ...]:
     """The convolutions that read no other convolution's channels, such as the image, or are read by none."""
     convolutions = channel_graph(detector).convolutions
-    # A depthwise convolution hands its channels on; who mixes them reads them.
+    # A depthwise convolution passes its channels on; what mixes them reads them.
     readers = (conv for conv in convolutions.values() if not conv.is_depthwise)
     read = {int(channel) for conv in readers if conv.in_channels is not None for channel in conv.in_channels}
     return tuple(
@@ -127,14 +127,14 @@ def first_and_last(detector: Detector) -> tuple[str, ...]:
 
 
 def activation_ranges(detector: Detector) -> dict[str, float]:
-    """amax of the input of every quantised convolution, by the convolution's name; empty without any."""
+    """amax of the input of every quantized convolution, by the convolution's name; empty without any."""
     return {
         name: float(part.input_amax) for name, part in detector.named_modules() if isinstance(part, QuantizedConv2d)
     }
 
 
 def without_quantization(detector: Detector) -> Detector:
-    """The float detector with the same weights: what is saved. The detector itself where nothing is quantised."""
+    """The float detector with the same weights: what is saved. The detector itself where nothing is quantized."""
     if not activation_ranges(detector):
         return detector
     plain = Detector(detector.config)
@@ -144,7 +144,7 @@ def without_quantization(detector: Detector) -> Detector:
 
 
 def replace_module(parent: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Put another module in the place of that name."""
+    """Replace the module of that name."""
     path, _, last = name.rpartition(".")
     setattr(parent.get_submodule(path), last, replacement)
 

@@ -1,9 +1,9 @@
-"""The folder of a run: what was asked for, what happened step by step, and the weights.
+"""The folder of a run: its configuration, journals, state and weights.
 
 config.yaml     the resolved configuration           run.json        command, code version, machine
-constraints.txt every package's version, for pip     data.json       what there was to learn from
-steps.jsonl     a line for each optimiser step       metrics.jsonl   a line for each evaluation
-state.pt        everything needed to go on           last.safetensors, best.safetensors
+constraints.txt every package's version, for pip     data.json       summary of the training data
+steps.jsonl     a line for each optimizer step       metrics.jsonl   a line for each evaluation
+state.pt        everything needed to resume          last.safetensors, best.safetensors
 report.html     all of it on one page                evaluation.json, *.png, batches/, worst/
 """
 
@@ -51,7 +51,7 @@ class RunFolder:
         run = RunFolder(path)
         if run.config.exists():
             raise UserError(
-                f"{run.path} holds a run already; go on with --resume {run.path}, or name another folder with --output"
+                f"{run.path} holds a run already; continue it with --resume {run.path}, or name another with --output"
             )
         if run.path.exists() and not run.path.is_dir():
             raise UserError(f"{run.path} is a file; --output names the folder of the run")
@@ -67,13 +67,13 @@ class RunFolder:
         return run
 
     def keep_config(self, config: Config) -> None:
-        """Write the resolved configuration in the place of the one that lies there."""
+        """Write the resolved configuration, replacing the one that is there."""
         with replacing(self.config) as beside:
             beside.write_text(dump_config(config), encoding="utf-8")
 
     @contextmanager
     def kept_once_begun(self) -> Iterator[None]:
-        """For a new run: a user's mistake that ends it before its first step leaves nothing, its name is free."""
+        """For a new run: a UserError before its first step removes the folder, so that its name is free again."""
         try:
             yield
         except UserError:
@@ -107,7 +107,7 @@ class RunFolder:
 
 
 class Journal:
-    """A file of JSON lines that only grows, but for the lines after the state that a run goes on from."""
+    """A file of JSON lines, appended to; a resumed run drops the lines after its saved state."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,7 +122,7 @@ class Journal:
         return list(self._whole_lines())
 
     def keep(self, is_wanted: Callable[[dict[str, Any]], bool]) -> None:
-        """Drop the other entries: the run goes back to its last state and makes them again."""
+        """Drop the other entries, which the resumed run makes again."""
         if not self.path.exists():
             return
         kept = [entry for entry in self._whole_lines() if is_wanted(entry)]
@@ -140,7 +140,7 @@ class Journal:
 
 
 def describe_origin() -> dict[str, object]:
-    """What made a run: the command, the code's git state, the versions of what computes."""
+    """Provenance of a run: the command, the git state of the code, versions of the main packages."""
     return {
         "command": sys.argv,
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -153,7 +153,7 @@ def describe_origin() -> dict[str, object]:
 
 def describe_packages() -> str:
     """The version of every installed package but this one, as `pip install --constraint` reads it."""
-    described = [one.metadata for one in distributions()]  # read anew at every look
+    described = [one.metadata for one in distributions()]  # read again at every access
     found = {str(one["Name"]).lower(): one["Version"] for one in described if one["Name"]}
     return "".join(f"{name}=={found[name]}\n" for name in sorted(found) if name != "handeye")
 

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it goes on: trackers, the first batches, pictures of each evaluation, one page."""
+"""Record a run while it trains: loggers (TensorBoard, W&B, MLflow), images of batches and evaluations, the report."""
 
 from __future__ import annotations
 
@@ -43,10 +43,16 @@ from handeye.vision.training.run_report import write_run_report
 DRAWN_BATCHES = 3
 WORST_IMAGES = 8
 IOU_THRESHOLD = 0.5
+MAX_IMAGES = 16
+SIDE_PX = 320
+"""Longer side of an image as it is drawn."""
+CROWD_COLOUR = (150, 150, 150)
+PROJECT = "handeye"
+"""Its name in the loggers."""
 
 
 class RunRecord:
-    """Told of each step and evaluation; only the main process's writes anything."""
+    """Records every step and evaluation; only the main process writes anything."""
 
     def __init__(
         self,
@@ -56,19 +62,19 @@ class RunRecord:
         preprocessing: Preprocessing,
         splits: Mapping[str, AnnotationSet],
     ) -> None:
-        """`splits` are the annotations by their part in the training, "train" first."""
+        """`splits` are the annotations by split, "train" first."""
         self.config, self.run, self.accelerator, self.preprocessing = config, run, accelerator, preprocessing
         self.class_names = splits["train"].categories.names
         self.data = {split: _describe(annotations) for split, annotations in splits.items()}
 
     def begin(self, first_step: int) -> None:
-        """Open the trackers and write down what there is to learn from."""
-        start_trackers(self.accelerator, self.run.path, self.config, first_step)
+        """Open the loggers and write the summary of the data."""
+        start_loggers(self.accelerator, self.run.path, self.config, first_step)
         if self.accelerator.is_main_process:
             write_json(self.run.data, self.data)
 
     def after_step(self, entry: Mapping[str, Any], batch: Batch) -> None:
-        """`entry` is the step's line in the journal; the main process's share of the first batches is drawn."""
+        """Log a step, given its line in the journal; draw the first batches (the main process's share)."""
         step = entry["step"]
         values = {f"loss/{name}": value for name, value in entry["losses"].items()}
         figures = values | {"lr": entry["lr"], "gradient_norm": entry["gradient_norm"]}
@@ -80,7 +86,7 @@ class RunRecord:
     def after_evaluation(
         self, entry: Mapping[str, Any], annotations: AnnotationSet, images: Path, detections: Mapping[int, Detections]
     ) -> None:
-        """`entry` is the evaluation's line in the journal; draws what the detector does well and badly."""
+        """Log an evaluation, given its line in the journal; draw its curves and the worst images."""
         scores = {f"validation/{key}": value for key, value in entry.items() if key.startswith(("AP", "AR"))}
         figures = {key: value for key, value in scores.items() if isinstance(value, float)}
         self.accelerator.log(figures, step=entry["step"])
@@ -103,15 +109,15 @@ class RunRecord:
         write_json(self.run.evaluation, description)
 
     def write_page(self) -> None:
-        """The losses so far and the page; both replace those before them."""
+        """Draw the losses so far and write the report."""
         if self.accelerator.is_main_process:
             plot_losses(self.run.path / "losses.png", self.run.steps.read())
             write_run_report(self.run)
 
     def finish(self) -> None:
-        """The last page, and whatever the trackers hold back."""
+        """Write the last report and flush the loggers."""
         self.write_page()
-        finish_trackers(self.accelerator)
+        finish_loggers(self.accelerator)
 
 
 def _describe(annotations: AnnotationSet) -> dict[str, object]:
@@ -125,7 +131,7 @@ def _describe(annotations: AnnotationSet) -> dict[str, object]:
 
 
 def _describe_class(curve: PrecisionRecall) -> dict[str, object]:
-    """A class at its own best threshold."""
+    """A class at its best threshold."""
     best = np.array([curve.best_threshold])
     (precision,), (recall,) = curve.at(best)
     return {
@@ -149,7 +155,7 @@ def _draw_worst(
     detections: Mapping[int, Detections],
     score_threshold: float,
 ) -> list[dict[str, object]]:
-    """Draw the worst images, drop pictures of an earlier evaluation, and tell what is on each."""
+    """Draw the worst images, delete those of an earlier evaluation; returns a description of each."""
     worst, described = worst_images(annotations, detections, score_threshold, WORST_IMAGES, IOU_THRESHOLD), []
     for number, matched in enumerate(worst):
         path = folder / f"{number:02d}.png"
@@ -168,29 +174,24 @@ def _draw_worst(
     return described
 
 
-# A batch as the network sees it: augmented images with the boxes that it is to learn from, on one picture.
-
-MAX_IMAGES = 16
-SIDE_PX = 320
-"""Longer side of an image as it is drawn."""
-CROWD_COLOUR = (150, 150, 150)
-
-
 def draw_batch(path: Path, batch: Batch, class_names: tuple[str, ...], preprocessing: Preprocessing) -> None:
-    """Write at most MAX_IMAGES images in a grid; grey boxes are regions that are left out of the loss."""
-    pictures = batch.images[:MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
+    """Write a batch as the network sees it, augmented and with its target boxes: at most MAX_IMAGES images in a grid.
+
+    Grey boxes are regions that the loss ignores.
+    """
+    images = batch.images[:MAX_IMAGES].permute(0, 2, 3, 1).cpu().numpy()
     if preprocessing.colour == "bgr":
-        pictures = pictures[..., ::-1]
-    tiles = [_tile(picture, batch, number, class_names) for number, picture in enumerate(pictures)]
+        images = images[..., ::-1]
+    tiles = [_tile(image, batch, number, class_names) for number, image in enumerate(images)]
     write_image(path, _grid(tiles))
 
 
 def _tile(
-    picture: UInt8[np.ndarray, "h w 3"], batch: Batch, number: int, class_names: tuple[str, ...]
+    image: UInt8[np.ndarray, "h w 3"], batch: Batch, number: int, class_names: tuple[str, ...]
 ) -> UInt8[np.ndarray, "tile_h tile_w 3"]:
-    scale = SIDE_PX / max(picture.shape[:2])
+    scale = SIDE_PX / max(image.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    tile = cv2.resize(np.ascontiguousarray(picture), None, fx=scale, fy=scale, interpolation=method)
+    tile = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=method)
     boxes = batch.boxes[number]
     for box, class_id, is_crowd in zip(boxes.xyxy, boxes.class_ids, boxes.is_crowd, strict=True):
         colour = CROWD_COLOUR if is_crowd else class_colour(int(class_id))
@@ -199,7 +200,7 @@ def _tile(
 
 
 def _grid(tiles: Sequence[UInt8[np.ndarray, "tile_h tile_w 3"]]) -> UInt8[np.ndarray, "h w 3"]:
-    """Tiles of one size in rows, as near to a square as they go; white where none is left."""
+    """Tiles of one size in rows, nearly square; white where none is left."""
     num_columns = math.ceil(math.sqrt(len(tiles)))
     missing = -len(tiles) % num_columns
     cells = [*tiles, *[np.full_like(tiles[0], 255)] * missing]
@@ -207,24 +208,19 @@ def _grid(tiles: Sequence[UInt8[np.ndarray, "tile_h tile_w 3"]]) -> UInt8[np.nda
     return np.vstack(rows)
 
 
-# Figures sent to TensorBoard, Weights & Biases or MLflow, through accelerate; the run folder has them all anyway.
-
-PROJECT = "handeye"
-
-
-def tracker_options(names: Sequence[str], run: Path) -> dict[str, Any]:
-    """What an Accelerator is to be made with. Raises MissingPackageError where accelerate would say nothing."""
+def logger_options(names: Sequence[str], run: Path) -> dict[str, Any]:
+    """Arguments of an Accelerator for these loggers. Raises MissingPackageError where accelerate would say nothing."""
     for name in names:
         if find_spec(name) is None:
             raise MissingPackageError(
-                f"trackers: {name} is not installed; add it with: pip install {name}, or leave it out of trackers"
+                f"loggers: {name} is not installed; add it with: pip install {name}, or leave it out of loggers"
             )
-    folders = ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "trackers"))
+    folders = ProjectConfiguration(project_dir=str(run), logging_dir=str(run / "loggers"))
     return {"log_with": list(names) or None, "project_config": folders}
 
 
-def start_trackers(accelerator: Accelerator, run: Path, config: Config, first_step: int) -> None:
-    """Open the trackers that the Accelerator was made with; what TensorBoard has from `first_step` on is replaced."""
+def start_loggers(accelerator: Accelerator, run: Path, config: Config, first_step: int) -> None:
+    """Open the loggers of the Accelerator; what TensorBoard has from `first_step` on is replaced."""
     options = {
         "tensorboard": {"purge_step": first_step},
         "wandb": {"name": run.name, "dir": str(run)},
@@ -233,14 +229,14 @@ def start_trackers(accelerator: Accelerator, run: Path, config: Config, first_st
     accelerator.init_trackers(PROJECT, config=flat(config.model_dump(mode="json")), init_kwargs=options)
 
 
-def finish_trackers(accelerator: Accelerator) -> None:
-    """Write out what they hold back. (Accelerator.end_training would end the group of processes as well.)"""
-    for tracker in accelerator.trackers:
-        tracker.finish()
+def finish_loggers(accelerator: Accelerator) -> None:
+    """Flush them. (Accelerator.end_training would end the process group as well.)"""
+    for logger in accelerator.trackers:
+        logger.finish()
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | int | float]:
-    """Nested values under dotted keys; what is neither number nor text as JSON."""
+    """Nested values under dotted keys; what is neither a number nor text as JSON."""
     values: dict[str, str | int | float] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):

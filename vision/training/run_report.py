@@ -1,4 +1,4 @@
-"""One page about a run, made of what its folder holds: it can be read while the run goes on, and sent as one file."""
+"""Write report.html, one self-contained page about a run, from what its folder holds; also while it trains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_CLASSES = 200
 
 
 def write_run_report(run: RunFolder) -> Path:
-    """Write report.html, whole or not at all, with every picture inside; returns the page."""
+    """Write report.html atomically, with all images inside; returns its path."""
     sections = (
         _summary(run),
         _data(run),
@@ -35,7 +35,7 @@ def write_run_report(run: RunFolder) -> Path:
 
 def _summary(run: RunFolder) -> str:
     steps, metrics = run.steps.read(), run.metrics.read()
-    rows: dict[str, object] = {"optimiser steps": len(steps)}
+    rows: dict[str, object] = {"optimizer steps": len(steps)}
     if steps:
         rows["last losses"] = ", ".join(f"{name} {value:.3f}" for name, value in steps[-1]["losses"].items())
     if metrics:
@@ -43,7 +43,7 @@ def _summary(run: RunFolder) -> str:
         best = max(metrics, key=lambda entry: entry[metric])
         rows[f"best {metric}"] = f"{best[metric]:.4f} after epoch {best['epoch']}"
         figures = {name: value for name, value in metrics[-1].items() if isinstance(value, float)}
-        rows["last measurement"] = f"epoch {metrics[-1]['epoch']}: " + ", ".join(
+        rows["last evaluation"] = f"epoch {metrics[-1]['epoch']}: " + ", ".join(
             f"{name} {value:.3f}" for name, value in figures.items()
         )
     return _table(rows)
@@ -65,11 +65,11 @@ def _data(run: RunFolder) -> str:
 
 def _curves(run: RunFolder) -> str:
     names = ("losses.png", "metrics.png", "precision_recall.png", "f1.png", "confusion.png")
-    return _section("Curves", "".join(_picture(run.path / name) for name in names))
+    return _section("Curves", "".join(_image(run.path / name) for name in names))
 
 
 def _classes(run: RunFolder) -> str:
-    """The table of classes, each at the score from which on its F1 is highest."""
+    """The table of classes, each at the score threshold with the highest F1."""
     evaluation = _read_json(run.evaluation)
     if not evaluation:
         return ""
@@ -79,29 +79,29 @@ def _classes(run: RunFolder) -> str:
         f"<tr><td>{escape(one['name'])}</td>" + "".join(f"<td>{one[name]:.3f}</td>" for name in columns) + "</tr>"
         for one in sorted(evaluation["classes"], key=lambda one: one["AP50"])[:MAX_CLASSES]
     )
-    told = (
+    note = (
         f"<p>Epoch {evaluation['epoch']}, IoU {evaluation['iou_threshold']}; precision and recall from each class's "
         f"best threshold on. Best for all classes together: {evaluation['score_threshold']:.3f}, with which the "
         "confusion matrix and the worst images are made.</p>"
     )
-    return _section("Classes", f"{told}<table><tr>{header}</tr>{rows}</table>")
+    return _section("Classes", f"{note}<table><tr>{header}</tr>{rows}</table>")
 
 
 def _worst(run: RunFolder) -> str:
     worst = _read_json(run.evaluation).get("worst", [])
-    pictures = "".join(
-        _picture(
+    images = "".join(
+        _image(
             run.path / one["picture"],
             f"{one['image']}: F1 {one['F1']:.2f}, {one['false']} wrong, {one['missed']} missed",
         )
         for one in worst
     )
-    return _section("Worst images", f"<p>{escape(LEGEND)}</p>{pictures}") if pictures else ""
+    return _section("Worst images", f"<p>{escape(LEGEND)}</p>{images}") if images else ""
 
 
 def _batches(run: RunFolder) -> str:
-    pictures = "".join(_picture(path, f"batch {int(path.stem)}") for path in whole_files(run.path / "batches", "*.png"))
-    return _section("First batches, as the network sees them", pictures) if pictures else ""
+    images = "".join(_image(path, f"batch {int(path.stem)}") for path in whole_files(run.path / "batches", "*.png"))
+    return _section("First batches, as the network sees them", images) if images else ""
 
 
 def _origin(run: RunFolder) -> str:
@@ -130,8 +130,8 @@ def _section(title: str, content: str) -> str:
     return f"<h2>{escape(title)}</h2>{content}"
 
 
-def _picture(path: Path, caption: str = "") -> str:
-    """The picture inside the page; nothing where the run has not drawn it yet."""
+def _image(path: Path, caption: str = "") -> str:
+    """The image embedded in the page; nothing where the run has not drawn it yet."""
     if not path.is_file():
         return ""
     content = base64.b64encode(path.read_bytes()).decode("ascii")

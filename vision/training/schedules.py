@@ -1,6 +1,6 @@
-"""The learning rate over a run: a warm-up, then one of six curves; each a pure function of the step.
+"""Learning rate schedules: a warm-up, then one of six curves; each a pure function of the step.
 
-The default is YOLOX's (Ge et al. 2021): half a cosine and a constant tail. Nothing here has a memory, so a resumed run
+The default is YOLOX's (Ge et al. 2021): half a cosine and a constant tail. Schedules have no state, so a resumed run
 has nothing to restore.
 """
 
@@ -24,11 +24,11 @@ Factor = Annotated[float, Field(gt=0, le=1)]
 
 
 class WarmupConfig(Config):
-    """The climb from near zero to the peak rate, which is the optimiser's; lengths are in epochs, parts allowed."""
+    """The warm-up from near zero to the optimizer's peak rate; lengths are in epochs, fractions allowed."""
 
     warmup_epochs: Epochs = 5.0
     warmup: Literal["linear", "quadratic"] = "linear"
-    """Shape of the climb; YOLOX has the quadratic one."""
+    """Shape of the warm-up; quadratic in YOLOX."""
 
 
 class StepScheduleConfig(WarmupConfig):
@@ -41,7 +41,7 @@ class StepScheduleConfig(WarmupConfig):
 
 
 class ExponentialScheduleConfig(WarmupConfig):
-    """The rate shrinks by the same factor each epoch, a little with each step."""
+    """The rate decays by the same factor each epoch, a little with each step."""
 
     kind: Literal["exponential"] = "exponential"
     factor_per_epoch: Factor = 0.98
@@ -52,9 +52,9 @@ class CosineScheduleConfig(WarmupConfig):
 
     kind: Literal["cosine"] = "cosine"
     constant_last_epochs: Epochs = 15.0
-    """The last epochs stay at the final rate, usually those without strong augmentation."""
+    """Number of last epochs at the final rate, usually those without strong augmentation."""
     final_fraction: Fraction = 0.05
-    """Final rate as a part of the peak."""
+    """Final rate as a fraction of the peak."""
 
 
 class RestartsScheduleConfig(WarmupConfig):
@@ -64,9 +64,9 @@ class RestartsScheduleConfig(WarmupConfig):
     first_epochs: PositiveEpochs = 10.0
     """Length of the first half cosine."""
     growth: Annotated[float, Field(ge=1)] = 2.0
-    """Each is so many times as long as the one before it."""
+    """Length of each relative to the one before it."""
     final_fraction: Fraction = 0.0
-    """What each falls towards, as a part of the peak."""
+    """What each falls towards, as a fraction of the peak."""
 
 
 class FlatCosineScheduleConfig(WarmupConfig):
@@ -74,23 +74,23 @@ class FlatCosineScheduleConfig(WarmupConfig):
 
     kind: Literal["flat_cosine"] = "flat_cosine"
     flat_fraction: Fraction = 0.5
-    """The cosine begins after this part of the run."""
+    """The cosine begins after this fraction of the run."""
     constant_last_epochs: Epochs = 0.0
     final_fraction: Fraction = 0.05
 
 
 class OneCycleScheduleConfig(Config):
-    """Up and down once, both along half a cosine. The rise is its warm-up; the momentum stays as it is."""
+    """Up and down once, both along half a cosine (1cycle). The rise is the warm-up; momentum is constant."""
 
     kind: Literal["one_cycle"] = "one_cycle"
     rise_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Part of the run in which the rate climbs."""
+    """Fraction of the run in which the rate rises."""
     initial_fraction: Fraction = 0.04
-    """First rate as a part of the peak."""
+    """First rate as a fraction of the peak."""
     final_fraction: Fraction = 4e-6
 
 
-_AnySchedule = (
+AnySchedule = (
     StepScheduleConfig
     | ExponentialScheduleConfig
     | CosineScheduleConfig
@@ -105,10 +105,10 @@ def _cosine_if_unnamed(content: Any) -> Any:
 
 
 ScheduleConfig = Annotated[
-    Annotated[_AnySchedule, Field(discriminator="kind")],
+    Annotated[AnySchedule, Field(discriminator="kind")],
     BeforeValidator(_cosine_if_unnamed),
 ]
-"""A schedule, told apart by `kind`; without it the keys are those of the cosine."""
+"""A schedule by `kind`; without it the keys are those of the cosine."""
 
 
 @runtime_checkable
@@ -120,7 +120,7 @@ class Schedule(Protocol):
         ...
 
 
-def build_schedule(config: _AnySchedule, steps_per_epoch: int, num_steps: int) -> Schedule:
+def build_schedule(config: AnySchedule, steps_per_epoch: int, num_steps: int) -> Schedule:
     """The schedule of a run of `num_steps`, its lengths in steps; a warm-up is at most the whole run."""
     if isinstance(config, OneCycleScheduleConfig):
         peak_step = config.rise_fraction * num_steps - 1
@@ -213,7 +213,7 @@ class Restarts:
 class OneCycle:
     """Half a cosine up to step `peak`, half a cosine down to step `last` (Smith and Topin 2018, arXiv:1708.07120).
 
-    The paper climbs and falls along straight lines; the cosine is what became usual. `peak` may lie between two steps.
+    The paper rises and falls linearly; the cosine is what became usual. `peak` may lie between two steps.
     """
 
     peak: float
@@ -267,7 +267,7 @@ def _build_curve(
 
 @dataclass(frozen=True, slots=True)
 class LrSetter:
-    """Sets the rates of an optimiser from the step number."""
+    """Sets the learning rates of an optimizer from the step number."""
 
     optimizer: Optimizer
     schedule: Schedule
@@ -275,7 +275,7 @@ class LrSetter:
 
     @staticmethod
     def of(optimizer: Optimizer, schedule: Schedule) -> LrSetter:
-        """Take the optimiser's present rates for the peak: call this before anything is restored into it."""
+        """Take the optimizer's current rates as the peak: call this before its state is restored."""
         return LrSetter(optimizer, schedule, tuple(float(group["lr"]) for group in optimizer.param_groups))
 
     def set_for_step(self, step: int) -> float:

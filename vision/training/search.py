@@ -1,7 +1,7 @@
-"""Searching a training's configuration with optuna: trials are runs, measured as any run is, and can be gone on with.
+"""Hyperparameter search with optuna: every trial is an ordinary run; a search can be resumed.
 
-Bad trials end early: the median pruner (Golovin et al. 2017, "Google Vizier") gives up one that is worse than half of
-the others were after as many epochs. optuna is imported only here and only when a search begins.
+Bad trials end early: the median pruner (Golovin et al. 2017, "Google Vizier") stops one that is worse than half of the
+others were after the same number of epochs. optuna is imported only here, when a search starts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.distributed import TrainingError, training_device
+from handeye.vision.training.network import say
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.train_detector import train_detector
@@ -34,7 +35,7 @@ RANGE = re.compile(rf"(?P<log>log:)?(?P<low>{NUMBER})\.\.(?P<high>{NUMBER})")
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from low to high, both included; whole ones where both ends are written as such."""
+    """Numbers from low to high, both included; integers where both ends are written as such."""
 
     low: float
     high: float
@@ -44,7 +45,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few values, as they are written behind `key=`."""
+    """One of a few values, as written after `key=`."""
 
     values: tuple[str, ...]
 
@@ -54,11 +55,11 @@ Space = Range | Choice
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is searched, and how."""
+    """A search: its spaces, sampler and folder."""
 
     config: Path
     overrides: tuple[str, ...]
-    """What all trials have in common besides the file."""
+    """Overrides of the file that all trials share."""
     spaces: Mapping[str, Space]
     """By the path of the key."""
     folder: Path
@@ -104,14 +105,14 @@ def parse_space(text: str) -> tuple[str, Space]:
 def run_search(search: Search, console: Console) -> SearchResult:
     """Run trials until `num_trials` are finished or pruned, those of earlier calls counted; best.yaml is the best.
 
-    Raises UserError without optuna or when no trial ends with a measurement, ConfigError for values that the
-    configuration refuses.
+    Raises UserError without optuna or when no trial ends with an evaluation, ConfigError for values that the
+    configuration rejects.
     """
     _quieten_optuna()
     _check(search)
     search.folder.mkdir(parents=True, exist_ok=True)
     study = _open_study(search)
-    _try_again_what_was_killed(study)
+    _retry_killed_trials(study)
     search = _with_one_precision(search, study, console)
     is_stopped = False
     while not is_stopped and len(_done(study)) < search.num_trials:
@@ -137,7 +138,7 @@ def suggest(trial: optuna.Trial, spaces: Mapping[str, Space]) -> list[str]:
 
 
 def _quieten_optuna() -> None:
-    """Import it late, because only searching needs it; the command line tells which extra it is missing from."""
+    """Import it late, because only a search needs it; the command line names the extra where it is missing."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,7 +149,7 @@ def _load(search: Search, overrides: Sequence[str]) -> TrainDetectorConfig:
 
 
 def _check(search: Search) -> None:
-    """Every end of a range and every choice must be a value that the configuration takes, before hours are spent."""
+    """Check every end of a range and every choice against the configuration, before hours are spent."""
     if not search.spaces:
         raise ConfigError("nothing to search: give at least one --search KEY=...")
     for key, space in search.spaces.items():
@@ -162,7 +163,7 @@ def _check(search: Search) -> None:
         for value in values:
             config = _load(search, [f"{key}={value}"])
             if config.data.val_annotations is None:
-                raise ConfigError("a search compares measurements: name data.val_annotations")
+                raise ConfigError("a search compares evaluations: name data.val_annotations")
 
 
 def _open_study(search: Search) -> optuna.Study:
@@ -181,7 +182,7 @@ def _open_study(search: Search) -> optuna.Study:
     if known not in (None, spaces):
         raise ConfigError(f"{search.folder} holds a search over {', '.join(known)} with other values; name another one")
     study.set_user_attr("spaces", spaces)
-    # Gone on with, the seed must not propose again what it proposed first.
+    # A resumed search must not propose the same values again.
     seed = search.seed + len(study.trials)
     sampler = optuna.samplers.TPESampler if search.sampler == "tpe" else optuna.samplers.RandomSampler
     study.sampler = sampler(seed=seed)
@@ -189,19 +190,19 @@ def _open_study(search: Search) -> optuna.Study:
 
 
 def _with_one_precision(search: Search, study: optuna.Study, console: Console) -> Search:
-    """Trials that are compared compute alike: `auto` is settled once, also for later calls on other machines."""
+    """All trials use one precision: `auto` is settled once, also for later calls on other machines."""
     config = _load(search, ())
     if "precision" in search.spaces or config.precision != "auto":
         return search
     config = config.model_copy(update={"precision": study.user_attrs.get("precision", "auto")})
-    config, words = settle_precision(config, RunFolder(search.folder), training_device())
-    _say(console, words)
+    config, about_precision = settle_precision(config, RunFolder(search.folder), training_device())
+    say(console, about_precision)
     study.set_user_attr("precision", config.precision)
     return replace(search, overrides=(*search.overrides, f"precision={config.precision}"))
 
 
-def _try_again_what_was_killed(study: optuna.Study) -> None:
-    """A trial that is still running belonged to a process that died: its values are tried again."""
+def _retry_killed_trials(study: optuna.Study) -> None:
+    """A trial that is still running belongs to a process that died: enqueue its values again."""
     from optuna.trial import TrialState
 
     for trial in study.get_trials(states=[TrialState.RUNNING]):
@@ -216,36 +217,32 @@ def _done(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def _run_trial(search: Search, study: optuna.Study, console: Console) -> bool:
-    """Ask for values, train with them, tell the study what came of it; False when a signal stopped the training."""
+    """Suggest values, train with them, report the result to the study; False when a signal stopped the training."""
     import optuna
     from optuna.trial import TrialState
 
     trial = study.ask()
     overrides = suggest(trial, search.spaces)
-    _say(console, f"trial {trial.number}: {' '.join(overrides)}")
+    say(console, f"trial {trial.number}: {' '.join(overrides)}")
     try:
         value = _train(search, trial, overrides)
     except optuna.TrialPruned:
         study.tell(trial, state=TrialState.PRUNED)
         return True
     except TrainingError as error:
-        _say(console, f"trial {trial.number} failed: {error}")
-        value = 0.0  # as bad as can be, so that the sampler learns to stay away
+        say(console, f"trial {trial.number} failed: {error}")
+        value = 0.0  # the worst value, so that the sampler avoids it
     if value is None:
         study.tell(trial, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
         return False
-    _say(console, f"trial {trial.number}: {value:.4f}")
+    say(console, f"trial {trial.number}: {value:.4f}")
     study.tell(trial, value)
     return True
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
 def _train(search: Search, trial: optuna.Trial, overrides: Sequence[str]) -> float | None:
-    """The best measurement of a run with these overrides, None when a signal stopped it; raises TrialPruned."""
+    """The best evaluation of a run with these overrides, None when a signal stopped it; raises TrialPruned."""
     import optuna
 
     def after_evaluation(epoch: int, value: float) -> None:
@@ -260,12 +257,12 @@ def _train(search: Search, trial: optuna.Trial, overrides: Sequence[str]) -> flo
 
 
 def _result(search: Search, study: optuna.Study, *, is_finished: bool) -> SearchResult:
-    """Write the best configuration and tell of it."""
+    """Write the best configuration and return it with its value."""
     from optuna.trial import TrialState
 
     finished = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if not finished:
-        raise UserError(f"no trial of {search.folder} has ended with a measurement; go on with the same command")
+        raise UserError(f"no trial of {search.folder} has ended with an evaluation; continue with the same command")
     best = study.best_trial
     best_config = search.folder / "best.yaml"
     run = RunFolder.open(search.folder / f"trial-{best.number:04d}")

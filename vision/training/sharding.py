@@ -1,8 +1,8 @@
-"""Weights, gradients, averages and the optimiser's state spread over the processes (FSDP2): each holds a share of all.
+"""Shard weights, gradients, EMA and optimizer state over the processes (FSDP2).
 
-Zhao et al. 2023 (arXiv:2304.11277). A part of the network is whole on every process only while it computes. Files stay
-what they are without it: states are gathered before they are written and spread again after they are read. torch's own
-`fully_shard` is called, because accelerate's plugin leaves processes on CPUs, where the tests run, unsharded.
+Zhao et al. 2023 (arXiv:2304.11277). A part of the network is whole on a process only while it computes. Files are
+the same as without sharding: states are gathered before they are written and sharded after they are read. This calls
+torch's `fully_shard`, because accelerate's plugin does not shard on CPUs, where the tests run.
 """
 
 from __future__ import annotations
@@ -41,29 +41,29 @@ OUTPUTS = (
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A part of a training with a state of its own."""
+    """A part of a training that has state."""
 
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
     def load_state_dict(self, state: dict[str, Any], /) -> object: ...  # noqa: D102
 
 
 def learning_parameters(detector: Detector) -> frozenset[str]:
-    """The names of what is to be sharded.
+    """The names of the parameters to shard.
 
-    The rest stays whole: the loss reads some of it (D-FINE's bins) when the head has let go of its parameters.
+    The rest stays whole: the loss reads some of it (D-FINE's bins) after the head has been resharded.
     """
     return frozenset(name for name, parameter in detector.named_parameters() if parameter.requires_grad)
 
 
 def shard(detector: Detector, names: Collection[str], device: torch.device) -> Detector:
-    """Leave each process its share of the parameters of these names, in place; all processes must call it.
+    """Shard the parameters of these names, in place; all processes must call it.
 
     Backbone, neck, head and each stage or layer of the backbone gather their parameters one after the other. Raises
     ConfigError where torch is too old to leave parameters whole.
     """
     if TorchVersion(torch.__version__) < OLDEST_TORCH:
         raise ConfigError(f"shard_weights needs torch {OLDEST_TORCH} or newer, got {torch.__version__}; leave it out")
-    _show_tensors_in_outputs()
+    _register_outputs()
     mesh = init_device_mesh(device.type, (num_processes(),))
     fixed = {parameter for name, parameter in detector.named_parameters() if name not in names}
     for part in (*_stages(detector.backbone), detector.backbone, detector.neck, detector.head, detector):
@@ -90,12 +90,12 @@ def gathered_into(copy: Detector, sharded: Detector) -> Detector:
 
 
 def own_share(value: Tensor) -> Tensor:
-    """What this process holds of a tensor; an ordinary one is its own share. Changes of it change the tensor."""
+    """The local shard of a tensor, which shares its memory; an ordinary tensor itself."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def sharded_states(parts: Mapping[str, Stateful]) -> dict[str, Stateful]:
-    """Parts that give whole states and take whole ones, for those that hold shares."""
+    """Wrap sharded parts so that they give and take whole states."""
     return {
         name: ShardedOptimizerState(part) if isinstance(part, torch.optim.Optimizer) else ShardedState(part)
         for name, part in parts.items()
@@ -103,55 +103,55 @@ def sharded_states(parts: Mapping[str, Stateful]) -> dict[str, Stateful]:
 
 
 class ShardedState:
-    """A sharded module, or what wraps some: its state is gathered when it is asked for and spread when it is loaded."""
+    """A sharded module, or what wraps some: its state is gathered when it is read and sharded when it is loaded."""
 
     def __init__(self, part: Stateful) -> None:
         self._part = part
 
     def state_dict(self) -> dict[str, Any]:
-        """The whole state; all processes must ask for it."""
+        """The whole state; all processes must call it."""
         return whole(self._part.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a share of the whole state; all processes must do so."""
-        self._part.load_state_dict(_spread_like(self._part.state_dict(), state))
+        """Take the local shard of a whole state; all processes must call it."""
+        self._part.load_state_dict(_sharded_like(self._part.state_dict(), state))
 
 
 class ShardedOptimizerState(ShardedState):
-    """The same of an optimiser, whose state has no shares to look at before its first step: its parameters have."""
+    """The same for an optimizer: before its first step it has no state, so the parameters say how to shard."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(optimizer)
         self._optimizer = optimizer
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take a share of the whole state; all processes must do so."""
+        """Take the local shard of a whole state; all processes must call it."""
         parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
         moments = {
-            index: {name: _spread_like(parameters[index], value) for name, value in values.items()}
+            index: {name: _sharded_like(parameters[index], value) for name, value in values.items()}
             for index, values in state["state"].items()
         }
         self._optimizer.load_state_dict({**state, "state": moments})
 
 
-def _spread_like(own: Any, state: Any) -> Any:
-    """`state`, its tensors spread as those of the same place, or the same shape, in `own` are."""
+def _sharded_like(own: Any, state: Any) -> Any:
+    """`state` with its tensors sharded like those at the same key in `own`."""
     if isinstance(state, Mapping):
-        return {key: _spread_like(own[key], value) if key in own else value for key, value in state.items()}
+        return {key: _sharded_like(own[key], value) if key in own else value for key, value in state.items()}
     if isinstance(state, Tensor) and isinstance(own, DTensor) and own.shape == state.shape:
         return distribute_tensor(state.to(own.device), own.device_mesh, own.placements)
     return state
 
 
 def _stages(backbone: nn.Module) -> Iterator[nn.Module]:
-    """The members of the backbone's own lists: what it calls one after the other."""
+    """The members of the backbone's ModuleLists, which it calls one after the other."""
     for part in backbone.children():
         if isinstance(part, nn.ModuleList):
             yield from part
 
 
-def _show_tensors_in_outputs() -> None:
-    """Let torch see into what heads say, where it learns that the backward pass has come to a part."""
+def _register_outputs() -> None:
+    """Register the outputs of heads with pytree: torch finds the tensors there whose gradients trigger resharding."""
     for output in OUTPUTS:
         if output not in _pytree.SUPPORTED_NODES:
             torch.export.register_dataclass(output)

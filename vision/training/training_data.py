@@ -1,4 +1,4 @@
-"""What a detector is trained and measured on: the annotations of a configuration, its batches, its validation set."""
+"""Read the training and validation data of a configuration: annotations, classes, samples, the plan of batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from handeye.vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
 
 
 def batch_targets(batch: Batch) -> list[BoxTargets]:
-    """The targets of each image of a batch: its objects, and its crowds as regions that the loss ignores."""
+    """The target boxes of each image of a batch, and its crowd regions, which the loss ignores."""
     targets = []
     for boxes in batch.boxes:
         objects, crowds = boxes[~boxes.is_crowd], boxes[boxes.is_crowd]
@@ -42,7 +42,7 @@ def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Pa
 
 
 def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str, console: Console) -> AnnotationSet:
-    """Read the annotations of a split and say what was found and what was left out."""
+    """Read the annotations of a split and print what was found and what was left out."""
     skip_broken, keep_masks = config.data.skip_broken, split == "train" and config.augmentation.copy_paste is not None
     annotations = read_annotations(path, images, split=split, keep_masks=keep_masks, skip_broken=skip_broken)
     if skip_broken:
@@ -64,7 +64,7 @@ def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str
 def training_samples(
     config: TrainDetectorConfig, train_set: AnnotationSet, detector: DetectorConfig
 ) -> TrainingSamples:
-    """The training samples. Raises DatasetError when files are missing."""
+    """The training images with augmentation. Raises DatasetError when files are missing."""
     return TrainingSamples(
         train_set,
         config.data.images,
@@ -78,7 +78,7 @@ def training_samples(
 def batch_plan(
     config: TrainDetectorConfig, num_images: int, detector: DetectorConfig, accelerator: Accelerator
 ) -> BatchPlan:
-    """This process's share of every step. Raises ConfigError when the batch cannot be shared out."""
+    """This process's share of every step. Raises ConfigError when the batch cannot be divided."""
     if config.batch_size % (accelerator.num_processes * config.accumulate_steps):
         raise ConfigError(
             f"batch_size {config.batch_size} does not divide by {accelerator.num_processes} processes "
@@ -99,7 +99,7 @@ def batch_plan(
 
 
 def validation_set(config: TrainDetectorConfig, console: Console) -> tuple[AnnotationSet, Path, GroundTruth] | None:
-    """The validation annotations, their folder and COCO's view of them; None where nothing is to be measured."""
+    """The validation annotations, their folder and COCO's view of them; None without any."""
     if config.data.val_annotations is None:
         return None
     images = config.data.val_images or config.data.images

@@ -1,4 +1,4 @@
-"""Measuring a detector on a data set during training: the run time's preprocessing, decoding and suppression."""
+"""Run a detector over a validation set during training, with the preprocessing, decoding and NMS of inference."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from handeye.vision.training.distributed import agree_on_buffers, process_state
 
 READING_THREADS = 2
 MAX_DETECTIONS = 100
-"""COCO counts no more in an image."""
+"""Per image, as COCO counts them."""
 
 
 @torch.inference_mode()
@@ -40,7 +40,7 @@ def detect_all(
 ) -> dict[int, Detections]:
     """Detections of every image of `annotations`, by image id, in pixels of the original images.
 
-    The detector must be in eval mode and on `device`; `after_batch` is told how many images are done. Raises
+    The detector must be in eval mode and on `device`; `after_batch` is called with the number of images done. Raises
     SourceError for an image that cannot be read.
     """
     found: dict[int, Detections] = {}
@@ -59,7 +59,7 @@ def detect_all(
 def detect_together(
     detector: Detector, annotations: AnnotationSet, images: Path, config: EvaluationConfig, device: torch.device
 ) -> dict[int, Detections]:
-    """The same by all processes of a training, each with its share of the images; all of them get all detections.
+    """The same in all processes of a training, each with its share of the images; all get all detections.
 
     The detector's weights must be the same on all; its buffers become those of the main process.
     """

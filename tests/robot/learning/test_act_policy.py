@@ -91,7 +91,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="not a readable safetensors file"):
         load_policy(path)
     save_file({"x": torch.zeros(1)}, path, {"format": "handeye-detector-1"})
-    with pytest.raises(ModelFileError, match="is no policy of handeye"):
+    with pytest.raises(ModelFileError, match="is not a policy of handeye"):
         load_policy(path)
     assert not is_policy_file(path)
     assert not is_policy_file(tmp_path / "absent")

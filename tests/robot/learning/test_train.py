@@ -19,6 +19,7 @@ from handeye.robot.learning.checkpoint import load_policy
 from handeye.robot.learning.config import LeRobotDataConfig, SplitConfig, TrainPolicyConfig
 from handeye.robot.learning.data import (
     EpisodeSource,
+    PolicyBatch,
     open_source,
     read_frames,
     signature_of,
@@ -90,17 +91,17 @@ def test_going_on_is_as_if_it_had_never_stopped(
     network = small_network(dropout=0.1).model_dump()
     config = small_config(policy={"network": network, "relative_actions": 2}, **changes)
     train(config, tmp_path / "whole")
-    learn = PolicyTraining.learn
+    step = PolicyTraining.step
 
-    def dies_at_seven(training: PolicyTraining) -> tuple[dict[str, float], float]:
-        if training.step == 7:
+    def dies_at_seven(training: PolicyTraining, batch: PolicyBatch) -> tuple[dict[str, float], float]:
+        if training.progress.step == 7:
             raise KeyboardInterrupt
-        return learn(training)
+        return step(training, batch)
 
-    monkeypatch.setattr(PolicyTraining, "learn", dies_at_seven)
+    monkeypatch.setattr(PolicyTraining, "step", dies_at_seven)
     with pytest.raises(KeyboardInterrupt):
         train(config, tmp_path / "halved")
-    monkeypatch.setattr(PolicyTraining, "learn", learn)
+    monkeypatch.setattr(PolicyTraining, "step", step)
     train(config, tmp_path / "halved")
     for name in ("last.safetensors", "best.safetensors"):
         whole, halved = (load_file(tmp_path / folder / name) for folder in ("whole", "halved"))
@@ -129,7 +130,7 @@ def test_auto_is_said_stored_and_kept_on_another_machine(
         words = io.StringIO()
         console = Console(file=words, width=200)
         training = PolicyTraining(config, run if run.config.exists() else RunFolder.create(run.path, config), console)
-        training.learn()
+        training.step(next(training.batches()))
         assert words.getvalue().splitlines()[-1].startswith(first)
         assert load_config(TrainPolicyConfig, run.config) == config.model_copy(update={"precision": "bf16"})
     assert enabled == [True, True]
@@ -138,14 +139,14 @@ def test_auto_is_said_stored_and_kept_on_another_machine(
 def test_a_signal_ends_it_after_a_whole_step(
     source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learn = PolicyTraining.learn
+    step = PolicyTraining.step
 
-    def asked_to_stop(training: PolicyTraining) -> tuple[dict[str, float], float]:
-        if training.step == 2:
+    def asked_to_stop(training: PolicyTraining, batch: PolicyBatch) -> tuple[dict[str, float], float]:
+        if training.progress.step == 2:
             signal.raise_signal(signal.SIGTERM)
-        return learn(training)
+        return step(training, batch)
 
-    monkeypatch.setattr(PolicyTraining, "learn", asked_to_stop)
+    monkeypatch.setattr(PolicyTraining, "step", asked_to_stop)
     result = train(small_config(), tmp_path / "run")
     assert not result.is_finished
     assert result.step == 3
@@ -167,7 +168,7 @@ def test_other_demonstrations_are_refused_when_it_goes_on(source: MadeDemonstrat
     with pytest.raises(UserError, match="statistics are those of another data set: q1"):
         train(small_config(steps=4), tmp_path / "run")
     source.fps = 20
-    with pytest.raises(UserError, match="began with other demonstrations: signature"):
+    with pytest.raises(UserError, match="was started with other demonstrations: signature"):
         train(small_config(steps=4), tmp_path / "run")
 
 
@@ -181,14 +182,14 @@ def test_values_that_are_not_finite_are_refused(source: MadeDemonstrations, tmp_
 def test_a_loss_that_is_not_finite_ends_it_before_the_weights_are_spoilt(
     source: MadeDemonstrations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses = PolicyTraining._losses
+    losses = PolicyTraining.losses
 
     def explode_at_six(training: PolicyTraining, batch: Any) -> dict[str, torch.Tensor]:
         values = losses(training, batch)
-        return values if training.step < 6 else {**values, "total": values["total"] * np.inf}
+        return values if training.progress.step < 6 else {**values, "total": values["total"] * np.inf}
 
-    monkeypatch.setattr(PolicyTraining, "_losses", explode_at_six)
-    with pytest.raises(TrainingError, match="step 6: not finite"):
+    monkeypatch.setattr(PolicyTraining, "losses", explode_at_six)
+    with pytest.raises(TrainingError, match="step 6: the loss is not finite"):
         train(small_config(), tmp_path / "run")
     assert all(value.isfinite().all() for value in load_file(tmp_path / "run/last.safetensors").values())
 
@@ -202,7 +203,7 @@ def test_episodes_are_split_by_the_seed() -> None:
     few, none = split_episodes(40, SplitConfig(max_episodes=5, validation_fraction=0), seed=3)
     assert len(few) == 5
     assert not none
-    with pytest.raises(DatasetError, match="none is left to learn from"):
+    with pytest.raises(DatasetError, match="none is left to train on"):
         split_episodes(1, SplitConfig(), seed=0)
 
 
@@ -218,7 +219,7 @@ def test_a_backbone_without_cameras_is_refused(source: MadeDemonstrations, tmp_p
 
 
 def test_a_data_set_that_lerobot_wrote_is_learnt_from_with_its_names_rate_and_images() -> None:
-    source = open_source(LeRobotDataConfig(root=Path(__file__).parent / "lerobot_dataset"))
+    source = open_source(LeRobotDataConfig(root=Path(__file__).parents[1] / "datasets" / "lerobot_dataset"))
     signature = signature_of(source, ["top"], (32, 48))
     assert (signature.state_names, signature.action_names, signature.fps) == (("a", "b", "c"), ("x", "y"), 10)
     frames = read_frames(source, [0, 1], signature)

@@ -33,7 +33,7 @@ PLAIN = {"kind": "sgd", "lr_per_image": 0.001, "momentum": 0.0, "weight_decay": 
 
 def without_batch_statistics(training: Training) -> Training:
     """Norms with the statistics that they begin with: parts of a batch have other ones than the whole."""
-    for module in training.detector.modules():
+    for module in training.network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # stays as eval() leaves it
             module.training = False
@@ -43,9 +43,9 @@ def without_batch_statistics(training: Training) -> Training:
 def one_step(config, path) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
     """Losses and gradients, the latter read off the weights: plain descent moves them by rate times gradient."""
     training = without_batch_statistics(Training(config, RunFolder(path), QUIET))
-    before = {name: value.detach().double() for name, value in training.detector.named_parameters()}
+    before = {name: value.detach().double() for name, value in training.network.named_parameters()}
     losses, rate = training.step(training.samples.make_batch(training.plan.requests(0)))
-    after = dict(training.detector.named_parameters())
+    after = dict(training.network.named_parameters())
     return losses, {name: (before[name] - after[name].detach().double()) / rate for name in before}
 
 
@@ -85,7 +85,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(small_config, tmp_path, monk
     config = small_config(epochs=1, accumulate_steps=2)
     whole = RunFolder.create(tmp_path / "whole", config)
     assert train_detector(config, whole, QUIET).is_finished
-    losses_of = Training._losses
+    losses_of = Training.losses
     calls = []
 
     def signal_inside(self, batch):
@@ -96,7 +96,7 @@ def test_a_run_in_parts_goes_on_as_if_never_stopped(small_config, tmp_path, monk
 
     run = RunFolder.create(tmp_path / "parts", config)
     with monkeypatch.context() as patched:
-        patched.setattr(Training, "_losses", signal_inside)
+        patched.setattr(Training, "losses", signal_inside)
         stopped = train_detector(config, run, QUIET)
     assert (stopped.is_finished, stopped.progress.step) == (False, 2)
     assert train_detector(config, run, QUIET).is_finished

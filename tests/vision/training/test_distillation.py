@@ -122,13 +122,13 @@ def test_a_teacher_that_cannot_teach_is_refused(teacher, tmp_path):
     student = detector.config
     require_compatible(config, student, detector)
     strangers = student.model_copy(update={"class_names": ("green", "red")})
-    with pytest.raises(ConfigError, match="knows the classes red, green, the student learns green, red"):
+    with pytest.raises(ConfigError, match="has the classes red, green; the student has green, red"):
         require_compatible(config, strangers, detector)
     queries = Detector(DetectorConfig.model_validate({**QUERIES, "class_names": CLASSES}))
     with pytest.raises(ConfigError, match=r"kind yolox, the student's of kind rtdetr.*logits_weight=0"):
         require_compatible(config, queries.config, detector)
     mute = DistillationConfig(teacher=teacher, logits_weight=0, box_weight=0, feature_weight=0)
-    with pytest.raises(ConfigError, match="would teach nothing"):
+    with pytest.raises(ConfigError, match="nothing would be imitated"):
         require_compatible(mute, student, detector)
     v3 = student.model_copy(update={"head": grid_head("v3")})
     v5_teacher = Detector(student.model_copy(update={"head": grid_head("v5")}))

@@ -25,14 +25,13 @@ from torch import nn
 
 from handeye.vision.config import dump_config, load_config
 from handeye.vision.detector import Detector
+from handeye.vision.training.bit_equality import PerImageConv2d, SynchronisedNorm2d
 from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.distributed import (
-    ImagewiseConv2d,
-    SynchronisedNorm2d,
     TrainingError,
     any_of_all,
     same_for_all,
-    synchronise_norms,
+    synchronise_processes,
     telling_lost_processes,
 )
 from handeye.vision.training.run_folder import RunFolder
@@ -51,18 +50,23 @@ def test_one_process_agrees_with_itself(tmp_path):
     assert same_for_all(tmp_path) == tmp_path
 
 
+def some_loss() -> float:
+    return 0.0
+
+
 def test_norms_of_one_gpu_need_no_others_and_cpus_have_norms_of_their_own(monkeypatch):
     model = nn.Sequential(nn.BatchNorm2d(2))
-    synchronise_norms(model, torch.device("cuda"))
+    assert synchronise_processes(model, some_loss, torch.device("cuda")) is some_loss
     assert type(model[0]) is nn.BatchNorm2d
     monkeypatch.setattr("handeye.vision.training.distributed.num_processes", lambda: 2)
-    synchronise_norms(model, torch.device("cuda"))
+    synchronise_processes(model, some_loss, torch.device("cuda"))
     assert type(model[0]) is nn.SyncBatchNorm
     monkeypatch.undo()
     model = nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)).eval()
     weight = model[0].weight
-    synchronise_norms(model, torch.device("cpu"))
-    assert [type(part) for part in model] == [SynchronisedNorm2d, ImagewiseConv2d]
+    loss = synchronise_processes(model, some_loss, torch.device("cpu"))
+    assert loss is not some_loss
+    assert [type(part) for part in model] == [SynchronisedNorm2d, PerImageConv2d]
     assert model[0].weight is weight
     assert not model[0].training
 

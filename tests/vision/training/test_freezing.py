@@ -46,7 +46,7 @@ def test_frozen_norms_keep_their_statistics_and_the_others_learn_them():
     [
         (["backbon"], "nothing named 'backbon'; it has backbone, head"),
         (["backbone.stages.12"], "backbone.stages has 0, 1, 2"),
-        (["backbone", "head"], "leave no weight that could learn"),
+        (["backbone", "head"], "leave no weight to train"),
     ],
 )
 def test_what_cannot_be_frozen_is_told(prefixes, message):

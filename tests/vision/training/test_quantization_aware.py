@@ -25,7 +25,7 @@ from handeye.export.quantization.sensitivity import outputs_of
 from handeye.vision.checkpoints.native import load_activation_ranges, load_detector, save_detector
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
-from handeye.vision.training.network import ship
+from handeye.vision.training.network import save_weights
 from handeye.vision.training.quantization_aware import (
     QuantizationAwareConfig,
     QuantizedConv2d,
@@ -117,7 +117,7 @@ def test_what_is_named_stays_float():
     assert set(activation_ranges(whole)) == set(convolutions)
     with pytest.raises(ConfigError, match="nothing named 'backbone.stm'"):
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone.stm",)))
-    with pytest.raises(ConfigError, match="no convolution to quantise"):
+    with pytest.raises(ConfigError, match="no convolution to quantize"):
         quantize(detector(), QuantizationAwareConfig(float_parts=("backbone", "neck", "head")))
 
 
@@ -172,7 +172,7 @@ def test_shipping_gives_the_float_weights_and_the_ranges(tmp_path):
     quantize(network, QuantizationAwareConfig())
     network.train()(torch.rand(2, 3, 96, 96))
     path = tmp_path / "quantized.safetensors"
-    ship(path, network.eval(), {"epoch": "3"})
+    save_weights(path, network.eval(), {"epoch": "3"})
     assert load_activation_ranges(path) == pytest.approx(activation_ranges(network))
     loaded = load_detector(path)
     for name, value in plain.named_parameters():
@@ -181,7 +181,7 @@ def test_shipping_gives_the_float_weights_and_the_ranges(tmp_path):
     assert torch.equal(loaded(images).rows, without_quantization(network)(images).rows)
     assert (loaded(images).rows - network(images).rows).abs().max() > 0
     ordinary = tmp_path / "plain.safetensors"
-    ship(ordinary, plain)
+    save_weights(ordinary, plain)
     assert load_activation_ranges(ordinary) == {}
 
 

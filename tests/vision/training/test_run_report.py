@@ -62,7 +62,7 @@ def evaluate(record: RunRecord, run: RunFolder, annotations: AnnotationSet, imag
 
 def test_a_run_that_has_only_begun_has_a_page(run):
     page = Page(write_run_report(run).read_text(encoding="utf-8"))
-    assert "optimiser steps0" in page.text
+    assert "optimizer steps0" in page.text
     assert "seed17" in page.text
     assert page.sources == []
 

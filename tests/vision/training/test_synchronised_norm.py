@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from handeye.vision.training.distributed import SynchronisedNorm2d
+from handeye.vision.training.bit_equality import SynchronisedNorm2d
 
 
 @pytest.mark.parametrize("momentum", [0.03, None])

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from handeye.vision.config import dump_config
 from handeye.vision.errors import ConfigError
+from handeye.vision.training import loop
 from handeye.vision.training import train_detector as module
 from handeye.vision.training.distributed import TrainingError
 from handeye.vision.training.run_folder import Journal, RunFolder
@@ -176,14 +177,14 @@ def test_a_kill_between_measuring_and_saving_leaves_no_double_entry(small_config
 @pytest.mark.usefixtures("quick_figures")
 def test_a_full_disk_is_told_and_costs_no_good_file(small_config, tmp_path, monkeypatch):
     run = RunFolder.create(tmp_path / "run", small_config())
-    write_state = module.write_state
+    save_state = loop.save_state
 
     def no_space_later(path, progress, states):
         if progress.step > 2:
             raise OSError(28, "No space left on device")
-        write_state(path, progress, states)
+        save_state(path, progress, states)
 
-    monkeypatch.setattr(module, "write_state", no_space_later)
+    monkeypatch.setattr(loop, "save_state", no_space_later)
     with pytest.raises(TrainingError, match=r"No space left.*--resume"):
         train_detector(small_config(), run, QUIET)
     assert torch.load(run.state, weights_only=True)["progress"]["step"] == 2
@@ -314,9 +315,9 @@ def test_a_step_is_as_long_as_its_clipped_gradients(small_config, tmp_path, clip
     """Plain gradient descent moves the weights by rate times the norm, or times clip_norm where that is smaller."""
     optimizer = {"kind": "sgd", "lr_per_image": 0.001, "momentum": 0.0, "weight_decay": 0.0}
     training = Training(small_config(optimizer=optimizer, clip_norm=clip_norm), RunFolder(tmp_path), QUIET)
-    before = [parameter.detach().clone() for parameter in training.detector.parameters()]
+    before = [parameter.detach().clone() for parameter in training.network.parameters()]
     _, rate = training.step(training.samples.make_batch(training.plan.requests(0)))
-    pairs = zip(before, training.detector.parameters(), strict=True)
+    pairs = zip(before, training.network.parameters(), strict=True)
     moved = sum(float((new.detach() - old).double().square().sum()) for old, new in pairs) ** 0.5
     (entry,) = training.run.steps.read()
     assert entry["gradient_norm"] > 0.5
@@ -325,16 +326,16 @@ def test_a_step_is_as_long_as_its_clipped_gradients(small_config, tmp_path, clip
 
 def test_gradients_that_are_not_finite_stop_before_the_weights(small_config, tmp_path, monkeypatch):
     training = Training(small_config(), RunFolder(tmp_path), QUIET)
-    before = [parameter.detach().clone() for parameter in training.detector.parameters()]
+    before = [parameter.detach().clone() for parameter in training.network.parameters()]
     monkeypatch.setattr(training.accelerator, "backward", lambda loss: (loss * float("inf")).backward())
     with pytest.raises(TrainingError, match="the gradients are not finite"):
         training.step(training.samples.make_batch(training.plan.requests(0)))
-    assert all(torch.equal(old, new) for old, new in zip(before, training.detector.parameters(), strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(before, training.network.parameters(), strict=True))
 
 
 def test_the_classes_come_from_the_annotations_or_must_agree(small_config, tmp_path):
     training = Training(small_config(), RunFolder(tmp_path), QUIET)
-    assert training.detector.config.class_names == ("red", "green")
+    assert training.network.config.class_names == ("red", "green")
     wrong = small_config(detector={"class_names": ["red", "blue"]})
     with pytest.raises(ConfigError, match=r"class_names is \['red', 'blue'\], but .* has \['red', 'green'\]"):
         Training(wrong, RunFolder(tmp_path), QUIET)

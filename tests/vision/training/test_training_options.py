@@ -35,14 +35,14 @@ def test_what_is_frozen_stays_as_it_was(small_config, tmp_path):
     config = small_config(freeze=["backbone"])
     before = Training(config, RunFolder(tmp_path), QUIET).detector.state_dict()
     training, _ = one_step(config, tmp_path)
-    after = training.detector.state_dict()
+    after = training.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert not [name for name in changed if name.startswith("backbone.")]
     assert {name.split(".")[0] for name in changed} == {"neck", "head"}
     assert any(name.endswith("running_mean") for name in changed)
     learning = sum(len(group["params"]) for group in training.optimizer.param_groups)
-    assert learning == sum(not name.startswith("backbone.") for name, _ in training.detector.named_parameters())
+    assert learning == sum(not name.startswith("backbone.") for name, _ in training.network.named_parameters())
 
 
 @pytest.mark.usefixtures("quick_figures")
@@ -68,7 +68,7 @@ def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_pa
 
 def test_early_stopping_without_measurements_is_refused(small_config, drawn_set):
     data = {"annotations": drawn_set / "annotations.json", "images": drawn_set / "images"}
-    with pytest.raises(ConfigError, match="early_stopping needs measurements"):
+    with pytest.raises(ConfigError, match="early_stopping needs evaluations"):
         small_config(data=data, early_stopping={})
 
 

@@ -1,4 +1,4 @@
-"""Against torch's own convolution and cross entropy; of two processes: in test_processes, a training."""
+"""Against torch's own convolution and cross entropy; training in two processes: test_distributed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional
 
 from handeye.vision.losses.classification import binary_cross_entropy
-from handeye.vision.training.distributed import ImagewiseConv2d, deterministic_gradients
+from handeye.vision.training.bit_equality import PerImageConv2d, deterministic_gradients
 
 
 @pytest.mark.parametrize("options", [{}, {"groups": 2, "stride": 2, "padding": 1, "bias": False}, {"dilation": 2}])
 def test_it_is_torchs_convolution(options):
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, **options).double().to(memory_format=torch.channels_last)
-    ours = ImagewiseConv2d.of(copy.deepcopy(conv))
+    ours = PerImageConv2d.of(copy.deepcopy(conv))
     images = torch.randn(3, 4, 9, 8, dtype=torch.float64, requires_grad=True)
     expected, found = conv(images), ours(images)
     torch.testing.assert_close(found, expected)
@@ -33,7 +33,7 @@ def test_it_is_torchs_convolution(options):
 def test_gradients_of_a_batch_are_the_exact_sum_of_those_of_its_images():
     """In any order, which torch's own are not."""
     torch.manual_seed(0)
-    conv = ImagewiseConv2d(3, 8, 3)
+    conv = PerImageConv2d(3, 8, 3)
     images = torch.randn(8, 3, 20, 20)
 
     def gradient(batch: torch.Tensor) -> torch.Tensor:
