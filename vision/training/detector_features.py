@@ -259,9 +259,7 @@ def split_batch(batch: Batch, num_parts: int) -> list[Batch]:
     size, rest = divmod(len(batch.images), num_parts)
     assert rest == 0
     parts = [slice(first, first + size) for first in range(0, len(batch.images), size)]
-    return [
-        batch[part] for part in parts
-    ]
+    return [batch[part] for part in parts]
 
 
 def _if_set(config: T | None, make: Callable[[T], DetectorFeature]) -> DetectorFeature | None:
