@@ -18,6 +18,7 @@ from handeye.tools.command_line import Positional
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError
 from handeye.vision.files import write_json
+from handeye.vision.runtime.image_detector import stage_percentiles
 from handeye.vision.runtime.sources import StreamImage
 
 Result = TypeVar("Result")
