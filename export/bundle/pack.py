@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -24,6 +24,7 @@ from handeye.export.bundle.bundle_index import (
     GoldenDetections,
     Precision,
 )
+from handeye.export.result import program_version
 from handeye.export.tensorrt.build_options import BuildOptions, trtexec_command
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.runtime.image_detector import ImageDetector
@@ -102,11 +103,7 @@ def _pack_model(precision: Precision, file: Path, images: Sequence[Image], names
 
 def _maker() -> str:
     """Program, engine and processor that the golden detections come from."""
-    try:
-        program = f"handeye {version('handeye')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        program = "handeye"
-    return f"{program}, onnxruntime {version('onnxruntime')} with 1 thread on {platform.machine()}"
+    return f"{program_version()}, onnxruntime {version('onnxruntime')} with 1 thread on {platform.machine()}"
 
 
 def _png(image_rgb: Image) -> bytes:

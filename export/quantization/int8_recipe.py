@@ -14,8 +14,8 @@ import onnx
 from pydantic import Field
 from typing_extensions import assert_never
 
-from handeye.export.acceptance import ImageSet, evaluate_model
 from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.measurement import ImageSet, evaluate_model
 from handeye.export.quantization.calibration import (
     EntropyRule,
     Histogram,

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from handeye.export.acceptance import ImageSet
 from handeye.export.artefacts import build_models
-from handeye.export.graph.third_party_onnx import open_onnx
+from handeye.export.graph.onnx_export import open_onnx
+from handeye.export.measurement import ImageSet
 from handeye.export.quantization.int8_recipe import Int8Config
 from handeye.export.quantization.x86_fusions import with_fewer_passes
 from handeye.vision.images import prepare, read_image
