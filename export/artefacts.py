@@ -16,7 +16,7 @@ from handeye.export.measurement import ImageSet, evaluate_file, measure_latencie
 from handeye.export.parity import compare, synthetic_images
 from handeye.export.quantization.int8_recipe import PLAIN, Form, Int8Config, Int8Result, int8_from_learned, make_int8
 from handeye.export.quantization.qdq_linter import lint_for_tensorrt
-from handeye.export.quantization.x86_fusions import with_fewer_passes
+from handeye.export.quantization.x86_fusions import fuse_for_onnxruntime
 from handeye.export.request import Precision
 from handeye.export.result import TARGET_ENGINE, Artefact
 from handeye.vision.errors import UserError
@@ -65,7 +65,7 @@ def build_models(
         if precision in precisions:
             # Equalisation would split layers that these engines fuse.
             own = config.model_copy(update={"form": form, "equalize": False})
-            base = with_fewer_passes(model) if form == "onnxruntime" else model
+            base = fuse_for_onnxruntime(model) if form == "onnxruntime" else model
             result = _calibrated(base, manifest, calibration, own)
             built[precision] = (result.model, result)
     if "int8_plain" in precisions:
