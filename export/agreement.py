@@ -1,4 +1,4 @@
-"""How far two detectors are apart in what they finally say of an image. Needs numpy only: devices use it, too."""
+"""Compare the detections of two detectors: match them by IoU, measure boxes and scores. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SAME_OBJECT_IOU = 0.5
 
 
 class Tolerance(Config):
-    """How far detections may be apart: corners in pixels of the image, or the overlap (IoU) that each pair must have;
-    scores in 0..1. What is None is not asked for. outliers: the share of all that may be further off or alone."""
+    """Limits for matched detections: corners in pixels of the image, or least IoU (`overlap`); scores in 0..1. None: no
+    limit. outliers: the fraction of detections that may exceed the limits or have no partner."""
 
     boxes_px: float | None = None
     scores: float
@@ -26,8 +26,8 @@ class Tolerance(Config):
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Worst distance of corners in pixels of the image, worst difference of scores, detections that only one has, how
-    many pairs, the least overlap (IoU) of a pair, and how many pairs are further apart than was asked for."""
+    """Worst corner distance in pixels of the image, worst difference of scores, detections without a partner, number of
+    pairs, least IoU (`overlap`) of a pair, and pairs that exceed the limits."""
 
     boxes_px: float = 0.0
     scores: float = 0.0
@@ -37,7 +37,7 @@ class Agreement:
     far: int = 0
 
     def __add__(self, other: Agreement) -> Agreement:
-        """Two images together: the worse of the distances, the sums of the counts."""
+        """Combine two images: the worse of the distances, the sums of the counts."""
         return Agreement(
             max(self.boxes_px, other.boxes_px),
             max(self.scores, other.scores),
@@ -48,18 +48,18 @@ class Agreement:
         )
 
     def keeps_to(self, limit: Tolerance) -> bool:
-        """Whether something was found, and no more than the limit allows is far off or alone."""
+        """Whether there are pairs, and no more outliers than the limit allows."""
         return self.matched > 0 and self.far + self.unmatched <= limit.outliers * (self.matched + self.unmatched)
 
 
 def compare_detections(
     expected: Detections, got: Detections, sure_score: float, limit: Tolerance | None = None
 ) -> Agreement:
-    """Pair detections of one class by overlap, the largest first, each once, and measure the pairs.
+    """Match detections of the same class greedily by IoU and measure the pairs.
 
-    Among equal overlaps the closest scores go first, then the closest corners, so that the order of the detections does
-    not matter. A detection without a partner counts only when its score is above `sure_score`: near the threshold
-    rounding decides which side has it. `limit` says which pairs are far apart; without it none is.
+    Equal IoU: closest scores first, then closest corners, so that the order of the detections does not matter. A
+    detection without a partner counts only if its score is above `sure_score`: near the threshold rounding decides
+    which side has it. `limit` defines which pairs are far apart; without it none is.
     """
     overlap = np.minimum(pairwise_iou(expected.boxes_xyxy, got.boxes_xyxy), 1.0)
     overlap[expected.class_ids[:, None] != got.class_ids[None]] = 0
@@ -87,7 +87,7 @@ def _is_far(
     overlaps: Float[np.ndarray, " K"],
     limit: Tolerance,
 ) -> Bool[np.ndarray, " K"]:
-    """Which pairs are further apart than the limit."""
+    """Which pairs exceed the limit."""
     far = score_gaps > limit.scores
     if limit.boxes_px is not None:
         far |= gaps_px > limit.boxes_px

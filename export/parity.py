@@ -1,4 +1,4 @@
-"""Proof that an exported file computes what was trained: the same inputs through torch and through every engine."""
+"""Parity of an exported file with torch: run the same inputs through torch and every engine and compare outputs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from handeye.vision.runtime.image_detector import ImageDetector
 from handeye.vision.runtime.manifest import OutputLayout, PostprocessedBoxes, QueryRows, YoloxRows, read_manifest
 
 SCORE_MARGIN = 0.01
-"""A detection this close to the score threshold may appear on one side only: rounding decides."""
+"""Detections this close to the score threshold may appear on one side only, by rounding."""
 
 
 @dataclass(frozen=True)
 class EngineParity:
-    """How far one engine is from torch: worst absolute differences over all images.
+    """Worst absolute differences between one engine and torch over all images.
 
     boxes_px: corners of the decoded boxes of all rows, clipped to the network input, in its pixels; scores: objectness
-    and class probabilities; detections_px: boxes of what is finally detected, pixels of the image; unmatched:
-    detections that only one has; worst: scores, and boxes as a fraction of the input's longer side, so that one number
-    covers all outputs. A number that only one side has (NaN) makes them infinite.
+    and class probabilities; detections_px: boxes of the final detections, in pixels of the image; unmatched:
+    detections without a partner; worst: scores, and boxes as a fraction of the input's longer side, as one number for
+    all outputs. NaN on one side only makes them infinite.
     """
 
     engine: str
@@ -50,7 +50,7 @@ def measure_parity(
     engines: Sequence[EngineName] | None = None,
     num_threads: int | None = None,
 ) -> list[EngineParity]:
-    """Compare the exported file with the detector it came from, on the given images and a few synthetic ones.
+    """Compare an exported file with its detector in torch, on the given images and a few synthetic ones.
 
     Engines default to all that are installed; raises MissingPackageError when there is none.
     """
@@ -65,7 +65,7 @@ def measure_parity(
 
 
 def synthetic_images(preprocessing: Preprocessing, seed: int = 0) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Noise, black, white and smooth colour gradients: inputs at the limits of the range and across it."""
+    """Noise, black, white and smooth colour gradients."""
     height, width = preprocessing.size_hw
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     rows, columns = np.mgrid[:height, :width]
@@ -74,9 +74,9 @@ def synthetic_images(preprocessing: Preprocessing, seed: int = 0) -> list[UInt8[
 
 
 def compare(reference: ImageDetector, exported: ImageDetector, images: Sequence[np.ndarray]) -> EngineParity:
-    """How far the rows and detections of `exported` are from those of `reference`, on images as cameras give them.
+    """Compare raw rows and final detections of two detectors on images as cameras deliver them.
 
-    A file that suppresses boxes itself has no rows to compare: what counts is what it detects.
+    A file with NMS in the graph has no raw rows; only its detections are compared.
     """
     boxes_px = scores = 0.0
     found = Agreement()
@@ -98,7 +98,7 @@ def compare_rows(
     layout: OutputLayout,
     size_hw: tuple[int, int],
 ) -> tuple[float, float]:
-    """Worst distance of corners in pixels of the network input, and worst difference of scores."""
+    """Worst corner distance in pixels of the network input, and worst difference of scores."""
     if isinstance(layout, QueryRows):
         got = got[corresponding_rows(expected, got)]
     boxes_px = _worst(boxes_of(expected, layout, size_hw), boxes_of(got, layout, size_hw))
@@ -108,9 +108,9 @@ def compare_rows(
 def boxes_of(
     rows: Float32[np.ndarray, "rows channels"], layout: OutputLayout, size_hw: tuple[int, int]
 ) -> Float32[np.ndarray, "rows 4"]:
-    """The box of every row, as corners in pixels of the network input, clipped to it.
+    """The box of every row as corners in pixels of the network input, clipped to it.
 
-    What lies outside is never seen, and YOLOX's exp() gives cells without an object boxes of any size.
+    Clipped, because YOLOX's exp() gives cells without an object boxes of any size.
     """
     height, width = size_hw
     with np.errstate(invalid="ignore"):
@@ -120,7 +120,7 @@ def boxes_of(
 def _corners(
     numbers: Float32[np.ndarray, "rows 4"], layout: OutputLayout, size_hw: tuple[int, int]
 ) -> Float32[np.ndarray, "rows 4"]:
-    """What the first four numbers of rows mean, in pixels of the network input."""
+    """Decode the first four columns to corners in pixels of the network input."""
     match layout:
         case YoloxRows():
             boxes = numbers if layout.decoded else decode_boxes(numbers, *grid_cells(size_hw, layout.strides))
@@ -136,17 +136,16 @@ def _corners(
 def corresponding_rows(
     expected: Float32[np.ndarray, "queries channels"], got: Float32[np.ndarray, "queries channels"]
 ) -> Int64[np.ndarray, " queries"]:
-    """For each expected query the row of `got` that is nearest, each row taken once: the cheapest way in all.
+    """Bipartite matching: for each expected query the row of `got`, at the least total distance.
 
-    A head that chooses its queries by their scores may choose nearly equal ones in another order in another engine,
-    and queries are a set: their order means nothing.
+    Queries are a set: heads that select them by score may order near-ties differently in another engine.
     """
     distances = np.stack([np.abs(got - row).max(axis=1) for row in expected])
     return linear_sum_assignment(distances)[1]
 
 
 def _worst(one: Float32[np.ndarray, "N k"], other: Float32[np.ndarray, "N k"]) -> float:
-    """The largest difference; infinite where a number of only one side is no number."""
+    """The largest difference; infinite for NaN on one side only."""
     with np.errstate(invalid="ignore"):
         differences = np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, np.abs(one - other))
     return float(np.nan_to_num(differences, nan=np.inf, posinf=np.inf).max(initial=0.0))

@@ -1,21 +1,18 @@
-"""One page that puts all files of an export side by side, with what they were measured on and with."""
+"""Export report: an HTML page with AP, latency and size of every file, and how each was quantised."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from html import escape
 from pathlib import Path
-from typing import Any
 
-from handeye.export.artefacts import Artefact, judging_engine
-from handeye.export.quantization.int8_recipe import Int8Result
+from handeye.export.result import Artefact
 from handeye.vision.evaluation.plots import figure
 from handeye.vision.files import write_html_report
 
 
 def write_report(folder: Path, title: str, artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> Path:
-    """Write report.html and report.png into a folder; returns the page. `facts` are lines above the table."""
+    """Write report.html and report.png into a folder and return the page; `facts` are listed above the table."""
     plot_artefacts(folder / "report.png", artefacts)
     page = folder / "report.html"
     write_html_report(page, title, _body(artefacts, facts))
@@ -33,52 +30,12 @@ def plot_artefacts(path: Path, artefacts: Sequence[Artefact]) -> None:
             speed.plot(times, heights, "o", label=engine)
             for artefact, x, y in zip(shown, times, heights, strict=True):
                 speed.annotate(artefact.title, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-        is_judged = any(artefact.AP for artefact in artefacts)
-        speed.set(xlabel="latency, p50 (ms)", ylabel="AP" if is_judged else "AP not measured")
+        is_evaluated = any(artefact.AP for artefact in artefacts)
+        speed.set(xlabel="latency, p50 (ms)", ylabel="AP" if is_evaluated else "AP not measured")
         if engines:
             speed.legend()
         size.barh([artefact.title for artefact in artefacts], [artefact.num_bytes / 1e6 for artefact in artefacts])
         size.set(xlabel="file (MB)")
-
-
-def as_json(artefacts: Sequence[Artefact]) -> dict[str, Any]:
-    """The same as a dictionary: keyed by what is measured, then by precision."""
-    judged = {artefact.title: judging_engine(artefact) for artefact in artefacts}
-    content: dict[str, Any] = {
-        "files": {artefact.title: str(artefact.path) for artefact in artefacts},
-        "bytes": {artefact.title: artefact.num_bytes for artefact in artefacts},
-        "sha256": {artefact.title: artefact.sha256 for artefact in artefacts},
-        "parameters": {artefact.title: artefact.parameters for artefact in artefacts},
-        "gflops": {artefact.title: artefact.gflops for artefact in artefacts},
-        "difference": {artefact.title: artefact.worst_difference for artefact in artefacts if not artefact.label},
-        "refused": {artefact.title: artefact.refused for artefact in artefacts if artefact.refused},
-        "remarks": {artefact.title: list(artefact.remarks) for artefact in artefacts if artefact.remarks},
-        "latency": {
-            artefact.title: {engine: asdict(latency) for engine, latency in artefact.latency.items()}
-            for artefact in artefacts
-        },
-        "recipes": {
-            artefact.title: _recipe_facts(artefact.recipe) for artefact in artefacts if artefact.recipe is not None
-        },
-    }
-    if any(artefact.AP for artefact in artefacts):
-        content["AP"] = {one.title: one.AP[judged[one.title] or ""] for one in artefacts}
-        content["AP50"] = {one.title: one.AP50[judged[one.title] or ""] for one in artefacts}
-        content["AP_by_engine"] = {artefact.title: dict(artefact.AP) for artefact in artefacts}
-    return content
-
-
-def _recipe_facts(recipe: Int8Result) -> dict[str, Any]:
-    search = recipe.search
-    return {
-        "calibrator": recipe.rule,
-        "scores": dict(recipe.scores),
-        "layers": recipe.num_layers,
-        "float_layers": sorted(recipe.keep_float),
-        "pinned": dict(recipe.pinned),
-        "damage": dict(search.damage) if search else {},
-        "trials": [asdict(trial) for trial in search.trials] if search else [],
-    }
 
 
 def _body(artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
@@ -90,8 +47,8 @@ def _body(artefacts: Sequence[Artefact], facts: Mapping[str, str]) -> str:
     details = "".join(_details(artefact) for artefact in artefacts)
     return (
         f"<ul>{lines}</ul><table><tr>{''.join(f'<th>{escape(head)}</th>' for head in heads)}</tr>{rows}</table>"
-        f"<p>AP and latency of a row come from the file and engine named there. Worst difference: from the float32 "
-        f"file, scores, and boxes as a share of the input's longer side.</p>"
+        f"<p>AP and latency are of that file in that engine. Worst difference from the float32 "
+        f"file: scores, and boxes as a fraction of the input's longer side.</p>"
         f"<img src=report.png alt='AP against latency'>{details}"
     )
 
@@ -112,14 +69,14 @@ def _size_cells(artefact: Artefact) -> tuple[str, str]:
 
 
 def _details(artefact: Artefact) -> str:
-    """File, hash and conditions of one artefact, and how its eight bits were chosen."""
+    """File, hash and conditions of one artefact, and its INT8 recipe."""
     text = f"<h2>{escape(artefact.title)}</h2><p><code>{escape(artefact.path.name)}</code>, "
     text += f"sha256 <code>{artefact.sha256}</code></p>"
-    if artefact.refused:
-        text += f"<p class=refused>Refused: {escape(artefact.refused)}</p>"
+    if artefact.rejected:
+        text += f"<p class=rejected>Rejected: {escape(artefact.rejected)}</p>"
     text += "".join(f"<p>{escape(remark)}</p>" for remark in artefact.remarks)
     text += "".join(
-        f"<p>{escape(one.engine)}, {one.threads} threads, {one.pause_s} s rest before each turn</p>"
+        f"<p>{escape(one.engine)}, {one.threads} threads, {one.pause_s} s pause before each turn</p>"
         for one in artefact.latency.values()
     )
     if artefact.recipe is not None:

@@ -45,6 +45,7 @@ print("imported", len({modules!r}))
 
 def run_time_modules() -> list[str]:
     files = [ROOT / f"vision/{name}.py" for name in ("config", "errors", "files", "images")]
+    files += [ROOT / f"export/{name}.py" for name in ("pipeline", "request", "result", "acceptance", "agreement")]
     files += [ROOT / "export/tensorrt/build_options.py", *(ROOT / "export/bundle").glob("*.py")]
     for folder in RUN_TIME:
         files += (ROOT / folder).rglob("*.py")

@@ -1,6 +1,6 @@
-"""Pack a detector for an edge device: its models, golden images, what they must give, and how to run it there.
+"""Pack a detector for an edge device: models, golden images with their detections, and how to run it there.
 
-`handeye verify` proves the bundle again wherever it is unpacked.
+`handeye verify` checks the bundle on the device.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from handeye.vision.runtime.engine_file import sha256_of
 from handeye.vision.runtime.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from handeye.export.bundle.bundle_index import BundleIndex, Precision
+    from handeye.export.bundle.index import BundleIndex, Precision
 
 DEFAULT_IMAGES = 8
 
@@ -46,15 +46,15 @@ class Arguments:
     count: int = DEFAULT_IMAGES
     """How many golden images."""
     seed: int = 7
-    """Which scenes are rendered."""
+    """Seed of the rendered scenes."""
     wheel: Path | None = None
-    """handeye's own wheel (pip wheel --no-deps --wheel-dir dist .), for devices that have no other way to get it."""
+    """handeye's own wheel (pip wheel --no-deps --wheel-dir dist .), for devices that cannot download it."""
     json: Path | None = None
     """Write what was packed to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Pack and say what is inside."""
+    """Pack and print what is inside."""
     from handeye.export.bundle.pack import make_bundle
 
     console = Console()
@@ -100,7 +100,7 @@ def _golden_images(arguments: Arguments, class_names: Sequence[str]) -> list[UIn
 
 
 def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.ndarray, "h w 3"]]:
-    """Scenes out of the simulator; UserError when the detector knows none of their objects."""
+    """Images from the simulator; UserError when the detector knows none of its objects."""
     from handeye.robot.simulator.objects import CUBE_CLASSES, Profile
 
     if not set(class_names) & set(CUBE_CLASSES):
@@ -112,22 +112,22 @@ def _render(class_names: Sequence[str], count: int, seed: int) -> list[UInt8[np.
     from handeye.robot.simulator.renderers import RendererKind
     from handeye.robot.simulator.samples import SampleRenderer
 
-    studio = SampleRenderer(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
+    renderer = SampleRenderer(WorkCellConfig(), Profile.HELD_OUT, RendererKind.RAYS)
     try:
-        return [studio.render(seed, number).image_rgb for number in range(count)]
+        return [renderer.render(seed, number).image_rgb for number in range(count)]
     finally:
-        studio.close()
+        renderer.close()
 
 
 def _report(arguments: Arguments, index: BundleIndex, console: Console) -> None:
     precisions = [model.precision for model in index.models]
     found = {model.precision: sum(len(one.scores) for one in model.golden.values()) for model in index.models}
     size = arguments.output.stat().st_size
-    told = f"{arguments.output} ({size / 1e6:.2f} MB): {', '.join(precisions)}; {len(index.images)} golden images"
-    console.print(f"{told} with {found['float32']} detections", highlight=False, soft_wrap=True)
+    summary = f"{arguments.output} ({size / 1e6:.2f} MB): {', '.join(precisions)}; {len(index.images)} golden images"
+    console.print(f"{summary} with {found['float32']} detections", highlight=False, soft_wrap=True)
     if "int8" not in precisions:
         console.print("no int8 model inside; add it with --int8 FILE", highlight=False, soft_wrap=True)
-    console.print(f"prove it with: handeye verify {arguments.output}", highlight=False, soft_wrap=True)
+    console.print(f"check it with: handeye verify {arguments.output}", highlight=False, soft_wrap=True)
     if arguments.json is not None:
         content: dict[str, object] = {
             "bundle": str(arguments.output),

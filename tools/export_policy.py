@@ -1,16 +1,15 @@
-"""Write a policy's checkpoint as one ONNX file that runs without torch, with the proof that it computes the same."""
+"""Export a trained policy to one ONNX file that runs without torch, and compare its outputs with torch's."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
 
 from handeye.export.graph.operator_support import require_supported
+from handeye.export.result import origin_of
 from handeye.robot.learning.checkpoint import load_policy
 from handeye.robot.learning.export import PolicyParity, export_policy, measure_policy_parity
 from handeye.tools.command_line import Positional
@@ -19,7 +18,7 @@ from handeye.vision.files import write_json
 
 EXPORTED = "policy.onnx"
 PARITY_LIMIT = 1e-3
-"""Largest difference that rounding may explain, in deviations of an action."""
+"""Largest difference that rounding explains, in standard deviations of an action."""
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,15 @@ class Arguments:
     """What `handeye export-policy` takes."""
 
     checkpoint: Positional[Path]
-    """A checkpoint of `handeye train-policy`: best.safetensors or last.safetensors in the folder of its run."""
+    """A checkpoint of `handeye train-policy`: best.safetensors or last.safetensors in its run folder."""
     output: Path
-    """Where the policy goes; its name ends in .onnx."""
+    """The ONNX file to write; its name ends in .onnx."""
     json: Path | None = None
     """Write the file, its size and its differences from torch to this file."""
 
 
 def run(arguments: Arguments) -> int:
-    """Export and compare; 1 when an engine here computes something else than torch."""
+    """Export and compare; 1 when an installed engine differs from torch."""
     if arguments.output.suffix != ".onnx":
         raise UserError(f"--output {arguments.output}: expected a file name that ends in .onnx")
     exported = export_checkpoint(arguments.checkpoint, arguments.output)
@@ -47,14 +46,14 @@ def run(arguments: Arguments) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PolicyExport:
-    """A file and how far each engine's results with it are from torch's."""
+    """An exported policy and how far it is from torch in each engine."""
 
     path: Path
     parities: Sequence[PolicyParity]
 
     @property
     def is_faithful(self) -> bool:
-        """Whether all engines compute what was trained."""
+        """Whether all engines agree with torch."""
         return all(parity.worst <= PARITY_LIMIT for parity in self.parities)
 
     def summary(self) -> dict[str, object]:
@@ -73,15 +72,10 @@ class PolicyExport:
 
 
 def export_checkpoint(checkpoint: Path, path: Path) -> PolicyExport:
-    """Export and compare. Raises ModelFileError when `checkpoint` is no policy of ours, UserError for a layer that
-    TensorRT's parser does not take."""
+    """Export and compare. Raises ModelFileError when `checkpoint` holds no handeye policy, UserError for a layer
+    that TensorRT's parser does not take."""
     policy = load_policy(checkpoint)
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    try:
-        program = f"handeye {version('handeye')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        program = "handeye"
-    export_policy(policy, path, made_by=f"{program} from {checkpoint.name} (sha256 {digest})")
+    export_policy(policy, path, made_by=origin_of(checkpoint))
     try:
         require_supported(onnx.load(path), path.name)
     except UserError:

@@ -1,43 +1,31 @@
-"""What `handeye export` tells: the comparison with torch, a table of all artefacts, and the facts above a report."""
+"""Terminal output of `handeye export`: parity with torch, a table of the files, the engine."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
+from handeye.export.result import Artefact, ExportResult
+
 if TYPE_CHECKING:
-    import onnx
-
-    from handeye.export.artefacts import Artefact
     from handeye.export.parity import EngineParity
+    from handeye.export.tensorrt.engine import EngineBuild
 
 
-def origin_of(source: Path) -> str:
-    """Program, version and source with its hash: what a file was made from can be told years later."""
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    try:
-        program = f"handeye {version('handeye')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        program = "handeye"
-    return f"{program} from {source.name} (sha256 {digest})"
-
-
-def count_facts(model: onnx.ModelProto) -> dict[str, str]:
-    """Parameters and GFLOPs of a graph; GFLOPs are left out where a size is not fixed."""
-    from handeye.export.graph.graph_index import count_gflops, count_parameters
-
-    facts = {"parameters": f"{count_parameters(model) / 1e6:.3f} M"}
-    try:
-        facts["GFLOPs"] = f"{count_gflops(model):.3f}"
-    except ValueError as error:
-        facts["GFLOPs"] = f"not counted: {error}"
-    return facts
+def print_result(console: Console, result: ExportResult) -> None:
+    """Everything but the engine."""
+    if result.parity:
+        print_parity(console, result.artefacts[0].path, result.parity)
+    if result.artefacts:
+        print_artefacts(console, result.artefacts)
+    if result.report is not None:
+        console.print(f"report: {result.report}", highlight=False, soft_wrap=True)
+    if result.trtexec:
+        _print_line(console, f"with trtexec, for other programs: {result.trtexec}")
 
 
 def print_parity(console: Console, path: Path, parities: Sequence[EngineParity]) -> None:
@@ -53,8 +41,8 @@ def print_parity(console: Console, path: Path, parities: Sequence[EngineParity])
 
 
 def print_artefacts(console: Console, artefacts: Sequence[Artefact]) -> None:
-    """Precision by precision: size, AP and time in each engine, and what is wrong with it."""
-    table = Table(title="artefacts", title_justify="left")
+    """A row per file: size, AP and latency in each engine; then rejections and remarks."""
+    table = Table(title="exported files", title_justify="left")
     engines = list(artefacts[0].latency or artefacts[0].AP)
     for heading in ("precision", "MB", *(f"{what} {engine}" for engine in engines for what in ("AP", "ms"))):
         table.add_column(heading, justify="left" if heading == "precision" else "right")
@@ -66,7 +54,20 @@ def print_artefacts(console: Console, artefacts: Sequence[Artefact]) -> None:
         table.add_row(*cells)
     console.print(table)
     for artefact in artefacts:
-        if artefact.refused:
-            console.print(f"refused: {artefact.path.name}: {artefact.refused}", highlight=False, soft_wrap=True)
+        if artefact.rejected:
+            _print_line(console, f"rejected: {artefact.path.name}: {artefact.rejected}")
         for remark in artefact.remarks:
-            console.print(f"{artefact.title}: {remark}", highlight=False, soft_wrap=True)
+            _print_line(console, f"{artefact.title}: {remark}")
+
+
+def print_engine(console: Console, build: EngineBuild) -> None:
+    """Warnings, size, GPU and build time."""
+    for warning in build.warnings:
+        _print_line(console, f"warning: {warning}")
+    record, size = build.record, build.path.stat().st_size / 1e6
+    built_for = f"TensorRT {record.tensorrt} for {record.gpu}, built in {build.seconds:.0f} s"
+    _print_line(console, f"{build.path} ({size:.2f} MB): {built_for}")
+
+
+def _print_line(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

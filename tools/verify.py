@@ -1,7 +1,7 @@
-"""Prove a bundle on this machine: build or load each model, compare with the golden detections, measure, say pass.
+"""Verify a bundle on this machine: run each model, compare with the golden detections, measure latency.
 
-Where TensorRT runs, its engines are built here; elsewhere ONNX Runtime or OpenVINO compute. Exit code 1 means that a
-model failed, 2 that the bundle was refused.
+Where TensorRT runs, its engines are built here; elsewhere ONNX Runtime or OpenVINO are used. Exit code 1: a model
+failed; 2: the bundle cannot be used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from handeye.export.bundle.bundle_file import Bundle, open_bundle
-from handeye.export.bundle.bundle_index import BundleModel, VerifyEngine
+from handeye.export.bundle.archive import Bundle, open_bundle
+from handeye.export.bundle.index import BundleModel, VerifyEngine
 from handeye.export.bundle.verify import Verdict, choose_engine, prepare_model, unpacked, verify_model
 from handeye.tools.benchmark import measure
 from handeye.tools.command_line import Positional
@@ -33,13 +33,13 @@ class Arguments:
     engine: Literal["auto", "tensorrt", "onnxruntime", "openvino"] = "auto"
     """Inference engine; auto takes TensorRT where it runs, else the fastest that is installed."""
     engines: Path | None = None
-    """Folder for the engines that are built, to keep them; without it they are thrown away."""
+    """Folder for the engines that are built, to keep them; by default they are deleted."""
     threads: int | None = None
     """Threads of ONNX Runtime and OpenVINO; by default one for each processor."""
     repeats: int = 50
-    """How many images are measured for each model, after ten that are not."""
+    """Images measured for each model, after ten of warm-up."""
     pause_s: float = 1.0
-    """Rest before each measurement in seconds, so that one does not pay for the other's heat."""
+    """Pause before each measurement in seconds, against thermal throttling."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -56,8 +56,8 @@ def run(arguments: Arguments) -> int:
     for verdict, times in results:
         _print_verdict(console, verdict, times)
     passed = all(verdict.passed for verdict, _ in results)
-    told = f"{bundle.index.name}: {len(bundle.index.images)} golden images: {'pass' if passed else 'FAIL'}"
-    console.print(told, highlight=False, markup=False)
+    summary = f"{bundle.index.name}: {len(bundle.index.images)} golden images: {'pass' if passed else 'FAIL'}"
+    console.print(summary, highlight=False, markup=False)
     if arguments.json is not None:
         write_json(arguments.json, _result(arguments, bundle, results))
     return 0 if passed else 1
@@ -66,17 +66,17 @@ def run(arguments: Arguments) -> int:
 def _verify(
     arguments: Arguments, bundle: Bundle, model: BundleModel, engine: VerifyEngine, folder: Path
 ) -> tuple[Verdict, dict[str, Any]]:
-    """One model: its verdict and its times."""
+    """Verdict and latencies of one model."""
     with unpacked(bundle, model, folder) as path:
         prepared = prepare_model(path, engine, arguments.engines or folder, arguments.threads)
     verdict = verify_model(bundle, model, prepared, engine)
-    pictures = [(name, bundle.read(name)) for name in bundle.index.images]
+    images = [(name, bundle.read(name)) for name in bundle.index.images]
     time.sleep(arguments.pause_s)
-    return verdict, measure(prepared.detector, pictures, arguments.repeats)
+    return verdict, measure(prepared.detector, images, arguments.repeats)
 
 
 def _print_verdict(console: Console, verdict: Verdict, times: dict[str, Any]) -> None:
-    """What was found, how far it is from what must be found, and how long it took."""
+    """Detections, differences from the golden ones, and latency."""
     found, limit = verdict.agreement, verdict.limit
     infer, total = (times["stages"][stage]["p50_ms"] for stage in ("infer", "total"))
     few = f"; up to {limit.outliers:.0%} of all may be far off or alone" if limit.outliers else ""

@@ -1,6 +1,6 @@
-"""Packs what an edge device needs to prove a detector again: models, golden images and what they must give.
+"""Pack a bundle for an edge device: models, golden images and their detections, requirements, build script.
 
-Everything is computed here and now by ONNX Runtime, one thread, from the very files that go into the bundle.
+The golden detections are computed by ONNX Runtime, with one thread, from the packed files themselves.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from handeye.export.bundle.bundle_file import write_bundle
-from handeye.export.bundle.bundle_index import (
+from handeye.export.bundle.archive import write_bundle
+from handeye.export.bundle.index import (
     ENGINES,
     TOLERANCES,
     BundleIndex,
@@ -24,6 +24,7 @@ from handeye.export.bundle.bundle_index import (
     GoldenDetections,
     Precision,
 )
+from handeye.export.result import program_version
 from handeye.export.tensorrt.build_options import BuildOptions, trtexec_command
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.runtime.image_detector import ImageDetector
@@ -43,16 +44,16 @@ def make_bundle(
     """Write a bundle of these ONNX files and images and return its index.
 
     The models must be of one detector: same classes, same preprocessing. `wheel` is handeye itself, for a device that
-    cannot fetch it. Raises ModelFileError for a file without a manifest or of another detector, UserError when there
-    are no images or nothing is detected in any of them, which would prove nothing.
+    cannot download it. Raises ModelFileError for a file without a manifest or of another detector, UserError without
+    images or where a model detects nothing in any of them, which would verify nothing.
     """
     if not images_rgb:
         raise UserError("a bundle needs golden images, got none")
     manifests: dict[Precision, Manifest] = {precision: read_manifest(file) for precision, file in models.items()}
     _check_same_detector(models, manifests)
-    pictures = {f"golden/{number:04d}.png": _png(image) for number, image in enumerate(images_rgb, start=1)}
-    packed = [_pack_model(precision, file, images_rgb, list(pictures)) for precision, file in models.items()]
-    contents = {model.file: models[model.precision].read_bytes() for model in packed} | pictures
+    image_files = {f"golden/{number:04d}.png": _png(image) for number, image in enumerate(images_rgb, start=1)}
+    packed = [_pack_model(precision, file, images_rgb, list(image_files)) for precision, file in models.items()]
+    contents = {model.file: models[model.precision].read_bytes() for model in packed} | image_files
     contents |= {f"requirements/{file.name}": file.read_bytes() for file in sorted(REQUIREMENTS.glob("*.txt"))}
     if wheel is not None:
         contents[f"wheels/{wheel.name}"] = _read_wheel(wheel)
@@ -64,7 +65,7 @@ def make_bundle(
         made_by=_maker(),
         class_names=next(iter(manifests.values())).class_names,
         models=tuple(packed),
-        images=tuple(pictures),
+        images=tuple(image_files),
         engines=ENGINES,
         files=(),
     )
@@ -85,9 +86,9 @@ def _check_same_detector(models: Mapping[Precision, Path], manifests: Mapping[Pr
 
 
 def _pack_model(precision: Precision, file: Path, images: Sequence[Image], names: Sequence[str]) -> BundleModel:
-    """What ONNX Runtime finds with this file; UserError when that is nothing at all."""
+    """Compute golden detections with ONNX Runtime; UserError when there are none."""
     with tempfile.TemporaryDirectory() as folder:
-        # Under the name in the bundle, so that errors of the engine name what the user will see.
+        # Copied, so that error messages of the engine show the name in the bundle.
         copy = Path(folder) / f"{precision}.onnx"
         copy.write_bytes(file.read_bytes())
         detector = ImageDetector.load(copy, engine="onnxruntime", num_threads=1)
@@ -101,16 +102,12 @@ def _pack_model(precision: Precision, file: Path, images: Sequence[Image], names
 
 
 def _maker() -> str:
-    """Program, engine and processor that the golden detections come from."""
-    try:
-        program = f"handeye {version('handeye')}"
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        program = "handeye"
-    return f"{program}, onnxruntime {version('onnxruntime')} with 1 thread on {platform.machine()}"
+    """Program, engine and processor that computed the golden detections."""
+    return f"{program_version()}, onnxruntime {version('onnxruntime')} with 1 thread on {platform.machine()}"
 
 
 def _png(image_rgb: Image) -> bytes:
-    """Lossless, so that every decoder gives the same pixels."""
+    """Encode losslessly, so that every decoder gives the same pixels."""
     done, content = cv2.imencode(".png", image_rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done
     return content.tobytes()
@@ -123,7 +120,7 @@ def _read_wheel(wheel: Path) -> bytes:
 
 
 def _build_script(models: Sequence[BundleModel]) -> str:
-    """The engines by trtexec, for programs in other languages; `handeye verify` builds its own."""
+    """Shell script that builds plans with trtexec, for programs in other languages; `handeye verify` builds its own."""
     lines = ["#!/bin/sh", "# Builds a TensorRT plan of each model on this device.", "set -eu", 'cd "$(dirname "$0")"']
     lines += ['PATH="$PATH:/usr/src/tensorrt/bin"  # where JetPack keeps trtexec', "mkdir -p plans"]
     for model in models:
@@ -133,7 +130,7 @@ def _build_script(models: Sequence[BundleModel]) -> str:
 
 
 def _read_me(name: str, wheel: Path | None) -> str:
-    """What to do on the device, step by step."""
+    """README with the steps on the device."""
     package = f"wheels/{wheel.name}" if wheel is not None else "handeye"
     return f"""{name}: models, golden images, and what they must give.
 

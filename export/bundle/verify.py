@@ -1,4 +1,4 @@
-"""Proves a bundle on the machine at hand: each model in an engine, compared with its golden detections.
+"""Verify a bundle on this machine: run each model and compare with its golden detections.
 
 Imports neither torch nor onnx: this runs on the robot's computer.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from handeye.export.agreement import Agreement, Tolerance, compare_detections
-from handeye.export.bundle.bundle_file import Bundle
-from handeye.export.bundle.bundle_index import BundleError, BundleModel, VerifyEngine
+from handeye.export.bundle.archive import Bundle
+from handeye.export.bundle.index import BundleError, BundleModel, VerifyEngine
 from handeye.export.tensorrt.build_options import BuildOptions
 from handeye.vision.errors import MissingPackageError, ModelFileError, UserError
 from handeye.vision.images import decode_image
@@ -26,7 +26,7 @@ from handeye.vision.runtime.image_detector import ImageDetector
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one model did in one engine. `limit` are the tolerances, `sha256` names the file that ran."""
+    """Result of one model in one engine; `limit` are the tolerances, `sha256` is that of the file that ran."""
 
     precision: str
     engine: str
@@ -37,13 +37,13 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether every detection has its partner near enough, but for the outliers that the limit allows."""
+        """Whether detections agree within the limit."""
         return self.agreement.keeps_to(self.limit)
 
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """A model that is ready to run, and the SHA-256 of the file that runs."""
+    """A loaded model and the SHA-256 of its file."""
 
     detector: ImageDetector
     sha256: str
@@ -51,9 +51,9 @@ class PreparedModel:
 
 
 def choose_engine(bundle: Bundle, asked: VerifyEngine | None) -> VerifyEngine:
-    """The engine to prove the bundle in: the asked one, or TensorRT where it runs, or the fastest there is.
+    """The requested engine, else TensorRT where it runs, else the fastest that is installed.
 
-    Raises BundleError when the engine's version is not one that the bundle is for, MissingPackageError when it is not
+    Raises BundleError when the bundle does not support the engine's version, MissingPackageError when it is not
     installed.
     """
     engine = asked or ("tensorrt" if _tensorrt_runs() else fastest_engine())
@@ -72,7 +72,7 @@ def choose_engine(bundle: Bundle, asked: VerifyEngine | None) -> VerifyEngine:
 
 
 def verify_model(bundle: Bundle, model: BundleModel, prepared: PreparedModel, engine: VerifyEngine) -> Verdict:
-    """Detect in every golden image and compare with what the bundle says must be found."""
+    """Detect in every golden image and compare with the golden detections."""
     limit, detector = model.tolerances[engine], prepared.detector
     sure_score = detector.score_threshold + limit.scores
     found = (
@@ -90,7 +90,7 @@ def verify_model(bundle: Bundle, model: BundleModel, prepared: PreparedModel, en
 
 @contextmanager
 def unpacked(bundle: Bundle, model: BundleModel, folder: Path) -> Iterator[Path]:
-    """The model's ONNX file in `folder`, for as long as it is needed."""
+    """Context manager: the model's ONNX file, unpacked to `folder`."""
     path = folder / f"{model.precision}.onnx"
     path.write_bytes(bundle.read(model.file))
     try:
@@ -100,9 +100,9 @@ def unpacked(bundle: Bundle, model: BundleModel, folder: Path) -> Iterator[Path]
 
 
 def prepare_model(path: Path, engine: VerifyEngine, engines: Path, num_threads: int | None) -> PreparedModel:
-    """Load an ONNX file into an engine; TensorRT's is built in the folder `engines` unless the same is there already.
+    """Load an ONNX file into an engine; for TensorRT, build one in the folder `engines` unless it is there already.
 
-    Raises what the engine says against the file.
+    Raises the errors of the engine.
     """
     if engine != "tensorrt":
         detector = ImageDetector.load(path, engine=engine, num_threads=num_threads)
@@ -119,7 +119,7 @@ def _build(path: Path, engine_path: Path, timing_cache: Path) -> tuple[str, ...]
 
 
 def _is_current(engine_path: Path, onnx_path: Path) -> bool:
-    """Whether the engine was built from this very file and runs here."""
+    """Whether the engine was built from this file and loads here."""
     try:
         file = read_engine_file(engine_path)
         ImageDetector.load(engine_path)

@@ -1,7 +1,6 @@
-"""The same function with fewer operations: batch norms move into their convolutions, the focus block and each RepVGG
-block become one convolution.
+"""Fold a detector for inference: batch norms into convolutions, focus and RepVGG blocks into single convolutions.
 
-All of this is exact up to the order of the sums.
+Exact up to the order of the sums.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from handeye.vision.layers.csp_blocks import Focus, RepBlock
 
 
 def fold_for_inference(detector: Detector) -> Detector:
-    """A copy in eval mode without batch norms, focus and RepVGG blocks; the detector itself stays as it is."""
+    """A copy in eval mode without batch norms, focus and RepVGG blocks; the detector itself is not changed."""
     folded = copy.deepcopy(detector).eval()
     for block in list(folded.modules()):
         if isinstance(block, ConvNormAct) and isinstance(block.norm, nn.BatchNorm2d | FrozenBatchNorm2d):

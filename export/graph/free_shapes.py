@@ -1,7 +1,7 @@
-"""Graphs whose batch or input size is free: what a detector must be like for it, and proof at other shapes.
+"""Dynamic batch and input size: which detectors can have them, and parity with torch at other shapes.
 
-A traced graph holds what was computed from the shape of the example as constants: that is why most parts with
-positions, anchors or windows keep to one size. Nothing in a detector depends on the batch.
+Tracing turns whatever was computed from the example's shape into constants, so parts with position embeddings, anchors
+or windows work at one size only. Nothing in a detector depends on the batch size.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ OF_ONE_SIZE: Mapping[type, str] = {
     QuerySelection: "its anchors are those of one size",
     YoloGridHead: "its grid of anchors is that of one size",
 }
-"""Parts that a trace ties to the size of the example."""
+"""Modules that tracing ties to one input size."""
 
 
 @dataclass(frozen=True, slots=True)
 class FreeShapes:
-    """Which dimensions of a graph's input are left free."""
+    """Which dimensions of the input are dynamic."""
 
     batch: bool = False
     size: bool = False
 
     @property
     def axes(self) -> dict[str, dict[int, str]]:
-        """As torch's exporter takes them. How many rows there are follows from the size, where it is free."""
+        """`dynamic_axes` for torch.onnx.export; with a free size the number of rows is free, too."""
         ends = (
             {INPUT_NAME: {0: "batch"}, OUTPUT_NAME: {0: "batch"}} if self.batch else {INPUT_NAME: {}, OUTPUT_NAME: {}}
         )
@@ -55,7 +55,7 @@ class FreeShapes:
         return {name: axes for name, axes in ends.items() if axes}
 
     def shapes(self, size_hw: tuple[int, int], stride: int) -> list[tuple[int, int, int]]:
-        """Batches and sizes other than the usual at which to prove a graph."""
+        """Other batches and sizes at which to compare a graph with torch."""
         height, width = size_hw
         sizes = [(height + stride, width), (height, width + 2 * stride)] if self.size else [size_hw]
         return [(batch, *size) for size in sizes for batch in ((2, 3) if self.batch else (1,))]
@@ -65,7 +65,7 @@ FIXED = FreeShapes()
 
 
 def require_free_size(detector: Detector) -> None:
-    """Raise UserError, with the part and the reason, for a detector whose graph would serve one size only."""
+    """Raise UserError, naming the module and the reason, for a detector whose graph would work at one size only."""
     for name, part in detector.named_modules():
         for kind, reason in OF_ONE_SIZE.items():
             if isinstance(part, kind):
@@ -82,7 +82,7 @@ def measure_free_shapes(
     engines: Sequence[EngineName],
     num_threads: int | None = None,
 ) -> list[EngineParity]:
-    """How far each engine is from torch on noise in other batches and sizes; rows only, nothing is judged."""
+    """Difference between each engine and torch on noise at other batches and sizes; raw rows, without NMS."""
     manifest = read_manifest(path)
     layout, size_hw = output_layout(detector), manifest.preprocessing.size_hw
     reference = TorchSession(detector, class_names=manifest.class_names)
@@ -102,6 +102,6 @@ def measure_free_shapes(
 
 
 def _noise(preprocessing: Preprocessing, shape: tuple[int, int, int]) -> Float32[np.ndarray, "B 3 H W"]:
-    """A batch of different images of that height and width, as the network takes them."""
+    """A batch of preprocessed noise images of that height and width."""
     own = at_fixed_size(preprocessing, shape[1:])
     return np.stack([preprocess(synthetic_images(own, seed)[0], own)[0] for seed in range(shape[0])])

@@ -1,4 +1,4 @@
-"""An ONNX graph as quantisation sees it: who makes a tensor, who reads it, which tensors are constants.
+"""Index an ONNX graph: producer and readers of each tensor, constants; count parameters and GFLOPs.
 
 The index does not follow later changes of the graph; make a new one after changing it.
 """
@@ -14,11 +14,11 @@ import onnx
 from onnx import numpy_helper
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators with weights: where the arithmetic of a network is done."""
+"""Operators with weights."""
 
 
 class GraphIndex:
-    """Producers, readers and constants of one graph. Its nodes must be in the order in which they run."""
+    """Producers, readers and constants of one graph, whose nodes must be in topological order."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -38,15 +38,15 @@ class GraphIndex:
         self._names.update(self.constants, self.input_names)
 
     def value(self, name: str) -> np.ndarray:
-        """The numbers of a constant; raises KeyError for a tensor that is computed."""
+        """The array of a constant; raises KeyError for a tensor that is computed."""
         return numpy_helper.to_array(self.constants[name])
 
     def layers(self) -> list[onnx.NodeProto]:
-        """Nodes with constant weights, in the order in which they run."""
+        """Nodes with constant weights, in topological order."""
         return [node for node in self.nodes if self.weight_name(node) is not None]
 
     def weight_name(self, node: onnx.NodeProto) -> str | None:
-        """The weights of a layer; None for any other node, also for the product of two computed tensors."""
+        """Name of a layer's weights; None for any other node, and for the product of two computed tensors."""
         if node.op_type in LAYERS and node.input[1] in self.constants and node.input[0] not in self.constants:
             return node.input[1]
         return None
@@ -54,8 +54,8 @@ class GraphIndex:
     def met_from(
         self, node: onnx.NodeProto, stops: Callable[[onnx.NodeProto], bool]
     ) -> Iterator[tuple[onnx.NodeProto, str]]:
-        """Every node that reads what `node` makes, directly or through nodes at which `stops` is false, and the tensor
-        by which it was reached."""
+        """Every node downstream of `node`, up to and including those at which `stops` is true, with the tensor by which
+        it was reached."""
         waiting, seen = [*node.output], set[str]()
         while waiting:
             name = waiting.pop()
@@ -68,7 +68,7 @@ class GraphIndex:
                     waiting.extend(reader.output)
 
     def unused_name(self, wish: str) -> str:
-        """`wish`, or `wish` with a number behind it; the name is taken from then on."""
+        """`wish`, or `wish` with a number appended; the name is reserved from then on."""
         name, number = wish, 1
         while name in self._names:
             name, number = f"{wish}_{number}", number + 1
@@ -77,12 +77,12 @@ class GraphIndex:
 
 
 def attribute(node: onnx.NodeProto, name: str, default: int) -> int:
-    """An integer attribute of a node, or what the standard says where it is left out."""
+    """An integer attribute of a node, or the default of the standard."""
     return next((entry.i for entry in node.attribute if entry.name == name), default)
 
 
-def in_running_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes so that each comes after those whose outputs it reads, otherwise in their present order."""
+def topologically_sorted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes in topological order, otherwise in their present order."""
     made = {name for node in graph.node for name in node.output}
     known, ordered, waiting = set[str](), list[onnx.NodeProto](), list(graph.node)
     while waiting:
@@ -99,7 +99,7 @@ def in_running_order(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def read_by(node: onnx.NodeProto) -> Iterator[str]:
-    """The inputs of a node, and what the graphs inside of it read from outside."""
+    """The inputs of a node, including those of its subgraphs."""
     yield from (name for name in node.input if name)
     for entry in node.attribute:
         for graph in (entry.g, *entry.graphs):
@@ -108,20 +108,15 @@ def read_by(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def replace_inputs(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
-    """Let `nodes` read `new` wherever they read `old`."""
+    """Replace the input `old` of `nodes` by `new`."""
     for node in nodes:
         for position, name in enumerate(node.input):
             if name == old:
                 node.input[position] = new
 
 
-# How large a network is and how much it computes, counted from its graph, whoever exported it.
-
-FLOAT_KINDS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8}
-
-
 def count_parameters(model: onnx.ModelProto) -> int:
-    """Numbers in the weights and biases of layers and norms; tables of positions and scales of Q/DQ pairs are none."""
+    """Parameters in weights and biases of layers and norms; position tables and Q/DQ scales are not counted."""
     index = GraphIndex(model.graph)
     names = {name for node in index.layers() for name in node.input[1:] if name in index.constants}
     names |= {
@@ -135,9 +130,9 @@ def count_parameters(model: onnx.ModelProto) -> int:
 
 
 def count_gflops(model: onnx.ModelProto) -> float:
-    """Floating point operations of layers and products, two to a multiplication with its sum, in 1e9.
+    """GFLOPs of layers and matrix products for a batch of one; a multiply-add counts as two.
 
-    For a batch of one; raises ValueError where a size is not fixed.
+    Raises ValueError where a dimension is not fixed.
     """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {value.name: _shape(value) for value in [*inferred.input, *inferred.output, *inferred.value_info]}
@@ -147,7 +142,7 @@ def count_gflops(model: onnx.ModelProto) -> float:
 
 
 def _multiplications(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Products of one node; 0 for a node that is no layer."""
+    """Multiply-adds of one node; 0 for a node without any."""
     if node.op_type not in {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
         return 0
     data, weight, out = (shapes.get(name, ()) for name in (node.input[0], node.input[1], node.output[0]))

@@ -1,8 +1,8 @@
-"""Float16 with the casts written into the graph: TensorRT 11 knows no other way, and TensorRT 10 takes it as well.
+"""Convert an ONNX graph to float16 with explicit casts, as strongly typed networks (TensorRT 10 and 11) need it.
 
-What overflows or loses too much in half precision stays an island of float32: normalisation, softmax, exponentials,
-decoded boxes, sampling locations and the choice of queries. Q/DQ pairs stay as they are but for the type of what they
-give back, so that one file holds 8-bit layers, float16 between them and float32 islands.
+Operations that overflow or lose too much in half precision stay in float32 islands: normalisation, softmax,
+exponentials, box decoding, sampling locations and top-k selection. Q/DQ pairs stay, with float16 outputs, so that one
+file holds INT8 layers, float16 between them and float32 islands.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import onnx.version_converter
 from jaxtyping import Float32
 from onnx import TensorProto, helper, numpy_helper
 
-from handeye.export.graph.graph_index import GraphIndex, in_running_order
+from handeye.export.graph.graph_index import GraphIndex, topologically_sorted
 from handeye.vision.errors import UserError
 
 LARGEST_HALF = 65504.0
@@ -29,9 +29,9 @@ ISLANDS = frozenset(
         *("ReduceMin", "ArgMax", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Equal", "Resize"),
     }
 )
-"""Operators that compute in float32 wherever they stand. Resize moves numbers, but its scales must be float32."""
+"""Operators that always compute in float32 (Resize because its scales must be float32)."""
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators that are worth half precision; all that comes after the last of them is decoding and stays in float32."""
+"""Operators that gain by half precision; what follows the last of them is decoding and stays in float32."""
 
 
 def to_half(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> onnx.ModelProto:
@@ -53,7 +53,7 @@ def to_half(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> onnx.Mo
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
-    """The element type of every tensor. Raises UserError where it cannot be told."""
+    """The element type of every tensor. Raises UserError where it cannot be inferred."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = [*inferred.input, *inferred.output, *inferred.value_info]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
@@ -62,13 +62,13 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
         for name in node.output:
             if name and not types.get(name):
                 raise UserError(
-                    f"{node.name} ({node.op_type}): the type of its output cannot be told; simplify the file"
+                    f"{node.name} ({node.op_type}): the type of its output cannot be inferred; simplify the file"
                 )
     return types
 
 
 def _with_half_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in an opset whose Q/DQ pairs take float16, if it has pairs; TensorRT 10 reads up to opset 20."""
+    """Raise the opset to one whose Q/DQ pairs take float16, if the model has any; TensorRT 10 reads up to opset 20."""
     has_pairs = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if not has_pairs or opset >= OPSET_OF_HALF_PAIRS:
@@ -77,7 +77,7 @@ def _with_half_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _decoding(index: GraphIndex) -> set[int]:
-    """Nodes after which no heavy one comes: boxes, scores and their choice. They are few and cost nothing."""
+    """Nodes with no heavy one downstream: decoding of boxes and scores, which costs next to nothing."""
     leads_to_heavy: set[str] = set()
     decoding = set()
     for node in reversed(index.nodes):
@@ -89,7 +89,7 @@ def _decoding(index: GraphIndex) -> set[int]:
 
 
 class _CastWriter:
-    """Goes through the nodes in their order and knows in which precision each float tensor is at hand."""
+    """Converts nodes in order and keeps track of the precisions in which each float tensor is available."""
 
     def __init__(self, index: GraphIndex, types: Mapping[str, int]) -> None:
         self.index, self.types = index, types
@@ -99,23 +99,23 @@ class _CastWriter:
         self.constants: list[onnx.TensorProto] = []
 
     def convert(self, node: onnx.NodeProto, *, to_half: bool) -> None:
-        """Give a node inputs of its precision; note the precision of its outputs."""
+        """Cast the inputs of a node to its precision; note the precision of its outputs."""
         if node.op_type == "Cast" and self._casts_to_float(node):
             node.attribute[0].i = TensorProto.FLOAT16 if to_half else TensorProto.FLOAT
         if node.op_type == "ConstantOfShape":
             to_half = False
         for position, name in enumerate(node.input):
             if self.types.get(name) == TensorProto.FLOAT:
-                node.input[position] = self._at_hand(name, to_half=to_half)
+                node.input[position] = self._in_precision(name, to_half=to_half)
         self.ordered.append(node)
         for position, name in enumerate(node.output):
             if self.types.get(name) == TensorProto.FLOAT:
                 self.is_half[name] = to_half
                 if to_half and name in self.index.output_names:
-                    self._give_out(node, position)
+                    self._cast_output(node, position)
 
     def finish(self) -> None:
-        """Put nodes and constants into the graph, each constant in the precisions that are read."""
+        """Write nodes and constants to the graph, each constant in the precisions that are read."""
         graph = self.index.graph
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.ordered]
         used = {name for node in nodes for name in node.input}
@@ -124,15 +124,15 @@ class _CastWriter:
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.initializer.extend([*kept, *self.constants])
         graph.node.extend(nodes)
-        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in in_running_order(graph)]
+        ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in topologically_sorted(graph)]
         del graph.node[:]
         graph.node.extend(ordered)
 
     def _casts_to_float(self, node: onnx.NodeProto) -> bool:
         return self.types.get(node.output[0]) == TensorProto.FLOAT
 
-    def _at_hand(self, name: str, *, to_half: bool) -> str:
-        """The name under which a float tensor can be read in the wanted precision."""
+    def _in_precision(self, name: str, *, to_half: bool) -> str:
+        """Name of a float tensor in the wanted precision; adds a cast or a converted constant if needed."""
         if self.is_half.get(name, False) == to_half:
             return name
         if (name, to_half) not in self.copies:
@@ -145,8 +145,8 @@ class _CastWriter:
                 self.ordered.append(helper.make_node("Cast", [name], [copy], name=f"{copy}_cast", to=kind))
         return self.copies[name, to_half]
 
-    def _give_out(self, node: onnx.NodeProto, position: int) -> None:
-        """Let an output of the network stay float32 under its own name."""
+    def _cast_output(self, node: onnx.NodeProto, position: int) -> None:
+        """Keep an output of the network float32 under its name."""
         name = node.output[position]
         inner = self.index.unused_name(f"{name}_in_half")
         node.output[position] = inner
@@ -155,7 +155,7 @@ class _CastWriter:
 
 
 def _as_half(value: Float32[np.ndarray, "..."], name: str) -> np.ndarray:
-    """A constant in half precision; what rounds to zero stays the smallest number, for scales must be positive."""
+    """A constant in float16; positive values do not round to zero, because scales must be positive."""
     if np.abs(value).max(initial=0.0) > LARGEST_HALF:
         raise UserError(f"{name}: holds {np.abs(value).max():.3g}, more than float16 can; keep its node in float32")
     half = value.astype(np.float16)

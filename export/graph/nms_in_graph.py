@@ -1,7 +1,7 @@
-"""Suppression of boxes as part of the graph, by choice: rows of cells go in, the best 300 boxes come out.
+"""Append NMS to an ONNX graph: decoded YOLOX rows in, the 300 best boxes out.
 
-The operators are ONNX's NonMaxSuppression and what surrounds it; all of them TensorRT's parser knows. It is put behind
-a finished graph, quantised or not, and computes in float32 what `vision.runtime.decode` does outside.
+Built from NonMaxSuppression and other operators that TensorRT's parser takes. It is appended to a finished graph,
+quantised or not, and computes in float32 what `vision.runtime.decode` does outside.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ from handeye.vision.runtime.image_detector import MAX_DETECTIONS
 from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, YoloxRows
 
 SCORE_FLOOR = 0.001
-"""What is less sure never comes out; the threshold that the file is run with may be any above. Boxes below a threshold
-never suppress those above it, so a low floor changes nothing but time."""
+"""Boxes with lower scores are dropped in the graph; the score threshold at run time can be anything above. A box never
+suppresses one with a higher score, so a low floor costs time only."""
 CANDIDATES = 3000
-"""So many of the best rows are compared with each other; TensorRT's TopK takes fewer than 3840."""
+"""Rows with the best scores that enter NMS; TensorRT's TopK takes fewer than 3840."""
 PREFIX = "suppression"
 OUTPUT_NAME = "boxes"
 
 
 def nms_in_graph(model: onnx.ModelProto, manifest: Manifest) -> tuple[onnx.ModelProto, Manifest]:
-    """A copy of `model` that gives PostprocessedBoxes (1, 300, 6), rows of zeros behind the last box, and its manifest.
+    """A copy of `model` that returns PostprocessedBoxes (1, 300, 6), padded with zeros, and its manifest.
 
-    Raises UserError for rows that are not decoded boxes of cells, and for a batch or an input size that is free.
+    Raises UserError for outputs other than decoded YOLOX rows, and for a free batch or input size.
     """
     layout = manifest.output
     if not isinstance(layout, YoloxRows):
-        raise UserError("--nms in-graph: this network says each object once; there is nothing to suppress")
+        raise UserError("--nms in-graph: this network needs no NMS, each query is one object")
     if not layout.decoded:
         raise UserError(
             "--nms in-graph: this file's boxes are not decoded; import its weights and export the checkpoint"
         )
     num_rows = _num_rows(model)
-    suppressed = onnx.ModelProto()
-    suppressed.CopyFrom(model)
-    writer = _Writer(suppressed.graph)
+    with_nms = onnx.ModelProto()
+    with_nms.CopyFrom(model)
+    writer = _Writer(with_nms.graph)
     boxes, labelled, scores = _candidates(writer, num_rows, len(manifest.class_names))
-    chosen = _suppress(writer, boxes, scores, manifest.iou_threshold)
+    chosen = _nms(writer, boxes, scores, manifest.iou_threshold)
     padding = writer.constant(np.zeros((MAX_DETECTIONS, 6), np.float32))
     found = writer("Concat", [writer("Gather", [labelled, chosen], axis=0), padding], axis=0)
     writer.batched(_best_of(writer, found, MAX_DETECTIONS), OUTPUT_NAME)
-    del suppressed.graph.output[:]
+    del with_nms.graph.output[:]
     shape = [1, MAX_DETECTIONS, 6]
-    suppressed.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape))
+    with_nms.graph.output.append(helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, shape))
     output = PostprocessedBoxes(score_floor=SCORE_FLOOR, iou_threshold=manifest.iou_threshold)
-    return suppressed, manifest.model_copy(update={"output": output})
+    return with_nms, manifest.model_copy(update={"output": output})
 
 
 def _num_rows(model: onnx.ModelProto) -> int:
@@ -59,46 +59,46 @@ def _num_rows(model: onnx.ModelProto) -> int:
     sizes = [size.dim_value for size in output.type.tensor_type.shape.dim]
     taken = [size.dim_value for size in model.graph.input[0].type.tensor_type.shape.dim]
     if len(sizes) != 3 or sizes[0] != 1 or 0 in (sizes[1], *taken):
-        raise UserError("--nms in-graph: boxes of one image of fixed size are suppressed; leave the free sizes out")
+        raise UserError("--nms in-graph: takes boxes of one image of fixed size; leave out the free sizes")
     return sizes[1]
 
 
 class _Writer:
-    """Adds nodes and constants to the end of a graph: `name = writer("Mul", [a, b])`."""
+    """Appends nodes and constants to a graph: `name = writer("Mul", [a, b])`."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph, self.index = graph, GraphIndex(graph)
 
     def __call__(self, operator: str, inputs: list[str], output: str = "", *, place: int = 0, **attributes: Any) -> str:
-        """Add one node and give the name of its output, the second where `place` is 1."""
+        """Add a node; returns the name of its output number `place`."""
         name = self.index.unused_name(f"/{PREFIX}/{operator}")
         outputs = [f"{name}_out{number}" for number in range(place)] + [output or f"{name}_out"]
         self.graph.node.append(helper.make_node(operator, inputs, outputs, name=name, **attributes))
         return outputs[-1]
 
     def constant(self, value: np.ndarray) -> str:
-        """Add a constant and give its name."""
+        """Add a constant; returns its name."""
         name = self.index.unused_name(f"/{PREFIX}/constant")
         self.graph.initializer.append(numpy_helper.from_array(value, name))
         return name
 
     def columns(self, rows: str, start: int, stop: int) -> str:
-        """Some columns of a table."""
+        """Columns start to stop of a table."""
         return self("Slice", [rows, *(self.constant(np.array([number])) for number in (start, stop, 1))])
 
     def flat(self, values: str) -> str:
-        """All numbers in one row."""
+        """Flatten to one dimension."""
         return self("Reshape", [values, self.constant(np.array([-1]))])
 
     def batched(self, values: str, output: str = "") -> str:
-        """The same as a batch of one."""
+        """Add a batch dimension of one."""
         return self("Unsqueeze", [values, self.constant(np.array([0]))], output)
 
 
 def _candidates(writer: _Writer, num_rows: int, num_classes: int) -> tuple[str, str, str]:
     """Corners (1, K, 4), table of corners, score and class (K, 6), and scores by class (1, C, K) of the best rows.
 
-    A row is of one class only, its best: all its other scores are 0, and nothing that is 0 is chosen.
+    Each row counts for its best class only: its other scores are 0, and a score of 0 is never chosen.
     """
     rows = writer("Squeeze", [writer.graph.output[0].name, writer.constant(np.array([0]))])
     of_classes = writer.columns(rows, 5, 5 + num_classes)
@@ -118,8 +118,8 @@ def _candidates(writer: _Writer, num_rows: int, num_classes: int) -> tuple[str, 
     return writer.batched(writer.columns(table, 0, 4)), table, writer.batched(by_class)
 
 
-def _suppress(writer: _Writer, boxes: str, scores: str, iou_threshold: float) -> str:
-    """Which rows of the table stay (M,)."""
+def _nms(writer: _Writer, boxes: str, scores: str, iou_threshold: float) -> str:
+    """Indices of the rows that NMS keeps (M,)."""
     limits = [
         writer.constant(value)
         for value in (

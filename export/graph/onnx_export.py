@@ -1,7 +1,7 @@
-"""A detector as one ONNX file that says by itself how to use it: decoded rows in the graph, manifest in the metadata.
+"""Export a detector to ONNX, with box decoding in the graph and a manifest in the metadata; write and load ONNX files.
 
-Opset 17, the lowest that the engines on robot computers run without known faults. Size and batch are fixed unless asked
-for otherwise: static shapes are what small engines are fast with.
+Opset 17, the lowest that the engines on robot computers run without known faults. Size and batch are fixed by default,
+because small engines are fastest with static shapes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+import onnx.version_converter
 import onnxslim
 import torch
 from jaxtyping import Float
@@ -21,16 +22,18 @@ from handeye.export.graph.folding import fold_for_inference
 from handeye.export.graph.free_shapes import FIXED, FreeShapes, require_free_size
 from handeye.export.graph.operator_support import require_supported
 from handeye.vision.detector import Detector
+from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.evaluation.torch_session import INPUT_NAME, OUTPUT_NAME, detector_manifest, row_columns
 from handeye.vision.files import replacing
 from handeye.vision.images import at_fixed_size
-from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx
+from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
+from handeye.vision.runtime.manifest import METADATA_KEY, Manifest, parse_onnx, read_manifest
 
 OPSET = 17
 
 
 class DecodedRows(nn.Module):
-    """images -> (B, rows, channels): the part of a detector that belongs into a graph, for some or all classes."""
+    """Network to export: images -> (B, rows, channels), decoded boxes and scores of some or all classes."""
 
     def __init__(self, detector: Detector, class_names: Sequence[str]) -> None:
         super().__init__()
@@ -55,15 +58,13 @@ def export_onnx(
     iou_threshold: float | None = None,
     free: FreeShapes = FIXED,
 ) -> Manifest:
-    """Write `detector` to `path` as ONNX, for one image of the size in its configuration, and return its manifest.
+    """Write `detector` to `path` as ONNX, for one image of the configured size, and return its manifest.
 
-    `free` leaves the batch or the size open; the run time goes on giving it one image of the configured size.
-
-    A detector whose inputs follow the shape of the image (`shorter_side`) gets letterboxed images of one size instead.
-    class_names are the classes that the file names, in this order; None means all. A detector may be trained with a
-    class that only teaches it (everything that is no cube, say): what is deployed need not name it. Thresholds are the
-    defaults that the file will be run with; `made_by` says what it was made from. Raises UserError for a class that
-    the detector does not know, for a layer that TensorRT's parser does not take, and for a size that cannot be free.
+    A detector whose input follows the shape of the image (`shorter_side`) gets letterboxed images of one size instead.
+    class_names: classes to keep, in this order, None for all; classes that only help in training ("no cube") can be
+    left out. Thresholds are the defaults stored in the file, `made_by` is its provenance. `free` leaves the batch or
+    the size dynamic; handeye's run time still feeds one image of the configured size. Raises UserError for an unknown
+    class, for a layer that TensorRT's parser does not take, and for a size that cannot be free.
     """
     names = detector.config.class_names if class_names is None else class_names
     if free.size:
@@ -79,7 +80,7 @@ def export_onnx(
 
 
 def write_onnx(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Manifest:
-    """Check `model`, put the manifest with the hash of its graph into its metadata and write it."""
+    """Check `model`, store the manifest with the hash of the graph in its metadata, and write it."""
     onnx.checker.check_model(model, full_check=True)
     del model.metadata_props[:]
     graph_sha256 = parse_onnx(model.SerializeToString(), origin=str(path)).graph_sha256
@@ -91,10 +92,10 @@ def write_onnx(path: Path, model: onnx.ModelProto, manifest: Manifest) -> Manife
 
 
 def trace_onnx(network: DecodedRows, free: FreeShapes = FIXED) -> onnx.ModelProto:
-    """The graph as torch's exporter writes it, not yet simplified."""
+    """The graph from torch's tracing exporter, not yet simplified."""
     image = torch.zeros(1, 3, *network.detector.config.preprocessing.size_hw)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # The sizes that tracing turns into constants are meant to be constant.
+        # Sizes that tracing turns into constants are meant to be constant.
         warnings.filterwarnings("ignore", message="Converting a tensor", category=Warning)
         warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         # The tracing exporter: the newer one writes opset 17 only through a converter and takes ten times as long.
@@ -112,9 +113,49 @@ def trace_onnx(network: DecodedRows, free: FreeShapes = FIXED) -> onnx.ModelProt
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, operations that change nothing removed, shapes in between left out."""
+    """Fold constants, remove no-ops, and drop intermediate shapes."""
     slim = onnxslim.slim(model)
     if not isinstance(slim, onnx.ModelProto):
         raise TypeError(f"onnxslim gave {type(slim).__name__} instead of a model")
     del slim.graph.value_info[:]  # shapes that every engine infers again
     return slim
+
+
+def open_onnx(path: Path, model_format: ModelFormat | None) -> tuple[onnx.ModelProto, Manifest]:
+    """Load an ONNX file of handeye or, with `model_format`, of another program: the graph at opset 17, and a manifest.
+
+    Raises ModelFileError for a file that cannot be used, UserError for a graph that is already quantised or has inputs
+    other than the image.
+    """
+    manifest = (
+        read_manifest(path) if model_format is None else ImageDetector.load(path, model_format=model_format).manifest
+    )
+    model = onnx.load(path)
+    if len(model.graph.input) - len({tensor.name for tensor in model.graph.initializer} & _input_names(model)) != 1:
+        raise UserError(
+            f"{path}: has inputs other than the image; import its weights (handeye import) and export the checkpoint"
+        )
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise UserError(f"{path}: is quantised already; expected a float32 file")
+    own = [entry for entry in model.metadata_props if entry.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(own)
+    return _at_our_opset(model, path), manifest
+
+
+def _input_names(model: onnx.ModelProto) -> set[str]:
+    return {value.name for value in model.graph.input}
+
+
+def _at_our_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Converted to opset 17 and simplified; a newer opset stays as it is."""
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset < OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, OPSET)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"{path}: its opset {opset} cannot be raised to {OPSET} ({' '.join(str(error).split())[:200]}); "
+                f"export it again with opset {OPSET}"
+            ) from error
+    return simplify(model)

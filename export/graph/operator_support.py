@@ -1,7 +1,7 @@
-"""Which operators TensorRT's ONNX parser takes, in which types and within which limits; an export is held to them.
+"""Check an ONNX graph against the operators, types and limits that TensorRT's ONNX parser supports.
 
-Facts from onnx-tensorrt's docs/operators.md as of its 10.1 release (commit 96e7811, opset 9 to 20): TensorRT 10.3, the
-oldest that JetPack 6 has, takes all of it, and later versions only added to it. The order is that of the alphabet.
+From onnx-tensorrt's docs/operators.md as of its 10.1 release (commit 96e7811, opset 9 to 20): TensorRT 10.3, the
+oldest that JetPack 6 has, takes all of it, and later versions only added to it.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ SUPPORTED: dict[str, frozenset[int]] = {
 """Operator -> element types of its data, as numbers of onnx.TensorProto."""
 
 _DATA_INPUT = {"Where": 1}
-"""Which input an operator's types speak of, where it is not the first."""
+"""The input that determines an operator's type, where it is not the first."""
 _TYPED_BY_OUTPUT = frozenset({"ConstantOfShape", "Range", "RandomNormal", "RandomUniform"})
 _SPATIAL_POOLS = frozenset({"AveragePool", "MaxPool", "LpPool"})
 _FIXED_INPUTS = {"CumSum": 1, "OneHot": 1, "Slice": 3, "Squeeze": 1, "Unsqueeze": 1, "Pad": 3}
-"""Inputs that must be constants of the graph, by their place."""
+"""Position of the input that must be a constant."""
 _RESIZE_MODES = {
     "mode": (b"nearest", b"linear"),
     "coordinate_transformation_mode": (
@@ -81,20 +81,20 @@ DEFAULT_ADVICE = "write that layer with operators of export/graph/operator_suppo
 
 @dataclass(frozen=True, slots=True)
 class Unsupported:
-    """One node that TensorRT's parser would not take."""
+    """A node that TensorRT's parser does not take."""
 
     layer: str
     operator: str
     reason: str
 
     def __str__(self) -> str:
-        """Layer, operator, why not, and what to do."""
+        """Layer, operator, reason and advice."""
         advice = ADVICE.get(self.operator, DEFAULT_ADVICE)
         return f"layer {self.layer!r} ({self.operator}): {self.reason}; {advice}"
 
 
 def require_supported(model: onnx.ModelProto, origin: str) -> None:
-    """Raise UserError naming the first layers of `model` that TensorRT's parser would not take."""
+    """Raise UserError naming the first layers of `model` that TensorRT's parser does not take."""
     found = find_unsupported(model)
     if found:
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
@@ -102,7 +102,7 @@ def require_supported(model: onnx.ModelProto, origin: str) -> None:
 
 
 def find_unsupported(model: onnx.ModelProto) -> list[Unsupported]:
-    """The nodes of `model` outside the table, those of graphs within nodes included; none is good."""
+    """The nodes of `model` that are not supported, those of subgraphs included."""
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         wanted = f"{TABLE_VERSION} takes opset {OLDEST_OPSET} to {NEWEST_OPSET}, this is opset {opset}"
@@ -127,7 +127,7 @@ def _element_types(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _reason(index: GraphIndex, node: onnx.NodeProto, types: dict[str, int]) -> str:
-    """Why TensorRT would not take the node; empty if it would. A type that nobody knows is not held against it."""
+    """Why TensorRT does not take the node; empty if it does. Unknown types pass."""
     if node.domain not in ("", "ai.onnx"):
         return f"is of the domain {node.domain}, not of ONNX"
     if node.op_type not in SUPPORTED:
@@ -167,8 +167,8 @@ def _resizes_otherwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
     del index
     if node.op_type != "Resize":
         return False
-    told = {entry.name: entry.s for entry in node.attribute}
-    is_other = any(told[name] not in modes for name, modes in _RESIZE_MODES.items() if name in told)
+    modes_of = {entry.name: entry.s for entry in node.attribute}
+    is_other = any(modes_of[name] not in modes for name, modes in _RESIZE_MODES.items() if name in modes_of)
     return is_other or attribute(node, "antialias", 0) != 0
 
 
@@ -188,9 +188,9 @@ def _shifts_the_zero(index: GraphIndex, node: onnx.NodeProto) -> bool:
 _LIMITS: tuple[tuple[str, Callable[[GraphIndex, onnx.NodeProto], bool]], ...] = (
     ("its axes must be constants of the graph", _not_constant),
     ("a pool may not be dilated", _is_dilated_pool),
-    ("only its first output is known", _wants_more_outputs),
-    (f"K must be {MOST_CHOSEN} or less, and the chosen ones sorted", _chooses_too_many),
-    ("this way of resizing is not known", _resizes_otherwise),
+    ("only its first output is supported", _wants_more_outputs),
+    (f"K must be {MOST_CHOSEN} or less, with sorted output", _chooses_too_many),
+    ("this mode of resizing is not supported", _resizes_otherwise),
     ("values may be set, not added", _adds_where_it_scatters),
     ("the zero-point must be 0", _shifts_the_zero),
 )

@@ -1,7 +1,7 @@
-"""Calibration: which range of each tensor the 256 steps of an 8-bit number are spread over.
+"""INT8 calibration: choose the range of each activation tensor by min-max, percentile, entropy or MSE.
 
-Tensors are collected through ONNX Runtime as histograms that grow with what they see, so that any number of images
-costs the same memory. Four rules turn a histogram into a range; they are alternatives, none is best for all networks.
+Activations are collected through ONNX Runtime as histograms that grow with their range, so memory does not depend on
+the number of images. None of the four rules is best for all networks.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing_extensions import assert_never
 from handeye.vision.config import Config
 
 NUM_BINS = 4096
-"""Bins of a histogram; even, so that two can be merged into one when the range doubles."""
+"""Bins of a histogram; even, so that pairs can be merged when the range doubles."""
 LEVELS = 128
-"""Steps of a signed 8-bit number to one side of zero."""
+"""Levels of a signed 8-bit number on one side of zero."""
 
 
 class MinMaxRule(Config):
-    """From the lowest to the highest number seen: nothing is cut off, outliers cost resolution."""
+    """Lowest to highest value: nothing is clipped, outliers cost resolution."""
 
     kind: Literal["minmax"] = "minmax"
 
 
 class PercentileRule(Config):
-    """What is farther from zero than all but the given share is cut off, on either side by itself."""
+    """Clip at a percentile of the absolute values, separately on each side of zero."""
 
     kind: Literal["percentile"] = "percentile"
     percentile: Annotated[float, Field(gt=50, le=100)] = 99.99
 
 
 class EntropyRule(Config):
-    """The bound for which the quantised distribution tells most about the true one (least Kullback-Leibler divergence).
+    """The bound with the least Kullback-Leibler divergence between the true and the quantised distribution.
 
     Migacz, 8-bit inference with TensorRT, GTC 2017.
     """
@@ -48,7 +48,7 @@ class EntropyRule(Config):
 
 
 class SquaredErrorRule(Config):
-    """The bound with the least mean squared error of rounding and cutting off together."""
+    """The bound with the least mean squared error of rounding and clipping."""
 
     kind: Literal["mse"] = "mse"
 
@@ -58,14 +58,14 @@ Rule = Annotated[MinMaxRule | PercentileRule | EntropyRule | SquaredErrorRule, F
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The numbers of a tensor that are told apart, low <= 0 <= high; what lies outside counts as the nearest."""
+    """The range of a quantised tensor, low <= 0 <= high; values outside are clipped."""
 
     low: float
     high: float
 
     @property
     def bound(self) -> float:
-        """The larger distance from zero: the range of a symmetric number."""
+        """The larger distance from zero, for symmetric quantisation."""
         return max(-self.low, self.high)
 
     def union(self, other: Range) -> Range:
@@ -74,7 +74,7 @@ class Range:
 
 
 class Histogram:
-    """Counts of numbers in equal bins from -limit to limit; limit doubles whenever a number lies beyond it."""
+    """Histogram with equal bins from -limit to limit; limit doubles whenever a value exceeds it."""
 
     def __init__(self) -> None:
         self.counts: Int64[np.ndarray, " bins"] = np.zeros(NUM_BINS, np.int64)
@@ -82,7 +82,7 @@ class Histogram:
         self.low = self.high = 0.0
 
     def add(self, values: Float32[np.ndarray, "*shape"]) -> None:
-        """Count `values`; numbers that are not finite are left out."""
+        """Count `values`, except those that are not finite."""
         flat = values.ravel()
         if not np.isfinite(flat.sum(dtype=np.float64)):
             flat = flat[np.isfinite(flat)]
@@ -108,19 +108,19 @@ class Histogram:
 
     @property
     def above(self) -> Float[np.ndarray, " half"]:
-        """Counts by distance from zero, of the numbers above it."""
+        """Counts of the positive values, by distance from zero."""
         return self.counts[NUM_BINS // 2 :].astype(np.float64)
 
     @property
     def below(self) -> Float[np.ndarray, " half"]:
-        """The same of the numbers below zero."""
+        """Counts of the negative values, by distance from zero."""
         return self.counts[: NUM_BINS // 2][::-1].astype(np.float64)
 
 
 def collect_histograms(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Iterable[Float32[np.ndarray, "1 3 H W"]]
 ) -> dict[str, Histogram]:
-    """Run `model` on every input and count what the named tensors hold."""
+    """Run `model` on every input and collect a histogram of each named tensor."""
     histograms = {name: Histogram() for name in tensors}
     for values in tensor_values(model, tensors, inputs):
         for name, value in zip(tensors, values, strict=True):
@@ -131,13 +131,13 @@ def collect_histograms(
 def tensor_values(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Iterable[Float32[np.ndarray, "1 3 H W"]]
 ) -> Iterable[list[Float32[np.ndarray, "..."]]]:
-    """What the named tensors hold, for one input after the other."""
+    """Values of the named tensors, input by input."""
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     del probed.graph.output[:]
     probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in tensors if name != probed.graph.input[0].name)
     options = onnxruntime.SessionOptions()
-    # Optimisation would fuse the tensors that are asked for out of the graph.
+    # Full optimisation would fuse these tensors away.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -151,7 +151,7 @@ def tensor_values(
 
 
 def choose_range(histogram: Histogram, rule: Rule) -> Range:
-    """The range that a rule gives to a tensor; each side of zero is judged by itself."""
+    """The range of a tensor by a rule, which treats each side of zero separately."""
     match rule:
         case MinMaxRule():
             return Range(histogram.low, histogram.high)
@@ -168,7 +168,7 @@ def choose_range(histogram: Histogram, rule: Rule) -> Range:
 
 
 def _percentile_bound(counts: Float[np.ndarray, " half"], percentile: float) -> float:
-    """Bins from zero that hold the given share of one side's numbers."""
+    """Bins from zero that hold the given percentage of one side's values."""
     total = counts.sum()
     return 0.0 if total == 0 else float(np.searchsorted(np.cumsum(counts), total * percentile / 100) + 1)
 
@@ -181,7 +181,7 @@ def _candidates(counts: Float[np.ndarray, " half"]) -> Int64[np.ndarray, " N"]:
 
 
 def _squared_error_bound(counts: Float[np.ndarray, " half"]) -> float:
-    """The bound with the least sum of (number - what it is rounded to)^2, numbers standing in the middle of bins."""
+    """The bound with the least sum of (value - rounded value)^2, values taken at the middle of bins."""
     bounds = _candidates(counts)
     if not len(bounds):
         return 0.0
@@ -195,7 +195,7 @@ def _squared_error_bound(counts: Float[np.ndarray, " half"]) -> float:
 
 
 def _entropy_bound(counts: Float[np.ndarray, " half"]) -> float:
-    """The bound with the least divergence; the bin at zero is left out, for half of all activations lie there."""
+    """The bound with the least divergence; the bin at zero is left out, because half of all activations are there."""
     counts = counts.copy()
     counts[0] = 0.0
     bounds = _candidates(counts)
@@ -205,7 +205,7 @@ def _entropy_bound(counts: Float[np.ndarray, " half"]) -> float:
 
 
 def _divergence(counts: Float[np.ndarray, " half"], bound: int) -> float:
-    """Kullback-Leibler divergence of the cut-off distribution from its copy in LEVELS equal steps."""
+    """Kullback-Leibler divergence between the clipped distribution and its copy in LEVELS equal steps."""
     reference = counts[:bound].copy()
     is_filled = reference > 0
     steps = np.minimum(np.arange(bound) * LEVELS // bound, LEVELS - 1)

@@ -1,10 +1,10 @@
-"""Channel equalisation: loud channels are made quieter before they are quantised, and their weights louder.
+"""Cross-channel equalisation before INT8 quantisation (Nagel et al. 2019, arXiv:1906.04721; SmoothQuant, Xiao et al.
+2023, arXiv:2211.10438).
 
-One scale serves all channels of a tensor, so a channel a hundred times louder than the others leaves these two or three
-steps. Dividing each channel by its own number before the pair, and multiplying the weights that read it by the same,
-changes nothing but the rounding (Nagel et al. 2019, arXiv:1906.04721; Xiao et al. 2023, arXiv:2211.10438). Between a
-convolution and its reader the division is free only where the activation passes scales through; SiLU does not, so
-it is a product of its own, which engines fuse with the activation before it.
+Activations have one scale per tensor, so a channel with a hundred times the range of the others leaves those two or
+three levels. Dividing each channel by a factor before the Q/DQ pair, and multiplying the weights that read it by the
+same, changes only the rounding. SiLU is not scale-equivariant, so the division cannot move into the layer before: it is
+a separate Mul, which engines fuse with the activation.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import onnx
 from jaxtyping import Float32
 from onnx import helper, numpy_helper
 
-from handeye.export.graph.graph_index import GraphIndex, attribute, in_running_order, replace_inputs
+from handeye.export.graph.graph_index import GraphIndex, attribute, replace_inputs, topologically_sorted
 from handeye.export.quantization.calibration import tensor_values
 
 LEAST_SPREAD = 2.0
-"""Tensors whose loudest channel is less than this times their mean channel are left alone: little is to be gained."""
+"""Tensors whose largest channel range is less than this times the mean are left alone: there is little to gain."""
 MOST_AMPLIFIED = 64.0
-"""No channel is made louder than this: what is silent in calibration need not be so for ever."""
+"""Largest amplification of a channel: one that is near zero in calibration may not be so later."""
 
 
 def channel_bounds(
     model: onnx.ModelProto, tensors: Sequence[str], inputs: Iterable[Float32[np.ndarray, "1 3 H W"]]
 ) -> dict[str, Float32[np.ndarray, " C"]]:
-    """The largest distance from zero in each channel (axis 1) of the tensors that are maps; others are left out."""
+    """The largest distance from zero in each channel (axis 1) of 4-D tensors; others are left out."""
     bounds: dict[str, Float32[np.ndarray, " C"]] = {}
     for values in tensor_values(model, tensors, inputs):
         for name, value in zip(tensors, values, strict=True):
@@ -44,9 +44,9 @@ def equalize(
     keep_float: Collection[str] = (),
     least_spread: float = LEAST_SPREAD,
 ) -> onnx.ModelProto:
-    """A copy that computes the same, with the channels of each convolution's input nearer to one another.
+    """A copy that computes the same, with more even channel ranges at the inputs of convolutions.
 
-    bounds: by tensor, as `channel_bounds` gives them. Layers in keep_float do not count, for they quantise nothing.
+    bounds: by tensor, from `channel_bounds`. Layers in keep_float are left alone.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -55,7 +55,7 @@ def equalize(
         if name in bounds and _spread(bounds[name]) >= least_spread:
             for same_kind in _by_kind(readers):
                 _divide_before(index, name, bounds[name], same_kind)
-    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in in_running_order(changed.graph)]
+    ordered = [onnx.NodeProto.FromString(node.SerializeToString()) for node in topologically_sorted(changed.graph)]
     del changed.graph.node[:]
     changed.graph.node.extend(ordered)
     return changed
@@ -71,12 +71,12 @@ def _maps_to_convolutions(index: GraphIndex, keep_float: Collection[str]) -> dic
 
 
 def _spread(bounds: Float32[np.ndarray, " C"]) -> float:
-    """How much louder the loudest channel is than the (geometric) mean channel."""
+    """Largest channel range over the geometric mean of all."""
     return float(bounds.max() / max(np.exp(np.log(np.maximum(bounds, 1e-6)).mean()), 1e-6))
 
 
 def _by_kind(readers: Sequence[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
-    """Depthwise convolutions, and all others: they bear different scales."""
+    """Depthwise convolutions and all others, which get different scales."""
     depthwise = [node for node in readers if attribute(node, "group", 1) > 1]
     others = [node for node in readers if attribute(node, "group", 1) == 1]
     return [kind for kind in (depthwise, others) if kind]
@@ -85,7 +85,7 @@ def _by_kind(readers: Sequence[onnx.NodeProto]) -> list[list[onnx.NodeProto]]:
 def _divide_before(
     index: GraphIndex, name: str, bounds: Float32[np.ndarray, " C"], readers: Sequence[onnx.NodeProto]
 ) -> None:
-    """Let `readers` read the tensor divided by scales, and multiply their weights by them."""
+    """Divide the tensor that `readers` read by per-channel scales and multiply their weights by them."""
     depthwise = _is_depthwise(index, readers[0])
     weights = [index.value(node.input[1]) for node in readers]
     scales = _depthwise_scales(bounds) if depthwise else _shared_scales(bounds, weights)
@@ -95,27 +95,27 @@ def _divide_before(
     index.graph.initializer.append(numpy_helper.from_array((1 / scales).reshape(1, -1, 1, 1), divisor))
     index.graph.node.append(helper.make_node("Mul", [name, divisor], [out], name=f"{out}_node"))
     for node, weight in zip(readers, weights, strict=True):
-        louder = index.unused_name(f"{node.input[1]}_equalized")
-        index.graph.initializer.append(numpy_helper.from_array(weight * scales.reshape(shape), louder))
-        node.input[1] = louder
+        scaled = index.unused_name(f"{node.input[1]}_equalized")
+        index.graph.initializer.append(numpy_helper.from_array(weight * scales.reshape(shape), scaled))
+        node.input[1] = scaled
     replace_inputs(readers, name, out)
 
 
 def _depthwise_scales(bounds: Float32[np.ndarray, " C"]) -> Float32[np.ndarray, " C"]:
-    """All channels as loud as the loudest: the weights of a depthwise convolution have a step for each of them."""
+    """Equal ranges for all channels: depthwise weights have a scale per channel, so they lose nothing."""
     return np.maximum(bounds / bounds.max(), 1 / MOST_AMPLIFIED).astype(np.float32)
 
 
 def _shared_scales(
     bounds: Float32[np.ndarray, " C"], weights: Sequence[Float32[np.ndarray, "_ C _ _"]]
 ) -> Float32[np.ndarray, " C"]:
-    """The difficulty is shared out evenly between a tensor and the weights that read it (SmoothQuant's alpha = 0.5)."""
-    loudest = np.max([np.abs(weight).max(axis=(0, 2, 3)) for weight in weights], axis=0)
-    scales = np.sqrt(np.maximum(bounds, 1e-6) / np.maximum(loudest, 1e-6))
+    """Ranges balanced between activations and weights (SmoothQuant with alpha = 0.5)."""
+    largest = np.max([np.abs(weight).max(axis=(0, 2, 3)) for weight in weights], axis=0)
+    scales = np.sqrt(np.maximum(bounds, 1e-6) / np.maximum(largest, 1e-6))
     return np.maximum(scales / scales.max(), 1 / MOST_AMPLIFIED).astype(np.float32)
 
 
 def _is_depthwise(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """One input channel and one output channel to each group."""
+    """Whether each group has one input and one output channel."""
     weight = index.value(node.input[1])
     return attribute(node, "group", 1) == weight.shape[0] and weight.shape[1] == 1 and weight.shape[0] > 1

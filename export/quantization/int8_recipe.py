@@ -1,6 +1,6 @@
-"""The INT8 recipe from end to end: pins, equalised channels, calibration, choice of rule, search for what stays float.
+"""Post-training quantisation to INT8: pinned layers, equalisation, calibration, search for layers to keep in float.
 
-Everything is chosen on the calibration images; those on which the result is judged play no part.
+Everything is chosen on the calibration images; the evaluation images play no part.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import onnx
 from pydantic import Field
 from typing_extensions import assert_never
 
-from handeye.export.acceptance import ImageSet, evaluate_model
 from handeye.export.graph.graph_index import GraphIndex
+from handeye.export.measurement import ImageSet, evaluate_model
 from handeye.export.quantization.calibration import (
     EntropyRule,
     Histogram,
@@ -42,47 +42,47 @@ from handeye.vision.errors import UserError
 from handeye.vision.runtime.manifest import Manifest
 
 Form = Literal["tensorrt", "onnxruntime", "openvino"]
-JUDGE_ENGINE = "onnxruntime"
+SCORING_ENGINE = "onnxruntime"
 
 
 class Int8Config(Config):
     """How a network is quantised."""
 
     form: Form = "tensorrt"
-    """tensorrt: symmetric, on inputs of layers; openvino: the same places, unsigned; onnxruntime: all that its kernels
-    compute in eight bits."""
+    """tensorrt: symmetric, at inputs of layers; openvino: the same places, unsigned; onnxruntime: whatever its kernels
+    compute in 8 bits."""
     rules: tuple[Rule, ...] = (MinMaxRule(), PercentileRule(), EntropyRule(), SquaredErrorRule())
-    """Calibrators to try; the one that does best on the calibration images is used."""
+    """Calibrators to try; the best on the calibration images is used."""
     pin: bool = True
     """Keep stem, predictions and attention in float."""
     equalize: bool = True
-    """Bring the channels of each convolution's input nearer to one another first."""
+    """Apply cross-channel equalisation to the inputs of convolutions first."""
     allowed_loss: Annotated[float, Field(ge=0)] = 0.01
     """AP that may be lost on the calibration images before more blocks are kept in float."""
     calibration_images: Annotated[int, Field(gt=0)] = 256
-    """At most so many are looked at."""
+    """Upper limit of calibration images."""
     search_images: Annotated[int, Field(gt=0)] = 4
     """Images on which the damage of each block is measured."""
 
 
 PLAIN = Int8Config(rules=(MinMaxRule(),), pin=False, equalize=False, allowed_loss=1.0)
-"""The recipe that is found everywhere: everything quantised, ranges from lowest to highest."""
+"""The plainest recipe: every layer quantised, min-max ranges."""
 
 
 @dataclass(frozen=True)
 class Int8Result:
-    """A quantised network and how it came about."""
+    """A quantised network and the choices behind it."""
 
     model: onnx.ModelProto
     rule: str
     pinned: Mapping[str, str]
-    """Layers kept in float from the start, with the reason."""
+    """Layers always kept in float, with the reason."""
     keep_float: frozenset[str]
     num_layers: int
     search: SearchResult | None
-    """None where nothing was searched."""
+    """None without a search."""
     scores: Mapping[str, float] = field(default_factory=dict)
-    """What each rule reached on the calibration images: AP, or minus the change of the outputs without annotations."""
+    """Score of each rule on the calibration images: AP, or without annotations minus the change of the outputs."""
 
 
 def make_int8(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, config: Int8Config) -> Int8Result:
@@ -95,14 +95,14 @@ def make_int8(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, conf
     tensors = _tensors_to_calibrate(prepared, config.form)
     inputs = images.inputs(manifest.preprocessing, config.calibration_images)
     histograms = collect_histograms(prepared, tensors, inputs)
-    judge = _Judge(model, manifest, images, config)
+    scorer = _Scorer(model, manifest, images, config)
     scores = {}
     for rule in config.rules:
         ranges = _ranges(histograms, rule)
-        scores[rule.kind] = judge(_quantize(prepared, ranges, pinned, config.form)) if len(config.rules) > 1 else 0.0
+        scores[rule.kind] = scorer(_quantize(prepared, ranges, pinned, config.form)) if len(config.rules) > 1 else 0.0
     best = max(config.rules, key=lambda rule: scores[rule.kind])
     ranges = _ranges(histograms, best)
-    search = _search(prepared, ranges, pinned, config, judge)
+    search = _search(prepared, ranges, pinned, config, scorer)
     keep = search.keep_float if search is not None else frozenset(pinned)
     return Int8Result(
         _quantize(prepared, ranges, keep, config.form), best.kind, pinned, keep, len(index.layers()), search, scores
@@ -110,11 +110,11 @@ def make_int8(model: onnx.ModelProto, manifest: Manifest, images: ImageSet, conf
 
 
 def int8_from_learned(model: onnx.ModelProto, bounds: Mapping[str, float]) -> Int8Result:
-    """Quantise with the ranges of quantisation-aware training, in TensorRT's form: layers not named stay in float.
+    """Quantise with the ranges of quantisation-aware training, in TensorRT's form; layers not named stay in float.
 
-    bounds: the largest input by name of module, as `load_activation_ranges` gives them. A sum's skip is quantised where
-    another layer reads the same tensor; nothing was learnt for the others. Raises UserError when a name belongs to no
-    layer, for then the ranges are those of another network.
+    bounds: largest absolute input by module name, from `load_activation_ranges`. The skip input of a sum is quantised
+    if another layer reads the same tensor; the others have no learned range. Raises UserError for a name that is no
+    layer, because the ranges are then of another network.
     """
     index = GraphIndex(model.graph)
     layers = {module_name(node.name): node for node in index.layers()}
@@ -126,7 +126,7 @@ def int8_from_learned(model: onnx.ModelProto, bounds: Mapping[str, float]) -> In
         own = Range(-bound, bound)
         tensor = layers[name].input[0]
         ranges[tensor] = own.union(ranges.get(tensor, own))
-    reason = dict.fromkeys(keep, "not trained with eight bits")
+    reason = dict.fromkeys(keep, "not trained in 8 bits")
     quantized = quantize_for_tensorrt(model, ranges, keep)
     return Int8Result(quantized, "learned", reason, keep, len(index.layers()), None)
 
@@ -138,8 +138,8 @@ def module_name(node_name: str) -> str:
     return ".".join(kept).removeprefix("detector.")
 
 
-class _Judge:
-    """What a candidate is worth on the calibration images."""
+class _Scorer:
+    """Scores a candidate on the calibration images: AP, or similarity of outputs without annotations."""
 
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, images: ImageSet, config: Int8Config) -> None:
         self.manifest, self.images = manifest, images
@@ -149,7 +149,7 @@ class _Judge:
 
     def __call__(self, candidate: onnx.ModelProto) -> float:
         if self.images.ground_truth is not None:
-            return evaluate_model(candidate, self.manifest, self.images, JUDGE_ENGINE)
+            return evaluate_model(candidate, self.manifest, self.images, SCORING_ENGINE)
         return -float((np.abs(outputs_of(candidate, self.inputs) - self.expected) / self._spread).mean())
 
     @property
@@ -158,8 +158,10 @@ class _Judge:
 
 
 def _pinned(index: GraphIndex, config: Int8Config) -> dict[str, str]:
-    """Layers in float from the start. A stem that reads unsigned pixels loses nothing at its input: OpenVINO's may be
-    quantised, for it gives its output in float."""
+    """Layers that always stay in float.
+
+    OpenVINO's stem may be quantised: unsigned pixels are exact inputs, and its output is float.
+    """
     if not config.pin:
         return {}
     exact = {"stem"} if config.form == "openvino" else set()
@@ -175,7 +177,7 @@ def _equalized(
 
 
 def _tensors_to_calibrate(model: onnx.ModelProto, form: Form) -> Sequence[str]:
-    """All that any choice of float layers may ask for."""
+    """All tensors that any choice of float layers can need."""
     match form:
         case "tensorrt" | "openvino":
             return list(quantized_inputs(GraphIndex(model.graph)))
@@ -204,9 +206,9 @@ def _quantize(
 
 
 def _search(
-    model: onnx.ModelProto, ranges: Mapping[str, Range], pinned: Collection[str], config: Int8Config, judge: _Judge
+    model: onnx.ModelProto, ranges: Mapping[str, Range], pinned: Collection[str], config: Int8Config, scorer: _Scorer
 ) -> SearchResult | None:
-    """The search for blocks to keep in float; None where any loss is allowed."""
+    """Search for blocks to keep in float; None where any loss is allowed."""
     if config.allowed_loss >= 1:
         return None
 
@@ -214,7 +216,7 @@ def _search(
         return _quantize(model, ranges, keep_float, config.form)
 
     blocks = blocks_of(GraphIndex(model.graph), pinned)
-    damage = damage_of_blocks(quantize, blocks, pinned, judge.reference, judge.inputs)
-    # Without annotations nothing says what the damage costs: only dominant blocks are kept in float then.
-    allowed = config.allowed_loss if judge.images.ground_truth is not None else float("inf")
-    return search_float_blocks(quantize, judge, judge(judge.reference), allowed, blocks, pinned, damage)
+    damage = damage_of_blocks(quantize, blocks, pinned, scorer.reference, scorer.inputs)
+    # Without annotations the AP cost of the damage is unknown: only dominant blocks are kept in float.
+    allowed = config.allowed_loss if scorer.images.ground_truth is not None else float("inf")
+    return search_float_blocks(quantize, scorer, scorer(scorer.reference), allowed, blocks, pinned, damage)

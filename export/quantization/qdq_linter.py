@@ -1,7 +1,7 @@
-"""Is a graph with Q/DQ one that TensorRT takes, and quantised as was meant? Every rule broken is one line.
+"""Lint the Q/DQ nodes of an ONNX graph against TensorRT's rules for explicit quantisation; one line per violation.
 
 The rules are those of onnx-tensorrt's importer (docs/operators.md: zero-points must be zero) and of NVIDIA's guide
-"Working with quantized types": symmetric, signed, on the inputs of layers, weights by channel on the right axis.
+"Working with quantized types": symmetric, signed, at inputs of layers, weights per channel on the right axis.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SUMS = frozenset({"Add"})
 
 
 def lint_for_tensorrt(model: onnx.ModelProto, keep_float: Collection[str] = ()) -> list[str]:
-    """What is wrong with the pairs of `model`; nothing is good. keep_float: nodes that were to stay in float."""
+    """Violations in `model`, empty if there are none. keep_float: nodes that must stay in float."""
     index = GraphIndex(model.graph)
     faults = [fault for node in index.nodes if node.op_type in PAIR for fault in _faults_of_pair_node(index, node)]
     faults += [fault for node in index.nodes if node.op_type in LAYERS for fault in _faults_of_layer(index, node)]
     known = {node.name: node for node in index.nodes}
     for name in keep_float:
         if name in known and any(_dequantizer(index, read) is not None for read in known[name].input):
-            faults.append(f"{name}: was to stay in float but reads a quantised tensor")
+            faults.append(f"{name}: must stay in float but reads a quantised tensor")
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < 13 and any(node.op_type in PAIR for node in index.nodes):
         faults.append(f"opset {opset}: scales by channel need opset 13 or later")
@@ -34,7 +34,7 @@ def lint_for_tensorrt(model: onnx.ModelProto, keep_float: Collection[str] = ()) 
 
 
 def _faults_of_pair_node(index: GraphIndex, node: onnx.NodeProto) -> Iterator[str]:
-    """Constants, symmetry, partners and readers of one QuantizeLinear or DequantizeLinear."""
+    """Check constants, symmetry, partners and readers of one QuantizeLinear or DequantizeLinear."""
     if node.input[1] not in index.constants:
         yield f"{node.name}: its scale is computed, expected a constant"
         return
@@ -72,7 +72,7 @@ def _faults_of_zero_point(index: GraphIndex, node: onnx.NodeProto) -> Iterator[s
 
 
 def _faults_of_layer(index: GraphIndex, node: onnx.NodeProto) -> Iterator[str]:
-    """Both inputs or none, the right axis, a float bias."""
+    """Check one layer: both inputs quantised or none, the right axis, a float bias."""
     data, weight = (_dequantizer(index, name) for name in node.input[:2])
     if (data is None) != (weight is None):
         yield f"{node.name}: only its {'weight' if data is None else 'input'} is quantised, expected both or neither"
@@ -91,6 +91,6 @@ def _faults_of_layer(index: GraphIndex, node: onnx.NodeProto) -> Iterator[str]:
 
 
 def _dequantizer(index: GraphIndex, name: str) -> onnx.NodeProto | None:
-    """The DequantizeLinear that makes a tensor."""
+    """The DequantizeLinear that produces a tensor."""
     producer = index.producer.get(name)
     return producer if producer is not None and producer.op_type == "DequantizeLinear" else None

@@ -1,8 +1,7 @@
-"""Static INT8 in explicit form: QuantizeLinear and DequantizeLinear stand in the graph and every engine obeys them.
+"""Insert Q/DQ nodes for static INT8 in TensorRT (explicit quantisation).
 
-For TensorRT (10 and 11): symmetric signed numbers, on the inputs of layers only, weights by output channel, biases
-float; of a residual sum the skipping input. See NVIDIA's guide "Working with quantized types". The form that x86 likes
-is in `quantize_x86.py`.
+For TensorRT 10 and 11: symmetric int8 at the inputs of layers only, weights per output channel, float biases; of a
+residual sum the skip input. See NVIDIA's guide "Working with quantized types". `quantize_x86.py` has the forms for x86.
 """
 
 from __future__ import annotations
@@ -18,20 +17,19 @@ from handeye.export.graph.graph_index import GraphIndex, replace_inputs
 from handeye.export.quantization.calibration import Range
 
 LARGEST = 127
-"""-128 is not used: with it the range would not be symmetric."""
+"""-128 is not used, which keeps the range symmetric."""
 SMALLEST_SCALE = 1e-8
-"""Of a tensor that is zero everywhere."""
+"""For tensors that are zero everywhere."""
 FRAGILE = frozenset({"Softmax", "GridSample", "TopK", "Floor", "GatherElements", "GatherND", "ScatterND"})
-"""Who reads a layer's output directly through one of these asks for more than eight bits: attention weights, sampling
-locations, the choice of queries."""
+"""Layers that feed one of these need more than 8 bits: attention weights, sampling locations, query selection."""
 
 
 def pinned_layers(index: GraphIndex) -> dict[str, str]:
     """Layers that stay in float, by node name, each with the reason.
 
-    The first layers see the image, whose eight bits are used up; the last ones say boxes and scores; what goes into
-    softmax, sampling locations or top-k decides by small differences. (NVIDIA's ModelOpt and Ultralytics leave the
-    same ones out.)
+    The first layers read the image, which uses all of its 8 bits; the last ones predict boxes and scores; inputs of
+    softmax, sampling locations or top-k are sensitive to small differences. (NVIDIA's ModelOpt and Ultralytics exclude
+    the same layers.)
     """
     layers = index.layers()
     is_layer = {id(node) for node in layers}
@@ -52,9 +50,9 @@ def pinned_layers(index: GraphIndex) -> dict[str, str]:
 def quantize_for_tensorrt(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """A copy of `model` in which all layers but those named in `keep_float` compute with signed 8-bit numbers.
+    """A copy of `model` in which all layers but those in `keep_float` compute in int8.
 
-    ranges: of the tensors that `quantized_inputs` names; a sum whose skipping input has none stays in float. Raises
+    ranges: of the tensors that `quantized_inputs` names; a sum whose skip input has none stays in float. Raises
     KeyError when that of a layer is missing.
     """
     quantized = onnx.ModelProto()
@@ -74,7 +72,7 @@ def quantize_for_tensorrt(
 
 
 def quantized_inputs(index: GraphIndex, keep_float: Collection[str] = ()) -> dict[str, list[onnx.NodeProto]]:
-    """The tensors that get a pair, and who reads each of them through it: layers, and sums whose branch is a layer."""
+    """Tensors that get a Q/DQ pair and their readers behind it: layers, and sums whose branch ends in a layer."""
     found: dict[str, list[onnx.NodeProto]] = {}
     chosen = {id(node) for node in index.layers() if node.name not in keep_float}
     depths = _depths(index)
@@ -87,9 +85,9 @@ def quantized_inputs(index: GraphIndex, keep_float: Collection[str] = ()) -> dic
 
 
 def weight_axis(node: onnx.NodeProto) -> int | None:
-    """Along which axis of its weights a layer's output channels lie; None: one scale for the whole tensor.
+    """Axis of the output channels in a layer's weights; None: one scale for the whole tensor.
 
-    TensorRT takes scales by channel for convolutions; the weights of a product get one, as NVIDIA's ModelOpt sets it.
+    TensorRT takes per-channel scales for convolutions; matrix products get one scale, as in NVIDIA's ModelOpt.
     """
     match node.op_type:
         case "Conv":
@@ -101,7 +99,7 @@ def weight_axis(node: onnx.NodeProto) -> int | None:
 
 
 def weight_scales(node: onnx.NodeProto, weight: Float32[np.ndarray, "..."]) -> Float32[np.ndarray, "..."]:
-    """Steps of the 8-bit weights of a layer: the largest of each channel becomes 127."""
+    """Scales of int8 weights: the largest of each channel becomes 127."""
     axis = weight_axis(node)
     others = None if axis is None else tuple(other for other in range(weight.ndim) if other != axis)
     return np.asarray(np.maximum(np.abs(weight).max(axis=others) / LARGEST, SMALLEST_SCALE), np.float32)
@@ -110,14 +108,14 @@ def weight_scales(node: onnx.NodeProto, weight: Float32[np.ndarray, "..."]) -> F
 def quantized_weight(
     weight: Float32[np.ndarray, "..."], scales: Float32[np.ndarray, "..."], axis: int | None
 ) -> Int8[np.ndarray, "..."]:
-    """The weights in 8 bits, rounded to the nearest step."""
+    """Weights as int8, rounded to nearest."""
     shape = [-1 if other == axis else 1 for other in range(weight.ndim)]
     steps = scales if axis is None else scales.reshape(shape)
     return np.clip(np.rint(weight / steps), -LARGEST, LARGEST).astype(np.int8)
 
 
 class PairWriter:
-    """Writes Q/DQ pairs into the graph of an index, each directly before its first reader."""
+    """Inserts Q/DQ pairs into the graph of an index, each directly behind its producer."""
 
     def __init__(self, index: GraphIndex) -> None:
         self.index = index
@@ -126,12 +124,12 @@ class PairWriter:
         self._constants: list[onnx.TensorProto] = []
 
     def symmetric_pair(self, name: str, held: Range) -> str:
-        """Quantise and dequantise a tensor with zero-point 0; the name of what comes out."""
+        """Add a Q/DQ pair with zero-point 0; returns the name of its output."""
         scale = np.float32(max(held.bound / LARGEST, SMALLEST_SCALE))
         return self.pair(name, scale, np.int8(0))
 
     def pair(self, name: str, scale: np.ndarray | np.floating, zero_point: np.ndarray | np.integer) -> str:
-        """Quantise and dequantise a tensor by one scale; the name of what comes out."""
+        """Add a Q/DQ pair with one scale; returns the name of its output."""
         scale_name = self.constant(f"{name}_scale", np.asarray(scale))
         zero_name = self.constant(f"{name}_zero_point", np.asarray(zero_point))
         quantized, out = self.index.unused_name(f"{name}_quantized"), self.index.unused_name(f"{name}_dequantized")
@@ -143,7 +141,7 @@ class PairWriter:
         return out
 
     def quantize_weight(self, node: onnx.NodeProto) -> None:
-        """Float weights of a layer through Q and DQ: every version of TensorRT folds this; not all take a bare DQ."""
+        """Add a Q/DQ pair to float weights: all versions of TensorRT fold it; not all take a bare DequantizeLinear."""
         name = node.input[1]
         axis, scales = weight_axis(node), weight_scales(node, self.index.value(name))
         scale_name = self.constant(f"{name}_scale", scales)
@@ -158,17 +156,17 @@ class PairWriter:
         node.input[1] = out
 
     def before(self, node: onnx.NodeProto, *new: onnx.NodeProto) -> None:
-        """Let `new` nodes run directly before a node of the graph."""
+        """Insert `new` nodes directly before a node."""
         self._new.setdefault(self._place[id(node)] - 1, []).extend(new)
 
     def constant(self, wish: str, value: np.ndarray) -> str:
-        """Add a constant; its name."""
+        """Add a constant; returns its name."""
         name = self.index.unused_name(wish)
         self._constants.append(numpy_helper.from_array(value, name))
         return name
 
     def finish(self) -> None:
-        """Put everything into the graph, in the order in which it runs; constants that nobody reads are left out."""
+        """Write everything to the graph in topological order, without unused constants."""
         graph = self.index.graph
         ordered = list(self._new.get(-1, []))
         for place, node in enumerate(self.index.nodes):
@@ -200,7 +198,7 @@ def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _comes_from_a_layer(index: GraphIndex, node: onnx.NodeProto, is_layer: Collection[int]) -> bool:
-    """Whether any other layer stands before this one."""
+    """Whether there is a layer upstream of this one."""
     waiting, seen = [node.input[0]], set[str]()
     while waiting:
         name = waiting.pop()
@@ -215,12 +213,12 @@ def _comes_from_a_layer(index: GraphIndex, node: onnx.NodeProto, is_layer: Colle
 
 
 def _multiplies_computed(index: GraphIndex, node: onnx.NodeProto) -> bool:
-    """Attention: the product of two computed tensors."""
+    """Whether this is a product of two computed tensors, as in attention."""
     return node.op_type == "MatMul" and not set(node.input) & set(index.constants)
 
 
 def _depths(index: GraphIndex) -> dict[str, int]:
-    """The length of the longest way from the input to each tensor, in nodes."""
+    """Length of the longest path from the input to each tensor, in nodes."""
     depths: dict[str, int] = {}
     for node in index.nodes:
         depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
@@ -231,7 +229,7 @@ def _depths(index: GraphIndex) -> dict[str, int]:
 def _skip_input(
     index: GraphIndex, node: onnx.NodeProto, chosen: Collection[int], depths: Mapping[str, int]
 ) -> str | None:
-    """The input by which a residual sum skips its branch, where the branch ends in a quantised convolution.
+    """The skip input of a residual sum whose branch ends in a quantised convolution.
 
     The branch itself stays float, so that convolution, sum and the next pair become one kernel.
     """

@@ -1,9 +1,9 @@
-"""Static INT8 in the two forms that engines on x86 compute fastest: unsigned activations with a zero-point, signed
-weights by channel, stored in 8 bits. TensorRT refuses zero-points; for it there is `quantize.py`.
+"""Insert Q/DQ nodes for static INT8 on x86, in one form for ONNX Runtime and one for OpenVINO: unsigned activations
+with a zero-point, signed per-channel weights stored in 8 bits. (TensorRT takes no zero-points: see `quantize.py`.)
 
-ONNX Runtime runs a node on eight bits only if its outputs have pairs as well, so for it whole regions are quantised,
-SiLU included. OpenVINO fuses a float activation into a convolution by itself: for it pairs stand on inputs of layers
-only, which rounds each number once instead of three times. Its kernels take no signed activations.
+ONNX Runtime runs a node in 8 bits only if its outputs have pairs as well, so whole regions are quantised, with SiLU.
+OpenVINO fuses float activations into convolutions, so pairs are at inputs of layers only, which rounds each value once
+instead of three times. Its kernels take no signed activations.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from handeye.export.quantization.quantize import (
 )
 
 FOLLOWERS = frozenset({"Sigmoid", "Mul", "Add", "Concat", "LeakyRelu", "AveragePool", "GlobalAveragePool"})
-"""Computed in eight bits where all that they read is."""
+"""Computed in 8 bits where all their inputs are."""
 CARRIERS = frozenset({"MaxPool", "Resize"})
-"""These move numbers and change none: input and output share one range."""
+"""These only move values: input and output share one range."""
 SILU_FLOOR = -8.0
-"""What SiLU makes of anything lower is within 0.003 of zero, so lower numbers earn no steps."""
+"""SiLU of anything lower is within 0.003 of zero, so the range is cut here."""
 
 
 def quantize_for_onnxruntime(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """A copy of `model` whose convolutions, but those in keep_float, and what lies between them compute in eight bits.
+    """A copy of `model` whose convolutions, but those in keep_float, and the nodes between them compute in 8 bits.
 
     ranges: of the tensors that `region_tensors` names. Raises KeyError when one is missing.
     """
@@ -59,7 +59,7 @@ def quantize_for_onnxruntime(
 def quantize_for_openvino(
     model: onnx.ModelProto, ranges: Mapping[str, Range], keep_float: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """A copy of `model` in which all layers but those in keep_float read unsigned 8-bit numbers and give float ones.
+    """A copy of `model` in which all layers but those in keep_float have unsigned 8-bit inputs and float outputs.
 
     ranges: of the inputs of layers, as `quantized_inputs` names them. Raises KeyError when one is missing.
     """
@@ -79,13 +79,13 @@ def quantize_for_openvino(
 
 
 def affine_parameters(held: Range) -> tuple[np.float32, np.uint8]:
-    """Scale and zero-point of an unsigned number over the range; zero is exactly a step."""
+    """Scale and zero-point of uint8 over the range; zero is represented exactly."""
     scale = max((held.high - held.low) / 255, SMALLEST_SCALE)
     return np.float32(scale), np.uint8(np.clip(round(-held.low / scale), 0, 255))
 
 
 def region_tensors(index: GraphIndex, keep_float: Collection[str] = ()) -> list[str]:
-    """The tensors in eight bits: inputs and outputs of the convolutions, and what nodes between them make of these."""
+    """Tensors in 8 bits: inputs and outputs of the convolutions, and outputs of the nodes between them."""
     tensors: dict[str, None] = {}
     outputs = set(index.output_names)
     for node in index.nodes:
@@ -103,7 +103,7 @@ def _reads_only(index: GraphIndex, node: onnx.NodeProto, tensors: Mapping[str, N
 
 
 def _shared_ranges(index: GraphIndex, tensors: list[str], ranges: Mapping[str, Range]) -> dict[str, Range]:
-    """The range of each tensor: cut at SiLU's floor before SiLU, one for all that a carrier ties together."""
+    """The range of each tensor: cut at SILU_FLOOR before SiLU, shared by input and output of carriers."""
     own = {name: ranges[name] for name in tensors}
     for name in tensors:
         if {reader.op_type for reader in index.readers[name]} == {"Sigmoid", "Mul"}:
@@ -118,13 +118,13 @@ def _shared_ranges(index: GraphIndex, tensors: list[str], ranges: Mapping[str, R
 
 
 def _pair_for(writer: PairWriter, name: str, readers: Collection[onnx.NodeProto], held: Range) -> None:
-    """Let `readers` read a tensor through an unsigned pair."""
+    """Put an unsigned Q/DQ pair between a tensor and `readers`."""
     scale, zero_point = affine_parameters(held)
     replace_inputs(readers, name, writer.pair(name, scale, zero_point))
 
 
 def _store_weights(writer: PairWriter, node: onnx.NodeProto) -> np.ndarray:
-    """Weights in 8 bits behind a DequantizeLinear; returns their scales."""
+    """Store weights as int8 with a DequantizeLinear; returns their scales."""
     weight = writer.index.value(node.input[1])
     axis, scales = weight_axis(node), weight_scales(node, weight)
     node.input[1] = _stored(writer, node, node.input[1], quantized_weight(weight, scales, axis), scales, axis)
@@ -132,7 +132,7 @@ def _store_weights(writer: PairWriter, node: onnx.NodeProto) -> np.ndarray:
 
 
 def _store_bias(writer: PairWriter, node: onnx.NodeProto, steps: np.ndarray) -> None:
-    """The bias in 32 bits in steps of input times weight: else ONNX Runtime does not run a convolution in 8 bits."""
+    """Store the bias as int32 with scale input times weight, which ONNX Runtime needs to run the layer in 8 bits."""
     if len(node.input) < 3 or not node.input[2]:
         return
     limits = np.iinfo(np.int32)
@@ -144,7 +144,7 @@ def _store_bias(writer: PairWriter, node: onnx.NodeProto, steps: np.ndarray) -> 
 def _stored(
     writer: PairWriter, node: onnx.NodeProto, name: str, steps: np.ndarray, scales: np.ndarray, axis: int | None
 ) -> str:
-    """Keep a constant of a node as whole steps, with a DequantizeLinear before the node; the name of what comes out."""
+    """Store a quantised constant with a DequantizeLinear before the node; returns the name of its output."""
     stored, scale_name = writer.constant(f"{name}_quantized", steps), writer.constant(f"{name}_scale", scales)
     zero_name = writer.constant(f"{name}_zero_point", np.zeros(scales.shape, steps.dtype))
     out = writer.index.unused_name(f"{name}_dequantized")

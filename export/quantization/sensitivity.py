@@ -1,7 +1,7 @@
-"""Which blocks do not bear eight bits: found by quantising one at a time, kept in float until little enough is lost.
+"""Sensitivity analysis for mixed precision: quantise one block at a time, keep the most sensitive ones in float.
 
-The damage of each block orders them; the smallest number of the worst ones that must stay in float is then searched by
-halving, judged on what counts (AP), not on the damage itself.
+Blocks are ordered by the damage each does; a binary search then finds the fewest that must stay in float, scored by AP,
+not by the damage itself.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from jaxtyping import Float32
 from handeye.export.graph.graph_index import GraphIndex
 
 NUM_RUNS = 60
-"""Into how many runs the layers are divided where the graph has no names of blocks."""
+"""Number of runs of layers, for a graph without block names."""
 DOMINANT = 0.2
-"""A block that does this share of all squared damage by itself stays in float whatever AP says: the calibration images
-may not show what it costs, and the others gain most by it."""
+"""A block with this share of all squared damage stays in float whatever the AP: the calibration images may not show its
+cost."""
 SCOPE_DEPTH = 4
-"""How many parts of a node's name make a block: /detector/backbone/stages.1/block, say."""
+"""Parts of a node's name that name its block: /detector/backbone/stages.1/block, for example."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Layers that stay in float or are quantised together."""
+    """Layers that are quantised, or kept in float, together."""
 
     name: str
     layers: tuple[str, ...]
@@ -35,7 +35,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One candidate of the search: the blocks in float and what it is worth."""
+    """One candidate of the search: its blocks in float, score and loss."""
 
     float_blocks: tuple[str, ...]
     score: float
@@ -44,7 +44,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The blocks to keep in float (pinned layers not counted), the damage of each block alone, all trials in order."""
+    """Blocks to keep in float (without pinned layers), the damage of each block alone, all trials in order."""
 
     float_blocks: tuple[str, ...]
     keep_float: frozenset[str]
@@ -53,7 +53,7 @@ class SearchResult:
 
 
 def blocks_of(index: GraphIndex, pinned: Collection[str]) -> list[Block]:
-    """The layers that may be quantised, by the scope in their names, or in runs of equal length without scopes."""
+    """Layers that may be quantised, grouped by the scope in their names, or into equal runs without scopes."""
     free = [node.name for node in index.layers() if node.name not in pinned]
     if all(name.count("/") > SCOPE_DEPTH for name in free):
         groups: dict[str, list[str]] = {}
@@ -71,9 +71,9 @@ def damage_of_blocks(
     reference: onnx.ModelProto,
     inputs: Sequence[Float32[np.ndarray, "1 3 H W"]],
 ) -> dict[str, float]:
-    """How far the outputs move when only one block is quantised: mean absolute difference, as a share of their spread.
+    """Mean absolute change of the outputs, relative to their spread, when only one block is quantised.
 
-    Each column of the rows counts alike, so that boxes in pixels do not drown scores.
+    Each output column counts alike, so that boxes in pixels do not outweigh scores.
     """
     expected = outputs_of(reference, inputs)
     spread = expected.std(axis=tuple(range(expected.ndim - 1))) + 1e-6
@@ -87,7 +87,7 @@ def damage_of_blocks(
 
 def search_float_blocks(
     quantize: Callable[[Collection[str]], onnx.ModelProto],
-    judge: Callable[[onnx.ModelProto], float],
+    score: Callable[[onnx.ModelProto], float],
     float_score: float,
     allowed_loss: float,
     blocks: Sequence[Block],
@@ -96,8 +96,8 @@ def search_float_blocks(
 ) -> SearchResult:
     """Keep the fewest of the most damaged blocks in float with which at most `allowed_loss` is lost, and dominant ones.
 
-    quantize(keep_float) makes a candidate and judge(candidate) says what it is worth. Halving takes loss to fall with
-    every block kept, which holds but for the noise of the judge; whether the result keeps to it was measured.
+    quantize(keep_float) makes a candidate and score(candidate) evaluates it. The binary search assumes that the loss
+    falls with every block kept, which is true up to noise of the score; the loss of the result itself is measured.
     """
     worst_first = sorted(blocks, key=lambda block: -damage[block.name])
     total = sum(value**2 for value in damage.values())
@@ -106,8 +106,8 @@ def search_float_blocks(
 
     def loss_with(num_float: int) -> float:
         kept = worst_first[:num_float]
-        score = judge(quantize({*pinned, *(name for block in kept for name in block.layers)}))
-        trials.append(Trial(tuple(block.name for block in kept), score, float_score - score))
+        reached = score(quantize({*pinned, *(name for block in kept for name in block.layers)}))
+        trials.append(Trial(tuple(block.name for block in kept), reached, float_score - reached))
         return trials[-1].loss
 
     enough = fewest
@@ -124,7 +124,7 @@ def search_float_blocks(
 def outputs_of(
     model: onnx.ModelProto, inputs: Sequence[Float32[np.ndarray, "1 3 H W"]]
 ) -> Float32[np.ndarray, "images *rows channels"]:
-    """The first output of a graph for each input, in ONNX Runtime without fusions: what the pairs say, not a kernel."""
+    """First output of a graph for each input, in ONNX Runtime without fusions, which follows Q/DQ pairs exactly."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3

@@ -1,9 +1,9 @@
-"""The same function by fewer passes over memory, for the x86 form of a network: no result changes but by rounding.
+"""Graph fusions for ONNX Runtime on x86: fold the focus block, chain the max pools of spatial pyramid pooling.
 
-Two things cost ONNX Runtime time and compute nothing. Pixels sorted into channels before the first convolution (the
-focus of published YOLOX files; our own checkpoints are exported without) make one with a kernel of twice the size and
-stride. Of stride-1 max pools side by side (spatial pyramid pooling) the larger are the smaller ones pooled again. The
-other formats keep the graph as it came: what their engines make of these two was not measured.
+Both save passes over memory and change results only by rounding. The focus of published YOLOX files (space to depth
+before the first convolution; our own checkpoints are exported without) becomes one convolution with twice the kernel
+and stride. Of parallel stride-1 max pools, each larger one pools the output of the next smaller one. Other formats keep
+the graph unchanged: the effect on their engines was not measured.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from onnx import helper, numpy_helper
 from handeye.export.graph.graph_index import GraphIndex, attribute
 
 PHASES = {(0, 0), (0, 1), (1, 0), (1, 1)}
-"""Rows and columns, even or odd, whose pixels a focus sorts into channels."""
+"""Row and column offsets of the slices of a focus block."""
 TO_THE_END = 1 << 30
-"""Exporters write some number above this for a slice without an end."""
+"""Exporters write a number above this for an open-ended slice."""
 
 
-def with_fewer_passes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` with folded focus and chained pools; equal to it but for the rounding of sums."""
+def fuse_for_onnxruntime(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` with folded focus and chained pools; equal up to rounding."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     _chain_pools(copied.graph)
@@ -31,7 +31,7 @@ def with_fewer_passes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _chain_pools(graph: onnx.GraphProto) -> None:
-    """Let each stride-1 pool of k x k read the next smaller one j x j, by a window of k - j + 1."""
+    """Let each k x k pool read the next smaller j x j one, with a window of k - j + 1."""
     smaller: dict[str, tuple[int, int, str]] = {}
     pools = [(size, place, node) for place, node in enumerate(graph.node) if (size := _pool_size(node)) is not None]
     for size, place, node in sorted(pools, key=lambda pool: pool[:2]):
@@ -45,7 +45,7 @@ def _chain_pools(graph: onnx.GraphProto) -> None:
 
 
 def _pool_size(node: onnx.NodeProto) -> int | None:
-    """The side of a square pool of odd size that keeps the size of a map; None for any other node."""
+    """Kernel size of a square, odd max pool that keeps height and width; None for any other node."""
     if node.op_type != "MaxPool" or len(node.output) != 1 or attribute(node, "ceil_mode", 0):
         return None
     height, width = (*_numbers(node, "kernel_shape", [0, 0]), 0)[:2]
@@ -55,7 +55,7 @@ def _pool_size(node: onnx.NodeProto) -> int | None:
 
 
 def _fold_focus(graph: onnx.GraphProto) -> None:
-    """Let a convolution read the image itself where it read a concatenation of all its phases."""
+    """Let a convolution that reads a concatenation of all four slices read the image itself."""
     index = GraphIndex(graph)
     for node in index.layers():
         joined = index.producer.get(node.input[0])
@@ -77,7 +77,7 @@ def _is_foldable(index: GraphIndex, node: onnx.NodeProto, joined: onnx.NodeProto
 
 
 def _phase(index: GraphIndex, name: str) -> tuple[str, int, int] | None:
-    """Which tensor a name is every second row and column of, and from which ones on."""
+    """The tensor of which `name` is every second row and column, with the row and column offset."""
     starts: dict[int, int] = {}
     while (maker := index.producer.get(name)) is not None and maker.op_type == "Slice":
         if len(maker.input) < 5 or not all(entry in index.constants for entry in maker.input[1:5]):
@@ -91,7 +91,7 @@ def _phase(index: GraphIndex, name: str) -> tuple[str, int, int] | None:
 
 
 def _read_image(index: GraphIndex, node: onnx.NodeProto, source: str, phases: list[tuple[int, int]]) -> None:
-    """Weights of each phase go to every second row and column of a kernel of twice the size."""
+    """Interleave the weights of the four slices in a kernel of twice the size."""
     weight: Float32[np.ndarray, "O C k k"] = index.value(node.input[1])
     made, channels, height, width = weight.shape
     share = channels // len(PHASES)
@@ -107,7 +107,7 @@ def _read_image(index: GraphIndex, node: onnx.NodeProto, source: str, phases: li
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Remove slices, concatenations and constants that nobody reads any more."""
+    """Remove slices, concatenations and constants that are no longer read."""
     outputs = {value.name for value in graph.output}
     while True:
         read = outputs | {name for node in graph.node for name in node.input}
@@ -125,7 +125,7 @@ def _numbers(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
 
 
 def _text(node: onnx.NodeProto, name: str) -> str:
-    """A word among the attributes; "NOTSET" counts as none."""
+    """A string attribute; "NOTSET" counts as absent."""
     word = next((entry.s.decode() for entry in node.attribute if entry.name == name), "")
     return "" if word == "NOTSET" else word
 

@@ -1,4 +1,7 @@
-"""How an engine is to be built, and the same as a command of trtexec for those who prefer it. Needs no TensorRT."""
+"""Options of a TensorRT build, the equivalent trtexec command, and TensorRT versions known to compute wrongly.
+
+Needs no TensorRT.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,20 @@ from handeye.vision.runtime.engines import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """How an engine is built; the ONNX file decides the precision. Raises UserError for bounds in the wrong order."""
+    """How to build an engine, whose precision is that of the ONNX file. Raises UserError for unordered batch bounds."""
 
     batch: tuple[int, int, int] | None = None
-    """Smallest, usual and largest batch, for a file whose batch size is free."""
+    """Smallest, typical and largest batch, for a file with a dynamic batch size."""
     workspace_mib: int | None = None
-    """Most memory for one layer's scratch; by default all of the GPU."""
+    """Largest workspace of a layer; by default all GPU memory."""
     timing_cache: Path | None = None
-    """File of layer timings that makes the next build on this device short."""
+    """Timing cache, which makes the next build on this device short."""
     dla_core: int | None = None
-    """Deep learning accelerator of a Jetson to use; what it cannot compute runs on the GPU."""
+    """Deep learning accelerator (DLA) of a Jetson; layers that it cannot run use the GPU."""
     version_compatible: bool = False
-    """Loads in later TensorRTs of the same major version, too, at some cost in speed."""
+    """The engine also loads in later TensorRT of the same major version, at some cost in speed."""
     hardware_compatible: bool = False
-    """Runs on every GPU from Ampere on, at some cost in speed; not on a Jetson."""
+    """The engine runs on every GPU from Ampere on, at some cost in speed; not on a Jetson."""
 
     def __post_init__(self) -> None:
         if self.batch is not None and not 1 <= self.batch[0] <= self.batch[1] <= self.batch[2]:
@@ -34,10 +37,9 @@ class BuildOptions:
 
 
 def trtexec_command(onnx_path: Path, plan_path: Path, options: BuildOptions, inputs: dict[str, Shape]) -> str:
-    """The command that builds the same engine as a bare plan, which trtexec and C++ programs load.
+    """The command that builds the same engine as a plain plan file, for trtexec and C++ programs.
 
-    `inputs` are the file's inputs with None for a free dimension. Options are those of trtexec 10.3, which 11.x still
-    takes.
+    `inputs` are the file's inputs with None for a dynamic dimension. Options of trtexec 10.3, which 11.x still takes.
     """
     words = ["trtexec", f"--onnx={onnx_path}", f"--saveEngine={plan_path}", "--stronglyTyped", "--skipInference"]
     if options.workspace_mib is not None:
@@ -59,23 +61,21 @@ def trtexec_command(onnx_path: Path, plan_path: Path, options: BuildOptions, inp
 
 
 def _shapes(inputs: dict[str, Shape], batch: int) -> str:
-    """The inputs whose batch is free, as trtexec writes them: "images:4x3x640x640"."""
+    """The inputs with a dynamic batch in trtexec's syntax: "images:4x3x640x640"."""
     free = {name: (batch, *shape[1:]) for name, shape in inputs.items() if shape and shape[0] is None}
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in free.items())
 
 
-# Versions of TensorRT that compute wrongly without saying so, and what they must not be given.
-
 OLDEST = (10, 3)
-"""JetPack 6's; everything that handeye calls is signed alike from here to 11.4."""
+"""JetPack 6's; the API that handeye uses is the same from here to 11.4."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Wrong in the versions `wrong`, right up to `last_right`; which later version mends it nobody has shown."""
+    """A silent error of TensorRT: present in `wrong`, absent up to `last_right`; not known to be fixed since."""
 
     layer: str
-    """Name of the TensorRT layer type that it concerns."""
+    """The TensorRT layer type that it affects."""
     wrong: tuple[tuple[int, int], ...]
     last_right: tuple[int, int]
     effect: str
@@ -95,16 +95,16 @@ FAULTS = (
 )
 
 
-def refuse_old_version(version: str) -> None:
-    """Raise ModelFileError for a TensorRT that is older than anything this was written for."""
+def require_supported_version(version: str) -> None:
+    """Raise ModelFileError for a TensorRT older than 10.3."""
     if version_numbers(version)[:2] < OLDEST:
         raise ModelFileError(f"TensorRT {version} is too old: expected 10.3 (JetPack 6) or newer")
 
 
 def faults_of(version: str, layers: frozenset[str]) -> tuple[str, ...]:
-    """Why engines of this version with these layer types are not to be trusted: a warning for each doubt.
+    """Warnings about layer types that this version may compute wrongly.
 
-    Raises ModelFileError where it is known that they compute wrongly.
+    Raises ModelFileError where it is known to.
     """
     here = version_numbers(version)[:2]
     doubts = []
@@ -114,5 +114,7 @@ def faults_of(version: str, layers: frozenset[str]) -> tuple[str, ...]:
         if here in fault.wrong:
             raise ModelFileError(f"TensorRT {version}: {fault.effect} ({fault.report}); {fault.remedy}")
         if here > fault.last_right:
-            doubts.append(f"TensorRT {version} may share a fault of its neighbours: {fault.effect} ({fault.report})")
+            doubts.append(
+                f"TensorRT {version} may share a fault of neighbouring versions: {fault.effect} ({fault.report})"
+            )
     return tuple(doubts)

@@ -1,7 +1,7 @@
-"""ONNX to a TensorRT engine, on the device that will run it.
+"""Build a TensorRT engine from an ONNX file, on the device that will run it.
 
-The network is strongly typed: the ONNX file alone decides what is float32, float16 or int8, by its types, its casts
-and its Q/DQ nodes. That is the only way in TensorRT 11 and works in 10.x, so one file serves JetPack 6 and 7.
+The network is strongly typed: types, casts and Q/DQ nodes of the ONNX file decide what runs in float32, float16 or
+INT8. TensorRT 11 supports nothing else, and 10.x supports it, so one file serves JetPack 6 and 7.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tensorrt as trt
 
-from handeye.export.tensorrt.build_options import BuildOptions, faults_of, refuse_old_version
+from handeye.export.tensorrt.build_options import BuildOptions, faults_of, require_supported_version
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.runtime.cuda_driver import CudaDevice, CudaError
@@ -24,14 +24,14 @@ from handeye.vision.runtime.tensorrt_session import MessageLog
 SHOWN_ERRORS = 3
 ADVICE = {
     "GridSample": "export with the gather sampling, which is handeye's default",
-    "NonMaxSuppression": "export with --nms outside; the run time suppresses boxes then",
+    "NonMaxSuppression": "export with --nms outside; NMS then runs outside",
     "TopK": "TensorRT takes at most 3840 elements: choose fewer queries or a smaller input",
 }
 
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """What a build gave: the record in the file, how long it took, and what the user should know."""
+    """A built engine: the record in its file, build time and warnings."""
 
     path: Path
     record: EngineRecord
@@ -48,7 +48,7 @@ def build_engine(onnx_path: Path, engine_path: Path, options: BuildOptions | Non
     """
     options = options or BuildOptions()
     started = time.perf_counter()
-    refuse_old_version(trt.__version__)
+    require_supported_version(trt.__version__)
     manifest = read_manifest(onnx_path)
     content = onnx_path.read_bytes()
     device, log = CudaDevice(), MessageLog()
@@ -81,7 +81,7 @@ def build_engine(onnx_path: Path, engine_path: Path, options: BuildOptions | Non
 def _configure(
     builder: trt.Builder, network: trt.INetworkDefinition, options: BuildOptions, path: Path
 ) -> tuple[trt.IBuilderConfig, list[str]]:
-    """The settings of a build, and what the user should know of them."""
+    """The build configuration and warnings."""
     config, warnings = builder.create_builder_config(), []
     _set_flags(config, options)
     _set_profile(builder, network, config, options, path)
@@ -95,7 +95,7 @@ def _configure(
 def _start_builder(log: MessageLog) -> trt.Builder:
     try:
         return trt.Builder(log)
-    except TypeError as error:  # how its Python binding says that there is no object
+    except TypeError as error:  # its Python binding raises this when no object is created
         raise CudaError(f"TensorRT {trt.__version__} cannot start on this GPU: {log.last_error}") from error
 
 
@@ -105,13 +105,13 @@ def _parse(network: trt.INetworkDefinition, log: MessageLog, content: bytes, pat
     if parser.parse(content):
         return
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
-    told = [_describe(error) for error in errors[:SHOWN_ERRORS]] or [log.last_error]
+    shown = [_describe(error) for error in errors[:SHOWN_ERRORS]] or [log.last_error]
     more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
-    raise ModelFileError(f"{path}: TensorRT {trt.__version__} cannot take it: {'; '.join(told)}{more}")
+    raise ModelFileError(f"{path}: TensorRT {trt.__version__} cannot take it: {'; '.join(shown)}{more}")
 
 
 def _describe(error: trt.ParserError) -> str:
-    """Layer, operator, what is wrong and what to do."""
+    """Layer, operator, error and advice."""
     operator, description = error.node_operator(), " ".join(error.desc().split())
     where = f"layer {error.node_name()!r} ({operator})" if operator else "the file as a whole"
     advice = ADVICE.get(operator, "run this model in ONNX Runtime, or export it without this operator")
@@ -138,7 +138,7 @@ def _set_profile(
     options: BuildOptions,
     path: Path,
 ) -> None:
-    """Bounds for a free batch dimension; UserError when bounds are missing, needless, or other dimensions are free."""
+    """Optimisation profile of a dynamic batch; UserError for missing or needless bounds or other dynamic sizes."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
     if bad := {name: shape for name, shape in shapes.items() if -1 in shape[1:]}:
@@ -160,9 +160,9 @@ def _set_profile(
 def _use_accelerator(
     builder: trt.Builder, network: trt.INetworkDefinition, config: trt.IBuilderConfig, core: int, path: Path
 ) -> list[str]:
-    """Give the deep learning accelerator what it can compute and the GPU the rest; says how much that is.
+    """Run what the DLA can compute there and the rest on the GPU; returns a warning with the share of the latter.
 
-    The accelerator computes in float16 and takes no Q/DQ nodes in 10.x. TensorRT 10.8 to 11.4.0 have no support for it.
+    The DLA computes in float16 and takes no Q/DQ nodes in 10.x. TensorRT 10.8 to 11.4.0 do not support it.
     """
     if core >= builder.num_DLA_cores:
         raise UserError(
@@ -182,7 +182,7 @@ def _use_accelerator(
 
 
 def _open_timing_cache(config: trt.IBuilderConfig, path: Path) -> list[str]:
-    """Start from the measurements of earlier builds; those of another GPU or version are left aside."""
+    """Load the timing cache of earlier builds; one of another GPU or version is discarded, with a warning."""
     old = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(old)
     if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
@@ -201,9 +201,8 @@ def _save_timing_cache(config: trt.IBuilderConfig, path: Path) -> None:
 
 
 def _explain_failure(log: MessageLog, path: Path, options: BuildOptions) -> str:
-    """The last error, and what helps against the most common one."""
-    told = log.last_error
+    """The last error, with advice on running out of memory."""
     memory = any("memory" in line.lower() or "workspace" in line.lower() for line in (*log.errors, *log.warnings))
     limit = "" if options.workspace_mib is None else f" than {options.workspace_mib} MiB"
     advice = f"; give it more workspace{limit} or close what else uses the GPU" if memory else ""
-    return f"{path}: TensorRT {trt.__version__} cannot build it: {told}{advice}"
+    return f"{path}: TensorRT {trt.__version__} cannot build it: {log.last_error}{advice}"

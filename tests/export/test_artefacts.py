@@ -1,4 +1,4 @@
-"""What is refused its name and why; what a report holds; how parameters and operations are counted."""
+"""Acceptance of exported files, the report, and the count of parameters and GFLOPs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import pytest
 from onnx import helper
 from torch import nn
 
-from handeye.export.acceptance import Latency, measure_latencies
-from handeye.export.artefacts import (
-    Artefact,
-    compare_artefacts,
-    count_size,
-    judge_artefacts,
-    judging_engine,
-    open_beside,
-    write_artefact,
-)
+from handeye.export.acceptance import accept_or_reject
+from handeye.export.artefacts import compare_artefacts, count_size, open_for_comparison, write_artefact
 from handeye.export.graph.graph_index import GraphIndex, attribute, count_gflops, count_parameters
 from handeye.export.graph.onnx_export import export_onnx, write_onnx
+from handeye.export.measurement import Latency, measure_latencies
 from handeye.export.quantization.int8_recipe import Int8Result
-from handeye.export.report import as_json, write_report
+from handeye.export.report import write_report
+from handeye.export.result import Artefact, artefacts_as_json
 from handeye.vision.checkpoints.yolox import yolox_config
 from handeye.vision.detector import Detector
 from handeye.vision.errors import UserError
@@ -44,7 +38,7 @@ FLOAT_AP = {"onnxruntime": 0.34, "openvino": 0.34}
 
 
 @pytest.mark.parametrize(
-    ("precision", "ap", "ms", "refused"),
+    ("precision", "ap", "ms", "rejected"),
     [
         ("int8", {"onnxruntime": 0.335, "openvino": 0.335}, {"onnxruntime": 20.0, "openvino": 20.0}, ""),
         ("int8", {"onnxruntime": 0.3, "openvino": 0.34}, BOTH, "loses 0.0400 AP on onnxruntime, allowed are 0.0100"),
@@ -60,28 +54,28 @@ FLOAT_AP = {"onnxruntime": 0.34, "openvino": 0.34}
         ("int8_plain", {"onnxruntime": 0.0, "openvino": 0.0}, {"onnxruntime": 99.0, "openvino": 99.0}, ""),
     ],
 )
-def test_what_is_refused_its_name(tmp_path: Path, precision, ap, ms, refused: str):
+def test_what_is_rejected(tmp_path: Path, precision, ap, ms, rejected: str):
     reference = artefact(tmp_path, "float32", FLOAT_AP, BOTH)
-    judged = artefact(tmp_path, precision, ap, ms)
-    judge_artefacts([reference, judged], allowed_loss=0.01)
-    assert (refused in judged.refused) if refused else judged.refused == ""
-    assert judged.path.name == (f"m.{precision}.refused.onnx" if refused else f"m.{precision}.onnx")
-    assert judged.path.is_file()
-    assert reference.refused == ""
+    checked = artefact(tmp_path, precision, ap, ms)
+    accept_or_reject([reference, checked], allowed_loss=0.01)
+    assert (rejected in checked.rejected) if rejected else checked.rejected == ""
+    assert checked.path.name == (f"m.{precision}.rejected.onnx" if rejected else f"m.{precision}.onnx")
+    assert checked.path.is_file()
+    assert reference.rejected == ""
 
 
 def test_an_engine_that_computes_a_file_wrongly_is_named(tmp_path: Path):
-    judged = artefact(tmp_path, "int8", {"onnxruntime": 0.335, "openvino": 0.11}, BOTH)
-    judge_artefacts([artefact(tmp_path, "float32", FLOAT_AP, BOTH), judged], allowed_loss=0.01)
-    assert judged.refused == ""
-    assert judged.remarks == (
+    checked = artefact(tmp_path, "int8", {"onnxruntime": 0.335, "openvino": 0.11}, BOTH)
+    accept_or_reject([artefact(tmp_path, "float32", FLOAT_AP, BOTH), checked], allowed_loss=0.01)
+    assert checked.rejected == ""
+    assert checked.remarks == (
         "do not run it on openvino: AP 0.1100 there, 0.3350 on onnxruntime",
-        "made for tensorrt, which is not here: its speed was not judged",
+        "made for tensorrt, which is not installed here: speed not checked",
     )
-    assert judging_engine(judged) == "onnxruntime"
+    assert checked.deciding_engine == "onnxruntime"
 
 
-def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_model):
+def test_a_file_that_tensorrt_would_not_take_is_rejected(tmp_path: Path, float_model):
     from handeye.export.quantization.calibration import Range
     from handeye.export.quantization.quantize_x86 import quantize_for_openvino
 
@@ -90,58 +84,58 @@ def test_a_file_that_tensorrt_would_not_take_is_refused(tmp_path: Path, float_mo
     wrong = quantize_for_openvino(model, dict.fromkeys(names, Range(-1.0, 1.0)))
     recipe = Int8Result(wrong, "minmax", {}, frozenset(), 1, None)
     written = write_artefact(tmp_path, "m", "int8", wrong, manifest, recipe)
-    assert "faults for TensorRT" in written.refused
-    assert "uint8" in written.refused
+    assert "faults for TensorRT" in written.rejected
+    assert "uint8" in written.rejected
     assert written.path == tmp_path / "m.int8.onnx"
 
 
 def test_a_float_file_that_tensorrt_would_not_take_serves_others(tmp_path: Path, float_model):
-    foreign = onnx.ModelProto()
-    foreign.CopyFrom(float_model[0])
-    assert write_artefact(tmp_path, "m", "float32", foreign, float_model[1], None).remarks == ()
-    foreign.opset_import[0].version = 21
-    written = write_artefact(tmp_path, "m", "float32", foreign, float_model[1], None)
+    third_party = onnx.ModelProto()
+    third_party.CopyFrom(float_model[0])
+    assert write_artefact(tmp_path, "m", "float32", third_party, float_model[1], None).remarks == ()
+    third_party.opset_import[0].version = 21
+    written = write_artefact(tmp_path, "m", "float32", third_party, float_model[1], None)
     assert "TensorRT will not take it: layer 'the whole graph'" in written.remarks[0]
-    assert written.refused == ""
+    assert written.rejected == ""
 
 
 def test_the_report_holds_what_was_measured(tmp_path: Path):
-    judged = artefact(tmp_path, "int8", {"onnxruntime": 0.3, "openvino": 0.31}, BOTH)
-    shown = [artefact(tmp_path, "float32", FLOAT_AP, BOTH), judged]
-    judge_artefacts(shown, allowed_loss=0.01)
+    checked = artefact(tmp_path, "int8", {"onnxruntime": 0.3, "openvino": 0.31}, BOTH)
+    shown = [artefact(tmp_path, "float32", FLOAT_AP, BOTH), checked]
+    accept_or_reject(shown, allowed_loss=0.01)
     page = write_report(tmp_path, "a <network>", shown, {"GFLOPs": "1.2"}).read_text()
     for text in (
         "a &lt;network&gt;",
         "GFLOPs: 1.2",
         "0.3000",
         "10.00",
-        "onnxruntime 1.0, 2 threads, 0.2 s rest",
+        "onnxruntime 1.0, 2 threads, 0.2 s pause",
         "abc",
     ):
         assert text in page
-    assert "Refused: loses 0.0400 AP" in page
+    assert "Rejected: loses 0.0400 AP" in page
     assert (tmp_path / "report.png").stat().st_size > 5000
-    content = as_json(shown)
+    content = artefacts_as_json(shown)
     assert content["AP"] == {"float32": 0.34, "int8": 0.3}
-    assert set(content["refused"]) == {"int8"}
+    assert set(content["rejected"]) == {"int8"}
     assert content["latency"]["int8"]["openvino"]["threads"] == 2
 
 
-def test_a_file_exported_before_has_a_row_of_its_own(tmp_path: Path, float_model: tuple[onnx.ModelProto, Manifest]):
+def test_a_file_exported_earlier_has_its_own_row(tmp_path: Path, float_model: tuple[onnx.ModelProto, Manifest]):
     model, manifest = float_model
     reference = write_artefact(tmp_path, "m", "float32", model, manifest, None)
     count_size(reference, model)
     write_onnx(tmp_path / "pruned.onnx", with_half_of_a_layer(model), manifest)
-    beside = open_beside(tmp_path / "pruned.onnx", manifest)
-    shown = [reference, beside]
+    earlier = open_for_comparison(tmp_path / "pruned.onnx", manifest)
+    shown = [reference, earlier]
     compare_artefacts(shown, ["onnxruntime"], None, 1, 0.0)
-    judge_artefacts(shown, allowed_loss=0.0)
-    assert (beside.title, beside.refused, beside.path) == ("pruned", "", tmp_path / "pruned.onnx")
-    assert 0 < beside.parameters < reference.parameters
-    assert beside.gflops is not None
+    accept_or_reject(shown, allowed_loss=0.0)
+    assert (earlier.title, earlier.rejected, earlier.path) == ("pruned", "", tmp_path / "pruned.onnx")
+    assert 0 < earlier.parameters < reference.parameters
+    assert earlier.gflops is not None
     assert reference.gflops is not None
-    assert 0 < beside.gflops < reference.gflops
-    content = as_json(shown)
+    assert 0 < earlier.gflops < reference.gflops
+    content = artefacts_as_json(shown)
     assert set(content["latency"]) == set(content["parameters"]) == {"float32", "pruned"}
     assert set(content["difference"]) == {"float32"}, "another network may compute something else"
     page = write_report(tmp_path, "m", shown, {}).read_text()
@@ -178,18 +172,18 @@ def _follows(index: GraphIndex, node: onnx.NodeProto, then: onnx.NodeProto) -> b
     return plain and others == {then.name}
 
 
-def test_a_file_of_other_classes_or_size_cannot_stand_beside(
+def test_a_file_of_other_classes_or_size_cannot_be_compared(
     tmp_path: Path, float_model: tuple[onnx.ModelProto, Manifest]
 ):
     model, manifest = float_model
     other = manifest.model_copy(update={"class_names": tuple(reversed(manifest.class_names))})
     write_onnx(tmp_path / "other.onnx", model, other)
     with pytest.raises(UserError, match=r"other\.onnx: expected a detector for the classes"):
-        open_beside(tmp_path / "other.onnx", manifest)
+        open_for_comparison(tmp_path / "other.onnx", manifest)
     small = manifest.model_copy(update={"preprocessing": Preprocessing(size_hw=(64, 64))})
     write_onnx(tmp_path / "small.onnx", model, small)
     with pytest.raises(UserError, match=r"expected a detector for images of \(96, 128\), found \(64, 64\)"):
-        open_beside(tmp_path / "small.onnx", manifest)
+        open_for_comparison(tmp_path / "small.onnx", manifest)
 
 
 def test_latencies_are_those_of_the_file(tmp_path: Path, float_model):

@@ -56,7 +56,7 @@ def test_its_export_has_the_published_ap_in_every_engine(shared, tmp_path: Path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_suppression_in_the_graph_finds_the_same_in_photographs(shared, tmp_path: Path, engine: EngineName):
+def test_nms_in_the_graph_finds_the_same_in_real_images(shared, tmp_path: Path, engine: EngineName):
     manifest = export_onnx(published_yolox_nano(shared(MODEL)), tmp_path / "outside.onnx", score_threshold=0.05)
     write_onnx(tmp_path / "inside.onnx", *nms_in_graph(onnx.load(tmp_path / "outside.onnx"), manifest))
     paths = sorted(shared("data/coco_mini/val2017").iterdir())

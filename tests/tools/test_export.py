@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dataset(tmp_path: Path) -> list[str]:
-    """One annotated picture, as options of the command."""
+    """One annotated image, as options of the command."""
     import cv2
 
     assert cv2.imwrite(str(tmp_path / "1.png"), np.zeros((48, 64, 3), np.uint8))
@@ -84,19 +84,19 @@ def test_wrong_requests_are_one_line(
 
 
 @pytest.mark.slow
-def test_int8_and_float16_stand_beside_float32_in_one_report(checkpoint: Path, tmp_path: Path, capsys):
+def test_int8_and_float16_share_a_report_with_float32(checkpoint: Path, tmp_path: Path, capsys):
     data = dataset(tmp_path)
     wanted = ["--format", "fp16,int8-plain,int8-openvino", "--calibrate", str(tmp_path / "annotations.json")]
     quick = ["--allowed-loss", "1", "--pause-s", "0", "--threads", "1", "--report"]
     output = ["--output", str(tmp_path / "out"), "--json", str(tmp_path / "r.json")]
     assert run_command(["export", str(checkpoint), "--output", str(tmp_path / "before")]) == 0
     earlier = (tmp_path / f"before/{checkpoint.stem}.onnx").rename(tmp_path / "earlier.onnx")
-    code = run_command(["export", str(checkpoint), *wanted, *quick, *output, *data, "--beside", str(earlier)])
+    code = run_command(["export", str(checkpoint), *wanted, *quick, *output, *data, "--compare", str(earlier)])
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["AP"]["earlier"] == result["AP"]["float32"]
     assert Path(result["files"].pop("earlier")) == earlier
     assert set(result["files"]) == {"float32", "float16", "int8_openvino", "int8_plain"}
-    assert set(result["refused"] if code else {}) <= {"int8_openvino"}, "only its time is judged here"
+    assert set(result["rejected"] if code else {}) <= {"int8_openvino"}, "only its speed can fail here"
     for precision, name in result["files"].items():
         detector = ImageDetector.load(Path(name), engine="onnxruntime", num_threads=1)
         assert detector.class_names == NAMES
@@ -106,16 +106,16 @@ def test_int8_and_float16_stand_beside_float32_in_one_report(checkpoint: Path, t
     assert result["recipes"]["int8_plain"]["float_layers"] == []
     assert (tmp_path / "out/report.html").is_file()
     assert float(result["facts"]["GFLOPs"]) > 0
-    assert "float16: made for tensorrt, which is not here" in capsys.readouterr().out
+    assert "float16: made for tensorrt, which is not installed here" in capsys.readouterr().out
 
 
-def test_two_rows_of_one_name_are_refused(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_two_rows_of_one_name_are_rejected(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     before, output = str(tmp_path / "before"), str(tmp_path / "out")
     assert run_command(["export", str(checkpoint), "--output", before]) == 0
     earlier = f"{before}/{checkpoint.stem}.onnx"
-    assert run_command(["export", str(checkpoint), "--output", output, "--beside", earlier, earlier]) == 2
+    assert run_command(["export", str(checkpoint), "--output", output, "--compare", earlier, earlier]) == 2
     assert f"two rows would be called {checkpoint.stem}" in capsys.readouterr().err
-    assert run_command(["export", str(checkpoint), "--output", output, "--beside", "absent.onnx"]) == 2
+    assert run_command(["export", str(checkpoint), "--output", output, "--compare", "absent.onnx"]) == 2
     assert "absent.onnx" in capsys.readouterr().err
 
 
@@ -142,7 +142,7 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     assert recipe["layers"] - len(recipe["float_layers"]) == len(ranges) > 5
 
 
-def test_suppression_goes_into_the_graph(checkpoint: Path, tmp_path: Path):
+def test_nms_goes_into_the_graph(checkpoint: Path, tmp_path: Path):
     words = [
         "--nms",
         "in-graph",
@@ -178,6 +178,6 @@ def test_free_shapes_are_proved_too(checkpoint: Path, tmp_path: Path):
         (["a.safetensors", "--nms", "in-graph", "--dynamic-batch"], "boxes of one image"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(words: list[str], reason: str, capfd: pytest.CaptureFixture[str]):
+def test_impossible_shapes_are_rejected(words: list[str], reason: str, capfd: pytest.CaptureFixture[str]):
     assert run_command(["export", *words]) == 2
     assert reason in capfd.readouterr().err

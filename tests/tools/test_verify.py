@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from handeye.export.bundle.bundle_file import open_bundle, write_bundle
+from handeye.export.bundle.archive import open_bundle, write_bundle
 from handeye.tools.command_line import run_command
 from tests.export import fake_tensorrt
 from tests.tensorrt_stand_in import StandIn

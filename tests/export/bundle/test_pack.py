@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from handeye.export.bundle import bundle_file
-from handeye.export.bundle.bundle_file import open_bundle, write_bundle
-from handeye.export.bundle.bundle_index import BundleError, VersionRange
+from handeye.export.bundle import archive
+from handeye.export.bundle.archive import open_bundle, write_bundle
+from handeye.export.bundle.index import BundleError, VersionRange
 from handeye.export.bundle.pack import make_bundle
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.images import decode_image
@@ -165,7 +165,7 @@ def test_backslashes_links_and_twins_are_refused(bundle: Path):
 
 
 def test_a_bundle_that_claims_to_be_huge_is_not_unpacked(bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bundle_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(archive, "MAX_BYTES", 100)
     with pytest.raises(BundleError, match="claims to unpack to more"):
         open_bundle(bundle)
 

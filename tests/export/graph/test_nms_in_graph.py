@@ -1,4 +1,4 @@
-"""Suppression in the graph finds what suppression outside finds, in every engine, in any precision."""
+"""NMS in the graph finds what NMS outside finds, in every engine and precision."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def same(expected: Detections, got: Detections) -> None:
 def both_ways(
     folder: Path, rows: np.ndarray, engine: EngineName, iou_threshold: float = 0.65
 ) -> tuple[Detections, ...]:
-    """What a network that always says these rows detects, suppressed outside and inside."""
+    """Detections of a network that always returns these rows, with NMS outside and in the graph."""
     names = tuple(f"class{number}" for number in range(rows.shape[1] - 5))
     manifest = Manifest(
         class_names=names,
@@ -59,7 +59,7 @@ def both_ways(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("num_classes", [1, 5])
-def test_random_boxes_are_suppressed_as_outside(tmp_path: Path, engine: EngineName, num_classes: int):
+def test_nms_of_random_boxes_matches_nms_outside(tmp_path: Path, engine: EngineName, num_classes: int):
     rng = np.random.default_rng(num_classes)
     rows = rng.random((4096, 5 + num_classes)).astype(np.float32)
     rows[:, :2] *= 64
@@ -116,10 +116,10 @@ def test_thresholds_that_the_graph_fixed_cannot_be_changed(float_model: Exported
         ImageDetector.load(tmp_path / "in.onnx", score_threshold=0.0)
 
 
-def test_what_cannot_be_suppressed_is_told(float_model: Exported):
+def test_what_nms_does_not_take_is_reported(float_model: Exported):
     model, manifest = float_model
     for output, told in (
-        (QueryRows(classes_per_query="any"), "nothing to suppress"),
+        (QueryRows(classes_per_query="any"), "needs no NMS"),
         (YoloxRows(decoded=False), "decoded"),
     ):
         with pytest.raises(UserError, match=told):

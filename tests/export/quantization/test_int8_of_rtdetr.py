@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import nn
 
-from handeye.export.acceptance import ImageSet
 from handeye.export.graph.graph_index import GraphIndex
 from handeye.export.graph.onnx_export import export_onnx, write_onnx
 from handeye.export.graph.operator_support import find_unsupported
+from handeye.export.measurement import ImageSet
 from handeye.export.quantization.calibration import MinMaxRule, SquaredErrorRule, tensor_values
 from handeye.export.quantization.int8_recipe import PLAIN, Int8Config, make_int8
 from handeye.export.quantization.qdq_linter import lint_for_tensorrt

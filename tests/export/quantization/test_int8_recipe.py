@@ -9,10 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from handeye.export.acceptance import ImageSet, evaluate_file, evaluate_model
 from handeye.export.graph.graph_index import GraphIndex
-from handeye.export.graph.onnx_export import write_onnx
-from handeye.export.graph.third_party_onnx import open_onnx
+from handeye.export.graph.onnx_export import open_onnx, write_onnx
+from handeye.export.measurement import ImageSet, evaluate_file, evaluate_model
 from handeye.export.quantization.calibration import MinMaxRule, SquaredErrorRule
 from handeye.export.quantization.int8_recipe import PLAIN, Int8Config, int8_from_learned, make_int8, module_name
 from handeye.export.quantization.qdq_linter import lint_for_tensorrt

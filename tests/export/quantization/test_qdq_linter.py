@@ -128,7 +128,7 @@ def test_a_planted_fault_is_found(model, plant: Callable[[onnx.ModelProto], None
 
 
 def test_a_layer_that_was_to_stay_in_float_is_found(model):
-    assert lint_for_tensorrt(model, ["branch"]) == ["branch: was to stay in float but reads a quantised tensor"]
+    assert lint_for_tensorrt(model, ["branch"]) == ["branch: must stay in float but reads a quantised tensor"]
     assert constant(model, "w_branch_scale").shape == (4,)
 
 

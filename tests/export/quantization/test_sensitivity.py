@@ -35,11 +35,11 @@ def search(damage: dict[str, float], allowed: float, *, pinned: Collection[str] 
         seen.append(frozenset(keep_float))
         return EMPTY
 
-    def judge(candidate: onnx.ModelProto) -> float:
+    def score(candidate: onnx.ModelProto) -> float:
         return 0.5 - sum(value for name, value in damage.items() if name not in seen[-1])
 
     blocks = [Block(name, (name,)) for name in damage]
-    return search_float_blocks(quantize, judge, 0.5, allowed, blocks, pinned, damage)
+    return search_float_blocks(quantize, score, 0.5, allowed, blocks, pinned, damage)
 
 
 @given(st.lists(st.integers(1, 10), min_size=1, max_size=30), st.integers(0, 50))

@@ -11,9 +11,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from handeye.export.acceptance import ImageSet
 from handeye.export.artefacts import build_models
-from handeye.export.graph.third_party_onnx import open_onnx
+from handeye.export.graph.onnx_export import open_onnx
+from handeye.export.measurement import ImageSet
 from handeye.export.quantization.int8_recipe import Int8Config
 from handeye.export.quantization.x86_fusions import with_fewer_passes
 from handeye.vision.images import preprocess, read_image
@@ -53,7 +53,7 @@ def focus_nodes(phases: list[tuple[int, int]], end: int = END) -> tuple[list[onn
 def test_a_focus_becomes_one_convolution(order: list[int]):
     phases = [[(0, 0), (1, 0), (0, 1), (1, 1)][place] for place in order]
     model = model_of(*focus_nodes(phases), (1, 3, 12, 16))
-    folded = with_fewer_passes(model)
+    folded = fuse_for_onnxruntime(model)
     onnx.checker.check_model(folded, full_check=True)
     assert [node.op_type for node in folded.graph.node] == ["Conv"]
     assert {tensor.name for tensor in folded.graph.initializer} == {"w_of_the_image", "b"}
@@ -72,7 +72,7 @@ def test_a_focus_becomes_one_convolution(order: list[int]):
 def test_what_is_no_focus_stays(phases: list[tuple[int, int]], end: int):
     nodes, constants = focus_nodes(phases, end)
     model = model_of(nodes, constants, (1, 3, 12, 12))
-    assert with_fewer_passes(model).graph.node == model.graph.node
+    assert fuse_for_onnxruntime(model).graph.node == model.graph.node
 
 
 def pools(sizes: list[int], stride: int = 1) -> onnx.ModelProto:
@@ -93,7 +93,7 @@ def windows(model: onnx.ModelProto) -> list[list[int]]:
 
 def test_larger_pools_read_the_next_smaller_one():
     model = pools([5, 9, 13])
-    chained = with_fewer_passes(model)
+    chained = fuse_for_onnxruntime(model)
     onnx.checker.check_model(chained, full_check=True)
     assert [node.input[0] for node in chained.graph.node[:3]] == ["images", "pool5", "pool9"]
     assert windows(chained) == [[5, 5]] * 3
@@ -103,12 +103,12 @@ def test_larger_pools_read_the_next_smaller_one():
 
 def test_pools_that_stand_the_other_way_round_or_shrink_the_map_stay():
     for model in (pools([9, 5]), pools([5, 9], stride=2), pools([4, 8])):
-        assert [node.input[0] for node in with_fewer_passes(model).graph.node[:2]] == ["images", "images"]
+        assert [node.input[0] for node in fuse_for_onnxruntime(model).graph.node[:2]] == ["images", "images"]
 
 
 def test_the_published_network_computes_the_same(shared: Callable[[str], Path]):
     model, manifest = open_onnx(shared("data/yolox_nano_coco/yolox_nano.onnx"), "yolox")
-    faster = with_fewer_passes(model)
+    faster = fuse_for_onnxruntime(model)
     onnx.checker.check_model(faster, full_check=True)
     assert "Slice" in {node.op_type for node in model.graph.node}
     assert "Slice" not in {node.op_type for node in faster.graph.node}

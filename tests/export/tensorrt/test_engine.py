@@ -193,8 +193,8 @@ def test_no_gpu_no_driver_and_no_tensorrt_are_one_line_each(stand_in: StandIn, t
         require_tensorrt()
 
 
-def test_foreign_files_are_refused_before_any_work(stand_in: StandIn, tmp_path):
-    path = tmp_path / "foreign.onnx"
+def test_third_party_files_are_rejected_before_any_work(stand_in: StandIn, tmp_path):
+    path = tmp_path / "third_party.onnx"
     write_model(path, empty_rows((64, 96)))
     model = onnx.load(path)
     del model.metadata_props[:]

@@ -1,7 +1,7 @@
-"""Bundles on disk: a zip file in which every byte is vouched for.
+"""Write and open bundles: zip files with a checksum of every byte.
 
-Each file's SHA-256 is in bundle.json, and the zip file's comment holds the SHA-256 of all the rest of the zip file, so
-that a change between the files is noticed, too. This guards against damage and mistakes; it is no signature.
+Each file's SHA-256 is in bundle.json, and the zip comment holds the SHA-256 of the rest of the zip file, so that
+changes between the files are found, too. This protects against damage and mistakes; it is no signature.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from pydantic import ValidationError
 
-from handeye.export.bundle.bundle_index import INDEX_NAME, BundleError, BundleIndex, FileEntry
+from handeye.export.bundle.index import INDEX_NAME, BundleError, BundleIndex, FileEntry
 from handeye.vision.files import replacing
 from handeye.vision.runtime.engine_file import sha256_of
 
 SEAL = b"handeye bundle sha256 "
 SEAL_DIGITS = 64
 MAX_BYTES = 4 * 2**30
-"""More than any detector with its images; a bundle that claims more is not unpacked."""
+"""Limit of the unpacked size, larger than any detector with its images."""
 WRITTEN_AT = (1980, 1, 1, 0, 0, 0)
-"""The same files give the same bundle, byte for byte."""
+"""Fixed, so that the same files give the same bundle, byte for byte."""
 DAMAGES = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError, LookupError)
-"""What Python's zip reader raises for damaged files, depending on where the damage is."""
+"""Exceptions of zipfile on damaged files, depending on where the damage is."""
 
 
 class Bundle:
-    """An opened bundle whose every byte was checked; its content lies in memory."""
+    """An opened and verified bundle, held in memory."""
 
     def __init__(self, path: Path, index: BundleIndex, contents: Mapping[str, bytes], sha256: str) -> None:
         self.path, self.index, self.sha256 = path, index, sha256
@@ -64,8 +64,8 @@ def write_bundle(path: Path, index: BundleIndex, contents: Mapping[str, bytes]) 
 def open_bundle(path: Path) -> Bundle:
     """Read and check all of a bundle.
 
-    Raises BundleError, with the reason, when it is no bundle, when a name in it points out of it, when a file is
-    missing, too many, changed or cut off, or when it is of another format.
+    Raises BundleError, with the reason, for a file that is no bundle or of another format version, for names that
+    point outside, and for files that are missing, unexpected, changed or truncated.
     """
     try:
         content = Path(path).read_bytes()
@@ -85,7 +85,7 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def _read_archive(archive: zipfile.ZipFile, path: Path) -> tuple[BundleIndex, dict[str, bytes]]:
-    """The index and the files that it names, each as long and with the hash that it says."""
+    """The index and the files in it, with lengths and hashes checked."""
     infos = archive.infolist()
     for info in infos:
         _check_name(info, path)
@@ -107,7 +107,7 @@ def _read_archive(archive: zipfile.ZipFile, path: Path) -> tuple[BundleIndex, di
 
 
 def _check_name(info: zipfile.ZipInfo, path: Path) -> None:
-    """Refuse names that would lie outside the folder that a bundle is unpacked to, and what is no plain file."""
+    """Raise BundleError for names that point outside the bundle, and for folders and links."""
     name = info.filename
     parts = PurePosixPath(name).parts
     outside = PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name or ".." in parts

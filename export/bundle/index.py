@@ -1,4 +1,4 @@
-"""What a bundle says of itself: its files with their hashes, its models, what they must answer and how exactly."""
+"""Index of a bundle (bundle.json): files with hashes, models, golden detections, tolerances, engine versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class BundleError(UserError):
-    """A bundle is damaged, incomplete, unsafe to unpack or not for what is installed here."""
+    """A bundle is damaged, incomplete, unsafe to unpack or not for the engines installed here."""
 
 
 class FileEntry(Config):
@@ -32,7 +32,7 @@ class FileEntry(Config):
 
 
 class GoldenDetections(Config):
-    """What ONNX Runtime found in one image."""
+    """Detections of ONNX Runtime in one image."""
 
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
@@ -40,7 +40,7 @@ class GoldenDetections(Config):
 
     @classmethod
     def of(cls, found: Detections) -> GoldenDetections:
-        """Detections as numbers that JSON holds."""
+        """Convert from detections."""
         return cls(
             boxes_xyxy=tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in found.boxes_xyxy),
             scores=tuple(map(float, found.scores)),
@@ -48,29 +48,29 @@ class GoldenDetections(Config):
         )
 
     def detections(self, class_names: tuple[str, ...]) -> Detections:
-        """The same as detectors give them."""
+        """Convert to detections."""
         boxes = np.array(self.boxes_xyxy, np.float32).reshape(-1, 4)
         return Detections(boxes, np.array(self.scores, np.float32), np.array(self.class_ids, np.int64), class_names)
 
 
 class BundleModel(Config):
-    """One ONNX file and what it must answer."""
+    """One ONNX file with its golden detections and tolerances."""
 
     precision: Precision
     file: str
     golden: dict[str, GoldenDetections]
-    """Detections of this very file by golden image, from ONNX Runtime on the machine that made the bundle."""
+    """Detections of this file by golden image, from ONNX Runtime on the machine that made the bundle."""
     tolerances: dict[VerifyEngine, Tolerance]
 
 
 class VersionRange(Config):
-    """Versions from `oldest` on and before `before`; None is open."""
+    """Versions from `oldest` up to, but without, `before`; None: no upper limit."""
 
     oldest: str
     before: str | None = None
 
     def admits(self, version: str) -> bool:
-        """Whether a version lies in the range; compared number by number."""
+        """Whether a version is in the range; compared number by number."""
         here = version_numbers(version)
         return version_numbers(self.oldest) <= here and (self.before is None or here < version_numbers(self.before))
 
@@ -98,7 +98,7 @@ ENGINES: dict[VerifyEngine, VersionRange] = {
     "openvino": VersionRange(oldest="2024.4"),
     "tensorrt": VersionRange(oldest="10.3", before="12"),
 }
-"""What the run time was written for; TensorRT's own faults are known to export/tensorrt/build_options.py."""
+"""Supported versions; known faults of TensorRT are listed in export/tensorrt/build_options.py."""
 
 TOLERANCES: dict[Precision, dict[VerifyEngine, Tolerance]] = {
     "float32": {
@@ -117,11 +117,10 @@ TOLERANCES: dict[Precision, dict[VerifyEngine, Tolerance]] = {
         "tensorrt": Tolerance(overlap=0.85, scores=0.10, outliers=0.05),
     },
 }
-"""TensorRT multiplies float32 with 10 bits of mantissa (TF32). A number that lies between two of 256 steps falls to
-either side by the last bit of a float sum, which is another one in every engine and on every processor, and what was
-rounded otherwise once is rounded otherwise in all layers behind. So of int8 overlap counts, not pixels, and a few of
-hundreds of detections may be further off. (Published YOLOX-nano, OpenVINO beside ONNX Runtime, 48 images: 7 of 221;
-where OpenVINO's own 8-bit kernels are wrong, nearly all.)
+"""TensorRT multiplies float32 with a 10-bit mantissa (TF32). In INT8 the last bit of a float sum, which differs between
+engines and processors, can move a value to the next of 256 levels, and the difference propagates through all later
+layers. So INT8 is compared by IoU, not in pixels, and a few detections in hundreds may be further off. (Published
+YOLOX-nano, OpenVINO and ONNX Runtime, 48 images: 7 of 221; where OpenVINO's own 8-bit kernels are wrong, nearly all.)
 
-Those of TensorRT are set from the arithmetic, not measured: no GPU was at hand.
+Tolerances for TensorRT follow from the arithmetic and have not been measured on a GPU.
 """
