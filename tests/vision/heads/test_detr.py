@@ -66,9 +66,9 @@ def test_the_layers_before_the_last_speak_only_with_targets():
     head = small_head()
     alone, learning = head(pyramid()), head(pyramid(), TARGETS)
     assert alone.auxiliary == ()
-    assert len(learning.auxiliary) == 2
+    assert len(learning.layers) == len(learning.auxiliary) == 2
     torch.testing.assert_close(alone.logits, learning.logits)
-    assert not torch.allclose(learning.auxiliary[0].logits, learning.auxiliary[1].logits, atol=1e-3)
+    assert not torch.allclose(learning.layers[0].logits, learning.layers[1].logits, atol=1e-3)
 
 
 def test_only_the_coarsest_level_is_looked_at():
