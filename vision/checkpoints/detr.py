@@ -11,7 +11,7 @@ from handeye.vision.checkpoints.torchvision_backbones import plain_renames
 from handeye.vision.detector import DetectorConfig
 from handeye.vision.heads.detr import DetrHeadConfig
 from handeye.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 
 
 def detr_config(depth: Literal[50, 101], class_names: tuple[str, ...] = COCO_NAMES_BY_CATEGORY_ID) -> DetectorConfig:

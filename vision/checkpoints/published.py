@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from handeye.vision.backbones.build import Classifier, build_classifier
 from handeye.vision.checkpoints.detr import DETR_KEY_MAPS
 from handeye.vision.checkpoints.dfine import DFINE_KEY_MAPS
 from handeye.vision.checkpoints.key_map import KeyMap, best_key_map
@@ -22,7 +23,6 @@ from handeye.vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSF
 from handeye.vision.checkpoints.torchvision_backbones import published_backbones
 from handeye.vision.checkpoints.yolox import YOLOX_KEYS
 from handeye.vision.checkpoints.zoo import published_models
-from handeye.vision.classifier import Classifier, build_classifier
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.heads.detr import DetrHeadConfig

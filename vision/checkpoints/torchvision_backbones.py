@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handeye.vision.backbones.build import ClassificationBackboneConfig
 from handeye.vision.backbones.resnet import ResNetConfig
 from handeye.vision.backbones.swin import SwinConfig
 from handeye.vision.backbones.vit import ViTConfig
 from handeye.vision.checkpoints.download import PublishedFile
 from handeye.vision.checkpoints.key_map import KeyMap, Rename
-from handeye.vision.classifier import ClassificationBackboneConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class RtdetrHead(nn.Module):
         states = [(queries, boxes)]
         for layer, predict_box in zip(self.decoder[:num_layers], self.predict_box, strict=False):
             queries, previous = states[-1]
-            # A layer samples around detached boxes; the loss on the refined box trains the layer before too (DINO, 3.5).
+            # A layer samples around detached boxes; the loss on the refined box trains the one before too (DINO, 3.5).
             place = previous.detach()
             queries = layer(queries, self._position(queries, place), place, memory, sizes_hw, is_hidden=is_hidden)
             states.append((queries, (predict_box(queries) + inverse_sigmoid(previous)).sigmoid()))

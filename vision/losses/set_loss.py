@@ -31,9 +31,8 @@ from handeye.vision.boxes.iou import aligned_iou
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from handeye.vision.losses.box_regression import giou_loss, l1_loss
-from handeye.vision.losses.classification import varifocal_loss
 from handeye.vision.losses.counting import Count, average_count, mean_over_processes
+from handeye.vision.losses.loss_terms import giou_loss, l1_loss, varifocal_loss
 
 Weight = Annotated[float, Field(ge=0)]
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]

@@ -31,8 +31,8 @@ from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.errors import ConfigError
 from handeye.vision.heads.yolo_grid import Version, YoloGridOutput, encode_sizes
-from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.counting import num_processes
+from handeye.vision.losses.loss_terms import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.yolox_loss import is_ignored
 
 Weight = Annotated[float, Field(ge=0)]

@@ -23,9 +23,8 @@ from handeye.vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.heads.outputs import GridOutput
-from handeye.vision.losses.box_regression import l1_loss, squared_iou_loss
-from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.counting import Count, average_count
+from handeye.vision.losses.loss_terms import binary_cross_entropy, l1_loss, smooth_labels, squared_iou_loss
 
 Weight = Annotated[float, Field(ge=0)]
 

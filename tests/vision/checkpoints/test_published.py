@@ -24,7 +24,7 @@ from handeye.vision.checkpoints.zoo import published_models
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.heads.yolo_grid import YoloGridHeadConfig
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 from tests.vision.checkpoints.conftest import rows_kept
 
 PUBLISHED = {

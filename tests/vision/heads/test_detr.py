@@ -19,7 +19,7 @@ from handeye.vision.heads.build import build_head
 from handeye.vision.heads.detr import DetrHead, DetrHeadConfig
 from handeye.vision.heads.outputs import QueryOutput
 from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 
 SMALL = DetrHeadConfig(
     num_queries=10, hidden_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=3, feed_forward_dim=48
