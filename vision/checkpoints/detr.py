@@ -1,4 +1,9 @@
-"""DETR as it is published (Carion et al. 2020, arXiv:2005.12872): its plan and its 91 classes."""
+"""Published DETR (Carion et al. 2020, arXiv:2005.12872): configuration, its 91 classes, key maps of its weights.
+
+Key maps: of the authors (github.com/facebookresearch/detr), who pack query, key and value into one matrix, and of the
+transformers library, which keeps them apart and has two namings of the backbone: timm's, which is torchvision's, and
+that of its own ResNet class.
+"""
 
 from __future__ import annotations
 
@@ -37,12 +42,6 @@ DETR_PREPROCESSING = Preprocessing(
 )
 """The shorter side becomes 800 pixels, the longer at most 1333."""
 
-
-# The names of DETR's published weights, of its authors and of the library transformers.
-#
-# Authors: github.com/facebookresearch/detr, where query, key and value are packed into one matrix. transformers
-# keeps
-# them apart and has two namings of the backbone: timm's, which is torchvision's, and that of its own ResNet.
 
 BOX_PREDICTOR: tuple[Rename, ...] = tuple(
     (rf"^head\.predict_box\.{2 * index}\.", f"head.predict_box.layers.{index}.") for index in range(3)

@@ -1,6 +1,6 @@
-"""Published weights from their official address into a folder of ours: resumed, checked, whole or absent.
+"""Download published weights into the cache: resumable, verified by size and SHA-256, renamed when complete.
 
-Only the standard library, so that it works where nothing but the run time is installed.
+Standard library only, so that it works where nothing but the run time is installed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from handeye.vision.errors import UserError
 
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int, int | None], None]
-"""Told after every piece: bytes that are here, and bytes in all where the server says so."""
+"""Called after every chunk: bytes received, and the total where the server reports it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class PublishedFile:
     address: str
     size_bytes: int | None = None
     sha256_start: str | None = None
-    """The first digits of the content's SHA-256, as many as its authors tell; None when they tell none."""
+    """The first digits of the content's SHA-256, as far as published; None when not published."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class PublishedFile:
 
 
 class DownloadError(UserError):
-    """A file could not be fetched, or what came is not what was published."""
+    """A download failed, or its content is not the published one."""
 
 
 def cache_folder(chosen: Path | None = None) -> Path:

@@ -1,7 +1,7 @@
 """Our own checkpoints: one safetensors file that holds the weights and, in its metadata, the DetectorConfig as JSON.
 
 A checkpoint needs nothing beside it: the configuration has the class names and the preprocessing. safetensors
-holds numbers and text only, so reading a stranger's file cannot run code.
+holds numbers and text only, so reading an untrusted file cannot run code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from handeye.vision.errors import ConfigError, ModelFileError
 from handeye.vision.files import replacing
 
 FORMAT = "handeye-detector-1"
-"""Value of the metadata key `format`, by which one of our files is known."""
+"""Value of the metadata key `format`, which identifies our files."""
 RESERVED_KEYS = ("format", "config")
 RANGES_KEY = "activation_ranges"
-"""Metadata key under which quantisation-aware training leaves what it learnt of the inputs of convolutions."""
+"""Metadata key of the activation ranges that quantization-aware training learnt for the inputs of convolutions."""
 KEYS_SHOWN = 8
-"""How many keys at fault an error message lists of each kind."""
+"""How many keys of each kind an error message lists."""
 
 
 def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
@@ -38,7 +38,7 @@ def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | Non
     if taken := [key for key in RESERVED_KEYS if key in extra]:
         raise ValueError(f"the metadata keys {', '.join(taken)} are taken by the checkpoint itself")
     metadata = {**extra, "format": FORMAT, "config": detector.config.model_dump_json()}
-    # Contiguous copies on the CPU: safetensors refuses strided tensors, and channels_last weights are such.
+    # Contiguous copies on the CPU: safetensors rejects strided tensors, such as channels_last weights.
     weights = {
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
         for key, value in detector.state_dict().items()

@@ -1,6 +1,6 @@
-"""Published weights in the names of their authors, read into our networks and written back.
+"""Load published weights in their authors' naming into our networks, and convert them back.
 
-Which names a network has in the checkpoints of its authors stands in one table for each family, see `key_map.py`.
+The naming of each family is in its key maps, see `key_map.py`.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ def key_maps_of(config: DetectorConfig) -> tuple[KeyMap, ...]:
         case DfineHeadConfig():
             return DFINE_KEY_MAPS
         case _:
-            raise UserError(f"no published names are known for a detector with the head {config.head.kind!r}")
+            raise UserError(f"no published naming is known for a detector with the head {config.head.kind!r}")
 
 
 def read_published_file(path: Path) -> dict[str, Tensor]:
     """The weights inside a published checkpoint file (.pth, .pt or .safetensors).
 
-    Published training files wrap them: the moving average where there is one, else `model`. Only tensors and plain
-    containers are read (weights_only), so a stranger's file cannot run code. Raises ModelFileError.
+    Published training files wrap them: the EMA where there is one, else `model`. Only tensors and plain
+    containers are read (weights_only), so an untrusted file cannot run code. Raises ModelFileError.
     """
     path = Path(path)
     if not path.is_file():
