@@ -73,7 +73,7 @@ def start_from(detector: nn.Module, path: Path) -> list[str]:
     own = detector.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise ModelFileError(f"{path}: none of its weights fits the detector that is to start from them")
+        raise ModelFileError(f"{path}: none of its weights fits the detector to be initialized")
     detector.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting and not is_batch_counter(key)]
 
@@ -100,7 +100,9 @@ def load_activation_ranges(path: Path) -> dict[str, float]:
     try:
         return {str(name): float(amax) for name, amax in json.loads(text).items()}
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its {RANGES_KEY} are no mapping of names to numbers: {error}") from error
+        raise ModelFileError(
+            f"{path}: {RANGES_KEY} in its metadata is not a mapping of names to numbers: {error}"
+        ) from error
 
 
 def require_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
@@ -135,11 +137,11 @@ def _read(path: Path, *, with_weights: bool = True) -> tuple[dict[str, Tensor], 
             metadata = dict(file.metadata() or {})
             weights = {key: file.get_tensor(key) for key in file.keys()} if with_weights else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: is not a readable safetensors file: {error}") from error
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ModelFileError(
-            f"{path}: is no detector checkpoint of handeye (format {metadata.get('format')!r}, expected {FORMAT!r}); "
-            "published weights come in by `handeye import`"
+            f"{path}: not a detector checkpoint of handeye (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            "convert published weights with `handeye import`"
         )
     return weights, metadata
 
@@ -151,7 +153,7 @@ def _config_in(metadata: Mapping[str, str], path: Path) -> DetectorConfig:
             raise ConfigError(f"expected a mapping, got {content!r}")
         return validate_config(DetectorConfig, content, origin="config")
     except (json.JSONDecodeError, ConfigError) as error:
-        raise ModelFileError(f"{path}: the configuration inside cannot be used: {error}") from error
+        raise ModelFileError(f"{path}: invalid configuration in its metadata: {error}") from error
 
 
 def _shorten(keys: Sequence[str]) -> str:

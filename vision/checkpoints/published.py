@@ -57,7 +57,7 @@ def load_official_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Class
     """
     known = published_backbones()
     if name not in known:
-        raise UserError(f"{name!r} is not a published backbone known here; expected one of {', '.join(known)}")
+        raise UserError(f"{name!r} is not a known published backbone; expected one of {', '.join(known)}")
     classifier = build_classifier(known[name].config)
     ours = known[name].key_map.to_ours(state_dict, classifier.state_dict(), origin=name)
     classifier.load_state_dict(ours, strict=False)
@@ -104,7 +104,9 @@ def read_published_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to read the file unsafely; that is not our advice.
-        raise ModelFileError(f"{path}: is no checkpoint, or holds objects other than tensors; not read") from error
+        raise ModelFileError(
+            f"{path}: not a checkpoint, or it contains objects other than tensors; not read"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelFileError(f"{path}: cannot be read as a checkpoint of tensors: {reason}") from error
@@ -118,13 +120,13 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
             return dict(inner)
-    raise ModelFileError(f"{path}: holds no weights: expected a mapping of names to tensors, bare or under 'model'")
+    raise ModelFileError(f"{path}: contains no weights: expected a mapping of names to tensors, bare or under 'model'")
 
 
 def _config_of(name: str, class_names: tuple[str, ...] | None) -> DetectorConfig:
     models = published_models()
     if name not in models:
-        raise UserError(f"{name!r} is not a published detector known here; expected one of {', '.join(models)}")
+        raise UserError(f"{name!r} is not a known published detector; expected one of {', '.join(models)}")
     config = models[name].config
     if class_names is None:
         return config

@@ -1,4 +1,4 @@
-"""DETR's head: shapes of the specification, padding, sizes, attention as maps, and that it learns."""
+"""DETR's head: shapes, padding, sizes, attention as maps, and that it learns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pyramid(height: int = 4, width: int = 5, num_images: int = 2) -> list[Tensor
     return [fine, torch.randn(num_images, 24, height, width, generator=generator)]
 
 
-def test_the_shapes_of_the_specification():
+def test_the_published_shapes():
     """25.2 to 25.4 and 28.2: 480 x 640 pixels, 15 x 20 = 300 tokens of 256, 100 queries, 80 classes and "no object"."""
     head = build_head(DetrHeadConfig(num_encoder_layers=1, num_decoder_layers=1), (2048,), (32,), 80).eval()
     assert isinstance(head, DetrHead)

@@ -230,8 +230,8 @@ def test_half_precision_stays_finite_and_near(dtype):
     assert near.median() < 0.05
 
 
-def test_worked_example_of_the_specification_the_decoder_adds_to_a_first_box():
-    """Equation 26.10, in logits: a head that adds nothing gives the box it began with."""
+def test_the_decoder_adds_to_the_initial_box_in_logits():
+    """A head that adds nothing gives the box it began with."""
     torch.manual_seed(0)
     head = build_head(SMALL, CHANNELS, STRIDES, 3).eval()
     assert isinstance(head, RtdetrHead)
