@@ -21,6 +21,8 @@ from torch.nn import functional
 
 HIDDEN = -1e4
 """Added to the score of a masked key: exp of it is 0 in single precision, and half precision can hold it."""
+TEMPERATURE = 10_000.0
+"""Ratio of the highest to the lowest frequency of the sine position embeddings."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -100,10 +102,6 @@ def finite_mask(
     if is_hidden is not None:
         hidden = is_hidden[None, None] if hidden is None else hidden | is_hidden
     return None if hidden is None else hidden.to(dtype) * HIDDEN
-
-
-TEMPERATURE = 10_000.0
-"""The slowest wave is this much slower than the fastest."""
 
 
 def sine_positions(is_pad: Bool[Tensor, "B H W"], dim: int) -> Float[Tensor, "B dim H W"]:

@@ -85,11 +85,6 @@ class SpatialPyramidPooling(nn.Module):
         return self.join(torch.cat((reduced, *(pool(reduced) for pool in self.pools)), dim=1))
 
 
-def scaled_depth(num_blocks: int, depth: float) -> int:
-    """The number of blocks at a depth factor: rounded, at least one."""
-    return max(round(num_blocks * depth), 1)
-
-
 class RepBlock(nn.Module):
     """activation(3 x 3 convolution + 1 x 1 convolution), each with its batch norm; keeps the size.
 
@@ -148,16 +143,6 @@ class RepCrossStage(nn.Module):
         return self.join(self.blocks(self.main(features)) + self.bypass(features))
 
 
-def _without_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution with its batch norm moved into them; gradients flow through both."""
-    conv, norm = block.conv, block.norm
-    if isinstance(norm, nn.Identity):  # has been moved already
-        return conv.weight, torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
-    weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
-    scale = weight * (variance + norm.eps).rsqrt()
-    return conv.weight * scale[:, None, None, None], bias - mean * scale
-
-
 class RepElan(nn.Module):
     """One half of the channels goes through two stages in a row; both halves and both stages are joined."""
 
@@ -201,3 +186,18 @@ class DecoupledShrink(nn.Module):
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """(B, channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))."""
         return self.spatial(self.mix(features))
+
+
+def scaled_depth(num_blocks: int, depth: float) -> int:
+    """The number of blocks at a depth factor: rounded, at least one."""
+    return max(round(num_blocks * depth), 1)
+
+
+def _without_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution with its batch norm moved into them; gradients flow through both."""
+    conv, norm = block.conv, block.norm
+    if isinstance(norm, nn.Identity):  # has been moved already
+        return conv.weight, torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
+    weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
+    scale = weight * (variance + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], bias - mean * scale

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.boxes.formats import pixels_to_norm, xyxy_to_cxcywh
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
@@ -81,6 +82,17 @@ def test_targets_add_what_is_learnt_from_and_change_nothing_else(num_denoising):
         assert taught.denoising.supervised == (taught.denoising.initial, *taught.denoising.layers)
         num = taught.denoising.target_index.shape[1]
         assert all(each.boxes_cxcywh_norm.shape == (2, num, 4) for each in taught.denoising.supervised)
+
+
+def test_the_noise_of_the_denoising_queries_is_that_of_the_configuration():
+    noise = {"label_noise": 0.0, "box_noise": 0.0}
+    head = lively_head(SMALL.model_copy(update=noise), (4, 6))
+    assert head.denoising is not None
+    queries = head.denoising(TARGETS[:1], (64, 96))
+    restored = queries.target_index[0] >= 0
+    boxes = pixels_to_norm(xyxy_to_cxcywh(TARGETS[0].boxes_xyxy), (64, 96))
+    expected = boxes[queries.target_index[0, restored]]
+    torch.testing.assert_close(queries.box_logits[0, restored].sigmoid(), expected, rtol=0, atol=1e-5)
 
 
 def test_every_layer_corrects_the_first_box_by_all_it_has_learnt_so_far():
