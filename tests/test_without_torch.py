@@ -13,7 +13,6 @@ FORBIDDEN = ("torch", "onnx", "torchvision", "accelerate", "safetensors", "faste
 RUN_TIME = ("vision/boxes", "vision/runtime", "vision/tracking", "robot", "tools")
 # These train or measure; they name torch openly.
 TRAINING = {
-    "vision/boxes/nms_torch.py",
     "vision/boxes/targets.py",
     "robot/learning",
     "tools/train.py",

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from handeye.vision.backbones.build import count_parameters
 from handeye.vision.checkpoints.torchvision_backbones import (
     LICENCE,
     TOP1_SOURCE,
@@ -22,7 +23,6 @@ from handeye.vision.checkpoints.torchvision_backbones import (
     published_backbones,
 )
 from handeye.vision.checkpoints.zoo import PublishedModel, count_cost, published_models
-from handeye.vision.classifier import count_parameters
 from handeye.vision.files import write_json
 
 

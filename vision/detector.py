@@ -1,6 +1,6 @@
-"""The whole detector on one screen: backbone, neck and head in a row.
+"""The object detector: backbone, neck and head in a row, from one configuration.
 
-One kind of output in training and in use; what a call gives never depends on the mode.
+The type of the output is the same in training and inference; it does not depend on train or eval mode.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class DetectorConfig(Config):
     class_names: tuple[str, ...]
     """One for each class, in order. May be left out: class_0, class_1, ..."""
     preprocessing: Preprocessing = Preprocessing()
-    """How an image becomes the input; its size is what the detector is meant for, not the only one it takes."""
+    """How an image becomes the input; its size is the default, other multiples of the stride work too."""
     widths: Widths = {}
-    """Of the layers that pruning made narrower than backbone, neck and head say: `handeye prune` writes them."""
+    """Of the layers that structured pruning made narrower than backbone, neck and head are by configuration."""
 
     @model_validator(mode="before")
     @classmethod
@@ -67,11 +67,11 @@ class DetectorConfig(Config):
 
 
 class Detector(nn.Module):
-    """images (B, 3, H, W), prepared as config.preprocessing says -> DetectorOutput.
+    """images (B, 3, H, W), preprocessed by config.preprocessing -> DetectorOutput.
 
     H and W are multiples of `size_multiple`: of the coarsest stride unless all parts take any size, as DETR's do.
-    With targets, heads that learn from more than their last word say the rest of it too (`auxiliary`, `denoising`).
-    is_pad marks pixels that are no image, for batches of images of different sizes.
+    With targets, the output of DETR-like heads also has what auxiliary losses need (`layers`, `encoder`, `denoising`).
+    is_pad marks padding, for batches of images of different sizes.
     """
 
     def __init__(self, config: DetectorConfig) -> None:

@@ -1,7 +1,7 @@
-"""Which row of a YOLO grid answers for an object: the object's cell decides, then the shape, version by version.
+"""Anchor assignment of YOLO v1 to v5: which prediction is responsible for an object, by its cell and its shape.
 
-v1: the box of the cell that overlaps best already. v2 to v4: the anchor most like the object. v5: every anchor not too
-unlike it, in the nearest cells too. An object whose row goes to another one is lost, as in the published versions.
+v1: the predicted box of the cell with the best IoU. v2 to v4: the anchor with the best shape IoU. v5: every anchor of
+similar sides, in the nearest cells too. An object whose row goes to another one is lost, as in the published versions.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def assign_best_anchor(
 ) -> Pairs:
     """v2, v3: of the anchors that sit in an object's cells, over all levels, the one of the best shape IoU.
 
-    v4 takes those with a shape IoU above `also_above` as well. Where two objects want one row it goes to the one it
-    is more like (the published code: to the later one).
+    v4 takes those with a shape IoU above `also_above` as well. Where two objects claim one row it goes to the one with
+    the better shape IoU (the published code: to the later one).
     """
     holds = _is_inside(_offsets(cell_xy, strides, boxes_xyxy)).all(dim=-1)
-    likeness = torch.where(holds, shape_iou(_sizes(boxes_xyxy), prior_wh), -1)
-    wanted = likeness > also_above
-    wanted[torch.arange(len(boxes_xyxy), device=wanted.device), likeness.argmax(dim=1)] = True
-    return _best_box_of_each_row(torch.where(wanted, likeness, -1))
+    shape_ious = torch.where(holds, shape_iou(_sizes(boxes_xyxy), prior_wh), -1)
+    wanted = shape_ious > also_above
+    wanted[torch.arange(len(boxes_xyxy), device=wanted.device), shape_ious.argmax(dim=1)] = True
+    return _best_box_of_each_row(torch.where(wanted, shape_ious, -1))
 
 
 @torch.no_grad()
@@ -93,7 +93,7 @@ def assign_by_ratio(
 def overlaps_an_object(
     predicted_xyxy: Float[Tensor, "rows 4"], boxes_xyxy: Float[Tensor, "N 4"], threshold: float
 ) -> Bool[Tensor, " rows"]:
-    """Rows that predict some object too well to be called background."""
+    """Rows whose box overlaps some object too well to be background."""
     return (pairwise_iou(predicted_xyxy, boxes_xyxy) > threshold).any(dim=1)
 
 

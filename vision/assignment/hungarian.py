@@ -1,7 +1,9 @@
-"""Hungarian matching: one query for each object so that the sum of the costs is the least there is.
+"""Hungarian (bipartite) matching of queries and objects at the least total cost, and the matching costs.
 
-Kuhn 1955; DETR (Carion et al. 2020, arXiv:2005.12872, equation 1). The costs of a batch are computed in one block on
-the device and moved once; scipy solves each image exactly.
+Kuhn 1955; DETR (Carion et al. 2020, arXiv:2005.12872, equations 1 and 2). The classification cost is the probability
+of the class (DETR) or the focal form of Deformable DETR (Zhu et al. 2020, arXiv:2010.04159) and RT-DETR; L1 and GIoU of
+the boxes are added. The costs of a batch are computed in one block on the device and moved once; scipy solves each
+image exactly.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from handeye.vision.errors import UserError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Matches:
-    """Query query_index[i] of image image_index[i] answers for object target_index[i] of the batch.
+    """Query query_index[i] of image image_index[i] is matched to object target_index[i] of the batch.
 
     target_index counts the objects of all images, image after image. No query and no object appears twice.
     """
@@ -44,8 +46,8 @@ class Matches:
 def match_hungarian(cost: Float[Tensor, "layers B Q M"], counts: Sequence[int]) -> list[Matches]:
     """The cheapest matching of every layer, each by itself, on the device of the costs.
 
-    counts: objects of each image; columns beyond them are not looked at. Where there are more objects than queries,
-    some objects stay alone. Raises UserError when a cost is not finite.
+    counts: objects of each image; columns beyond them are ignored. Where there are more objects than queries,
+    some objects stay unmatched. Raises UserError when a cost is not finite.
     """
     # On the CPU in double precision: the solver would convert every image by itself.
     on_cpu = cost.detach().to("cpu", torch.float64).numpy()
@@ -71,27 +73,21 @@ def _checked(costs: np.ndarray, image: int) -> np.ndarray:
     if not np.isfinite(costs).all():
         raise UserError(
             f"image {image} of the batch cannot be matched: the predictions or the boxes of its objects are not finite "
-            "numbers. When it happens in training, the training has diverged: try a smaller rate or clipped gradients"
+            "numbers. When it happens in training, the training has diverged: try a smaller lr or clipped gradients"
         )
     return costs
 
 
-# What it would cost to let a query answer for an object: the matrix that Hungarian matching solves.
-#
-# DETR (Carion et al. 2020, arXiv:2005.12872, equation 2) asks for the probability of the class; RT-DETR takes the
-# focal
-# form of Deformable DETR (Zhu et al. 2020, arXiv:2010.04159). Both add the L1 distance of the boxes and their GIoU.
-
 FOCAL_ALPHA, FOCAL_GAMMA = 0.25, 2.0
-"""Of the focal cost, whatever the loss has; Deformable DETR's and RT-DETR's."""
+"""Of the focal cost, independent of the loss; as in Deformable DETR and RT-DETR."""
 Weight = Annotated[float, Field(ge=0)]
 
 
 class MatchingCostConfig(Config):
-    """How much each part of the cost counts; the defaults are RT-DETR's."""
+    """Weights of the matching cost; the defaults are RT-DETR's."""
 
     classification: Literal["focal", "softmax"] = "focal"
-    """focal: what the loss of a "yes" would save; softmax: minus the probability of the class (DETR)."""
+    """focal: focal loss of a positive minus that of a negative; softmax: minus the probability of the class (DETR)."""
     class_weight: Weight = 2.0
     """DETR: 1."""
     l1_weight: Weight = 5.0
@@ -172,12 +168,12 @@ def _class_cost(
         case "softmax":
             return -logits.softmax(dim=-1).gather(-1, at)
         case "focal":
-            # Only the wanted classes are looked at: there are fewer objects than classes.
+            # Only for the classes of the objects: there are fewer objects than classes.
             wanted = logits.gather(-1, at)
             probability = wanted.sigmoid()
             # The published code adds 1e-8 inside the logarithm; softplus is the same and needs no such number.
-            of_yes = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * functional.softplus(-wanted)
-            of_no = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * functional.softplus(wanted)
-            return of_yes - of_no
+            of_positive = FOCAL_ALPHA * (1 - probability) ** FOCAL_GAMMA * functional.softplus(-wanted)
+            of_negative = (1 - FOCAL_ALPHA) * probability**FOCAL_GAMMA * functional.softplus(wanted)
+            return of_positive - of_negative
         case _:
             assert_never(config.classification)

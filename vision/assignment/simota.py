@@ -1,8 +1,8 @@
-"""SimOTA: which cells are to predict which object (Ge et al. 2021, arXiv:2107.08430, section "SimOTA").
+"""SimOTA label assignment of YOLOX (Ge et al. 2021, arXiv:2107.08430, section "SimOTA"): dynamic top-k by cost.
 
 Cells near an object's centre are its candidates; the object takes the cheapest of them, and more of them the better
-they predict it already. The rules are those of the published code as it is now: candidates by a centre radius of 1.5
-cells. Its first versions had 2.5 and every cell inside the box.
+their predicted boxes overlap it (dynamic k). The rules are those of the published code as it is now: candidates by a
+centre radius of 1.5 cells. Its first versions had 2.5 and every cell inside the box.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from handeye.vision.config import Config
 CENTRE_RADIUS = 1.5
 """Half the side of the square of candidate cells around an object's centre, in cells of each level."""
 BEST_OVERLAPS = 10
-"""The sum of this many best overlaps, cut to a whole number, is how many cells an object takes."""
+"""The sum of this many best IoUs, rounded down, is how many cells an object takes (dynamic k)."""
 OVERLAP_WEIGHT = 3.0
 NOT_A_CANDIDATE = 1e5
 """Added to the cost of a cell that is a candidate of another object only: taken when nothing else is left.
@@ -40,7 +40,7 @@ class SimotaConfig(Config):
 
     kind: Literal["simota"] = "simota"
     class_cost_weight: Annotated[float, Field(ge=0)] = 1.0
-    """How much the choice of cells looks at the classes they predict, beside their boxes. Where classes differ by
+    """Weight of the classification cost beside that of the boxes. Where classes differ by
     shape and share their colours, give 0: otherwise one level may come to predict a class wherever it sees its colour,
     be matched only where that is right, and so never learn where it is wrong."""
 

@@ -1,7 +1,7 @@
-"""Task-aligned assignment (Feng et al. 2021, TOOD, arXiv:2108.07755, section 3.3.2): cells good at both tasks at once.
+"""Task-aligned assignment (TOOD, Feng et al. 2021, arXiv:2108.07755, section 3.3.2): label assignment by alignment.
 
-A cell is judged by t = s^alpha * u^beta of its score s for the object's class and its overlap u with the object, so
-that what scores high later is what lies well. Later YOLOs use it in this form.
+The alignment of a cell is t = s^alpha * u^beta of its score s for the object's class and its IoU u with the object, so
+that high scores go with good boxes. Later YOLOs use it in this form.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TaskAlignedConfig(Config):
     beta: Annotated[float, Field(ge=0)] = 6.0
     """Power of the overlap."""
     top_k: Annotated[int, Field(gt=0)] = 13
-    """So many cells at most answer for an object."""
+    """At most this many cells are assigned to an object."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

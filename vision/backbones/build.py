@@ -1,4 +1,4 @@
-"""Every backbone there is, and the one place where a configuration becomes one.
+"""Build a backbone, or an image classifier with that backbone, from its configuration.
 
 A backbone has `channels` and `strides` (fine to coarse) and gives one feature map for each stride.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
+from jaxtyping import Float
 from pydantic import Field
+from torch import Tensor, nn
 from typing_extensions import assert_never
 
 from handeye.vision.backbones.cspdarknet import CSPDarknet, CSPDarknetConfig
@@ -42,3 +45,43 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             return ViT(config)
         case _:
             assert_never(config)
+
+
+ClassificationBackboneConfig = ResNetConfig | SwinConfig | ViTConfig
+ClassificationBackbone = ResNet | Swin | ViT
+"""Backbones with a pooled feature vector for classification, as wide as their coarsest level."""
+
+
+class Classifier(nn.Module):
+    """A backbone with a linear layer: images (B, 3, H, W) -> logits (B, num_classes).
+
+    Backbones are pretrained so, and their published weights are checked so.
+    """
+
+    def __init__(self, backbone: ClassificationBackbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.channels[-1], num_classes)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B num_classes"]:
+        """A linear function of the pooled features."""
+        return self.head(self.backbone.forward_classification_features(images))
+
+
+def build_classifier(config: ClassificationBackboneConfig, num_classes: int = 1000) -> Classifier:
+    """The classifier with the backbone of that configuration, with fresh weights; ImageNet has 1000 classes."""
+    match config:
+        case ResNetConfig():
+            return Classifier(ResNet(config), num_classes)
+        case SwinConfig():
+            return Classifier(Swin(config), num_classes)
+        case ViTConfig():
+            return Classifier(ViT(config), num_classes)
+        case _:
+            assert_never(config)
+
+
+def count_parameters(config: ClassificationBackboneConfig, num_classes: int = 1000) -> int:
+    """Number of parameters of the classifier, counted on the meta device without allocating them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in build_classifier(config, num_classes).parameters())

@@ -32,7 +32,7 @@ class DarknetConfig(Config):
     width: Annotated[float, Field(ge=1 / 16)] = 1.0
     """Factor on the channels, published as 1."""
     units_per_stage: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """One number for each of the five stages, to make a network shallower than its depth says."""
+    """One number for each of the five stages, to make a network shallower than its depth."""
 
     @model_validator(mode="after")
     def _check_stages(self) -> DarknetConfig:
@@ -67,7 +67,7 @@ class Darknet(nn.Module):
 
 
 def convolution(in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> ConvNormAct:
-    """The one kind of layer there is."""
+    """Convolution, batch norm, leaky ReLU."""
     return ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, activation="leaky_relu", norm=TORCH_NORM)
 
 

@@ -53,7 +53,7 @@ class HGNetv2Config(Config):
     batch_norm: Literal["live", "frozen"] = "live"
     """`frozen` keeps statistics, scale and shift as loaded: for pretrained weights and batches of few images."""
     frozen_parts: Annotated[int, Field(ge=0, le=5)] = 0
-    """So many parts from the image on do not learn: 1 is the stem (D-FINE l and x)."""
+    """Number of frozen parts from the image on: 1 is the stem (D-FINE l and x)."""
     strides: Annotated[tuple[Stride, ...], Field(min_length=1)] = (8, 16, 32)
     """Strides of the features, fine to coarse; stages beyond the coarsest are left out of the network."""
 

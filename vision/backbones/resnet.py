@@ -28,7 +28,7 @@ BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (
 
 
 class ResNetConfig(Config):
-    """Which ResNet, how its batch norms behave and which of its stages are given out."""
+    """Depth and variant of the ResNet, its batch norms, and the strides of its features."""
 
     kind: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 50
@@ -38,9 +38,9 @@ class ResNetConfig(Config):
     batch_norm: Literal["live", "frozen"] = "live"
     """`frozen` keeps statistics, scale and shift as loaded: for pretrained weights and batches of few images."""
     frozen_parts: Annotated[int, Field(ge=0, le=5)] = 0
-    """So many parts from the image on do not learn: 1 is the stem (RT-DETR), 2 the first stage too (DETR)."""
+    """Number of frozen parts from the image on: 1 is the stem (RT-DETR), 2 the first stage too (DETR)."""
     blocks_per_stage: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    """One number for each of the four stages, to make a network shallower than its depth says."""
+    """One number for each of the four stages, to make a network shallower than its depth."""
     width: Annotated[float, Field(ge=0.25, multiple_of=0.25)] = 1.0
     """Factor on the channels of every layer; published weights have 1."""
     strides: Annotated[tuple[Stride, ...], Field(min_length=1)] = (8, 16, 32)
@@ -158,7 +158,7 @@ def bottleneck_layers(in_channels: int, width: int, stride: int, norm: BatchNorm
 def build_shortcut(
     in_channels: int, out_channels: int, stride: int, variant: Variant, norm: BatchNormConstants
 ) -> nn.Sequential:
-    """A 1 x 1 projection; in `vd` the mean of 2 x 2 cells replaces its stride, which would look at one cell of four."""
+    """A 1 x 1 projection; in `vd` the mean of 2 x 2 cells replaces its stride, which would skip three cells of four."""
     if variant == "plain" or stride == 1:
         return nn.Sequential(ConvNormAct(in_channels, out_channels, 1, stride=stride, activation="none", norm=norm))
     return nn.Sequential(

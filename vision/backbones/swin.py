@@ -45,13 +45,13 @@ PLANS: dict[Literal["t", "s", "b"], Plan] = {
 
 
 class SwinConfig(Config):
-    """Which Swin, and which of its stages are given out."""
+    """Size of the Swin, and the strides of its features."""
 
     kind: Literal["swin"] = "swin"
     size: Literal["t", "s", "b"] = "t"
     """Tiny, small or base."""
     blocks_per_stage: tuple[Annotated[int, Field(gt=0)], ...] | None = None
-    """One number for each of the four stages, to make a network shallower than its size says."""
+    """One number for each of the four stages, to make a network shallower than its size."""
     stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """How often training skips the last block, rising evenly from 0 at the first. Published: t .2, s .3, b .5."""
     strides: Annotated[tuple[Stride, ...], Field(min_length=1)] = (8, 16, 32)
@@ -67,7 +67,7 @@ class SwinConfig(Config):
 
 
 class Swin(nn.Module):
-    """images -> features at the configured strides, fine to coarse, each with a norm of its own.
+    """images -> features at the configured strides, fine to coarse, each with a separate norm.
 
     Published classifiers have the norm of stride 32 only.
     """

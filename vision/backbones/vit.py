@@ -1,6 +1,6 @@
 """Vision Transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) with the numbers of torchvision's vit_b_16, vit_l_16.
 
-For detection it gives one map of stride 16, and most blocks may look no further than a window, as in ViTDet (Li et
+For detection it gives one map of stride 16, and most blocks may attend within windows only, as in ViTDet (Li et
 al. 2022, arXiv:2203.16527, section 3): attention over a large image costs the square of its area.
 """
 
@@ -44,17 +44,17 @@ PLANS: dict[Literal["b", "l"], Plan] = {"b": Plan(768, 12, 12), "l": Plan(1024, 
 
 
 class ViTConfig(Config):
-    """Which ViT, how far its blocks look and what its positions were trained for."""
+    """Size of the ViT, its attention windows and the image size of its position embeddings."""
 
     kind: Literal["vit"] = "vit"
     size: Literal["b", "l"] = "b"
     """Base or large, both with patches of 16 x 16 pixels."""
     depth: Annotated[int, Field(gt=0)] | None = None
-    """So many blocks instead of those of the size."""
+    """Number of blocks, instead of that of the size."""
     window: Annotated[int, Field(gt=0)] | None = None
-    """Cells along a side of the windows in which blocks look around (ViTDet: 14); without it all look everywhere."""
+    """Cells along a side of the attention windows (ViTDet: 14); without it all blocks have global attention."""
     global_blocks: tuple[Annotated[int, Field(ge=0)], ...] | None = None
-    """Blocks that look everywhere in spite of the window, counted from 0; without it the last of each quarter."""
+    """Blocks with global attention in spite of the window, counted from 0; without it the last of each quarter."""
     trained_size_px: Annotated[int, Field(gt=0, multiple_of=PATCH)] = 224
     """Side of the square images that the positions are for; for other sizes they are interpolated."""
 
@@ -62,7 +62,7 @@ class ViTConfig(Config):
     def _check_blocks(self) -> ViTConfig:
         depth = self.depth or PLANS[self.size].depth
         if self.global_blocks is not None and self.window is None:
-            raise ValueError("global_blocks say nothing without a window: all blocks look everywhere then")
+            raise ValueError("global_blocks needs a window: without one all blocks have global attention")
         if self.global_blocks and max(self.global_blocks) >= depth:
             raise ValueError(f"global_blocks are counted from 0 to {depth - 1}, got {self.global_blocks}")
         return self
@@ -114,7 +114,7 @@ class ViT(nn.Module):
 
 
 def windows_of_blocks(config: ViTConfig, depth: int) -> tuple[int | None, ...]:
-    """The window of each block, or None for those that look everywhere."""
+    """The window of each block, or None for global attention."""
     last_of_quarters = tuple(-(-depth * quarter // 4) - 1 for quarter in (1, 2, 3, 4))
     everywhere = last_of_quarters if config.global_blocks is None else config.global_blocks
     return tuple(None if block in everywhere else config.window for block in range(depth))
@@ -145,7 +145,7 @@ class Block(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N dim"], is_pad: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B N dim"]:
-        """Keeps the shape; tokens where is_pad are not looked at."""
+        """Keeps the shape; keys where is_pad are masked."""
         normed = self.attention_norm(tokens)
         tokens = tokens + self.attention(normed, normed, normed, is_pad=is_pad)
         return tokens + self.feed_forward(self.feed_forward_norm(tokens))
@@ -156,7 +156,7 @@ def refine_in_windows(
 ) -> Float[Tensor, "B tokens dim"]:
     """A `Block` over each window by itself. The class token, which is in no window, stays as it is.
 
-    Cells that pad the grid to whole windows are not looked at; ViTDet's code lets them be seen as zeros.
+    Cells that pad the grid to whole windows are masked; ViTDet's code lets them be seen as zeros.
     """
     class_token, cells = tokens[:, :1], tokens[:, 1:].unflatten(1, grid_hw)
     padded = pad_to_windows(cells, window)

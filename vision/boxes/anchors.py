@@ -1,7 +1,8 @@
-"""Anchors: boxes of set sizes at every cell of a grid (chapter 23), and sizes that suit a data set.
+"""Anchor boxes: the grid of anchors of a feature map, and k-means clustering of anchor sizes for a data set.
 
-The sizes come from k-means with the distance 1 - IoU (Redmon and Farhadi 2017, arXiv:1612.08242, section 2), under
-which a small box and a large one count alike. numpy and torch share what the heads need.
+Anchors: Ren et al. 2015 (Faster R-CNN, arXiv:1506.01497). Clustering has the distance 1 - IoU (YOLO v2, Redmon and
+Farhadi 2016, arXiv:1612.08242, section 2), under which small and large boxes count alike. numpy and torch share what
+the heads need.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from jaxtyping import Bool, Float, Float64, Int64
 from handeye.vision.boxes.formats import ArrayT
 
 MOST_ITERATIONS = 300
-"""Of k-means; it usually settles within a few dozen."""
+"""Of k-means; it usually converges within a few dozen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AnchorFit:
-    """Sizes found for a data set, by rising area, and how well they suit it.
+    """Anchor sizes clustered for a data set, by rising area, and how well they fit it.
 
     mean_iou: overlap of an object with its best anchor, both at one place, averaged over the objects.
-    best_possible_recall: share of the objects that some anchor can be stretched to (`within_ratio`).
+    best_possible_recall: fraction of the objects that some anchor can be stretched to (`within_ratio`).
     """
 
     sizes_wh: Float64[np.ndarray, "K 2"]
@@ -32,13 +33,13 @@ class AnchorFit:
     best_possible_recall: float
 
     def by_level(self, num_levels: int) -> tuple[tuple[tuple[float, float], ...], ...]:
-        """The sizes as a head's configuration wants them: equally many for each level, the smallest for the finest.
+        """The sizes for a head's configuration: the same number for each level, the smallest for the finest.
 
-        Raises ValueError when they cannot be dealt out evenly.
+        Raises ValueError when they cannot be split evenly.
         """
         per_level, rest = divmod(len(self.sizes_wh), num_levels)
         if rest or not per_level:
-            raise ValueError(f"{len(self.sizes_wh)} anchors cannot be dealt out evenly to {num_levels} levels")
+            raise ValueError(f"{len(self.sizes_wh)} anchors cannot be split evenly over {num_levels} levels")
         sizes = [(round(float(width), 1), round(float(height), 1)) for width, height in self.sizes_wh]
         return tuple(tuple(sizes[level * per_level : (level + 1) * per_level]) for level in range(num_levels))
 
@@ -46,7 +47,7 @@ class AnchorFit:
 def grid_anchors(
     grid_hw: tuple[int, int], stride: int, sizes_wh: Float[ArrayT, "K 2"]
 ) -> Float[ArrayT, "cells_times_K 4"]:
-    """Anchors (cx, cy, w, h in pixels) around the middle of each cell (equations 23.1 to 23.4).
+    """Anchors (cx, cy, w, h in pixels) around the middle of each cell.
 
     Row by row, and the K sizes of a cell one after another.
     """
@@ -82,8 +83,8 @@ def kmeans_anchors(
 ) -> AnchorFit:
     """Sizes for anchors from the (width, height) of a data set's objects, in pixels of the network input.
 
-    Repeatable from the seed. The mean of a cluster is not the best size for 1 - IoU, so the overlap may fall at a
-    step; the best sizes met on the way are kept. Raises ValueError for sizes that are not positive and when there are
+    Repeatable from the seed. The mean of a cluster is not the best size for 1 - IoU, so the mean IoU may fall at a
+    step; the best sizes met are kept. Raises ValueError for sizes that are not positive and when there are
     fewer different ones than anchors.
     """
     sizes = sizes_wh.astype(np.float64)
@@ -91,7 +92,7 @@ def kmeans_anchors(
         raise ValueError("expected sizes of objects above 0, got some that are not")
     distinct = len(np.unique(sizes, axis=0))
     if not 0 < num_anchors <= distinct:
-        raise ValueError(f"expected 1 to {distinct} anchors, for so many sizes differ, got {num_anchors}")
+        raise ValueError(f"expected 1 to {distinct} anchors, the number of distinct sizes, got {num_anchors}")
     anchors, best, best_iou = _first_anchors(sizes, num_anchors, np.random.default_rng(seed)), None, -math.inf
     nearest = None
     for _ in range(MOST_ITERATIONS):

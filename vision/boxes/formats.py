@@ -1,4 +1,4 @@
-"""Box formats and the way between them, for numpy arrays and torch tensors alike (array API).
+"""Convert between box formats (xyxy, cxcywh, xywh; pixels, normalized), for numpy and torch alike (array API).
 
 xyxy: left, top, right, bottom. cxcywh: centre, width, height. xywh: left, top, width, height (COCO files).
 Coordinates are continuous: a box over the whole of pixel (0, 0) is [0, 0, 1, 1], and areas have no "+1".
@@ -16,13 +16,13 @@ ArrayT = TypeVar("ArrayT", bound=Any)
 
 
 def xyxy_to_cxcywh(boxes_xyxy: Num[ArrayT, "*batch 4"]) -> Num[ArrayT, "*batch 4"]:
-    """Corners -> centre and size (inverse of equations 23.7 and 23.8)."""
+    """Corners -> centre and size."""
     x1, y1, x2, y2 = _columns(boxes_xyxy)
     return _stack((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
 
 
 def cxcywh_to_xyxy(boxes_cxcywh: Num[ArrayT, "*batch 4"]) -> Num[ArrayT, "*batch 4"]:
-    """Centre and size -> corners (equations 23.7 and 23.8)."""
+    """Centre and size -> corners."""
     cx, cy, width, height = _columns(boxes_cxcywh)
     return _stack(cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2)
 

@@ -1,8 +1,8 @@
-"""How far two boxes overlap: IoU and its relatives that keep a slope when boxes do not touch.
+"""IoU of boxes, and GIoU, DIoU and CIoU, which keep a gradient when boxes do not touch.
 
 GIoU: Rezatofighi et al. 2019 (arXiv:1902.09630). DIoU, CIoU: Zheng et al. 2020 (arXiv:1911.08287).
 `aligned_` compares row with row, `pairwise_` every box with every other. numpy and torch alike; in torch all are
-differentiable, and a box without area gives IoU 0 with finite values and slopes. Half precision overflows in the
+differentiable, and a box without area gives IoU 0 with finite values and gradients. Half precision overflows in the
 areas: cast to float32 first.
 """
 
@@ -18,12 +18,12 @@ from handeye.vision.boxes.formats import ArrayT, box_area, positive_part
 
 
 def aligned_iou(boxes_xyxy: Float[ArrayT, "*N 4"], others_xyxy: Float[ArrayT, "*N 4"]) -> Float[ArrayT, "*N"]:
-    """Intersection over union (equation 23.9), in [0, 1]."""
+    """Intersection over union (Jaccard index), in [0, 1]."""
     return _iou(boxes_xyxy, others_xyxy)
 
 
 def pairwise_iou(boxes_xyxy: Float[ArrayT, "N 4"], others_xyxy: Float[ArrayT, "M 4"]) -> Float[ArrayT, "N M"]:
-    """Intersection over union (equation 23.9), in [0, 1]."""
+    """Intersection over union (Jaccard index), in [0, 1]."""
     return _iou(boxes_xyxy[:, None], others_xyxy[None])
 
 
@@ -48,12 +48,12 @@ def pairwise_diou(boxes_xyxy: Float[ArrayT, "N 4"], others_xyxy: Float[ArrayT, "
 
 
 def aligned_ciou(boxes_xyxy: Float[ArrayT, "*N 4"], others_xyxy: Float[ArrayT, "*N 4"]) -> Float[ArrayT, "*N"]:
-    """DIoU minus a penalty for unlike aspect ratios (CIoU, equations 8 to 11)."""
+    """DIoU minus a penalty for different aspect ratios (CIoU, equations 8 to 11)."""
     return _ciou(boxes_xyxy, others_xyxy)
 
 
 def pairwise_ciou(boxes_xyxy: Float[ArrayT, "N 4"], others_xyxy: Float[ArrayT, "M 4"]) -> Float[ArrayT, "N M"]:
-    """DIoU minus a penalty for unlike aspect ratios (CIoU, equations 8 to 11)."""
+    """DIoU minus a penalty for different aspect ratios (CIoU, equations 8 to 11)."""
     return _ciou(boxes_xyxy[:, None], others_xyxy[None])
 
 
@@ -88,7 +88,7 @@ def _diou(boxes: ArrayT, others: ArrayT) -> ArrayT:
 def _ciou(boxes: ArrayT, others: ArrayT) -> ArrayT:
     iou = _iou(boxes, others)
     aspect = (_aspect_angle(boxes) - _aspect_angle(others)) ** 2 * (4 / math.pi**2)
-    # The paper's trade-off (equation 11) is a weight, not a target: no slope flows through it.
+    # The paper's trade-off (equation 11) is a weight, not a target: no gradient flows through it.
     weight = _constant(_ratio(aspect, 1 - iou + aspect))
     return _diou(boxes, others) - weight * aspect
 
@@ -114,7 +114,7 @@ def _ratio(numerator: ArrayT, denominator: ArrayT) -> ArrayT:
     """numerator / denominator, and 0 where the denominator is not positive: no epsilon biases the rest."""
     xp = array_namespace(numerator)
     positive = denominator > 0
-    # Both selections are needed: without the second, torch multiplies an infinite slope by 0 and gets NaN.
+    # Both selections are needed: without the second, torch multiplies an infinite gradient by 0 and gets NaN.
     return xp.where(positive, numerator, 0) / xp.where(positive, denominator, 1)
 
 

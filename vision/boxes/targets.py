@@ -1,4 +1,4 @@
-"""Training targets of one image: ground-truth boxes and classes, and regions that the loss ignores."""
+"""Ground truth of one image for training: boxes, classes and ignored regions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class BoxTargets:
     boxes_xyxy: Float[Tensor, "N 4"]
     class_ids: Int64[Tensor, " N"]
     ignored_xyxy: Float[Tensor, "M 4"] = field(default_factory=lambda: torch.zeros(0, 4))
-    """Regions of which the annotations say nothing (crowds, hardly visible objects): no loss calls them background."""
+    """Regions without reliable annotations (crowds, hardly visible objects): no loss treats them as background."""
 
     def __post_init__(self) -> None:
         num, num_ignored = len(self.class_ids), len(self.ignored_xyxy)

@@ -14,7 +14,7 @@ COCO_NAMES = (
 # fmt: on
 
 UNUSED_CATEGORY_IDS = (0, 12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-"""Of COCO's category ids 0 to 90 these name nothing; networks whose class is the category id have classes for them."""
+"""Of COCO's category ids 0 to 90 these are unused; networks that predict the category id have classes for them."""
 
 
 def _by_category_id() -> tuple[str, ...]:

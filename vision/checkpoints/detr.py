@@ -1,4 +1,9 @@
-"""DETR as it is published (Carion et al. 2020, arXiv:2005.12872): its plan and its 91 classes."""
+"""Published DETR (Carion et al. 2020, arXiv:2005.12872): configuration, its 91 classes, key maps of its weights.
+
+Key maps: of the authors (github.com/facebookresearch/detr), who pack query, key and value into one matrix, and of the
+transformers library, which keeps them apart and has two namings of the backbone: timm's, which is torchvision's, and
+that of its own ResNet class.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ from handeye.vision.checkpoints.torchvision_backbones import plain_renames
 from handeye.vision.detector import DetectorConfig
 from handeye.vision.heads.detr import DetrHeadConfig
 from handeye.vision.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 
 
 def detr_config(depth: Literal[50, 101], class_names: tuple[str, ...] = COCO_NAMES_BY_CATEGORY_ID) -> DetectorConfig:
@@ -37,12 +42,6 @@ DETR_PREPROCESSING = Preprocessing(
 )
 """The shorter side becomes 800 pixels, the longer at most 1333."""
 
-
-# The names of DETR's published weights, of its authors and of the library transformers.
-#
-# Authors: github.com/facebookresearch/detr, where query, key and value are packed into one matrix. transformers
-# keeps
-# them apart and has two namings of the backbone: timm's, which is torchvision's, and that of its own ResNet.
 
 BOX_PREDICTOR: tuple[Rename, ...] = tuple(
     (rf"^head\.predict_box\.{2 * index}\.", f"head.predict_box.layers.{index}.") for index in range(3)

@@ -1,4 +1,8 @@
-"""D-FINE as it is published (Peng et al. 2024, arXiv:2410.13842): the plans of its five sizes and COCO's classes."""
+"""Published D-FINE (Peng et al. 2024, arXiv:2410.13842): configurations of its five sizes, key maps of its weights.
+
+Key maps: of the authors (github.com/Peterande/D-FINE), most of whose names are RT-DETRv2's, and of the transformers
+library.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ DfineVariant = Literal["n", "s", "m", "l", "x"]
 
 
 class DfinePlan(NamedTuple):
-    """What tells one size from another; what is not said is as in l."""
+    """What differs between the sizes; anything left out is as in l."""
 
     backbone: HGNetv2Config
     encoder: dict[str, Any]
@@ -73,8 +77,6 @@ def dfine_config(variant: DfineVariant, class_names: tuple[str, ...] = COCO_NAME
     )
 
 
-# Our names of HGNetv2's weights and those of D-FINE (github.com/Peterande/D-FINE), which are below `backbone.`.
-
 HGNETV2_NAMES = (
     (r"^backbone\.stem\.shrink\.", "backbone.stem.stem1."),
     (r"^backbone\.stem\.narrow\.", "backbone.stem.stem2a."),
@@ -89,12 +91,7 @@ HGNETV2_NAMES = (
     (r"^(backbone\..*)\.norm\.", r"\1.bn."),
     (r"^(backbone\..*)\.affine\.", r"\1.lab."),
 )
-"""Our names as patterns, and theirs; applied from top to bottom to the keys of a detector."""
-
-
-# The names of D-FINE's weights: those of their authors and those of the transformers library.
-#
-# Authors: github.com/Peterande/D-FINE, who took over most names from RT-DETRv2.
+"""The backbone in the authors' names."""
 
 CROSS_STAGE_RENAMES: tuple[Rename, ...] = (
     *MERGING_RENAMES[:2],  # the RepVGG blocks

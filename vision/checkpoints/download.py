@@ -1,6 +1,6 @@
-"""Published weights from their official address into a folder of ours: resumed, checked, whole or absent.
+"""Download published weights into the cache: resumable, verified by size and SHA-256, renamed when complete.
 
-Only the standard library, so that it works where nothing but the run time is installed.
+Standard library only, so that it works where nothing but the run time is installed.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from handeye.vision.errors import UserError
 
 CHUNK_BYTES = 1 << 18
 Progress = Callable[[int, int | None], None]
-"""Told after every piece: bytes that are here, and bytes in all where the server says so."""
+"""Called after every chunk: bytes received, and the total where the server reports it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """A file somebody publishes, and what is known of its content."""
+    """Address, size and checksum of a published file."""
 
     address: str
     size_bytes: int | None = None
     sha256_start: str | None = None
-    """The first digits of the content's SHA-256, as many as its authors tell; None when they tell none."""
+    """The first digits of the content's SHA-256, as far as published; None when not published."""
 
     @property
     def name(self) -> str:
@@ -40,11 +40,11 @@ class PublishedFile:
 
 
 class DownloadError(UserError):
-    """A file could not be fetched, or what came is not what was published."""
+    """A download failed, or its content is not the published one."""
 
 
 def cache_folder(chosen: Path | None = None) -> Path:
-    """Where downloads are kept: the folder chosen, else $HANDEYE_CACHE, else `handeye` in the platform's place."""
+    """The download cache: the folder chosen, else $HANDEYE_CACHE, else `handeye` in the platform's cache folder."""
     if chosen is not None:
         return Path(chosen)
     if named := os.environ.get("HANDEYE_CACHE"):
@@ -57,21 +57,21 @@ def cache_folder(chosen: Path | None = None) -> Path:
 
 
 def mirrored(file: PublishedFile, mirror: str) -> PublishedFile:
-    """The same file below another address: the mirror keeps it under its own name."""
+    """The same file on a mirror, under the same name."""
     return PublishedFile(f"{mirror.rstrip('/')}/{file.name}", file.size_bytes, file.sha256_start)
 
 
 def download(
     file: PublishedFile, folder: Path, *, timeout_s: float = 30.0, report: Progress = lambda here, total: None
 ) -> Path:
-    """The file in `folder`, fetched unless it is there already; returns its path.
+    """Download the file into `folder` unless it is there already; return its path.
 
-    What has come so far lies beside it with the ending .part, and the next call goes on from there. Raises
-    DownloadError when the address cannot be read, the server is silent for timeout_s, the content ends early, or it
-    is not the published one (then the part is removed: going on from it would never become right).
+    A partial download is kept beside it as .part, and the next call resumes it. Raises
+    DownloadError when the address cannot be read, no data arrive for timeout_s, the content ends early, or it
+    is not the published one (then the partial file is removed).
     """
     if urlsplit(file.address).scheme not in {"http", "https"}:
-        raise DownloadError(f"{file.address}: expected an address that begins with https:// or http://")
+        raise DownloadError(f"{file.address}: expected a URL that begins with https:// or http://")
     path = Path(folder) / file.name
     if path.is_file() and _fault(path, file) is None:
         return path
@@ -82,10 +82,10 @@ def download(
     except urllib.error.HTTPError as error:
         raise DownloadError(f"{file.address}: the server answers {error.code} {error.reason}") from error
     except TimeoutError as error:
-        raise DownloadError(f"{file.address}: silent for {timeout_s:g} s; {_how_to_go_on(part)}") from error
+        raise DownloadError(f"{file.address}: no data for {timeout_s:g} s; {_resume_hint(part)}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
-        raise DownloadError(f"{file.address}: cannot be fetched: {reason}; {_how_to_go_on(part)}") from error
+        raise DownloadError(f"{file.address}: download failed: {reason}; {_resume_hint(part)}") from error
     if (fault := _fault(part, file)) is not None:
         part.unlink()
         raise DownloadError(f"{file.address}: {fault}; removed")
@@ -94,14 +94,14 @@ def download(
 
 
 def _fetch(file: PublishedFile, part: Path, timeout_s: float, report: Progress) -> None:
-    """Append to `part` what it lacks. Raises OSError of any kind, HTTPError and TimeoutError among them."""
+    """Append the missing bytes to `part`. Raises OSError of any kind, HTTPError and TimeoutError among them."""
     here = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(file.address, headers={"Range": f"bytes={here}-"} if here else {})
     try:
         answer = urllib.request.urlopen(request, timeout=timeout_s)
     except urllib.error.HTTPError as error:
         if here and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing comes after what is here; whether that is the whole is checked by the caller
+            return  # nothing left to download; the caller checks whether the file is complete
         raise
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
@@ -130,14 +130,14 @@ def _total_bytes(answer: http.client.HTTPResponse, here: int) -> int | None:
 
 
 def _fault(path: Path, file: PublishedFile) -> str | None:
-    """In what the content differs from what was published, or None."""
+    """How the content differs from the published one, or None."""
     size = path.stat().st_size
     if file.size_bytes is not None and size != file.size_bytes:
-        return f"{size:,} bytes came, {file.size_bytes:,} were published"
+        return f"got {size:,} bytes, expected {file.size_bytes:,}"
     if file.sha256_start is not None:
         digest = _sha256(path)
         if not digest.startswith(file.sha256_start):
-            return f"the content has SHA-256 {digest}, the published one begins with {file.sha256_start}"
+            return f"got SHA-256 {digest}, expected one that begins with {file.sha256_start}"
     return None
 
 
@@ -149,6 +149,6 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _how_to_go_on(part: Path) -> str:
+def _resume_hint(part: Path) -> str:
     size = part.stat().st_size if part.exists() else 0
-    return f"{size:,} bytes are kept, the next call goes on from there" if size else "nothing came"
+    return f"{size:,} bytes are kept, the next call resumes" if size else "nothing received"

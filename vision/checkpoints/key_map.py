@@ -1,6 +1,6 @@
-"""How the keys of somebody's checkpoint correspond to ours: a table of patterns for each naming, exact both ways.
+"""Map the state-dict keys of third-party checkpoints to ours and back: a table of regular expressions for each naming.
 
-Each family of published networks has its tables in a file of its own (`yolox_names.py`, `resnet_names.py`, ...).
+Each family of published networks has its tables in its module (`yolox.py`, `detr.py`, ...).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Rename = tuple[str, str]
 class KeyMap:
     """One naming of the weights of one family of networks.
 
-    Our query, key and value have matrices of their own, which most published code packs into one. A renamed key that
-    ends in `[i]` means so: it is the i-th part of the published tensor of the name before it, along dimension 0.
+    Our query, key and value have separate matrices, which most published code packs into one. A renamed key that
+    ends in `[i]` is the i-th part of the published tensor of the name before it, along dimension 0.
     """
 
     renames: tuple[Rename, ...]
@@ -59,7 +59,7 @@ class KeyMap:
         return ours
 
     def num_known(self, weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
-        """How many keys of a checkpoint this naming expects: by it one tells which naming a file follows."""
+        """How many keys of a checkpoint belong to this naming: the best match tells which naming a file follows."""
         return len(self.respell(weights).keys() & self._parts(own).keys())
 
     def respell(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Our own checkpoints: one safetensors file that holds the weights and, in its metadata, the DetectorConfig as JSON.
 
 A checkpoint needs nothing beside it: the configuration has the class names and the preprocessing. safetensors
-holds numbers and text only, so reading a stranger's file cannot run code.
+holds numbers and text only, so reading an untrusted file cannot run code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from handeye.vision.errors import ConfigError, ModelFileError
 from handeye.vision.files import replacing
 
 FORMAT = "handeye-detector-1"
-"""Value of the metadata key `format`, by which one of our files is known."""
+"""Value of the metadata key `format`, which identifies our files."""
 RESERVED_KEYS = ("format", "config")
 RANGES_KEY = "activation_ranges"
-"""Metadata key under which quantisation-aware training leaves what it learnt of the inputs of convolutions."""
+"""Metadata key of the activation ranges that quantization-aware training learnt for the inputs of convolutions."""
 KEYS_SHOWN = 8
-"""How many keys at fault an error message lists of each kind."""
+"""How many keys of each kind an error message lists."""
 
 
 def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | None = None) -> None:
@@ -38,7 +38,7 @@ def save_detector(path: Path, detector: Detector, extra: Mapping[str, str] | Non
     if taken := [key for key in RESERVED_KEYS if key in extra]:
         raise ValueError(f"the metadata keys {', '.join(taken)} are taken by the checkpoint itself")
     metadata = {**extra, "format": FORMAT, "config": detector.config.model_dump_json()}
-    # Contiguous copies on the CPU: safetensors refuses strided tensors, and channels_last weights are such.
+    # Contiguous copies on the CPU: safetensors rejects strided tensors, such as channels_last weights.
     weights = {
         key: value.detach().cpu().contiguous(memory_format=torch.contiguous_format)
         for key, value in detector.state_dict().items()
@@ -73,7 +73,7 @@ def start_from(detector: nn.Module, path: Path) -> list[str]:
     own = detector.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if not fitting:
-        raise ModelFileError(f"{path}: none of its weights fits the detector that is to start from them")
+        raise ModelFileError(f"{path}: none of its weights fits the detector to be initialized")
     detector.load_state_dict(fitting, strict=False)
     return [key for key in own if key not in fitting and not is_batch_counter(key)]
 
@@ -100,7 +100,9 @@ def load_activation_ranges(path: Path) -> dict[str, float]:
     try:
         return {str(name): float(amax) for name, amax in json.loads(text).items()}
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path}: its {RANGES_KEY} are no mapping of names to numbers: {error}") from error
+        raise ModelFileError(
+            f"{path}: {RANGES_KEY} in its metadata is not a mapping of names to numbers: {error}"
+        ) from error
 
 
 def require_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
@@ -135,11 +137,11 @@ def _read(path: Path, *, with_weights: bool = True) -> tuple[dict[str, Tensor], 
             metadata = dict(file.metadata() or {})
             weights = {key: file.get_tensor(key) for key in file.keys()} if with_weights else {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path}: is not a readable safetensors file: {error}") from error
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
     if metadata.get("format") != FORMAT:
         raise ModelFileError(
-            f"{path}: is no detector checkpoint of handeye (format {metadata.get('format')!r}, expected {FORMAT!r}); "
-            "published weights come in by `handeye import`"
+            f"{path}: not a detector checkpoint of handeye (format {metadata.get('format')!r}, expected {FORMAT!r}); "
+            "convert published weights with `handeye import`"
         )
     return weights, metadata
 
@@ -151,7 +153,7 @@ def _config_in(metadata: Mapping[str, str], path: Path) -> DetectorConfig:
             raise ConfigError(f"expected a mapping, got {content!r}")
         return validate_config(DetectorConfig, content, origin="config")
     except (json.JSONDecodeError, ConfigError) as error:
-        raise ModelFileError(f"{path}: the configuration inside cannot be used: {error}") from error
+        raise ModelFileError(f"{path}: invalid configuration in its metadata: {error}") from error
 
 
 def _shorten(keys: Sequence[str]) -> str:

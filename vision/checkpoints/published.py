@@ -1,6 +1,6 @@
-"""Published weights in the names of their authors, read into our networks and written back.
+"""Load published weights in their authors' naming into our networks, and convert them back.
 
-Which names a network has in the checkpoints of its authors stands in one table for each family, see `key_map.py`.
+The naming of each family is in its key maps, see `key_map.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from handeye.vision.backbones.build import Classifier, build_classifier
 from handeye.vision.checkpoints.detr import DETR_KEY_MAPS
 from handeye.vision.checkpoints.dfine import DFINE_KEY_MAPS
 from handeye.vision.checkpoints.key_map import KeyMap, best_key_map
@@ -22,7 +23,6 @@ from handeye.vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSF
 from handeye.vision.checkpoints.torchvision_backbones import published_backbones
 from handeye.vision.checkpoints.yolox import YOLOX_KEYS
 from handeye.vision.checkpoints.zoo import published_models
-from handeye.vision.classifier import Classifier, build_classifier
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.heads.detr import DetrHeadConfig
@@ -57,7 +57,7 @@ def load_official_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Class
     """
     known = published_backbones()
     if name not in known:
-        raise UserError(f"{name!r} is not a published backbone known here; expected one of {', '.join(known)}")
+        raise UserError(f"{name!r} is not a known published backbone; expected one of {', '.join(known)}")
     classifier = build_classifier(known[name].config)
     ours = known[name].key_map.to_ours(state_dict, classifier.state_dict(), origin=name)
     classifier.load_state_dict(ours, strict=False)
@@ -86,14 +86,14 @@ def key_maps_of(config: DetectorConfig) -> tuple[KeyMap, ...]:
         case DfineHeadConfig():
             return DFINE_KEY_MAPS
         case _:
-            raise UserError(f"no published names are known for a detector with the head {config.head.kind!r}")
+            raise UserError(f"no published naming is known for a detector with the head {config.head.kind!r}")
 
 
 def read_published_file(path: Path) -> dict[str, Tensor]:
     """The weights inside a published checkpoint file (.pth, .pt or .safetensors).
 
-    Published training files wrap them: the moving average where there is one, else `model`. Only tensors and plain
-    containers are read (weights_only), so a stranger's file cannot run code. Raises ModelFileError.
+    Published training files wrap them: the EMA where there is one, else `model`. Only tensors and plain
+    containers are read (weights_only), so an untrusted file cannot run code. Raises ModelFileError.
     """
     path = Path(path)
     if not path.is_file():
@@ -104,7 +104,9 @@ def read_published_file(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises to read the file unsafely; that is not our advice.
-        raise ModelFileError(f"{path}: is no checkpoint, or holds objects other than tensors; not read") from error
+        raise ModelFileError(
+            f"{path}: not a checkpoint, or it contains objects other than tensors; not read"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ModelFileError(f"{path}: cannot be read as a checkpoint of tensors: {reason}") from error
@@ -118,13 +120,13 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
             inner = inner.get(key) if isinstance(inner, Mapping) else None
         if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
             return dict(inner)
-    raise ModelFileError(f"{path}: holds no weights: expected a mapping of names to tensors, bare or under 'model'")
+    raise ModelFileError(f"{path}: contains no weights: expected a mapping of names to tensors, bare or under 'model'")
 
 
 def _config_of(name: str, class_names: tuple[str, ...] | None) -> DetectorConfig:
     models = published_models()
     if name not in models:
-        raise UserError(f"{name!r} is not a published detector known here; expected one of {', '.join(models)}")
+        raise UserError(f"{name!r} is not a known published detector; expected one of {', '.join(models)}")
     config = models[name].config
     if class_names is None:
         return config

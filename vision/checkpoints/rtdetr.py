@@ -1,4 +1,9 @@
-"""RT-DETR and RT-DETRv2 as they are published (arXiv:2304.08069, arXiv:2407.17140): five sizes of each."""
+"""Published RT-DETR and RT-DETRv2 (arXiv:2304.08069, arXiv:2407.17140): five sizes of each, key maps of their weights.
+
+Key maps: of the authors (github.com/lyuwenyu/RT-DETR, folders rtdetr_pytorch and rtdetrv2_pytorch) and of the
+transformers library. The two versions differ in the names of three layers; files of the second also hold anchors for
+one input size, which are ignored.
+"""
 
 from __future__ import annotations
 
@@ -86,13 +91,6 @@ RTDETR_RELEASES: dict[tuple[RtdetrVersion, RtdetrVariant], tuple[float, str]] = 
 """Published COCO AP, and the file below the releases of github.com/lyuwenyu/storage."""
 
 
-# The names of RT-DETR's and RT-DETRv2's weights: those of their authors and those of the transformers library.
-#
-# Authors: github.com/lyuwenyu/RT-DETR, folders rtdetr_pytorch and rtdetrv2_pytorch. The two versions differ in the
-# names
-# of three layers, and the second one's files also hold anchors for one input size, which nobody needs.
-
-
 def packed_attention(place: str, published: str) -> tuple[Rename, ...]:
     """Attention whose query, key and value are published as one matrix; `place` is a pattern of what comes before."""
     parts = (("query", 0), ("key", 1), ("value", 2))
@@ -103,7 +101,7 @@ def packed_attention(place: str, published: str) -> tuple[Rename, ...]:
 
 
 def split_attention(place: str, published: str) -> tuple[Rename, ...]:
-    """Attention in transformers: matrices of their own, as ours."""
+    """Attention in transformers: separate matrices, as ours."""
     parts = ("query", "q"), ("key", "k"), ("value", "v"), ("out", "o")
     return tuple((rf"{place}\.project_{part}\.", rf"{published}.{letter}_proj.") for part, letter in parts)
 

@@ -1,28 +1,32 @@
-"""Backbones whose ImageNet weights torchvision publishes: their plans, their names, where the files are."""
+"""Backbones with ImageNet weights published by torchvision: configurations, download addresses, key maps.
+
+The key maps of ResNets also serve DETR, which keeps torchvision's names, and RT-DETR's `vd` form (its authors' and the
+transformers library's names).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from handeye.vision.backbones.build import ClassificationBackboneConfig
 from handeye.vision.backbones.resnet import ResNetConfig
 from handeye.vision.backbones.swin import SwinConfig
 from handeye.vision.backbones.vit import ViTConfig
 from handeye.vision.checkpoints.download import PublishedFile
 from handeye.vision.checkpoints.key_map import KeyMap, Rename
-from handeye.vision.classifier import ClassificationBackboneConfig
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedBackbone:
-    """A classifier that torchvision publishes: what it is made of, how good it is, where its weights are."""
+    """A classifier published by torchvision: configuration, accuracy, address of its weights."""
 
     name: str
     config: ClassificationBackboneConfig
     key_map: KeyMap
     imagenet_top1: float
-    """Fraction of ImageNet's validation images named right at 224 x 224, as torchvision prints it."""
+    """Top-1 accuracy on ImageNet's validation images at 224 x 224, as published by torchvision."""
     hash_start: str
-    """How the SHA-256 of the file begins; its name says so."""
+    """First digits of the SHA-256 of the file, which are part of its name."""
 
     @property
     def weights(self) -> PublishedFile:
@@ -58,8 +62,6 @@ def published_backbones() -> dict[str, PublishedBackbone]:
     return {model.name: model for model in models}
 
 
-# The names of torchvision's Swin Transformers (github.com/pytorch/vision): merging is a stage of its own there.
-
 SWIN_KEYS = KeyMap(
     renames=(
         (r"^backbone\.embed\.project\.", "features.0.0."),
@@ -80,8 +82,6 @@ SWIN_KEYS = KeyMap(
 )
 """A classifier; of the norms of the features it has that of stride 32 only, so the backbone's strides are (32,)."""
 
-
-# The names of torchvision's Vision Transformers (github.com/pytorch/vision), whose projections are packed.
 
 VIT_KEYS = KeyMap(
     renames=(
@@ -104,11 +104,6 @@ VIT_KEYS = KeyMap(
     respelt=((r"\.mlp\.linear_1\.", ".mlp.0."), (r"\.mlp\.linear_2\.", ".mlp.3.")),
 )
 """A classifier; files of before 2023 spell the two linear layers of a block out."""
-
-
-# The names of published ResNets: torchvision's, which DETR keeps, and those of RT-DETR's `vd` form.
-#
-# torchvision: github.com/pytorch/vision; RT-DETR: github.com/lyuwenyu/RT-DETR, and the library transformers.
 
 
 def plain_renames(prefix: str = "") -> tuple[Rename, ...]:

@@ -1,4 +1,7 @@
-"""YOLOX as it is published (Ge et al. 2021, arXiv:2107.08430): one plan in six sizes."""
+"""Published YOLOX (Ge et al. 2021, arXiv:2107.08430): configurations of its six sizes, key map of its weights.
+
+The authors' code (github.com/Megvii-BaseDetection/YOLOX) keeps the neck inside `backbone` and the backbone inside that.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,6 @@ YOLOX_SIZES: dict[YoloxVariant, tuple[float, float, int, bool, float]] = {
 """Depth, width, side of the input in pixels, depthwise, published COCO AP."""
 
 
-# The names of YOLOX's published weights (github.com/Megvii-BaseDetection/YOLOX).
-#
-# The published code keeps the neck inside `backbone` and the backbone inside that.
-
 YOLOX_KEYS = KeyMap(
     renames=(
         (r"\.norm\.", ".bn."),
@@ -79,4 +78,4 @@ YOLOX_KEYS = KeyMap(
         (r"^head\.levels\.(\d+)\.predict_objectness\.", r"head.obj_preds.\1."),
     )
 )
-"""The one naming there is."""
+"""The authors'."""

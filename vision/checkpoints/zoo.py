@@ -18,7 +18,7 @@ from handeye.vision.detector import Detector, DetectorConfig
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """A published detector: its configuration, where its weights come from and what may be done with them."""
+    """A published detector: configuration, address and licences of its weights, COCO AP."""
 
     name: str
     config: DetectorConfig
@@ -51,7 +51,7 @@ class ModelCost:
 
 
 def count_cost(config: DetectorConfig) -> ModelCost:
-    """Count parameters and operations without computing anything: shapes flow through torch's meta device."""
+    """Count parameters and operations on torch's meta device, without computing anything."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval().requires_grad_(requires_grad=False)
         with FlopCounterMode(display=False) as counter:
@@ -89,7 +89,7 @@ DETR_RELEASES: dict[Literal[50, 101], tuple[float, str]] = {
     50: (0.420, "e632da11"),
     101: (0.435, "2c7b67e5"),
 }
-"""Depth of the backbone, published COCO AP, and how the SHA-256 of the weights begins, as their file's name says."""
+"""Depth of the backbone, published COCO AP, and the first digits of the SHA-256 of the weights."""
 
 
 def _published_detr(depth: Literal[50, 101]) -> PublishedModel:

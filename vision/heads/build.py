@@ -1,4 +1,4 @@
-"""Every head there is, and the one place where a configuration becomes one."""
+"""Build a detection head from its configuration."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Head = YoloxHead | YoloGridHead | DetrHead | RtdetrHead | DfineHead
 
 
 def build_head(config: HeadConfig, channels: Sequence[int], strides: Sequence[int], num_classes: int) -> Head:
-    """The head of that configuration for a pyramid of these widths and strides, with fresh weights."""
+    """The head for a pyramid of these widths and strides, with fresh weights."""
     match config:
         case YoloxHeadConfig():
             return YoloxHead(config, channels, strides, num_classes)

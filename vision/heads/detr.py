@@ -1,7 +1,7 @@
-"""DETR (Carion et al. 2020, arXiv:2005.12872): a fixed number of queries look at the image and say one box each.
+"""DETR (Carion et al. 2020, arXiv:2005.12872): a transformer that predicts a fixed number of objects as a set.
 
-The coarsest features become tokens, an encoder lets them see each other, and a decoder turns learnt queries into
-objects. No anchors, no suppression: the loss allows each object one query only.
+The coarsest features become tokens, an encoder relates them by self-attention, and a decoder turns learnt queries
+into one box each. No anchors, no NMS: bipartite matching in the loss allows each object one query only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from handeye.vision.layers.transformer import DecoderLayer, EncoderLayer, map_to
 
 PositiveInt = Annotated[int, Field(gt=0)]
 BOX_LAYERS = 3
-"""Linear layers that make a box of a query."""
+"""Linear layers that predict the box of a query."""
 
 
 class DetrHeadConfig(Config):
@@ -48,7 +48,7 @@ class DetrHeadConfig(Config):
 
 
 class DetrHead(nn.Module):
-    """Pyramid -> QueryOutput with scoring "softmax"; only the coarsest level is looked at."""
+    """Pyramid -> QueryOutput with scoring "softmax"; only the coarsest level is used."""
 
     size_multiple = 1
     """Any height and width will do."""
@@ -74,24 +74,24 @@ class DetrHead(nn.Module):
         targets: Sequence[BoxTargets] | None = None,
         is_pad: Bool[Tensor, "B H W"] | None = None,
     ) -> QueryOutput:
-        """With targets, every decoder layer speaks (`auxiliary`).
+        """With targets, the output has the predictions of every decoder layer (`layers`), for the auxiliary losses.
 
-        is_pad marks pixels that are no image: tokens of such places are not looked at. Its size is that of the
-        network input; without it the features are taken to cover the input exactly.
+        is_pad marks padding, whose tokens are masked in the attention. Its size is that of the network input; without
+        it the features are taken to cover the input exactly.
         """
         input_hw = _input_hw(pyramid[-1], self.stride) if is_pad is None else (is_pad.shape[-2], is_pad.shape[-1])
         memory, placed_memory, is_pad_token = self._encode(pyramid[-1], is_pad)
         layers = self._decode(memory, placed_memory, is_pad_token)
         last = self._predict(layers[-1])
-        auxiliary = () if targets is None else tuple(self._predict(layer) for layer in layers[:-1])
-        return QueryOutput(last.logits, last.boxes_cxcywh_norm, "softmax", input_hw, auxiliary)
+        before = () if targets is None else tuple(self._predict(layer) for layer in layers[:-1])
+        return QueryOutput(last.logits, last.boxes_cxcywh_norm, "softmax", input_hw, before)
 
     def attention_maps(
         self, pyramid: Sequence[Tensor], is_pad: Bool[Tensor, "B H W"] | None = None
     ) -> Float[Tensor, "B Q h w"]:
-        """Where each query looks in the last decoder layer, as shares of its attention, mean over the heads.
+        """Cross-attention of each query in the last decoder layer, mean over the heads, for plots.
 
-        For pictures; the map of a query belongs to its row of the output of the same pyramid.
+        The map of a query belongs to its row of the output of the same pyramid.
         """
         _, _, height, width = pyramid[-1].shape
         memory, placed_memory, is_pad_token = self._encode(pyramid[-1], is_pad)
@@ -128,7 +128,7 @@ class DetrHead(nn.Module):
         return layers
 
     def _no_content(self, memory: Tensor) -> Float[Tensor, "B Q dim"]:
-        """What queries start with: a place to look from, and nothing seen."""
+        """What queries start with: zeros, their positions come with every layer."""
         return memory.new_zeros(len(memory), *self.queries.weight.shape)
 
     def _predict(self, queries: Float[Tensor, "B Q dim"]) -> QueryPredictions:

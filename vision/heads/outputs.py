@@ -1,21 +1,22 @@
-"""What heads say, before anything is judged: rows of cells, or rows of queries.
+"""Raw outputs of the heads, before NMS or any score threshold: rows of grid cells (YOLO), or rows of queries (DETR).
 
-The fields serve training; `rows` is what an exported graph gives and the run time reads.
+Training reads the named fields; `rows` is what an exported graph gives and the run time reads.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GridOutput:
-    """What a head over cells says, the cells of all levels in one row: fine to coarse, each row by row.
+    """Raw predictions of a dense head, the cells of all levels in one row: fine to coarse, each row by row.
 
     cell_xy: column and row of the cell in its level; strides: pixels of a cell's side.
     """
@@ -37,7 +38,7 @@ class GridOutput:
 
     @property
     def objectness(self) -> Float[Tensor, "B cells 1"]:
-        """Probability that the cell is to answer for an object."""
+        """Probability that the cell is responsible for an object."""
         return self.objectness_logits.sigmoid()
 
     @property
@@ -63,30 +64,47 @@ class GridOutput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryPredictions:
-    """What one layer says of every query: class logits, and boxes as fractions of the network input."""
+    """Predictions of one layer for every query: class logits, and boxes as fractions of the network input."""
 
     logits: Float[Tensor, "B Q num_logits"]
     boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
 
+    def of_queries(self, rows: slice) -> Self:
+        """For some of the queries."""
+        return replace(self, **{field.name: getattr(self, field.name)[:, rows] for field in fields(self)})
+
+    def in_single_precision(self) -> Self:
+        """The same in float32, which losses compute in."""
+        return replace(self, **{field.name: getattr(self, field.name).float() for field in fields(self)})
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DenoisingPredictions:
-    """What every decoder layer makes of disturbed ground truth, and of which object each of these queries was made.
+    """Predictions for the denoising queries, and the object that each of these queries was made from.
 
     target_index[b, d] is the row of image b's targets that denoising query d is to restore, -1 for a negative or for
-    padding; num_groups is how often every object was disturbed.
+    padding; num_groups is the number of noisy copies of every object.
     """
 
     layers: tuple[QueryPredictions, ...]
+    """Of every decoder layer, first to last."""
     target_index: Int64[Tensor, "B D"]
     num_groups: int
+    initial: QueryPredictions | None = None
+    """D-FINE only: the boxes of the first layer before its distributions refine them."""
+
+    @property
+    def supervised(self) -> tuple[QueryPredictions, ...]:
+        """All predictions that have a loss."""
+        return self.layers if self.initial is None else (self.initial, *self.layers)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryOutput:
-    """What a head of queries says: the last decoder layer first of all, each query at most one object.
+    """Predictions of a DETR-like head: at most one object for each query, as the decoder layer in use has it.
 
     scoring "sigmoid": every class by itself. "softmax": one class out of all, the last logit being "no object".
+    With targets the head also gives everything else that has a loss, under a name each.
     """
 
     logits: Float[Tensor, "B Q num_logits"]
@@ -94,10 +112,24 @@ class QueryOutput:
     scoring: Literal["sigmoid", "softmax"]
     input_hw: tuple[int, int]
     """Height and width of the network input in pixels."""
-    auxiliary: tuple[QueryPredictions, ...] = ()
-    """The decoder layers before the last one, then what was said before the decoder; with targets only."""
+    layers: tuple[QueryPredictions, ...] = ()
+    """The other decoder layers, in their order."""
     denoising: DenoisingPredictions | None = None
-    """With targets, from heads that learn by denoising."""
+    """Of heads that learn by denoising (DN-DETR, DINO)."""
+    initial: QueryPredictions | None = None
+    """D-FINE only: the boxes of the first layer before its distributions refine them."""
+    encoder: QueryPredictions | None = None
+    """Of the encoder's cells that were selected as queries (RT-DETR, D-FINE)."""
+
+    @property
+    def in_use(self) -> QueryPredictions:
+        """Of the decoder layer in use."""
+        return QueryPredictions(self.logits, self.boxes_cxcywh_norm)
+
+    @property
+    def auxiliary(self) -> tuple[QueryPredictions, ...]:
+        """All that auxiliary losses supervise: the other layers, the initial boxes and the encoder's."""
+        return (*self.layers, *(each for each in (self.initial, self.encoder) if each is not None))
 
     @property
     def scores(self) -> Float[Tensor, "B Q num_classes"]:

@@ -1,4 +1,4 @@
-"""The heads of YOLO v1 to v5: one grid of boxes, told as what each version does differently.
+"""The heads of YOLO v1 to v5: one dense head whose box parameterization depends on the version.
 
 v1 arXiv:1506.02640, v2 arXiv:1612.08242, v3 arXiv:1804.02767, v4 arXiv:2004.10934; v5 has no paper, only its project.
 A raw prediction t means, with the cell's corner c in cells and a prior size p:
@@ -8,7 +8,7 @@ v1       c + t                       t^2 image   t           softmax, once for a
 v2       c + sigma(t)                e^t p       sigma(t)    softmax, for each anchor
 v3       c + sigma(t)                e^t p       sigma(t)    sigma each: an object may be of several classes
 v4       c + a sigma(t) - (a-1)/2    e^t p       sigma(t)    as v3; the border of a cell is reached by a finite t
-v5       c + 2 sigma(t) - 1/2        (2 sigma(t))^2 p        as v3; no size can run away, and neighbours can help
+v5       c + 2 sigma(t) - 1/2        (2 sigma(t))^2 p        as v3; sizes are bounded, neighbouring cells help
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class YoloGridOutput(GridOutput):
 def decode_centres(
     version: Version, raw: Float[Tensor, "*N 2"], scales: Float[Tensor, "... 1"]
 ) -> Float[Tensor, "*N 2"]:
-    """Raw prediction -> offset of a centre from the corner of its cell, in cells (24.2, 24.3, 24.19, 24.20)."""
+    """Raw prediction -> offset of a centre from the corner of its cell, in cells."""
     if version == "v1":
         return raw
     return raw.sigmoid() * scales - (scales - 1) / 2
@@ -149,7 +149,7 @@ def encode_centres(
 
 
 def decode_sizes(version: Version, raw: Float[Tensor, "*N 2"]) -> Float[Tensor, "*N 2"]:
-    """Raw prediction -> factors on the prior's width and height (24.1, 24.4, 24.5)."""
+    """Raw prediction -> factors on the prior's width and height."""
     match version:
         case "v1":
             return raw**2
@@ -218,8 +218,8 @@ class YoloGridHead(nn.Module):
     def forward(
         self,
         pyramid: Sequence[Tensor],
-        targets: Sequence[BoxTargets] | None = None,  # noqa: ARG002 - cells need none to speak
-        is_pad: Bool[Tensor, "B H W"] | None = None,  # noqa: ARG002 - padding is grey to the published networks too
+        targets: Sequence[BoxTargets] | None = None,  # noqa: ARG002 - not needed for dense predictions
+        is_pad: Bool[Tensor, "B H W"] | None = None,  # noqa: ARG002 - padding is grey, as in the published networks
     ) -> YoloGridOutput:
         """One (B, channels[i], H / strides[i], W / strides[i]) for each level."""
         predictions = [level(features) for level, features in zip(self.levels, pyramid, strict=True)]
@@ -270,9 +270,9 @@ class YoloGridLevel(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        """A fresh head believes in no object, and its boxes are the priors in the middle of their cells.
+        """A fresh head has low objectness, and its boxes are the priors in the middle of their cells.
 
-        v1 has no prior: half the image, since a size of zero overlaps nothing and would teach no objectness.
+        v1 has no prior: half the image, since a size of zero overlaps nothing and gives objectness no gradient.
         """
         assert self.predict_box.bias is not None
         assert self.predict_objectness.bias is not None

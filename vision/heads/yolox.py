@@ -1,4 +1,4 @@
-"""The decoupled head of YOLOX (Ge et al. 2021, arXiv:2107.08430): class and box have branches of their own.
+"""The decoupled head of YOLOX (Ge et al. 2021, arXiv:2107.08430): separate branches for class and box.
 
 Every cell of every level predicts one box: its offset from the cell's corner in cells, the logarithm of its size
 in cells, whether there is an object, and of which class.
@@ -21,7 +21,9 @@ from handeye.vision.heads.outputs import GridOutput
 from handeye.vision.layers.convolution import ConvNormAct, spatial_convolution
 
 PRIOR_PROBABILITY = 0.01
-"""What a fresh head believes of any cell: without it the many empty cells drown the first steps of training."""
+"""Initial probability of an object in any cell (focal loss prior, Lin et al. 2017, arXiv:1708.02002, section 4.1).
+
+Without it the many empty cells dominate the first steps of training."""
 
 
 class YoloxHeadConfig(Config):
@@ -47,8 +49,8 @@ class YoloxHead(nn.Module):
     def forward(
         self,
         pyramid: Sequence[Tensor],
-        targets: Sequence[BoxTargets] | None = None,  # noqa: ARG002 - cells need none to speak
-        is_pad: Bool[Tensor, "B H W"] | None = None,  # noqa: ARG002 - padding is grey, as the published weights know it
+        targets: Sequence[BoxTargets] | None = None,  # noqa: ARG002 - not needed for dense predictions
+        is_pad: Bool[Tensor, "B H W"] | None = None,  # noqa: ARG002 - padding is grey, as in the published training
     ) -> GridOutput:
         """One (B, channels[i], H / strides[i], W / strides[i]) for each level."""
         predictions = [level(features) for level, features in zip(self.levels, pyramid, strict=True)]
@@ -58,7 +60,7 @@ class YoloxHead(nn.Module):
 
 
 class YoloxHeadLevel(nn.Module):
-    """The branches of one level. Objectness shares the features of the box: it asks how good the box is."""
+    """The branches of one level. Objectness shares the features of the box, whose quality it predicts."""
 
     def __init__(self, config: YoloxHeadConfig, in_channels: int, num_classes: int) -> None:
         super().__init__()

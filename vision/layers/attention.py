@@ -1,8 +1,13 @@
-"""Attention with several heads (Vaswani et al. 2017, arXiv:1706.03762, section 3.2).
+"""Multi-head attention (Vaswani et al. 2017, arXiv:1706.03762, section 3.2), position embeddings, windows.
 
-Query, key and value have projections of their own: published weights pack them into one, and the key maps of
-`checkpoints` take them apart. What is hidden gets a large finite number, not infinity: half precision, quantisation
-and a row that is hidden altogether stay finite with it.
+Query, key and value have separate projections: published weights pack them into one, and the key maps of
+`checkpoints` take them apart. Masks add a large finite number, not infinity: half precision, quantization and rows
+that are masked altogether stay finite with it.
+
+Sine position embeddings have two published forms: DETR's (arXiv:2005.12872, appendix A.4) measures the image without
+its padding and interleaves sine and cosine; RT-DETR's (arXiv:2304.08069) counts cells and keeps the four parts apart.
+Windows of a token grid are those of Swin (Liu et al. 2021, arXiv:2103.14030); their sizes are plain numbers, so that
+an exported graph has constants where it would compute with shapes.
 """
 
 from __future__ import annotations
@@ -15,7 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HIDDEN = -1e4
-"""Added to the score of a key that is not to be looked at: exp of it is 0 in single precision; half can hold it."""
+"""Added to the score of a masked key: exp of it is 0 in single precision, and half precision can hold it."""
+TEMPERATURE = 10_000.0
+"""Ratio of the highest to the lowest frequency of the sine position embeddings."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -51,7 +58,7 @@ class MultiHeadAttention(nn.Module):
         is_pad: Bool[Tensor, "B K"] | None = None,
         is_hidden: Bool[Tensor, "Q K"] | None = None,
     ) -> Float[Tensor, "B Q dim"]:
-        """What each query finds. is_pad: keys that are no data; is_hidden[q, k]: query q must not see key k."""
+        """The attended values. is_pad masks keys that are padding; is_hidden[q, k] masks key k for query q."""
         attended = functional.scaled_dot_product_attention(
             self._split(self.project_query(query)),
             self._split(self.project_key(key)),
@@ -70,7 +77,7 @@ class MultiHeadAttention(nn.Module):
         is_pad: Bool[Tensor, "B K"] | None = None,
         is_hidden: Bool[Tensor, "Q K"] | None = None,
     ) -> Float[Tensor, "B heads Q K"]:
-        """How much each query looks at each key, head by head: the softmax itself, for pictures. Rows sum to 1."""
+        """Attention weights of each head, for plots. Rows sum to 1."""
         queries, keys = self._split(self.project_query(query)), self._split(self.project_key(key))
         scores = self.scale * (queries @ keys.transpose(-2, -1))
         mask = finite_mask(is_pad, is_hidden, query.dtype)
@@ -78,7 +85,7 @@ class MultiHeadAttention(nn.Module):
 
     @torch.no_grad()
     def fold_scale(self) -> None:
-        """Put the scale into the query's projection, before an export: there it costs nothing. Not to be undone."""
+        """Fold the scale into the query's projection before an export, where it costs nothing. Cannot be undone."""
         self.project_query.weight.mul_(self.scale)
         self.project_query.bias.mul_(self.scale)
         self.scale = 1.0
@@ -90,26 +97,15 @@ class MultiHeadAttention(nn.Module):
 def finite_mask(
     is_pad: Bool[Tensor, "B K"] | None, is_hidden: Bool[Tensor, "Q K"] | None, dtype: torch.dtype
 ) -> Float[Tensor, "#B 1 #Q K"] | None:
-    """What is added to the scores: 0 where a key may be seen, HIDDEN where not; None when all may be."""
+    """The additive mask: 0 where a key is visible, HIDDEN where not; None when all are."""
     hidden = None if is_pad is None else is_pad[:, None, None]
     if is_hidden is not None:
         hidden = is_hidden[None, None] if hidden is None else hidden | is_hidden
     return None if hidden is None else hidden.to(dtype) * HIDDEN
 
 
-# Where a token comes from, as sines and cosines: attention alone knows no places.
-#
-# Two published forms that differ in all but the idea: DETR's (arXiv:2005.12872, appendix A.4) measures the image
-# without
-# its padding and interleaves sine and cosine; RT-DETR's (arXiv:2304.08069) counts cells and keeps the four parts
-# apart.
-
-TEMPERATURE = 10_000.0
-"""The slowest wave is this much slower than the fastest."""
-
-
 def sine_positions(is_pad: Bool[Tensor, "B H W"], dim: int) -> Float[Tensor, "B dim H W"]:
-    """DETR's: the share of the image above and left of a cell's end, times 2 pi, in waves of dim / 4 lengths.
+    """DETR's: the fraction of the image above and left of a cell's end, times 2 pi, at dim / 4 frequencies.
 
     The first half of the channels is y, the second x; sine and cosine alternate. Raises ValueError for a dim that
     4 does not divide.
@@ -151,11 +147,6 @@ def _frequencies(num: int, device: torch.device | None) -> Float[Tensor, " num"]
 def _check_dim(dim: int) -> None:
     if dim % 4:
         raise ValueError(f"expected a width that 4 divides (sine and cosine of y and of x), got {dim}")
-
-
-# Square windows of a grid of tokens, for attention that looks no further (Liu et al. 2021, arXiv:2103.14030).
-#
-# Sizes are plain numbers here: an exported graph then has constants where it would compute with shapes.
 
 
 def grid_size(tokens: Shaped[Tensor, "B H W C"]) -> tuple[int, int]:

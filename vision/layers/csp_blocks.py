@@ -1,7 +1,9 @@
-"""The blocks of CSPDarknet: focus, cross-stage partial blocks and spatial pyramid pooling.
+"""CSP blocks and their relatives: focus, SPP, RepVGG blocks, ELAN.
 
-CSP: Wang et al. 2019 (arXiv:1911.11929). SPP: He et al. 2014 (arXiv:1406.4729). The form is YOLOX's
-(Ge et al. 2021, arXiv:2107.08430).
+CSPDarknet as in YOLOX (Ge et al. 2021, arXiv:2107.08430): CSP by Wang et al. 2019 (arXiv:1911.11929), SPP by He et al.
+2014 (arXiv:1406.4729). RT-DETR's neck: RepVGG blocks (Ding et al. 2021, arXiv:2101.03697), two branches in training,
+one 3 x 3 convolution in use. D-FINE's neck: ELAN of YOLOv9 (Wang et al. 2024, arXiv:2402.13616) with RepVGG blocks,
+and the decoupled downsampling of YOLOv10 (Wang et al. 2024, arXiv:2405.14458).
 """
 
 from __future__ import annotations
@@ -83,22 +85,11 @@ class SpatialPyramidPooling(nn.Module):
         return self.join(torch.cat((reduced, *(pool(reduced) for pool in self.pools)), dim=1))
 
 
-def scaled_depth(num_blocks: int, depth: float) -> int:
-    """The number of blocks at a depth factor: rounded, at least one."""
-    return max(round(num_blocks * depth), 1)
-
-
-# RepVGG blocks (Ding et al. 2021, arXiv:2101.03697) as RT-DETR has them: two convolutions to train, one to run.
-#
-# A 3 x 3 and a 1 x 1 convolution, each with a batch norm, are added; both being linear, one 3 x 3 convolution is
-# their
-# sum. The paper's third branch, the input itself, is left out.
-
-
 class RepBlock(nn.Module):
     """activation(3 x 3 convolution + 1 x 1 convolution), each with its batch norm; keeps the size.
 
-    Where the norms' statistics stand still (eval mode) the one convolution that is their sum is computed instead.
+    In eval mode the one 3 x 3 convolution that equals their sum is computed instead. The paper's third branch, the
+    identity, is left out.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, activation: Activation = "silu") -> None:
@@ -115,7 +106,7 @@ class RepBlock(nn.Module):
         return self.activation(functional.conv2d(features, kernel, bias, padding=1))
 
     def fused_kernel(self) -> tuple[Float[Tensor, "D C 3 3"], Float[Tensor, " D"]]:
-        """Kernel and bias of the one 3 x 3 convolution that computes the same once the statistics stand still."""
+        """Kernel and bias of the one 3 x 3 convolution that is equivalent in eval mode."""
         kernel, bias = _without_norm(self.spatial)
         small_kernel, small_bias = _without_norm(self.mix)
         return kernel + functional.pad(small_kernel, (1, 1, 1, 1)), bias + small_bias
@@ -150,23 +141,6 @@ class RepCrossStage(nn.Module):
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         return self.join(self.blocks(self.main(features)) + self.bypass(features))
-
-
-def _without_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
-    """Kernel and bias of a convolution with its batch norm moved into them; gradients flow through both."""
-    conv, norm = block.conv, block.norm
-    if isinstance(norm, nn.Identity):  # has been moved already
-        return conv.weight, torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
-    weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
-    scale = weight * (variance + norm.eps).rsqrt()
-    return conv.weight * scale[:, None, None, None], bias - mean * scale
-
-
-# The blocks of D-FINE's neck (Peng et al. 2024, arXiv:2410.13842): short and long paths joined, light shrinking.
-#
-# ELAN with cross-stage blocks: YOLOv9 (Wang et al. 2024, arXiv:2402.13616), here with RepVGG blocks inside.
-# Shrinking
-# with channels and space apart: YOLOv10 (Wang et al. 2024, arXiv:2405.14458).
 
 
 class RepElan(nn.Module):
@@ -212,3 +186,18 @@ class DecoupledShrink(nn.Module):
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
         """(B, channels, H, W) -> (B, channels, ceil(H / 2), ceil(W / 2))."""
         return self.spatial(self.mix(features))
+
+
+def scaled_depth(num_blocks: int, depth: float) -> int:
+    """The number of blocks at a depth factor: rounded, at least one."""
+    return max(round(num_blocks * depth), 1)
+
+
+def _without_norm(block: ConvNormAct) -> tuple[Tensor, Tensor]:
+    """Kernel and bias of a convolution with its batch norm moved into them; gradients flow through both."""
+    conv, norm = block.conv, block.norm
+    if isinstance(norm, nn.Identity):  # has been moved already
+        return conv.weight, torch.zeros_like(conv.weight[:, 0, 0, 0]) if conv.bias is None else conv.bias
+    weight, bias, mean, variance = (getattr(norm, name) for name in ("weight", "bias", "running_mean", "running_var"))
+    scale = weight * (variance + norm.eps).rsqrt()
+    return conv.weight * scale[:, None, None, None], bias - mean * scale

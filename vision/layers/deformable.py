@@ -1,6 +1,6 @@
-"""Deformable attention over a pyramid (Zhu et al. 2020, arXiv:2010.04159, equation 3): few points instead of all cells.
+"""Multi-scale deformable attention (Zhu et al. 2020, arXiv:2010.04159, equation 3): sampled points, not all cells.
 
-A query looks at some points around its box in every level. The default reads them by plain indexing, which every
+A query samples a few points around its box in every level. The default reads them by plain indexing, which every
 engine computes alike; TensorRT 10.14 and 11.1 give wrong numbers for the same thing written with GridSample.
 """
 
@@ -24,14 +24,14 @@ REACH = 0.5
 
 
 class SamplingPoints(NamedTuple):
-    """Where queries look and how hard: points as fractions of the input (x, y), weights that sum to 1 in each head."""
+    """Sampling locations as fractions of the input (x, y), and attention weights that sum to 1 in each head."""
 
     locations: Float[Tensor, "B Q heads points 2"]
     weights: Float[Tensor, "B Q heads points"]
 
 
 class DeformableAttention(nn.Module):
-    """Each head of each query reads points_per_level[l] points of level l around the query's box and weighs them.
+    """Each head of each query samples points_per_level[l] points of level l around the query's box and weighs them.
 
     RT-DETR (Zhao et al. 2023, arXiv:2304.08069) has four points everywhere; RT-DETRv2 (Lv et al. 2024,
     arXiv:2407.17140) allows a number for each level. Without projections (D-FINE) the memory is read as it is.
@@ -77,18 +77,20 @@ class DeformableAttention(nn.Module):
         if len(sizes_hw) != len(self.points_per_level):
             raise ValueError(f"expected {len(self.points_per_level)} levels, got {len(sizes_hw)}")
         values = self.project_value(memory).unflatten(-1, (self.num_heads, -1))
-        glances = self.look(queries, boxes_cxcywh_norm)
-        return self.project_out(read_points(values, sizes_hw, glances, self.points_per_level, self.sampling))
+        points = self.sampling_points(queries, boxes_cxcywh_norm)
+        return self.project_out(read_points(values, sizes_hw, points, self.points_per_level, self.sampling))
 
-    def look(self, queries: Float[Tensor, "B Q dim"], boxes_cxcywh_norm: Float[Tensor, "B Q 4"]) -> SamplingPoints:
-        """Where each query looks, the points of the finest level first: also what pictures of attention show."""
+    def sampling_points(
+        self, queries: Float[Tensor, "B Q dim"], boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
+    ) -> SamplingPoints:
+        """Locations and attention weights of each query, the points of the finest level first."""
         boxes = boxes_cxcywh_norm.to(torch.promote_types(boxes_cxcywh_norm.dtype, torch.float32))[:, :, None, None]
         offsets = self.predict_offsets(queries).unflatten(-1, (self.num_heads, -1, 2))
         weights = self.predict_weights(queries).unflatten(-1, (self.num_heads, -1)).softmax(dim=-1)
         return SamplingPoints(boxes[..., :2] + offsets * self.offset_scale * boxes[..., 2:], weights)
 
     def _start_weights(self) -> None:
-        """As published: every head looks in a direction of its own, farther with every point, at all of them alike."""
+        """As published: every head has its own direction, its points go outwards, all with the same weight."""
         angles = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
         directions = torch.stack((angles.cos(), angles.sin()), dim=-1)
         directions = directions / directions.abs().amax(dim=-1, keepdim=True)
@@ -107,43 +109,43 @@ class DeformableAttention(nn.Module):
 def read_points(
     values: Float[Tensor, "B N heads head_dim"],
     sizes_hw: Sequence[tuple[int, int]],
-    glances: SamplingPoints,
+    points: SamplingPoints,
     points_per_level: Sequence[int],
     sampling: Sampling = "gather",
 ) -> Float[Tensor, "B Q dim"]:
     """The weighted sum of what each head reads at its points, bilinear between cells, zero outside of the image."""
     match sampling:
         case "gather":
-            return _read_by_index(values, sizes_hw, glances, points_per_level)
+            return _read_by_index(values, sizes_hw, points, points_per_level)
         case "grid_sample":
-            return _read_by_grid(values, sizes_hw, glances, points_per_level)
+            return _read_by_grid(values, sizes_hw, points, points_per_level)
         case _:
             assert_never(sampling)
 
 
-def glance_maps(glances: SamplingPoints, size_hw: tuple[int, int]) -> Float[Tensor, "B Q h w"]:
-    """How much each query looks at each cell of a map of that size: all its points, spread over the cells around them.
+def attention_maps(points: SamplingPoints, size_hw: tuple[int, int]) -> Float[Tensor, "B Q h w"]:
+    """Attention of each query on a map of that size: the weights of all its points, spread over the cells around them.
 
     A map sums to 1, less what lies outside of the image.
     """
     height, width = size_hw
-    batch, num_queries, num_heads, num_points, _ = glances.locations.shape
-    cells, shares = _corners(glances.locations, [size_hw], [num_points])
+    batch, num_queries, num_heads, num_points, _ = points.locations.shape
+    cells, shares = _corners(points.locations, [size_hw], [num_points])
     maps = shares.new_zeros(batch, num_queries, height * width)
-    looked = shares * glances.weights[..., None].to(shares.dtype) / num_heads
-    return maps.scatter_add_(2, cells.flatten(2), looked.flatten(2)).unflatten(2, (height, width))
+    spread = shares * points.weights[..., None].to(shares.dtype) / num_heads
+    return maps.scatter_add_(2, cells.flatten(2), spread.flatten(2)).unflatten(2, (height, width))
 
 
 def _read_by_index(
-    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: SamplingPoints, points_per_level: Sequence[int]
+    values: Tensor, sizes_hw: Sequence[tuple[int, int]], points: SamplingPoints, points_per_level: Sequence[int]
 ) -> Tensor:
     """Every head of every cell is a row of one table: rows are looked up, weighted and added up."""
     batch, num_cells, num_heads, head_dim = values.shape
-    cells, shares = _corners(glances.locations, sizes_hw, points_per_level)
+    cells, shares = _corners(points.locations, sizes_hw, points_per_level)
     device = values.device
     first_cell = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1) * num_cells
     rows = (cells + first_cell) * num_heads + torch.arange(num_heads, device=device).view(1, 1, -1, 1, 1)
-    weights = (shares * glances.weights[..., None]).to(values.dtype).flatten(3)
+    weights = (shares * points.weights[..., None]).to(values.dtype).flatten(3)
     # embedding rather than indexing: the same lookup, with a gradient that is quick on every device.
     read = functional.embedding(rows.flatten(3), values.reshape(-1, head_dim))
     return (weights[..., None, :] @ read).flatten(2)
@@ -179,12 +181,12 @@ def _corners(
 
 
 def _read_by_grid(
-    values: Tensor, sizes_hw: Sequence[tuple[int, int]], glances: SamplingPoints, points_per_level: Sequence[int]
+    values: Tensor, sizes_hw: Sequence[tuple[int, int]], points: SamplingPoints, points_per_level: Sequence[int]
 ) -> Tensor:
     """The same with torch's grid_sample, level by level."""
     batch, _, num_heads, head_dim = values.shape
     maps = values.permute(0, 2, 3, 1).flatten(0, 1).split([height * width for height, width in sizes_hw], dim=-1)
-    grids = (2 * glances.locations - 1).transpose(1, 2).flatten(0, 1).to(values.dtype)
+    grids = (2 * points.locations - 1).transpose(1, 2).flatten(0, 1).to(values.dtype)
     read = torch.cat(
         [
             functional.grid_sample(map_.unflatten(-1, size_hw), grid, align_corners=False)
@@ -192,5 +194,5 @@ def _read_by_grid(
         ],
         dim=-1,
     )  # (B * heads, head_dim, Q, points)
-    weights = glances.weights.transpose(1, 2).flatten(0, 1)[:, None].to(values.dtype)
+    weights = points.weights.transpose(1, 2).flatten(0, 1)[:, None].to(values.dtype)
     return (read * weights).sum(dim=-1).view(batch, num_heads * head_dim, -1).transpose(1, 2)

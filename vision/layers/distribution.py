@@ -1,8 +1,10 @@
-"""Boxes whose edges are probability distributions: the refinement of D-FINE (Peng et al. 2024, arXiv:2410.13842, 4.1).
+"""Boxes as distributions over their edges: fine-grained distribution refinement of D-FINE (Peng et al. 2024).
 
-Each edge says how far it lies outside of where a reference box has it, as a probability for every bin of a row. Bins
-are narrow around zero, for small corrections, and wide far out; the edge is where the expected distance puts it.
+arXiv:2410.13842, section 4.1. Each edge has a probability for every bin of distances from the same edge of a reference
+box. Bins are narrow around zero, for small corrections, and wide far out; the edge lies at the expected distance.
 Distances come in the order left, top, right, bottom and in units of the reference box's width or height over `scale`.
+The uniform bins of generalized focal loss (Li et al. 2020, arXiv:2006.04388), from which DFL takes its name, are the
+ancestor; the loss for these bins is `localisation_loss` in `losses/dfine_loss.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from handeye.vision.boxes.formats import cxcywh_to_xyxy
+
+TOP_PROBABILITIES = 4
+"""How many of an edge's largest probabilities measure how sharp its distribution is."""
+QUALITY_DIM = 64
+"""Hidden width of the predictor of the localization quality."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,7 +38,7 @@ class EdgeBins:
     def decode(
         self, distances: Float[Tensor, "*N 4"], reference_cxcywh: Float[Tensor, "*N 4"]
     ) -> Float[Tensor, "*N 4"]:
-        """The boxes (cx, cy, w, h) whose edges lie so far outside of the reference boxes' edges."""
+        """The boxes (cx, cy, w, h) whose edges lie at these distances outside of the reference boxes' edges."""
         centre, size = reference_cxcywh[..., :2], reference_cxcywh[..., 2:]
         from_centre = (self.scale / 2 + distances) * torch.cat((size, size), dim=-1) / self.scale
         near, far = centre - from_centre[..., :2], centre + from_centre[..., 2:]
@@ -47,9 +54,9 @@ class EdgeBins:
         return outwards * signs * self.scale / torch.cat((size, size), dim=-1)
 
     def soft_labels(self, distances: Float[Tensor, "*N"]) -> tuple[Int64[Tensor, "*N"], Float[Tensor, "*N"]]:
-        """The bin below each distance, and the share of the bin above it that makes their mean that distance.
+        """The bin below each distance, and the weight of the bin above it that makes their mean that distance.
 
-        What lies outside of all bins belongs to the outermost one.
+        Distances outside of all bins are clamped to the outermost one.
         """
         above = torch.searchsorted(self.values, distances.contiguous(), right=True)
         below = (above - 1).clamp(0, len(self.values) - 2)
@@ -58,7 +65,7 @@ class EdgeBins:
 
 
 class WeightingFunction(nn.Module):
-    """The paper's W(n): a row of bins for the two numbers that shape it, which are kept with the weights.
+    """The paper's W(n): the bins for the two numbers that shape them, which are kept with the weights.
 
     bound: how far the last but one bin reaches, as a fraction of the box (the paper's a); the last reaches twice as
     far. scale: the inverse of the curvature (the paper's 1 / c); the larger, the narrower are the bins around zero.
@@ -79,6 +86,35 @@ class WeightingFunction(nn.Module):
         return EdgeBins(torch.cat((-outwards.flip(0), torch.zeros_like(reach), outwards)), self.scale.squeeze(0))
 
 
+class EdgePredictor(nn.Sequential):
+    """Queries -> what is added to the logits of the four edges' bins; nothing at first."""
+
+    def __init__(self, dim: int, num_bins: int) -> None:
+        last = nn.Linear(dim, 4 * num_bins)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        super().__init__(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), last)
+
+
+class LocalisationQuality(nn.Module):
+    """Distributions of the edges -> what is added to all class logits: sharp edges make a box trustworthy.
+
+    The idea is that of generalized focal loss v2 (Li et al. 2020, arXiv:2011.12885). Adds nothing at first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        last = nn.Linear(QUALITY_DIM, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.judge = nn.Sequential(nn.Linear(4 * (TOP_PROBABILITIES + 1), QUALITY_DIM), nn.ReLU(), last)
+
+    def forward(self, edge_logits: Float[Tensor, "B Q edges_bins"]) -> Float[Tensor, "B Q 1"]:
+        """From the largest probabilities of each edge and their mean."""
+        largest = split_edges(edge_logits).softmax(dim=-1).topk(TOP_PROBABILITIES, dim=-1).values
+        return self.judge(torch.cat((largest, largest.mean(dim=-1, keepdim=True)), dim=-1).flatten(-2))
+
+
 def split_edges(edge_logits: Float[Tensor, "*N edges_bins"]) -> Float[Tensor, "*N 4 bins"]:
-    """Four rows of bins in place of one long one."""
+    """One row of bins for each of the four edges."""
     return edge_logits.unflatten(-1, (4, -1))

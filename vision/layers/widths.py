@@ -1,4 +1,4 @@
-"""Convolutions and norms of fewer channels than a plan has: how a pruned network is built again."""
+"""Rebuild a pruned network: narrow its convolutions and batch norms to the channels that pruning left."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def narrow(network: nn.Module, widths: Mapping[str, tuple[int, ...]]) -> None:
                 _narrow_norm(name, norm, width[0])
             case _:
                 raise ConfigError(
-                    f"widths.{name}: the network has no convolution (in, out) or batch norm (channels) "
-                    f"of that name that could have the width {list(width)}"
+                    f"widths.{name}: got {list(width)}, expected the name of a convolution with [in, out] channels "
+                    "or of a batch norm with [channels]"
                 )
 
 

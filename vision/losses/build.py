@@ -1,4 +1,4 @@
-"""Every loss there is, and the one place where a configuration, or the head it is for, becomes one."""
+"""Build a detection loss from its configuration, or the published loss of a head."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ LossConfig = Annotated[
 
 @runtime_checkable
 class DetectionLoss(Protocol):
-    """What training asks of a loss: the parts, weighted, and their sum as `total`."""
+    """Interface of a loss: the parts, weighted, and their sum as `total`."""
 
     def __call__(
         self, output: Any, targets: Sequence[BoxTargets], *, with_l1: bool = False
@@ -58,8 +58,8 @@ class DetectionLoss(Protocol):
 def build_loss(config: LossConfig | None, head: HeadConfig, count: Count = average_count) -> DetectionLoss:
     """The loss of that configuration, or the published one of that head when there is none.
 
-    count: makes the divisor of losses that `divides_once` is true of. Raises ConfigError for a loss that cannot judge
-    what the head says.
+    count: makes the divisor of losses that `divides_once` is true of. Raises ConfigError for a loss that does not fit
+    the output of the head.
     """
     published = published_loss(head)
     config = config or published
@@ -93,7 +93,7 @@ def grows_with_batch(config: LossConfig) -> bool:
 
 
 def published_loss(head: HeadConfig) -> LossConfig:
-    """The loss that the authors of a head trained it with."""
+    """The loss that the authors of the head trained it with."""
     match head:
         case YoloxHeadConfig():
             return YoloxLossConfig()

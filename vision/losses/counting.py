@@ -1,4 +1,4 @@
-"""What a loss is divided by, when several processes, or several parts of a batch, make up one step."""
+"""Normalization of losses over all processes of a distributed training and over accumulated parts of a batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mean_over_processes(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape
 
 
 def num_processes() -> int:
-    """How many processes train together."""
+    """World size of the training, 1 without torch.distributed."""
     is_several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_world_size() if is_several else 1
 

@@ -1,15 +1,16 @@
 """The loss of D-FINE (Peng et al. 2024, arXiv:2410.13842, section 4): RT-DETR's, and two parts for the distributions.
 
-Fine-grained localisation (FGL) asks each edge for the two bins around the true distance. Decoupled distillation (DDF)
-lets every layer learn the distributions of the last one, matched queries and the others weighed apart. Boxes are
-compared on the union of the matchings of all layers, so that a query has one object to go for all along (GO-LSD).
+Fine-grained localization (FGL) is a variant of distribution focal loss (DFL; Li et al. 2020, arXiv:2006.04388) with
+non-uniform bins: cross entropy of each edge against the two bins around the true distance. Decoupled distillation
+focal loss (DDF) makes every layer learn the distributions of the last one, matched and unmatched queries weighted
+separately. Box losses use the union of the matchings of all layers, so that a query keeps its object (GO-LSD).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -33,29 +34,29 @@ class DfineLossConfig(Config):
 
     kind: Literal["dfine"] = "dfine"
     set_loss: SetLossConfig = SetLossConfig()
-    """What it shares with RT-DETR: matching, classes and boxes."""
+    """The part shared with RT-DETR: matching, classes and boxes."""
     edge_weight: Weight = 0.15
-    """Of the fine-grained localisation (FGL)."""
+    """Of the fine-grained localization loss (FGL)."""
     distillation_weight: Weight = 1.5
-    """Of what earlier layers learn from the last one (DDF)."""
+    """Of the self-distillation from the last layer to the others (DDF)."""
     temperature: Annotated[float, Field(gt=0)] = 5.0
-    """Teacher and student are compared this much smoother than they are."""
+    """Softmax temperature of teacher and student in the distillation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Assigned:
-    """Which query is compared with which object, for boxes and edges, and what to divide by."""
+    """Which query is assigned to which object, for boxes and edges, and the normalization."""
 
     matches: Matches
     targets: BatchTargets
     bins: EdgeBins
     num_boxes: Float[Tensor, ""]
     matched_share: float
-    """How much matched queries count against the others when layers learn from the last one."""
+    """Weight of the matched queries against the others in the distillation."""
 
 
 class DfineLoss(SetLoss):
-    """`losses = loss(output, targets)`; losses["total"] is what to descend.
+    """`losses = loss(output, targets)`; losses["total"] is to be minimized.
 
     To the parts of SetLoss it adds `edges` (FGL of the last layer; that of the others is in `auxiliary` and
     `denoising`) and `distillation` (DDF).
@@ -67,15 +68,13 @@ class DfineLoss(SetLoss):
 
     def parts(self, output: QueryOutput, matched: MatchedOutput) -> dict[str, Float[Tensor, ""]]:
         """The weighted parts. Raises ValueError for an output without distributions: the head saw no targets."""
-        if not isinstance(output, DfineOutput) or output.edges is None or output.bins is None:
+        if not isinstance(output, DfineOutput) or output.final is None or output.bins is None:
             raise ValueError("expected an output with distributions of edges: call the detector with targets")
         assigned = _assign(matched, output.bins, output.logits.shape[1])
-        last, *before = _in_single_precision((output.edges, *output.auxiliary))
-        own, *owns = matched.matches
-        losses = self._layer_parts(last, own, matched, assigned)
-        layers = zip(before, owns, strict=True)
-        losses["auxiliary"] = _sum_of([self._layer_parts(layer, own, matched, assigned) for layer, own in layers])
-        losses["distillation"] = self._distillation(last, before, assigned)
+        (in_use, own), *others = zip(matched.layers, matched.matches, strict=True)
+        losses = self._layer_parts(in_use, own, matched, assigned)
+        losses["auxiliary"] = _sum_of([self._layer_parts(layer, own, matched, assigned) for layer, own in others])
+        losses["distillation"] = self._distillation(output.final, output.layers, assigned)
         if output.denoising is not None:
             self._add_denoising(losses, output.denoising, matched, assigned)
         return losses
@@ -83,14 +82,14 @@ class DfineLoss(SetLoss):
     def _add_denoising(
         self, losses: dict[str, Tensor], denoising: DenoisingPredictions, matched: MatchedOutput, assigned: _Assigned
     ) -> None:
-        """The same parts of the disturbed objects, which know for themselves what they are to become."""
+        """The same parts of the denoising queries, whose objects are known without matching."""
         matches = denoising_matches(denoising, matched.targets)
         known = replace(assigned, matches=matches, num_boxes=matched.num_boxes * denoising.num_groups)
-        layers = _in_single_precision(denoising.layers)
+        layers = (each.in_single_precision() for each in denoising.supervised)
         losses["denoising"] = _sum_of(
             [self._layer_parts(layer, matches, matched, known, known.num_boxes) for layer in layers]
         )
-        *students, teacher = (layer for layer in layers if isinstance(layer, EdgePredictions))
+        *students, teacher = denoising.layers
         losses["distillation"] = losses["distillation"] + self._distillation(teacher, students, known)
 
     def _layer_parts(
@@ -101,7 +100,7 @@ class DfineLoss(SetLoss):
         assigned: _Assigned,
         num_boxes: Float[Tensor, ""] | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The parts of one layer: classes by its own matching, boxes and edges by what all layers agree on."""
+        """The parts of one layer: classes by its own matching, boxes and edges by the union of all matchings."""
         parts = {
             "class": self.class_loss(
                 layer, own_matches, matched, matched.num_boxes if num_boxes is None else num_boxes
@@ -113,7 +112,7 @@ class DfineLoss(SetLoss):
         return parts
 
     def _edge_loss(self, layer: EdgePredictions, assigned: _Assigned) -> Float[Tensor, ""]:
-        """FGL of the matched queries; a box that fits badly counts little, its distribution is not final yet."""
+        """FGL of the matched queries, weighted by the IoU of their boxes."""
         at = (assigned.matches.image_index, assigned.matches.query_index)
         wanted = assigned.targets.boxes_cxcywh_norm[assigned.matches.target_index]
         distances = assigned.bins.encode(wanted, layer.references_cxcywh_norm[at].detach())
@@ -123,29 +122,28 @@ class DfineLoss(SetLoss):
     def _distillation(
         self, teacher: QueryPredictions, students: Sequence[QueryPredictions], assigned: _Assigned
     ) -> Float[Tensor, ""]:
-        """DDF of all students that have distributions, matched and unmatched queries averaged apart."""
+        """DDF of all student layers, matched and unmatched queries averaged separately."""
+        teacher = _with_edges(teacher)
         total = teacher.logits.new_zeros(())
-        assert isinstance(teacher, EdgePredictions)
         at = (assigned.matches.image_index, assigned.matches.query_index)
         is_matched = torch.zeros_like(teacher.logits[..., 0], dtype=torch.bool)
         is_matched[at] = True
         share = assigned.matched_share
-        for student in students:
-            if isinstance(student, EdgePredictions):
-                # What nobody matched is taught as strongly as the teacher believes in it.
-                weights = teacher.logits.detach().sigmoid().amax(dim=-1)
-                weights[at] = _overlaps(student, assigned)
-                losses = weights[..., None] * distillation_loss(
-                    student.edge_logits, teacher.edge_logits, self.edge_config.temperature
-                )
-                total = total + share * _mean_of(losses, is_matched) + (1 - share) * _mean_of(losses, ~is_matched)
+        for student in map(_with_edges, students):
+            # An unmatched query is weighted by the teacher's confidence in it.
+            weights = teacher.logits.detach().sigmoid().amax(dim=-1)
+            weights[at] = _overlaps(student, assigned)
+            losses = weights[..., None] * distillation_loss(
+                student.edge_logits, teacher.edge_logits, self.edge_config.temperature
+            )
+            total = total + share * _mean_of(losses, is_matched) + (1 - share) * _mean_of(losses, ~is_matched)
         return self.edge_config.distillation_weight * total
 
 
 def localisation_loss(
     edge_logits: Float[Tensor, "P edges_bins"], distances: Float[Tensor, "P 4"], bins: EdgeBins
 ) -> Float[Tensor, "P 4"]:
-    """FGL without its weights: cross entropy of each edge against the two bins around its true distance."""
+    """FGL without its weights, a DFL with non-uniform bins: cross entropy with the bins around the true distance."""
     below, share_above = bins.soft_labels(distances)
     log_probabilities = split_edges(edge_logits).log_softmax(dim=-1)
     of_below = log_probabilities.gather(-1, below[..., None]).squeeze(-1)
@@ -156,16 +154,16 @@ def localisation_loss(
 def distillation_loss(
     student_logits: Float[Tensor, "*N edges_bins"], teacher_logits: Float[Tensor, "*N edges_bins"], temperature: float
 ) -> Float[Tensor, "*N 4"]:
-    """DDF without its weights: T^2 KL(teacher || student) of each edge, both softened; the teacher does not learn."""
+    """DDF without its weights: T^2 KL(teacher || student) of each edge, both softened; the teacher is detached."""
     student = (split_edges(student_logits) / temperature).log_softmax(dim=-1)
     teacher = (split_edges(teacher_logits.detach()) / temperature).log_softmax(dim=-1)
     return temperature**2 * (teacher.exp() * (teacher - student)).sum(dim=-1)
 
 
 def union_of_matches(matches: Sequence[Matches], targets: BatchTargets, num_queries: int) -> Matches:
-    """Each query that any layer matched, with the object that most layers gave it; of several, the first one.
+    """Each query that any layer matched, with the object that most layers assigned to it; the first one in a tie.
 
-    One object may have several queries here, but no query several objects.
+    An object may have several queries here, but no query several objects.
     """
     votes = torch.zeros(
         len(targets.counts), num_queries, max((*targets.counts, 1)), device=targets.class_ids.device, dtype=torch.int64
@@ -186,7 +184,7 @@ def _assign(matched: MatchedOutput, bins: EdgeBins, num_queries: int) -> _Assign
 
 
 def _overlaps(layer: QueryPredictions, assigned: _Assigned) -> Float[Tensor, " P"]:
-    """IoU of the matched boxes with their objects, as a weight: no slope flows through it."""
+    """IoU of the matched boxes with their objects, as a weight: without gradient."""
     at = (assigned.matches.image_index, assigned.matches.query_index)
     wanted = assigned.targets.boxes_cxcywh_norm[assigned.matches.target_index]
     return aligned_iou(cxcywh_to_xyxy(layer.boxes_cxcywh_norm[at].detach()), cxcywh_to_xyxy(wanted))
@@ -197,11 +195,10 @@ def _mean_of(losses: Float[Tensor, "B Q 4"], is_meant: Bool[Tensor, "B Q"]) -> F
     return (losses * is_meant[..., None]).sum() / (4 * is_meant.sum()).clamp(min=1)
 
 
-def _in_single_precision(layers: Sequence[QueryPredictions]) -> list[QueryPredictions]:
-    return [
-        replace(layer, **{field.name: getattr(layer, field.name).float() for field in fields(layer)})
-        for layer in layers
-    ]
+def _with_edges(layer: QueryPredictions) -> EdgePredictions:
+    """A decoder layer of D-FINE in single precision."""
+    assert isinstance(layer, EdgePredictions)
+    return layer.in_single_precision()
 
 
 def _sum_of(parts: Sequence[dict[str, Tensor]]) -> Float[Tensor, ""]:

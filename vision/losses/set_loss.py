@@ -1,8 +1,8 @@
-"""The loss of detectors with queries: match every object with one query, then compare; the rest is "no object".
+"""The set prediction loss of DETR-like detectors: bipartite matching, then losses on matched boxes and all classes.
 
 DETR (Carion et al. 2020, arXiv:2005.12872, section 3.1) with cross entropy over the classes and "no object"; RT-DETR
-(Zhao et al. 2023, arXiv:2304.08069, equation 3) with varifocal loss, the overlap being the target of the class.
-Every decoder layer is matched by itself; denoising queries know their objects.
+(Zhao et al. 2023, arXiv:2304.08069, equation 3) with varifocal loss, the IoU being the target of the class.
+Every decoder layer is matched by itself; denoising queries have fixed objects.
 """
 
 from __future__ import annotations
@@ -31,14 +31,13 @@ from handeye.vision.boxes.iou import aligned_iou
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.heads.outputs import DenoisingPredictions, QueryOutput, QueryPredictions
-from handeye.vision.losses.box_regression import giou_loss, l1_loss
-from handeye.vision.losses.classification import varifocal_loss
 from handeye.vision.losses.counting import Count, average_count, mean_over_processes
+from handeye.vision.losses.loss_terms import giou_loss, l1_loss, varifocal_loss
 
 Weight = Annotated[float, Field(ge=0)]
 LabelSmoothing = Annotated[float, Field(ge=0, lt=1)]
 MOSTLY_INSIDE = 0.5
-"""A box with this share of its area in an ignored region is of something that nobody labelled."""
+"""A box with this share of its area in an ignored region has no class loss."""
 IGNORED = -100
 """The class that torch's cross entropy leaves out."""
 
@@ -48,18 +47,18 @@ class SetLossConfig(Config):
 
     kind: Literal["set"] = "set"
     classification: Literal["varifocal", "cross_entropy"] = "varifocal"
-    """varifocal for heads that score each class by itself, cross_entropy for those with "no object" as a class."""
+    """varifocal for heads that score each class by itself, cross_entropy for those with a "no object" class."""
     class_weight: Weight = 1.0
     l1_weight: Weight = 5.0
     giou_weight: Weight = 2.0
     no_object_weight: Weight = 0.1
-    """Cross entropy only: "no object" is right for nearly all queries and would drown the rest."""
+    """Cross entropy only: "no object" is right for nearly all queries and would dominate."""
     label_smoothing: LabelSmoothing = 0.0
     """Cross entropy only: this part of each target is spread evenly over all classes."""
     varifocal_alpha: Weight = 0.75
     """Varifocal only: weight of negatives."""
     varifocal_gamma: Weight = 2.0
-    """Varifocal only: how strongly negatives that are known well are turned down."""
+    """Varifocal only: focusing parameter, by which easy negatives are down-weighted."""
     matching: MatchingCostConfig = MatchingCostConfig()
 
 
@@ -68,7 +67,7 @@ DETR_LOSS = SetLossConfig(classification="cross_entropy", matching=DETR_COST)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MatchedOutput:
-    """An output beside its objects: layers[i] is matched by matches[i], the last decoder layer first."""
+    """All supervised predictions and their objects: layers[i] is matched by matches[i], the layer in use first."""
 
     targets: BatchTargets
     layers: tuple[QueryPredictions, ...]
@@ -76,13 +75,13 @@ class MatchedOutput:
     num_boxes: Float[Tensor, ""]
     """Objects of the batch, averaged over the processes of a training, at least 1."""
     ignored_xyxy_norm: Float[Tensor, "B M 4"]
-    """Regions in which nothing is known, as fractions of the network input; boxes without area fill the rows."""
+    """Regions without labels, as fractions of the network input; padded with empty boxes."""
 
 
 class SetLoss:
-    """`losses = loss(output, targets)`; losses["total"] is what to descend.
+    """`losses = loss(output, targets)`; losses["total"] is to be minimized.
 
-    A loss with more parts takes `match` and `parts` and adds its own.
+    Subclasses with more parts extend `parts`.
     """
 
     def __init__(self, config: SetLossConfig | None = None, count: Count = average_count) -> None:
@@ -97,7 +96,7 @@ class SetLoss:
     ) -> dict[str, Float[Tensor, ""]]:
         """The parts, weighted, and their total, single precision whatever the output is in.
 
-        class, l1, giou: of the last decoder layer; auxiliary: of the layers before it; denoising: where there is any.
+        class, l1, giou: of the decoder layer in use; auxiliary: of the others; denoising: where there is any.
         targets has one entry for each image. Raises ValueError when their number is not that of the images or the
         head scores otherwise than this loss expects; UserError when predictions are not finite.
         """
@@ -110,10 +109,7 @@ class SetLoss:
         self._check(output, targets)
         device = output.logits.device
         batch = BatchTargets.of(targets, output.input_hw, device)
-        layers = tuple(
-            QueryPredictions(layer.logits.float(), layer.boxes_cxcywh_norm.float())
-            for layer in (QueryPredictions(output.logits, output.boxes_cxcywh_norm), *output.auxiliary)
-        )
+        layers = tuple(each.in_single_precision() for each in (output.in_use, *output.auxiliary))
         logits = torch.stack([layer.logits.detach() for layer in layers])
         boxes = torch.stack([layer.boxes_cxcywh_norm.detach() for layer in layers])
         matches = match_hungarian(matching_cost(logits, boxes, batch, self.config.matching), batch.counts)
@@ -143,7 +139,7 @@ class SetLoss:
     def class_loss(
         self, layer: QueryPredictions, matches: Matches, matched: MatchedOutput, num_boxes: Float[Tensor, ""]
     ) -> Float[Tensor, ""]:
-        """What the queries say of the classes, weighted. Cross entropy is a weighted mean and needs no num_boxes."""
+        """The classification loss of the queries, weighted. Cross entropy is a weighted mean and needs no num_boxes."""
         is_ignored = _is_ignored(layer, matches, matched.ignored_xyxy_norm)
         match self.config.classification:
             case "cross_entropy":
@@ -166,10 +162,10 @@ class SetLoss:
         }
 
     def _denoising(self, denoising: DenoisingPredictions, matched: MatchedOutput) -> Float[Tensor, ""]:
-        """All decoder layers, normalised by how often the objects were disturbed."""
+        """All decoder layers, normalized by the number of denoising groups."""
         matches = denoising_matches(denoising, matched.targets)
         num_boxes = matched.num_boxes * denoising.num_groups
-        layers = (QueryPredictions(each.logits.float(), each.boxes_cxcywh_norm.float()) for each in denoising.layers)
+        layers = (each.in_single_precision() for each in denoising.supervised)
         return _sum_of([self.layer_parts(layer, matches, matched, num_boxes) for layer in layers])
 
     def _cross_entropy(
@@ -236,9 +232,9 @@ def _matched_boxes(
 def _is_ignored(
     layer: QueryPredictions, matches: Matches, ignored_xyxy_norm: Float[Tensor, "B M 4"]
 ) -> Bool[Tensor, "B Q"]:
-    """Which queries are unmatched with a box mostly inside one region that the annotations say nothing of.
+    """Which queries are unmatched with a box mostly inside one ignored region.
 
-    The published codes have no such regions: crowds are "no object" to them.
+    The published implementations have no such regions: crowds are "no object" to them.
     """
     boxes = cxcywh_to_xyxy(layer.boxes_cxcywh_norm.detach())
     corners, regions = boxes[:, :, None], ignored_xyxy_norm[:, None]
@@ -253,7 +249,7 @@ def _is_ignored(
 def _padded_regions(
     targets: Sequence[BoxTargets], input_hw: tuple[int, int], device: torch.device
 ) -> Float[Tensor, "B M 4"]:
-    """The ignored regions of all images, as many rows for each, on the scale of the queries' boxes."""
+    """The ignored regions of all images, padded to the same number, on the scale of the queries' boxes."""
     regions = [target.ignored_xyxy.float() for target in targets]
     return pixels_to_norm(torch.nn.utils.rnn.pad_sequence(regions, batch_first=True).to(device), input_hw)
 

@@ -1,8 +1,8 @@
-"""The losses of YOLO v1 to v5, as their papers or, where these are silent, their published code give them.
+"""The losses of YOLO v1 to v5, as in their papers or, where these give no formula, in their published code.
 
-v1 regresses everything by squares. v2 compares logarithms of sizes and leaves alone what overlaps by chance; v3 asks
-yes-or-no questions; v4 and v5 compare whole boxes (CIoU) and let objectness learn how good the box is. `half squares`
-are (a - b)^2 / 2, whose slope is the difference that the papers of v2 and v3 speak of.
+v1 has squared errors for everything. v2 compares logarithms of sizes and ignores boxes that overlap an object by
+chance; v3 has binary cross entropy; v4 and v5 have CIoU, and the IoU as the target of objectness. `half squares`
+are (a - b)^2 / 2, whose gradient is the difference in the papers of v2 and v3.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.errors import ConfigError
 from handeye.vision.heads.yolo_grid import Version, YoloGridOutput, encode_sizes
-from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.counting import num_processes
+from handeye.vision.losses.loss_terms import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.yolox_loss import is_ignored
 
 Weight = Annotated[float, Field(ge=0)]
 Threshold = Annotated[float, Field(ge=0, le=1)]
 V4_SHAPE_IOU = 0.213
-"""v4: anchors of an object's cell that are so much like it answer for it besides the best one."""
+"""v4: anchors of an object's cell with a larger shape IoU are assigned to it besides the best one."""
 LEAST_FACTOR = 1e-8
-"""Of a box's size over its prior: boxes without extent stay finite in the logarithm."""
+"""Lower bound of a box's size over its prior, so that logarithms stay finite."""
 
 
 class YoloV1LossConfig(Config):
@@ -49,7 +49,7 @@ class YoloV1LossConfig(Config):
     kind: Literal["yolo_v1"] = "yolo_v1"
     coordinate_weight: Weight = 5.0
     background_weight: Weight = 0.5
-    """Of the confidence of boxes that answer for no object: most of them."""
+    """Of the confidence of boxes without an object: most of them."""
 
 
 class YoloV2LossConfig(Config):
@@ -57,7 +57,7 @@ class YoloV2LossConfig(Config):
 
     kind: Literal["yolo_v2"] = "yolo_v2"
     object_weight: Weight = 5.0
-    """Of the objectness of boxes that answer for an object."""
+    """Of the objectness of boxes with an object."""
     ignore_threshold: Threshold = 0.6
     """A box that overlaps some object by more has no loss as background."""
 
@@ -80,9 +80,9 @@ class YoloV5LossConfig(Config):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """This part of every class's target is one half."""
     level_balance: Annotated[tuple[Weight, ...], Field(min_length=1)] = (4.0, 1.0, 0.4)
-    """Weight of the objectness of each level, fine to coarse: the finer, the rarer its objects among its cells."""
+    """Weight of the objectness of each level, fine to coarse: objects are rarer among the cells of finer levels."""
     most_ratio: Annotated[float, Field(gt=1)] = 4.0
-    """v5: anchors whose sides are within this factor of the object's answer for it."""
+    """v5: anchors whose sides are within this factor of the object's are assigned to it."""
 
 
 YoloLossConfig = YoloV1LossConfig | YoloV2LossConfig | YoloV3LossConfig | YoloV5LossConfig
@@ -105,7 +105,7 @@ def published_yolo_loss(version: Version) -> YoloLossConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Wanted:
-    """What the rows that answer for an object are to say; `at` finds them in the output, by image and row."""
+    """Targets of the rows that are assigned to an object; `at` indexes the output by image and row."""
 
     image_index: Int64[Tensor, " P"]
     row_index: Int64[Tensor, " P"]
@@ -118,7 +118,7 @@ class _Wanted:
 
 
 class YoloLoss:
-    """`losses = loss(output, targets)`; losses["total"] is what to descend."""
+    """`losses = loss(output, targets)`; losses["total"] is to be minimized."""
 
     def __init__(self, config: YoloLossConfig) -> None:
         self.config = config
@@ -139,7 +139,7 @@ class YoloLoss:
             raise ValueError(f"expected targets for {len(output.box_predictions)} images, got {len(targets)}")
         if published_yolo_loss(output.version).kind != self.config.kind:
             fitting = published_yolo_loss(output.version).kind
-            raise ConfigError(f"loss.kind: the head is {output.version} and wants {fitting}, got {self.config.kind}")
+            raise ConfigError(f"loss.kind: the head is {output.version} and takes {fitting}, got {self.config.kind}")
         with torch.autocast(output.box_predictions.device.type, enabled=False):
             losses = self._parts(output, targets)
         return {"total": torch.stack(list(losses.values())).sum(), **losses}
@@ -161,7 +161,7 @@ class YoloLoss:
 def _v1_parts(
     config: YoloV1LossConfig, output: YoloGridOutput, targets: Sequence[BoxTargets]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Squares of everything, sizes under the root (24.1); confidence is to be the overlap."""
+    """Squared errors, of the square roots of sizes (equation 3 of the paper); the target of confidence is the IoU."""
     predicted = cxcywh_to_xyxy(output.boxes_cxcywh.detach())
     wanted = _wanted(
         output,
@@ -209,9 +209,9 @@ def _v2_parts(
 def _v3_parts(
     config: YoloV3LossConfig, output: YoloGridOutput, targets: Sequence[BoxTargets]
 ) -> dict[str, Float[Tensor, ""]]:
-    """Logistic objectness and classes (24.7), half squares of t_wh.
+    """Binary cross entropy of objectness and classes (section 2 of the paper), half squares of t_wh.
 
-    The centre has the slope sigma(t) - t* of the paper and the published code: that of the cross entropy, which is
+    The centre has the gradient sigma(t) - t* of the paper and the published code: that of the cross entropy, which is
     counted from its least value, so that the right box costs nothing.
     """
     predicted = cxcywh_to_xyxy(output.boxes_cxcywh.detach())
@@ -260,7 +260,7 @@ def _v5_parts(
 
 
 Assign = Callable[[int, Tensor], Pairs]
-"""Index of an image and its boxes (xyxy) -> which row answers for which box."""
+"""Index of an image and its boxes (xyxy) -> which row is responsible for which box."""
 
 
 def _v3_anchors(output: YoloGridOutput) -> Assign:
@@ -307,7 +307,7 @@ def _one_hot(output: YoloGridOutput, wanted: _Wanted) -> Float[Tensor, "P num_cl
 
 
 def _background(output: YoloGridOutput, targets: Sequence[BoxTargets], wanted: _Wanted) -> Bool[Tensor, "B rows"]:
-    """Rows that answer for no object and do not lie where nothing is known."""
+    """Rows without an object, outside of ignored regions."""
     background = ~torch.stack([is_ignored(output, target) for target in targets])
     background[wanted.at] = False
     return background
@@ -328,9 +328,9 @@ def _overlapping(
 def _objectness_like_overlap(
     output: YoloGridOutput, targets: Sequence[BoxTargets], wanted: _Wanted, overlaps: Float[Tensor, " P"]
 ) -> Float[Tensor, "B rows"]:
-    """Cross entropy of every row: CIoU is wanted of what answers for an object (of several the best), 0 of the rest.
+    """Cross entropy of every row: the target is the CIoU with the assigned object (the best of several), 0 elsewhere.
 
-    No loss where nothing is known.
+    No loss in ignored regions.
     """
     logits = output.objectness_logits.squeeze(-1).float()
     quality = torch.zeros_like(logits)

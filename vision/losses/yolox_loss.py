@@ -1,6 +1,6 @@
-"""The loss of YOLOX (Ge et al. 2021, arXiv:2107.08430): match cells with objects, then compare them.
+"""The loss of YOLOX (Ge et al. 2021, arXiv:2107.08430): label assignment, then IoU loss and binary cross entropy.
 
-The numbers are those of the published code: 1 - IoU^2 times five for boxes, the overlap as the target of the class,
+The numbers are those of the published code: 1 - IoU^2 times five for boxes, the IoU as the target of the class,
 everything divided by the number of matched cells in the batch, over all processes.
 """
 
@@ -23,15 +23,14 @@ from handeye.vision.boxes.formats import cxcywh_to_xyxy, xyxy_to_cxcywh
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
 from handeye.vision.heads.outputs import GridOutput
-from handeye.vision.losses.box_regression import l1_loss, squared_iou_loss
-from handeye.vision.losses.classification import binary_cross_entropy, smooth_labels
 from handeye.vision.losses.counting import Count, average_count
+from handeye.vision.losses.loss_terms import binary_cross_entropy, l1_loss, smooth_labels, squared_iou_loss
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class YoloxLossConfig(Config):
-    """Which cells answer for an object, and the weights of the parts of the loss."""
+    """Label assignment and the weights of the parts of the loss."""
 
     kind: Literal["yolox"] = "yolox"
     assignment: Annotated[SimotaConfig | TaskAlignedConfig, Field(discriminator="kind")] = SimotaConfig()
@@ -46,18 +45,18 @@ class YoloxLossConfig(Config):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _MatchedCells:
-    """The matched cells of a batch with their targets, one row each; predictions are indexed by image and cell."""
+    """The matched cells of a batch, one row each, as indices into the output by image and cell."""
 
     image_index: Int64[Tensor, " P"]
     cell_index: Int64[Tensor, " P"]
     boxes_xyxy: Float[Tensor, "P 4"]
     class_ids: Int64[Tensor, " P"]
     quality: Float[Tensor, " P"]
-    """The score wanted of the class: the overlap with SimOTA, the alignment with the task-aligned assignment."""
+    """Target of the class score: the IoU with SimOTA, the alignment with the task-aligned assignment."""
 
 
 class YoloxLoss:
-    """`losses = loss(output, targets)`; losses["total"] is what to descend."""
+    """`losses = loss(output, targets)`; losses["total"] is to be minimized."""
 
     def __init__(self, config: YoloxLossConfig | None = None, count: Count = average_count) -> None:
         self.config, self.count = config or YoloxLossConfig(), count
@@ -125,7 +124,7 @@ def _match_image(
     image: int,
     target: BoxTargets,
 ) -> tuple[Int64[Tensor, " P"], Int64[Tensor, " P"], Float[Tensor, " P"]]:
-    """Cells, the boxes that they are to predict, and the score wanted of the class."""
+    """Cells, the boxes that they are to predict, and the target of the class score."""
     centres = (output.cell_xy + 0.5) * output.strides
     objectness, classes = output.objectness_logits[image], output.class_logits[image]
     match assignment:
@@ -149,7 +148,7 @@ def _match_image(
 
 
 def is_ignored(output: GridOutput, target: BoxTargets) -> Bool[Tensor, " cells"]:
-    """Which cells have their centre in a region that the annotations say nothing of."""
+    """Which cells have their centre in an ignored region."""
     x, y = ((output.cell_xy + 0.5) * output.strides)[:, None].unbind(dim=-1)
     left, top, right, bottom = target.ignored_xyxy.unbind(dim=-1)
     return ((x > left) & (x < right) & (y > top) & (y < bottom)).any(dim=1)
@@ -171,7 +170,7 @@ def _objectness_loss(
 def _class_loss(
     logits: Float[Tensor, "P num_classes"], matches: _MatchedCells, label_smoothing: float
 ) -> Float[Tensor, "P num_classes"]:
-    """The class is to be as sure as the box is good: its target is the overlap, so that scores rank boxes."""
+    """Binary cross entropy with the IoU as the target of the class, so that scores rank boxes by quality."""
     wanted = functional.one_hot(matches.class_ids, logits.shape[1]) * matches.quality[:, None]
     return binary_cross_entropy(logits.float(), smooth_labels(wanted, label_smoothing))
 

@@ -1,6 +1,6 @@
-"""Every neck there is, and the one place where a configuration becomes one.
+"""Build a neck from its configuration; the two that only arrange others, `levels` and `chain`, are defined here.
 
-A neck takes the features of a backbone; `channels` and `strides` are those of the pyramid it gives, fine to coarse.
+A neck turns the features of a backbone into a pyramid with its `channels` and `strides`, fine to coarse.
 """
 
 from __future__ import annotations
@@ -15,9 +15,35 @@ from typing_extensions import assert_never
 from handeye.vision.config import Config
 from handeye.vision.necks.feature_pyramid import FeaturePyramid, FeaturePyramidConfig
 from handeye.vision.necks.hybrid_encoder import HybridEncoder, HybridEncoderConfig
-from handeye.vision.necks.levels import Levels, LevelsConfig
 from handeye.vision.necks.path_aggregation import PathAggregation, PathAggregationConfig
 from handeye.vision.necks.simple_pyramid import SimplePyramid, SimplePyramidConfig
+
+
+class LevelsConfig(Config):
+    """The neck without weights, for heads that need no pyramid (DETR, YOLO v1)."""
+
+    kind: Literal["levels"] = "levels"
+    num_levels: Annotated[int, Field(gt=0)] = 1
+    """How many of the coarsest levels are kept."""
+
+
+class Levels(nn.Module):
+    """Features -> the last `num_levels` of them. Raises ValueError when there are fewer."""
+
+    size_multiple = 1
+    """Any height and width will do."""
+
+    def __init__(self, config: LevelsConfig, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        if config.num_levels > len(channels):
+            raise ValueError(f"neck.num_levels is {config.num_levels}, but the backbone gives {len(channels)} levels")
+        self.channels = tuple(channels)[-config.num_levels :]
+        self.strides = tuple(strides)[-config.num_levels :]
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """One map for each level that is kept, fine to coarse."""
+        return list(features[-len(self.strides) :])
+
 
 SingleNeckConfig = Annotated[
     PathAggregationConfig | FeaturePyramidConfig | LevelsConfig | HybridEncoderConfig | SimplePyramidConfig,

@@ -1,6 +1,6 @@
-"""Feature pyramid network (Lin et al. 2016, arXiv:1612.03144): meaning flows from coarse to fine, level by level.
+"""Feature pyramid network, FPN (Lin et al. 2016, arXiv:1612.03144): a top-down path with lateral connections.
 
-M_i = upsample(M_i+1) + lateral_i(C_i), equation (22.21) of the specification, then a 3 x 3 convolution on each sum
+M_i = upsample(M_i+1) + lateral_i(C_i), then a 3 x 3 convolution on each sum
 against the aliasing of the upsampling (section 3 of the paper). No norms and no activations, as in the paper.
 """
 

@@ -1,6 +1,6 @@
-"""The hybrid encoder of RT-DETR (Zhao et al. 2023, arXiv:2304.08069, section 4.2): attention where it is cheap.
+"""The hybrid encoder of RT-DETR (Zhao et al. 2023, arXiv:2304.08069, section 4.2): attention at the coarsest level.
 
-The cells of the coarsest level alone look at each other (AIFI); levels exchange by convolutions, down and up (CCFF).
+Self-attention within the coarsest level only (AIFI); cross-level fusion by convolutions, top-down and bottom-up (CCFF).
 D-FINE (Peng et al. 2024, arXiv:2410.13842) has other blocks in the same places.
 """
 
@@ -52,7 +52,7 @@ class HybridEncoder(nn.Module):
     """Features -> pyramid of the same strides, hidden_dim channels each.
 
     The modules of each list stand in the order of their use: coarse to fine on the way down, fine to coarse on the
-    way up. A single level has no ways and is only looked over by attention.
+    way up. A single level only has the attention.
     """
 
     def __init__(self, config: HybridEncoderConfig, channels: Sequence[int], strides: Sequence[int]) -> None:
@@ -74,20 +74,20 @@ class HybridEncoder(nn.Module):
         self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """One (B, channels, H, W) for each level, each twice as coarse as the one before, to as many of one width."""
+        """One (B, channels, H, W) for each level, each twice as coarse as the one before; keeps the sizes."""
         *finer, coarsest = (project(level) for project, level in zip(self.project, features, strict=True))
-        merged = self._look_over(coarsest)
+        merged = self._self_attend(coarsest)
         reduced = []
         for reduce, merge, level in zip(self.reduce, self.merge_down, reversed(finer), strict=True):
             reduced.append(reduce(merged))
             merged = merge(torch.cat((self.upsample(reduced[-1]), level), dim=1))
         pyramid = [merged]
         for shrink, merge, lateral in zip(self.shrink, self.merge_up, reversed(reduced), strict=True):
-            # The way up meets the reduced maps of the way down, not what went into them: so the weights expect.
+            # The way up meets the reduced maps of the way down, not their inputs: the published weights expect it.
             pyramid.append(merge(torch.cat((shrink(pyramid[-1]), lateral), dim=1)))
         return pyramid
 
-    def _look_over(self, features: Float[Tensor, "B dim h w"]) -> Float[Tensor, "B dim h w"]:
+    def _self_attend(self, features: Float[Tensor, "B dim h w"]) -> Float[Tensor, "B dim h w"]:
         """Attention between all cells of a level (AIFI)."""
         dim, height, width = (int(side) for side in features.shape[1:])  # constants of an exported graph
         tokens = map_to_tokens(features)

@@ -1,6 +1,6 @@
-"""Path aggregation (Liu et al. 2018, arXiv:1803.01534) of CSP blocks, the neck of YOLOX.
+"""Path aggregation network, PANet (Liu et al. 2018, arXiv:1803.01534), of CSP blocks: the neck of YOLOX.
 
-Meaning flows down from coarse to fine (as in FPN), then position flows up from fine to coarse.
+A top-down path from coarse to fine as in FPN, then a bottom-up path from fine to coarse.
 """
 
 from __future__ import annotations
@@ -60,6 +60,6 @@ class PathAggregation(nn.Module):
             merged = self.merge_down[level](torch.cat((self.upsample(reduced[0]), features[level]), dim=1))
         pyramid = [merged]
         for level, lateral in enumerate(reduced):
-            # The way up meets the reduced maps of the way down, not the merged ones: so the published weights expect.
+            # The way up meets the reduced maps of the way down, not the merged ones: the published weights expect it.
             pyramid.append(self.merge_up[level](torch.cat((self.shrink[level](pyramid[-1]), lateral), dim=1)))
         return pyramid

@@ -1,6 +1,6 @@
 """ViTDet's simple feature pyramid (Li et al. 2022, arXiv:2203.16527, section 3): every level from the one map of a ViT.
 
-Nothing flows between the levels: all of the map's meaning is in the map already.
+There are no connections between the levels: each is made from the same map.
 """
 
 from __future__ import annotations

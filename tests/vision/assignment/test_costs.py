@@ -96,7 +96,7 @@ def test_a_batch_without_any_object_has_no_columns():
     assert matching_cost(logits, boxes, batch, DETR_COST).shape == (1, 2, 4, 0)
 
 
-def test_the_cost_of_the_specification():
+def test_the_cost_of_a_worked_example():
     """28.2.6: -0.8 + 5 x 0.2 = 0.2. Its box (0.4, 0.4, 0.3, 0.3) can be no xyxy as printed; it is cx, cy, w, h.
 
     The printed cost takes 1 - GIoU for the loss: the one number more is the same for all queries and moves no match.

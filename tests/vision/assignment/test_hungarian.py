@@ -21,7 +21,7 @@ def match_one(cost: list[list[float]] | Tensor) -> list[tuple[int, int]]:
 
 
 def greedy(cost: Tensor) -> list[tuple[int, int]]:
-    """Algorithm 2 of the specification: the cheapest pair first, its row and column removed."""
+    """Greedy matching: the cheapest pair first, its row and column removed."""
     rest, pairs = cost.clone(), []
     while len(pairs) < min(cost.shape):
         query, target = divmod(int(rest.argmin()), cost.shape[1])
@@ -49,7 +49,7 @@ def test_the_sum_is_the_least_of_all(num_queries, num_objects):
         assert total(cost, pairs) == pytest.approx(least_total(cost), abs=1e-5)
 
 
-def test_the_example_of_the_specification():
+def test_a_worked_example():
     """25.3.4: prediction 2 takes object 1, prediction 1 object 0 (counted from 1 there); greedy happens to be right."""
     cost = torch.tensor([[0.5, 1.2], [0.8, 0.3], [1.0, 0.6]])
     assert match_one(cost) == greedy(cost) == [(0, 0), (1, 1)]

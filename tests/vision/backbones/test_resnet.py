@@ -1,4 +1,4 @@
-"""ResNet: shapes at every size, what is frozen, and the worked examples of the specification's chapter 22."""
+"""ResNet: shapes at every size, what is frozen, and worked examples."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_two_sizes_in_one_process_do_not_disturb_each_other():
     assert [tuple(weight.shape) for weight in ResNet(ResNetConfig(depth=18)).parameters()] == first
 
 
-# The worked examples of chapter 22.
+# Worked examples.
 
 
 def test_22_13_to_22_17_the_sizes_of_resnet_50_at_224():

@@ -1,4 +1,4 @@
-"""Swin: torchvision's numbers at any size, windows that shift, and the worked examples of chapter 27."""
+"""Swin: torchvision's numbers at any size, windows that shift, and worked examples."""
 
 from __future__ import annotations
 
@@ -178,8 +178,7 @@ def test_a_backbone_that_ends_early_cannot_classify():
         backbone.forward_classification_features(torch.zeros(1, 3, 32, 32))
 
 
-def test_merging_of_equation_27_8():
-    """(27.7) prints 4 d after merging: that is the concatenation, which (27.8) projects to 2 d."""
+def test_merging_projects_the_concatenation_of_4_d_to_2_d():
     merge = PatchMerging(96)
     inputs = []
     merge.norm.register_forward_hook(lambda _module, args, _output: inputs.append(args[0]))
@@ -188,7 +187,7 @@ def test_merging_of_equation_27_8():
     assert merged.shape == (1, 28, 28, 2 * 96)
 
 
-def test_the_stages_of_section_27_2_3():
+def test_the_shapes_of_the_stages():
     assert PLANS["t"].num_blocks == (2, 2, 6, 2)
     backbone = Swin(SwinConfig(blocks_per_stage=(1, 1, 1, 1), strides=(4, 8, 16, 32))).eval()
     shapes = [tuple(level.shape[1:]) for level in backbone(torch.zeros(1, 3, 224, 224))]

@@ -1,4 +1,4 @@
-"""ViT: torchvision's numbers, positions for other sizes, windows, and the worked examples of chapter 27."""
+"""ViT: torchvision's numbers, positions for other sizes, windows, and worked examples."""
 
 from __future__ import annotations
 
@@ -174,13 +174,13 @@ def test_configurations_that_make_no_network_are_refused(content):
         validate_config(ViTConfig, content, origin="test")
 
 
-def test_patches_of_section_27_4():
-    """(27.2), (27.12), (27.17): 14 x 14 = 196 patches of 768 numbers, 197 tokens with the class token."""
+def test_patches_of_a_224_pixel_image():
+    """14 x 14 = 196 patches of 768 numbers, 197 tokens with the class token."""
     backbone = ViT(ViTConfig(depth=1)).eval()
     images = torch.rand(1, 3, 224, 224)
     patches = nn.functional.unfold(images, 16, stride=16).transpose(1, 2)
     assert patches.shape == (1, 196, 16 * 16 * 3)
     assert backbone.positions.shape == (1, 197, 768)
-    # (27.14): the convolution is the linear projection of flattened patches.
+    # The convolution is the linear projection of flattened patches.
     projected = nn.functional.linear(patches, backbone.embed.weight.flatten(1), backbone.embed.bias)
     torch.testing.assert_close(backbone.embed(images).flatten(2).transpose(1, 2), projected, rtol=0, atol=1e-5)

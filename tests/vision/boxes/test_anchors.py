@@ -1,4 +1,4 @@
-"""Anchors: the grids of chapter 23, shape overlaps, and k-means that finds known clusters and beats plain k-means."""
+"""Anchors: anchor grids, shape IoU, and k-means that finds known clusters and beats plain k-means."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def random_sizes(num: int, seed: int) -> np.ndarray:
     return np.exp(np.random.default_rng(seed).normal([3.2, 3.0], [0.9, 0.7], (num, 2)))
 
 
-def test_the_centre_of_equation_23_5():
+def test_the_centre_of_a_cell_by_hand():
     anchors = grid_anchors((13, 13), 32, np.array([[10.0, 20.0]]))
     np.testing.assert_allclose(anchors.reshape(13, 13, 4)[5, 7], [240, 176, 10, 20])
 
 
-def test_nine_anchors_a_cell_are_the_1521_of_section_23_1_3():
+def test_nine_anchors_a_cell_of_a_13_by_13_grid_are_1521():
     ratios, scales = (0.5, 1, 2), (1, 2 ** (1 / 3), 2 ** (2 / 3))
     sizes = np.array([(32 * scale / ratio**0.5, 32 * scale * ratio**0.5) for ratio in ratios for scale in scales])
     anchors = grid_anchors((13, 13), 32, sizes)
@@ -102,7 +102,7 @@ def test_sizes_are_dealt_out_to_levels_smallest_first():
     assert [len(level) for level in levels] == [2, 2, 2]
     flat = [size for level in levels for size in level]
     np.testing.assert_allclose(flat, fit.sizes_wh, atol=0.051)
-    with pytest.raises(ValueError, match="6 anchors cannot be dealt out evenly to 4 levels"):
+    with pytest.raises(ValueError, match="6 anchors cannot be split evenly over 4 levels"):
         fit.by_level(4)
 
 

@@ -1,4 +1,4 @@
-"""Box formats: round trips, agreement with torchvision, the worked numbers of chapter 23, numpy and torch alike."""
+"""Box formats: round trips, agreement with torchvision, worked numbers, numpy and torch alike."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def test_numpy_and_torch_give_the_same_numbers_of_the_same_type(convert, dtype):
     np.testing.assert_array_equal(convert(torch.from_numpy(boxes)).numpy(), ours)
 
 
-def test_centre_to_corner_is_equations_23_7_and_23_8():
+def test_centre_to_corner_by_hand():
     np.testing.assert_array_equal(cxcywh_to_xyxy(np.array([240.0, 176.0, 32.0, 64.0])), [224, 144, 256, 208])
 
 
-def test_area_of_the_boxes_of_equation_23_14():
+def test_areas_by_hand():
     np.testing.assert_array_equal(box_area(np.array([[100.0, 100, 200, 200], [150, 100, 250, 200]])), [10000, 10000])
 
 

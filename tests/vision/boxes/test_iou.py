@@ -1,4 +1,4 @@
-"""Overlaps: axioms, agreement with torchvision, slopes, boxes without area, the worked numbers of chapter 23."""
+"""Overlaps: axioms, agreement with torchvision, slopes, boxes without area, worked numbers."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_overlap_does_not_depend_on_place_and_unit(name, scale, shift):
     torch.testing.assert_close(moved, ALIGNED[name](first, second), rtol=0, atol=1e-8)
 
 
-def test_iou_of_equation_23_16_is_a_third():
+def test_an_iou_of_a_third_by_hand():
     first, second = np.array([[100.0, 100, 200, 200]]), np.array([[150.0, 100, 250, 200]])
     assert overlap.aligned_iou(first, second)[0] == 5000 / 15000
 
 
-def test_iou_of_section_23_3_3_is_0_8223_and_not_the_printed_0_815():
+def test_an_iou_of_0_8223_by_hand():
     boxes = np.array([[100.0, 100, 200, 200], [105, 105, 205, 205], [400, 400, 500, 500], [405, 405, 505, 505]])
     right, printed = 95**2 / (20000 - 95**2), 0.815
     ious = overlap.pairwise_iou(boxes, boxes)

@@ -70,11 +70,11 @@ class Watched:
             self.output = detector(images)
             learning = detector(images, targets=[BoxTargets.empty()])
         assert isinstance(learning, DfineOutput)
-        assert learning.edges is not None
+        assert learning.final is not None
         assert learning.bins is not None
-        layers = (*(each for each in learning.auxiliary if isinstance(each, EdgePredictions)), learning.edges)
         self.values["project"] = learning.bins.values
-        for index, layer in enumerate(layers):
+        for index, layer in enumerate((*learning.layers, learning.final)):
+            assert isinstance(layer, EdgePredictions)
             self.values[f"decoder.layer{index}.corners"] = layer.edge_logits
             self.values[f"decoder.layer{index}.distances"] = learning.bins.expected_distances(layer.edge_logits)
 

@@ -125,7 +125,7 @@ def test_a_part_that_is_the_whole_is_taken_as_it_is(publisher, tmp_path):
     ("known", "complaint"),
     [
         ({"sha256_start": DIGEST[:8]}, f"begins with {DIGEST[:8]}; removed"),
-        ({"size_bytes": 7}, "1,048,576 bytes came, 7 were published; removed"),
+        ({"size_bytes": 7}, "got 1,048,576 bytes, expected 7; removed"),
     ],
 )
 def test_other_content_is_refused_and_removed(publisher, tmp_path, known, complaint):
@@ -147,7 +147,7 @@ def test_an_absent_file_is_refused_with_the_servers_answer(publisher, tmp_path):
 
 
 def test_a_silent_server_is_given_up_and_what_came_is_kept(publisher, tmp_path):
-    with pytest.raises(DownloadError, match="silent for 1 s; .* bytes are kept") as refusal:
+    with pytest.raises(DownloadError, match="no data for 1 s; .* bytes are kept") as refusal:
         download(published(publisher, "stalling"), tmp_path, timeout_s=1.0)
     part = (tmp_path / "weights.pth.part").read_bytes()  # half of it, where the machine is not so busy as to be silent
     assert 0 < len(part) <= len(CONTENT) // 2
@@ -158,7 +158,7 @@ def test_a_silent_server_is_given_up_and_what_came_is_kept(publisher, tmp_path):
 
 
 def test_nobody_there_is_one_line(tmp_path):
-    with pytest.raises(DownloadError, match=r"cannot be fetched: .*; nothing came") as refusal:
+    with pytest.raises(DownloadError, match=r"download failed: .*; nothing received") as refusal:
         download(PublishedFile("http://127.0.0.1:9/weights.pth"), tmp_path)
     assert "\n" not in str(refusal.value)
 

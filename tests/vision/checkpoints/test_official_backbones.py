@@ -8,9 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
+from handeye.vision.backbones.build import build_classifier
 from handeye.vision.checkpoints.published import load_official_backbone
 from handeye.vision.checkpoints.torchvision_backbones import published_backbones
-from handeye.vision.classifier import build_classifier
 from handeye.vision.errors import ModelFileError, UserError
 
 PARAMETERS = {

@@ -79,8 +79,8 @@ def test_the_recorded_outputs_are_reproduced(run):
     np.testing.assert_allclose(output.logits, recorded["pred_logits"], rtol=0, atol=5e-5)
     np.testing.assert_allclose(output.boxes_cxcywh_norm, recorded["pred_boxes"], rtol=0, atol=1e-5)
     assert output.input_hw == (256, 320)
-    assert len(output.auxiliary) == 5
-    for index, layer in enumerate(output.auxiliary):
+    assert len(output.layers) == 5
+    for index, layer in enumerate(output.layers):
         logits = rows_kept(layer.logits, "aux_logits", recorded)
         np.testing.assert_allclose(logits, recorded["aux_logits"][index], rtol=0, atol=5e-5)
         np.testing.assert_allclose(layer.boxes_cxcywh_norm, recorded["aux_boxes"][index], rtol=0, atol=1e-5)

@@ -24,7 +24,7 @@ from handeye.vision.checkpoints.zoo import published_models
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.heads.yolo_grid import YoloGridHeadConfig
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 from tests.vision.checkpoints.conftest import rows_kept
 
 PUBLISHED = {
@@ -123,7 +123,7 @@ def test_the_names_are_listed_family_by_family_in_order_of_size():
 
 def test_a_head_that_nobody_published_has_no_official_names():
     config = DetectorConfig(neck=LevelsConfig(), head=YoloGridHeadConfig(), num_classes=2, class_names=("a", "b"))
-    with pytest.raises(UserError, match="no published names are known for a detector with the head 'yolo_grid'"):
+    with pytest.raises(UserError, match="no published naming is known for a detector with the head 'yolo_grid'"):
         key_maps_of(config)
 
 
@@ -234,7 +234,7 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path, content, suffix):
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"model": {"a": 1}}, {}])
 def test_files_without_weights_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "weights.pth")
-    with pytest.raises(ModelFileError, match="holds no weights"):
+    with pytest.raises(ModelFileError, match="contains no weights"):
         read_published_file(tmp_path / "weights.pth")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from handeye.vision.boxes.formats import cxcywh_to_xyxy
 from handeye.vision.boxes.targets import BoxTargets
-from handeye.vision.heads.denoising import ContrastiveDenoising, disturb_boxes, disturb_classes
+from handeye.vision.heads.denoising import ContrastiveDenoising, add_box_noise, add_class_noise
 
 INPUT_HW = (64, 128)
 
@@ -40,7 +40,7 @@ def test_noise_stays_within_its_bounds():
     torch.manual_seed(0)
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.1]).expand(1, 4000, 4)
     is_negative = torch.arange(4000) >= 2000
-    disturbed = disturb_boxes(boxes, is_negative, 1.0)
+    disturbed = add_box_noise(boxes, is_negative, 1.0)
     moved = (cxcywh_to_xyxy(disturbed) - cxcywh_to_xyxy(boxes)).abs()
     shares = moved[0] / (boxes[0, :, 2:] / 2).repeat(1, 2)
     assert (shares[:2000] <= 1 + 1e-5).all()
@@ -57,7 +57,7 @@ def test_noise_stays_within_its_bounds():
 def test_box_noise_scales_with_its_strength(box_noise):
     torch.manual_seed(0)
     boxes = torch.tensor([0.5, 0.5, 0.2, 0.1]).expand(1, 2000, 4)
-    moved = (cxcywh_to_xyxy(disturb_boxes(boxes, torch.zeros(2000) > 0, box_noise)) - cxcywh_to_xyxy(boxes)).abs()
+    moved = (cxcywh_to_xyxy(add_box_noise(boxes, torch.zeros(2000) > 0, box_noise)) - cxcywh_to_xyxy(boxes)).abs()
     assert moved.max() <= box_noise * 0.1 + 1e-6
     assert moved.max() >= 0.99 * box_noise * 0.1
 
@@ -65,7 +65,7 @@ def test_box_noise_scales_with_its_strength(box_noise):
 def test_disturbed_boxes_are_boxes_inside_of_the_image():
     torch.manual_seed(0)
     boxes = torch.rand(2, 500, 4)
-    sides = cxcywh_to_xyxy(disturb_boxes(boxes, torch.arange(500) % 2 == 0, 1.0))
+    sides = cxcywh_to_xyxy(add_box_noise(boxes, torch.arange(500) % 2 == 0, 1.0))
     assert sides.min() >= -1e-6
     assert sides.max() <= 1 + 1e-6
     assert (sides[..., 2:] >= sides[..., :2] - 1e-6).all()
@@ -75,7 +75,7 @@ def test_disturbed_boxes_are_boxes_inside_of_the_image():
 def test_half_of_the_label_noise_is_the_share_of_random_classes(label_noise, expected):
     torch.manual_seed(0)
     class_ids = torch.full((4, 5000), 7)
-    disturbed = disturb_classes(class_ids, 10, label_noise)
+    disturbed = add_class_noise(class_ids, 10, label_noise)
     assert (disturbed != 7).float().mean().item() == pytest.approx(expected, abs=0.01)
     assert disturbed.min() >= 0
     assert disturbed.max() <= 9

@@ -1,4 +1,4 @@
-"""DETR's head: shapes of the specification, padding, sizes, attention as maps, and that it learns."""
+"""DETR's head: shapes, padding, sizes, attention as maps, and that it learns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from handeye.vision.heads.build import build_head
 from handeye.vision.heads.detr import DetrHead, DetrHeadConfig
 from handeye.vision.heads.outputs import QueryOutput
 from handeye.vision.losses.set_loss import DETR_LOSS, SetLoss
-from handeye.vision.necks.levels import LevelsConfig
+from handeye.vision.necks.build import LevelsConfig
 
 SMALL = DetrHeadConfig(
     num_queries=10, hidden_dim=32, num_heads=4, num_encoder_layers=2, num_decoder_layers=3, feed_forward_dim=48
@@ -40,7 +40,7 @@ def pyramid(height: int = 4, width: int = 5, num_images: int = 2) -> list[Tensor
     return [fine, torch.randn(num_images, 24, height, width, generator=generator)]
 
 
-def test_the_shapes_of_the_specification():
+def test_the_published_shapes():
     """25.2 to 25.4 and 28.2: 480 x 640 pixels, 15 x 20 = 300 tokens of 256, 100 queries, 80 classes and "no object"."""
     head = build_head(DetrHeadConfig(num_encoder_layers=1, num_decoder_layers=1), (2048,), (32,), 80).eval()
     assert isinstance(head, DetrHead)
@@ -66,9 +66,9 @@ def test_the_layers_before_the_last_speak_only_with_targets():
     head = small_head()
     alone, learning = head(pyramid()), head(pyramid(), TARGETS)
     assert alone.auxiliary == ()
-    assert len(learning.auxiliary) == 2
+    assert len(learning.layers) == len(learning.auxiliary) == 2
     torch.testing.assert_close(alone.logits, learning.logits)
-    assert not torch.allclose(learning.auxiliary[0].logits, learning.auxiliary[1].logits, atol=1e-3)
+    assert not torch.allclose(learning.layers[0].logits, learning.layers[1].logits, atol=1e-3)
 
 
 def test_only_the_coarsest_level_is_looked_at():

@@ -8,12 +8,14 @@ from torch import nn
 from torch.nn import functional
 
 from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
+from handeye.vision.boxes.formats import pixels_to_norm, xyxy_to_cxcywh
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
 from handeye.vision.heads.dfine import DfineHead, DfineHeadConfig, DfineOutput, EdgePredictions
-from handeye.vision.heads.dfine_decoder import Gateway, LocalisationQuality
 from handeye.vision.images import Preprocessing
+from handeye.vision.layers.distribution import LocalisationQuality
+from handeye.vision.layers.transformer import Gateway
 from handeye.vision.losses.dfine_loss import DfineLoss
 from handeye.vision.necks.hybrid_encoder import HybridEncoderConfig
 
@@ -71,27 +73,41 @@ def test_targets_add_what_is_learnt_from_and_change_nothing_else(num_denoising):
     plain, taught = head(pyramid), head(pyramid, TARGETS)
     torch.testing.assert_close(taught.logits, plain.logits, rtol=0, atol=1e-5)
     torch.testing.assert_close(taught.boxes_cxcywh_norm, plain.boxes_cxcywh_norm, rtol=0, atol=1e-5)
-    assert [isinstance(layer, EdgePredictions) for layer in taught.auxiliary] == [True, True, False, False]
+    assert [isinstance(layer, EdgePredictions) for layer in taught.layers] == [True, True]
+    assert taught.auxiliary == (*taught.layers, taught.initial, taught.encoder)
     assert {tuple(layer.logits.shape) for layer in taught.auxiliary} == {(2, 12, 3)}
     assert (taught.denoising is None) == (num_denoising == 0)
     if taught.denoising is not None:
-        assert [isinstance(layer, EdgePredictions) for layer in taught.denoising.layers] == [False, True, True, True]
+        assert [isinstance(layer, EdgePredictions) for layer in taught.denoising.layers] == [True, True, True]
+        assert taught.denoising.supervised == (taught.denoising.initial, *taught.denoising.layers)
         num = taught.denoising.target_index.shape[1]
-        assert all(layer.boxes_cxcywh_norm.shape == (2, num, 4) for layer in taught.denoising.layers)
+        assert all(each.boxes_cxcywh_norm.shape == (2, num, 4) for each in taught.denoising.supervised)
+
+
+def test_the_noise_of_the_denoising_queries_is_that_of_the_configuration():
+    noise = {"label_noise": 0.0, "box_noise": 0.0}
+    head = lively_head(SMALL.model_copy(update=noise), (4, 6))
+    assert head.denoising is not None
+    queries = head.denoising(TARGETS[:1], (64, 96))
+    restored = queries.target_index[0] >= 0
+    boxes = pixels_to_norm(xyxy_to_cxcywh(TARGETS[0].boxes_xyxy), (64, 96))
+    expected = boxes[queries.target_index[0, restored]]
+    torch.testing.assert_close(queries.box_logits[0, restored].sigmoid(), expected, rtol=0, atol=1e-5)
 
 
 def test_every_layer_corrects_the_first_box_by_all_it_has_learnt_so_far():
     output = lively_head(SMALL, (4, 6))(pyramid_of((4, 6)), TARGETS)
     assert isinstance(output, DfineOutput)
-    assert output.edges is not None
+    assert output.final is not None
+    assert output.initial is not None
     assert output.bins is not None
-    first = output.auxiliary[2]
+    initial = output.initial.boxes_cxcywh_norm
     previous = torch.zeros(())
-    for layer in (*output.auxiliary[:2], output.edges):
+    for layer in (*output.layers, output.final):
         assert isinstance(layer, EdgePredictions)
-        torch.testing.assert_close(layer.references_cxcywh_norm, first.boxes_cxcywh_norm)
+        torch.testing.assert_close(layer.references_cxcywh_norm, initial)
         distances = output.bins.expected_distances(layer.edge_logits)
-        torch.testing.assert_close(layer.boxes_cxcywh_norm, output.bins.decode(distances, first.boxes_cxcywh_norm))
+        torch.testing.assert_close(layer.boxes_cxcywh_norm, output.bins.decode(distances, initial))
         assert not torch.equal(layer.edge_logits, previous)
         previous = layer.edge_logits
 
@@ -107,9 +123,8 @@ def test_no_slope_goes_through_boxes_from_one_layer_to_the_next():
 def test_a_fresh_head_leaves_the_boxes_of_the_cells_as_they_are():
     torch.manual_seed(0)
     output = DfineHead(SMALL, (4, 6), (8, 16), 3).eval()(pyramid_of((4, 6)), TARGETS)
-    *layers, chosen = output.auxiliary
-    for layer in layers:
-        torch.testing.assert_close(layer.boxes_cxcywh_norm, chosen.boxes_cxcywh_norm, rtol=0, atol=1e-4)
+    for each in (*output.layers, output.initial):
+        torch.testing.assert_close(each.boxes_cxcywh_norm, output.encoder.boxes_cxcywh_norm, rtol=0, atol=1e-4)
 
 
 def test_a_fresh_gate_lets_half_of_both_through():

@@ -122,7 +122,7 @@ def test_inverse_sigmoid_undoes_the_sigmoid_and_is_bounded():
     torch.testing.assert_close(ends, torch.tensor([-11.5129, 11.5129]), rtol=0, atol=1e-3)
 
 
-def test_worked_example_of_the_specification_selection():
+def test_a_worked_example_of_the_selection():
     """Equations 26.7 to 26.9: the cells with the highest class probability become the content of the queries."""
     logits = torch.tensor([[0.2, -1.0], [3.0, 0.0], [-2.0, 1.0], [0.5, 0.4]])
     module = QuerySelection(2, 2, 2).eval()

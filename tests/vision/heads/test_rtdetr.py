@@ -68,7 +68,8 @@ def test_training_says_the_same_and_more(num_layers_in_use):
     in_use, learning = head(pyramid), head(pyramid, TARGETS)
     torch.testing.assert_close(learning.logits, in_use.logits)
     torch.testing.assert_close(learning.boxes_cxcywh_norm, in_use.boxes_cxcywh_norm)
-    assert len(learning.auxiliary) == 3  # two other layers and the chosen cells
+    assert len(learning.layers) == 2
+    assert learning.auxiliary == (*learning.layers, learning.encoder)
     assert learning.denoising is not None
     assert len(learning.denoising.layers) == 3
     assert learning.denoising.num_groups == 3
@@ -203,7 +204,7 @@ def test_a_step_of_training_is_repeatable_from_a_seed():
     [
         ({"hidden_dim": 18, "num_heads": 4}, "multiple of num_heads"),
         ({"num_layers_in_use": 7}, "num_layers_in_use is 7 of 6 layers"),
-        ({"version": 1, "points_per_level": (3, 6, 3)}, "as many points in every level"),
+        ({"version": 1, "points_per_level": (3, 6, 3)}, "the same number of points in every level"),
         ({"version": 3}, "version"),
     ],
 )
@@ -229,8 +230,8 @@ def test_half_precision_stays_finite_and_near(dtype):
     assert near.median() < 0.05
 
 
-def test_worked_example_of_the_specification_the_decoder_adds_to_a_first_box():
-    """Equation 26.10, in logits: a head that adds nothing gives the box it began with."""
+def test_the_decoder_adds_to_the_initial_box_in_logits():
+    """A head that adds nothing gives the box it began with."""
     torch.manual_seed(0)
     head = build_head(SMALL, CHANNELS, STRIDES, 3).eval()
     assert isinstance(head, RtdetrHead)

@@ -1,4 +1,4 @@
-"""YOLO v1 to v5: decoding by hand and by round trips, order of the rows, the worked numbers of chapters 24 and 28."""
+"""YOLO v1 to v5: decoding by hand and by round trips, order of the rows, worked numbers."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_13_cells_of_32_pixels_with_3_boxes_are_43095_numbers_as_in_24_15_to_24_
     torch.testing.assert_close(((output.cell_xy + 1) * output.strides).amax(dim=0), torch.tensor([416.0, 416.0]))
 
 
-def test_the_forward_pass_of_section_24_6_has_10647_boxes_and_not_the_printed_13182():
+def test_a_forward_pass_at_416_pixels_has_10647_boxes():
     with torch.device("meta"):
         backbone = CSPDarknet(CSPDarknetConfig(width=0.5))
         features = backbone(torch.zeros(1, 3, 416, 416))
@@ -260,7 +260,7 @@ def test_the_forward_pass_of_section_24_6_has_10647_boxes_and_not_the_printed_13
     assert printed - right == 2_028 + 507
 
 
-def test_the_two_classes_of_section_28_1_1_need_21_channels_and_not_the_printed_255():
+def test_two_classes_need_21_channels():
     anchors = (((10, 13), (16, 30), (33, 23)),)
     config = YoloGridHeadConfig(version="v3", anchors=anchors)
     right, printed = 3 * (5 + 2), 255
@@ -268,7 +268,7 @@ def test_the_two_classes_of_section_28_1_1_need_21_channels_and_not_the_printed_
     assert channels_of(YoloGridHead(config, (512,), (32,), 80)) == [printed]
 
 
-def test_the_box_of_section_28_1_3():
+def test_a_decoded_box_by_hand():
     output = one_row("v3", [0.1, 0.2, 0.5, 0.6], cell=[6, 6], stride=32, prior=[16, 16])
     cx, cy, width, height = output.boxes_cxcywh[0, 0].tolist()
     assert (cx / 32, cy / 32) == pytest.approx((6.525, 6.550), abs=5e-4)

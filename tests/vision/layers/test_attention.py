@@ -100,7 +100,7 @@ def test_heads_must_divide_the_width():
 
 
 def test_the_scale_is_the_width_of_a_head():
-    """Specification 28.2.4 prints sqrt(256); with 8 heads it is sqrt(32), the width of one head."""
+    """With 8 heads and width 256 the scale is that of sqrt(32), the width of one head."""
     attention = MultiHeadAttention(256, 8)
     for projection in (attention.project_query, attention.project_key):
         nn.init.eye_(projection.weight)

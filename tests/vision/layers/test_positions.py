@@ -58,7 +58,7 @@ def test_other_widths_are_refused(positions):
 
 
 def test_places_by_token_number_are_not_places_in_the_image():
-    """Specification 28.14 numbers the 300 tokens; its waves cannot tell a step down from twenty steps right."""
+    """Numbering all 300 tokens would not do: its waves cannot tell a step down from twenty steps right."""
     i, num_columns, j = 45, 20, 3
     printed = math.sin(i / 10_000 ** (2 * j / 256))
     row, column = divmod(i, num_columns)

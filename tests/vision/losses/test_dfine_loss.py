@@ -56,9 +56,18 @@ def some_output(bins: EdgeBins, num_layers: int = 3, denoising: DenoisingPredict
     generator = torch.Generator().manual_seed(9)
     references = 0.2 + 0.3 * torch.rand(2, NUM_QUERIES, 4, generator=generator)
     *before, last = (edge_predictions(seed, bins, references) for seed in range(num_layers))
-    first = QueryPredictions(last.logits.detach(), references)
-    auxiliary = (*before, first)
-    return DfineOutput(last.logits, last.boxes_cxcywh_norm, "sigmoid", INPUT_HW, auxiliary, denoising, last, bins)
+    initial = QueryPredictions(last.logits.detach(), references)
+    return DfineOutput(
+        last.logits,
+        last.boxes_cxcywh_norm,
+        "sigmoid",
+        INPUT_HW,
+        layers=tuple(before),
+        denoising=denoising,
+        initial=initial,
+        final=last,
+        bins=bins,
+    )
 
 
 def test_localisation_is_the_cross_entropy_of_the_two_bins_around_the_distance(bins):
@@ -137,8 +146,8 @@ def test_the_parts_are_what_is_added_up(bins):
     assert set(losses) == {"total", "class", "l1", "giou", "edges", "auxiliary", "distillation"}
     torch.testing.assert_close(losses["total"], sum(value for name, value in losses.items() if name != "total"))
     losses["total"].backward()
-    assert output.edges is not None
-    for layer in (output.edges, *output.auxiliary[:2]):
+    assert output.final is not None
+    for layer in (output.final, *output.layers):
         assert isinstance(layer, EdgePredictions)
         assert layer.edge_logits.grad is not None
         assert layer.edge_logits.grad.isfinite().all()
@@ -153,8 +162,8 @@ def test_edges_and_distillation_by_a_plain_loop(bins):
         loss.match(output, targets_of(wanted)).matches, BatchTargets.of(targets_of(wanted), INPUT_HW), NUM_QUERIES
     )
     pairs = {int(query): int(target) for query, target in zip(matches.query_index, matches.target_index, strict=True)}
-    edges = output.edges
-    student = output.auxiliary[0]
+    edges = output.final
+    student = output.layers[0]
     assert isinstance(edges, EdgePredictions)
     assert isinstance(student, EdgePredictions)
     located, taught, others = 0.0, [], []
@@ -192,7 +201,7 @@ def test_transformers_computes_the_same_of_one_layer(bins):
     loss = DfineLoss(ONLY_EDGES)
     matched = loss.match(output, targets)
     union = union_of_matches(matched.matches, matched.targets, NUM_QUERIES)
-    student, teacher = output.auxiliary[0], output.edges
+    student, teacher = output.layers[0], output.final
     assert isinstance(student, EdgePredictions)
     assert teacher is not None
     theirs = DFineLoss(transformers.DFineConfig(num_labels=NUM_CLASSES)).loss_local(

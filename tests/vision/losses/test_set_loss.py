@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_refused():
         SetLoss()(some_output("softmax"), some_targets(2, 0, 3))
 
 
-def test_the_example_of_the_specification():
+def test_a_worked_example():
     """28.2.7: focal loss 0.009 for p = 0.8, and 5 x 0.2 + 2 x 0.009 = 1.018. DETR itself has cross entropy, 0.223."""
     focal = -((1 - 0.8) ** 2) * torch.tensor(0.8).log().item()
     assert focal == pytest.approx(0.009, abs=1e-4)

@@ -324,7 +324,7 @@ def test_half_precision_output_gives_single_precision_losses_near_the_full_ones(
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="targets for 2 images, got 1"):
         YoloLoss(YoloV3LossConfig())(random_output("v3", 2), [BOXES])
-    with pytest.raises(ConfigError, match="head is v3 and wants yolo_v3, got yolo_v1"):
+    with pytest.raises(ConfigError, match="head is v3 and takes yolo_v3, got yolo_v1"):
         YoloLoss(YoloV1LossConfig())(random_output("v3", 1), [BOXES])
     with pytest.raises(ConfigError, match=r"level_balance: expected 3 numbers, got 2"):
         YoloLoss(YoloV5LossConfig(level_balance=(1.0, 1.0)))(random_output("v5", 1), [BOXES])
@@ -340,8 +340,8 @@ def test_every_version_of_the_head_gets_its_loss(version):
         build_loss(YoloxLossConfig(), head)
 
 
-def box_of_section_28_1(class_probabilities: tuple[float, ...], width: float, height: float, confidence: float):
-    """v1 on 416 x 416 with 13 x 13 cells: the box of the section in the middle of the person's cell, nothing else."""
+def one_predicted_box(class_probabilities: tuple[float, ...], width: float, height: float, confidence: float):
+    """v1 on 416 x 416 with 13 x 13 cells: one box in the middle of the person's cell, nothing else."""
     head = build_head(YoloGridHeadConfig(version="v1", boxes_per_cell=1), [4], [32], len(class_probabilities)).eval()
     fresh = head([torch.zeros(1, 4, 13, 13)])
     row = 6 * 13 + 6
@@ -357,25 +357,25 @@ PERSON = BoxTargets(torch.tensor([[168.0, 168.0, 248.0, 248.0]]), torch.tensor([
 
 
 def test_the_localisation_loss_of_28_1_4_is_27_1_and_not_the_printed_2_8():
-    output = box_of_section_28_1((0.8, 0.1, 0.1), 26.38, 29.15, confidence=0.9)
+    output = one_predicted_box((0.8, 0.1, 0.1), 26.38, 29.15, confidence=0.9)
     losses = YoloLoss(YoloV1LossConfig())(output, [PERSON])
     # Our sizes are shares of the 416 pixels, the book's are pixels; both weigh the sum by 5.
     localisation, printed = losses["box"].item() / 5 * 416, 2.8
     assert localisation == pytest.approx((26.38**0.5 - 80**0.5) ** 2 + (29.15**0.5 - 80**0.5) ** 2, rel=1e-4)
     assert localisation == pytest.approx(27.1, abs=0.05)
     assert localisation - printed > 24
-    rounded = YoloLoss(YoloV1LossConfig())(box_of_section_28_1((0.8, 0.1, 0.1), 26, 29, 0.9), [PERSON])
+    rounded = YoloLoss(YoloV1LossConfig())(one_predicted_box((0.8, 0.1, 0.1), 26, 29, 0.9), [PERSON])
     assert rounded["box"].item() / 5 * 416 == pytest.approx(27.5, abs=0.05)
 
 
 def test_the_other_terms_of_28_1_4_and_the_total_of_28_1_5_which_is_135_and_not_14_06():
-    right_box = box_of_section_28_1((0.8, 0.1, 0.1), 80, 80, confidence=0.9)
+    right_box = one_predicted_box((0.8, 0.1, 0.1), 80, 80, confidence=0.9)
     losses = YoloLoss(YoloV1LossConfig())(right_box, [PERSON])
     # Confidence is to be the overlap, 1 for this box: (0.9 - 1)^2.
     assert losses["objectness"].item() == pytest.approx(0.01, rel=1e-3)
     # The printed 0.05 has two classes whose scores leave a tenth over; a softmax gives it to a third one.
     assert losses["class"].item() - 0.1**2 == pytest.approx(0.05, rel=1e-3)
-    wrong_box = YoloLoss(YoloV1LossConfig())(box_of_section_28_1((0.8, 0.1, 0.1), 26.38, 29.15, 0.9), [PERSON])
+    wrong_box = YoloLoss(YoloV1LossConfig())(one_predicted_box((0.8, 0.1, 0.1), 26.38, 29.15, 0.9), [PERSON])
     right = wrong_box["box"].item() * 416 + losses["objectness"].item() + losses["class"].item() - 0.1**2
     assert right == pytest.approx(5 * 27.08 + 0.06, abs=0.3)
     printed = 14.06

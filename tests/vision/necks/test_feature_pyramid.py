@@ -1,4 +1,4 @@
-"""The feature pyramid: the specification's equations by hand, torchvision's pyramid as the second opinion."""
+"""The feature pyramid: by hand, torchvision's pyramid as the second opinion."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_two_sizes_in_one_process_do_not_disturb_each_other():
         torch.testing.assert_close(ours, again, rtol=0, atol=0)
 
 
-def test_worked_example_of_the_specification_attention_sees_the_coarsest_level_only():
+def test_attention_sees_the_coarsest_level_only():
     """Section 26.2.1: of a 640 x 640 image 400 tokens take part instead of 8400, a 441st part of the pairs."""
     tokens = [(640 // stride) ** 2 for stride in (8, 16, 32)]
     assert (sum(tokens), tokens[-1]) == (8400, 400)

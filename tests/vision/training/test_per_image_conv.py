@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from handeye.vision.losses.classification import binary_cross_entropy
+from handeye.vision.losses.loss_terms import binary_cross_entropy
 from handeye.vision.training.bit_equality import PerImageConv2d, deterministic_gradients
 
 

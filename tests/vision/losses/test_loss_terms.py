@@ -1,19 +1,65 @@
-"""Classification losses: limits, torch as second opinion, slopes."""
+"""Loss terms: zero for the right box, descent finds it; class terms by formula, limits, gradients."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from torch.nn import functional
-from torchvision.ops import sigmoid_focal_loss
 
-from handeye.vision.losses.classification import binary_cross_entropy, focal_loss, smooth_labels, varifocal_loss
+from handeye.vision.boxes.iou import aligned_ciou
+from handeye.vision.losses.loss_terms import (
+    binary_cross_entropy,
+    giou_loss,
+    l1_loss,
+    smooth_labels,
+    squared_iou_loss,
+    varifocal_loss,
+)
+
+
+def ciou_loss(boxes_xyxy, targets_xyxy):
+    """The box loss of YOLO v4 and v5."""
+    return 1 - aligned_ciou(boxes_xyxy, targets_xyxy)
+
+
+OVERLAP_LOSSES = [squared_iou_loss, giou_loss, ciou_loss]
+TARGET = torch.tensor([[10.0, 20.0, 50.0, 60.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("loss", [*OVERLAP_LOSSES, l1_loss])
+def test_the_right_box_costs_nothing_and_others_something(loss):
+    assert loss(TARGET, TARGET).item() == pytest.approx(0, abs=1e-9)
+    assert loss(TARGET + 3, TARGET).item() > 0.01
+
+
+def test_squared_iou_by_hand():
+    # Half of the box: IoU 1/2, loss 3/4.
+    half = torch.tensor([[10.0, 20.0, 30.0, 60.0]], dtype=torch.float64)
+    assert squared_iou_loss(half, TARGET).item() == pytest.approx(0.75)
+
+
+def test_l1_sums_the_four_differences():
+    assert l1_loss(TARGET + torch.tensor([1.0, -2.0, 3.0, -4.0]), TARGET).item() == pytest.approx(10)
+
+
+@pytest.mark.parametrize("loss", OVERLAP_LOSSES)
+def test_descent_finds_the_box(loss):
+    box = torch.tensor([[14.0, 12.0, 42.0, 70.0]], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([box], lr=0.5)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(box, TARGET).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(box.detach(), TARGET, rtol=0, atol=1.0)
+
+
+@pytest.mark.parametrize("loss", [*OVERLAP_LOSSES, l1_loss])
+def test_no_boxes_give_no_losses(loss):
+    nothing = torch.zeros(0, 4)
+    assert loss(nothing, nothing).shape == (0,)
+
 
 LOGITS = torch.linspace(-6, 6, 12, dtype=torch.float64).view(3, 4)
 TARGETS = (torch.arange(12, dtype=torch.float64) % 3 / 2).view(3, 4)
-YES_OR_NO = (torch.arange(12, dtype=torch.float64) % 2).view(3, 4)
 
 
 def test_cross_entropy_is_the_textbook_formula():
@@ -27,31 +73,10 @@ def test_cross_entropy_of_huge_logits_is_finite():
     torch.testing.assert_close(values, torch.tensor([1e4, 1e4]))
 
 
-def test_focal_loss_agrees_with_torchvision():
-    expected = sigmoid_focal_loss(LOGITS, YES_OR_NO, alpha=0.25, gamma=2)
-    torch.testing.assert_close(focal_loss(LOGITS, YES_OR_NO), expected)
-
-
-def test_focal_loss_without_focus_is_half_the_cross_entropy():
-    expected = functional.binary_cross_entropy_with_logits(LOGITS, TARGETS, reduction="none") / 2
-    torch.testing.assert_close(focal_loss(LOGITS, TARGETS, alpha=0.5, gamma=0.0), expected)
-
-
-def test_focal_loss_of_the_undecided_by_hand():
-    # p = 1/2: alpha * (1/2)^2 * log 2.
-    value = focal_loss(torch.tensor([0.0]), torch.tensor([1.0]))
-    assert value.item() == pytest.approx(0.25 * 0.25 * math.log(2))
-
-
-def test_easy_answers_weigh_less_the_stronger_the_focus():
-    easy, right = torch.tensor([4.0]), torch.tensor([1.0])
-    values = [focal_loss(easy, right, gamma=gamma).item() for gamma in (0.0, 1.0, 2.0, 5.0)]
-    assert values == sorted(values, reverse=True)
-
-
-@pytest.mark.parametrize("loss", [binary_cross_entropy, focal_loss])
-def test_slopes_agree_with_finite_differences(loss):
-    assert torch.autograd.gradcheck(lambda logits: loss(logits, TARGETS), LOGITS.clone().requires_grad_())
+def test_slopes_agree_with_finite_differences():
+    assert torch.autograd.gradcheck(
+        lambda logits: binary_cross_entropy(logits, TARGETS), LOGITS.clone().requires_grad_()
+    )
 
 
 OVERLAPS = torch.tensor([[0.7, 0.0, 0.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
