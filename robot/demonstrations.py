@@ -30,14 +30,13 @@ from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
 from handeye.robot.pick import PickConfig, PickStation, build_task, load_detector, map_in_workers
 from handeye.robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.faults import MIXED, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.scene import arm_addresses
 from handeye.robot.simulator.success import PickTaskJudge
 from handeye.robot.timing import StageTimer
-from handeye.robot.types import NUM_JOINTS, ActionChunk
+from handeye.robot.types import ACTION_KEY, NUM_JOINTS, STATE_KEY, ActionChunk
 from handeye.vision.errors import DatasetError, UserError
 from handeye.vision.runtime.video_writer import VideoWriter
 

@@ -10,6 +10,12 @@ from jaxtyping import Float, Float32, UInt8
 
 NUM_JOINTS = 6
 
+STATE_KEY = "observation.state"
+ENVIRONMENT_KEY = "observation.environment_state"
+IMAGE_PREFIX = "observation.images."
+ACTION_KEY = "action"
+"""Keys of states, images and actions in data sets and exported policies: those of LeRobot."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:

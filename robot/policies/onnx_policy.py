@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from handeye.robot.errors import PolicyInputError
+from handeye.robot.types import ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.config import Config
 from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.engines import EngineChoice, Precision, Session, open_session
@@ -130,16 +131,6 @@ def resize_image(image_rgb: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int]
     resized = cv2.resize(image_rgb, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
     return resized.astype(np.uint8, copy=False)
 
-
-# What a learned policy sees and says: the names and sizes of its numbers, and the contract inside its exported file.
-#
-# The keys are those of LeRobot's data sets, so that a policy and the demonstrations it learnt from speak one
-# language.
-
-STATE_KEY = "observation.state"
-ENVIRONMENT_KEY = "observation.environment_state"
-IMAGE_PREFIX = "observation.images."
-ACTION_KEY = "action"
 
 METADATA_KEY = "handeye-policy"
 """Where an ONNX file holds its manifest; detectors use another key, so that neither is taken for the other."""

@@ -165,7 +165,7 @@ class PickScript:
         yield from self._place()
         return (yield from self._verify())
 
-    # RecentHits -----------------------------------------------------------------------------------------------------------
+    # Look -----------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Script[Track | None]:
         """The object, seen from home or from one of the closer views; None when none shows it.
@@ -348,7 +348,7 @@ class PickScript:
     # Verify ---------------------------------------------------------------------------------------------------------
 
     def _verify(self) -> Script[FailureReason | None]:
-        """RecentHits into the place; if the object is not seen there, look whether it still is on the table."""
+        """Look into the place; if the object is not seen there, look whether it still is on the table."""
         self.stage = Stage.VERIFY
         if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
             return None

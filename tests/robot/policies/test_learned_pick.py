@@ -26,17 +26,10 @@ from handeye.robot.policies.learned_pick import (
     load_pick_network,
     require_fit,
 )
-from handeye.robot.policies.onnx_policy import (
-    ENVIRONMENT_KEY,
-    OUTPUT_NAME,
-    STATE_KEY,
-    OnnxPolicy,
-    PolicyManifest,
-    PolicySignature,
-    StateStatistics,
-)
+from handeye.robot.policies.onnx_policy import OUTPUT_NAME, OnnxPolicy, PolicyManifest, PolicySignature, StateStatistics
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.timing import StageTimer
+from handeye.robot.types import ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.errors import ModelFileError
 from tests.robot.learning.expert_network import ExpertNetwork
 from tests.robot.learning.small_policy import untrained_pick_policy

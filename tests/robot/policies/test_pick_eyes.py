@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, PictureSize
+from handeye.robot.demonstration_sink import SCENE, WRIST, DemonstrationSink, PictureSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
 from handeye.robot.policies.learned_pick import ImageBuffer, LearnedPick, LearnedPickConfig
@@ -16,7 +16,7 @@ from handeye.robot.policies.onnx_policy import resize_image
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.objects import CUBE_CLASSES
 from handeye.robot.timing import StageTimer
-from handeye.robot.types import Frame, JointState, Observation
+from handeye.robot.types import ACTION_KEY, STATE_KEY, Frame, JointState, Observation
 from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.test_scripted_policy import TASK
@@ -61,11 +61,11 @@ def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode(
         )
         station.run(5, sinks=[sink])
     columns = sink.episode().columns
-    rows = len(columns[ACTION])
+    rows = len(columns[ACTION_KEY])
     assert rows >= 5
     np.testing.assert_array_equal(columns["frame_stamp_s"], columns["stamp_s"])
     told = [STATE_NAMES.index(name) for name in TOLD]
-    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE][:, told])
+    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE_KEY][:, told])
     for key in watcher.image_keys:
         seen = [resize_image(images[key], (SIZE.height, SIZE.width)) for images in watcher.images[:rows]]
         np.testing.assert_array_equal(np.array(seen), columns[key])
