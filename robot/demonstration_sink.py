@@ -1,7 +1,7 @@
-"""Turns the ticks of an episode into a demonstration: states and actions at the policy's rate, pictures where wanted.
+"""Record the ticks of an episode as a demonstration: states and actions at the policy's rate, with or without images.
 
-It watches whatever moves the arm: an expert, a script, a learned policy or a hand on a real one. The action of a row
-is the set-point that was commanded one policy period after the row's state, so that a policy learns to lead.
+Any policy can be recorded. The action of a row is the set-point that was commanded one policy period after the row's
+state, so that a trained policy leads the arm.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ OLDEST_S = 100.0
 """Ages above this are written as this: an unknown cube has no age."""
 
 SceneView = Callable[[], UInt8[np.ndarray, "h w 3"]]
-"""A picture of the cell from outside, now."""
+"""Gives an image of the scene camera, now."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureSize:
-    """Height and width of recorded pictures, px; both even, because videos need that."""
+class ImageSize:
+    """Height and width of recorded images, px; both even, because videos need that."""
 
     height: int
     width: int
 
 
-def demonstration_features(pictures: PictureSize | None) -> dict[str, Feature]:
-    """What a demonstration of picking holds; with `pictures` also both cameras and the wrist's depth."""
+def demonstration_features(image_size: ImageSize | None) -> dict[str, Feature]:
+    """What a demonstration of picking holds; with `image_size` also both cameras and the wrist's depth."""
     features = {
         STATE_KEY: numbers(STATE_NAMES),
         ACTION_KEY: numbers(ACTION_NAMES),
@@ -47,16 +47,16 @@ def demonstration_features(pictures: PictureSize | None) -> dict[str, Feature]:
         "cube_age_s": Feature("float32", (1,)),
         "seed": Feature("int64", (1,)),
     }
-    if pictures is None:
+    if image_size is None:
         return features
-    size = (pictures.height, pictures.width)
+    size = (image_size.height, image_size.width)
     return features | {WRIST: colour_video(*size), SCENE: colour_video(*size), WRIST_DEPTH: depth_image(*size)}
 
 
 class DemonstrationSink:
     """Collects one episode as a tick sink; `episode` gives it. Make a new one for each episode.
 
-    policy_hz must divide the control rate: UserError otherwise. `scene` is needed with `pictures`.
+    policy_hz must divide the control rate: UserError otherwise. `scene` is needed with `image_size`.
     """
 
     def __init__(
@@ -66,36 +66,36 @@ class DemonstrationSink:
         *,
         policy_hz: float,
         seed: int,
-        pictures: PictureSize | None = None,
+        image_size: ImageSize | None = None,
         scene: SceneView | None = None,
     ) -> None:
         self._ticks_per_row = ticks_per_row(cell.control_hz, policy_hz)
         self._task = task
         self._seed = seed
-        self._pictures = pictures
+        self._image_size = image_size
         self._scene = scene
         self._reader = PickStateReader(cell)
         self._reader.reset(task)
-        self._rows: dict[str, list] = {key: [] for key in demonstration_features(pictures)}
+        self._rows: dict[str, list] = {key: [] for key in demonstration_features(image_size)}
         self._num_ticks = 0
         self._tracks: tuple[Track, ...] = ()
         self._frame: Frame | None = None
         self._scene_rgb: np.ndarray | None = None
-        self._opening_asked_m: float | None = None
+        self._opening_command_m: float | None = None
 
     def write(self, tick: Tick) -> None:
-        """Take note of one tick."""
+        """Take in one tick."""
         if tick.percept is not None:
             self._tracks, self._frame = tick.percept.tracks, tick.percept.frame
-            self._scene_rgb = None if self._scene is None or self._pictures is None else self._scene()
+            self._scene_rgb = None if self._scene is None or self._image_size is None else self._scene()
         if self._num_ticks % self._ticks_per_row == 0:
             self._add_row(tick)
         self._num_ticks += 1
-        self._opening_asked_m = tick.decision.gripper_allowed_m
+        self._opening_command_m = tick.decision.gripper_command_m
 
     def episode(self) -> Episode:
         """What has been collected; the last state, which no action followed, is left out."""
-        features = demonstration_features(self._pictures)
+        features = demonstration_features(self._image_size)
         length = len(self._rows[ACTION_KEY])
         columns = {
             key: np.array(self._rows[key][:length], features[key].array_dtype).reshape(length, *feature.array_shape)
@@ -105,18 +105,18 @@ class DemonstrationSink:
 
     def _add_row(self, tick: Tick) -> None:
         if self._num_ticks:
-            self._rows[ACTION_KEY].append(np.append(tick.qpos_sent, tick.decision.gripper_allowed_m))
-        asked_m = tick.joints.gripper_opening_m if self._opening_asked_m is None else self._opening_asked_m
-        state = self._reader.read(Observation(tick.joints, None, self._tracks, tick.stamp_s), asked_m)
+            self._rows[ACTION_KEY].append(np.append(tick.qpos_command, tick.decision.gripper_command_m))
+        opening_m = tick.joints.gripper_opening_m if self._opening_command_m is None else self._opening_command_m
+        state = self._reader.read(Observation(tick.joints, None, self._tracks, tick.stamp_s), opening_m)
         self._rows[STATE_KEY].append(state.vector())
         self._rows["stamp_s"].append(tick.stamp_s)
         self._rows["frame_stamp_s"].append(tick.stamp_s if self._frame is None else self._frame.stamp_s)
         self._rows["cube_age_s"].append(min(state.cube_age_s, OLDEST_S))
         self._rows["seed"].append(self._seed)
-        if self._pictures is not None and self._frame is not None and self._scene_rgb is not None:
-            self._rows[WRIST].append(shrink(self._frame.image_rgb, self._pictures))
-            self._rows[SCENE].append(shrink(self._scene_rgb, self._pictures))
-            self._rows[WRIST_DEPTH].append(depth_to_mm(self._frame.depth_m, self._pictures))
+        if self._image_size is not None and self._frame is not None and self._scene_rgb is not None:
+            self._rows[WRIST].append(shrink(self._frame.image_rgb, self._image_size))
+            self._rows[SCENE].append(shrink(self._scene_rgb, self._image_size))
+            self._rows[WRIST_DEPTH].append(depth_to_mm(self._frame.depth_m, self._image_size))
 
 
 def ticks_per_row(control_hz: float, policy_hz: float) -> int:
@@ -127,12 +127,12 @@ def ticks_per_row(control_hz: float, policy_hz: float) -> int:
     return round(ratio)
 
 
-def shrink(image_rgb: UInt8[np.ndarray, "h w 3"], size: PictureSize) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The picture at the recorded size, each pixel the mean of what it covers."""
+def shrink(image_rgb: UInt8[np.ndarray, "h w 3"], size: ImageSize) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The image at the recorded size, each pixel the mean of what it covers."""
     return np.asarray(cv2.resize(image_rgb, (size.width, size.height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def depth_to_mm(depth_m: np.ndarray, size: PictureSize) -> UInt16[np.ndarray, "h2 w2"]:
+def depth_to_mm(depth_m: np.ndarray, size: ImageSize) -> UInt16[np.ndarray, "h2 w2"]:
     """Depth at the recorded size in whole mm, 0 for no reading; readings are picked, not averaged over edges."""
     small = cv2.resize(depth_m, (size.width, size.height), interpolation=cv2.INTER_NEAREST)
     return np.round(np.nan_to_num(1000.0 * small, nan=0.0).clip(0, 65535)).astype(np.uint16)

@@ -24,10 +24,10 @@ from handeye.robot.control.episode import EpisodeResult, Judgement
 from handeye.robot.datasets.format import Episode
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.writer import EpisodeWriter
-from handeye.robot.demonstration_sink import DemonstrationSink, PictureSize, demonstration_features, ticks_per_row
+from handeye.robot.demonstration_sink import DemonstrationSink, ImageSize, demonstration_features, ticks_per_row
 from handeye.robot.interfaces import Policy
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.motion.set_points import interpolate_chunk
 from handeye.robot.pick import PickConfig, PickStation, build_task, load_detector, map_in_workers
 from handeye.robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
@@ -68,7 +68,7 @@ class Played:
 class Recorder:
     """Plays episodes in one process; use `play` inside `with`."""
 
-    def __init__(self, config: RecordConfig, detector: Path, pictures: PictureSize | None) -> None:
+    def __init__(self, config: RecordConfig, detector: Path, pictures: ImageSize | None) -> None:
         self._config = config
         self._pictures = pictures
         self._station = PickStation(config, load_detector(config, detector), self._build_policy)
@@ -88,7 +88,7 @@ class Recorder:
             build_task(config),
             policy_hz=config.expert.policy_hz,
             seed=seed,
-            pictures=self._pictures,
+            image_size=self._pictures,
             scene=self._station.cell.see_scene,
         )
         result = self._station.run(seed, sinks=[sink])
@@ -98,7 +98,7 @@ class Recorder:
         return ExpertPolicy(self._config.cell, self._config.expert, seed=seed)
 
 
-def open_recording(config: RecordConfig, folder: Path, detector: Path, pictures: PictureSize | None) -> EpisodeWriter:
+def open_recording(config: RecordConfig, folder: Path, detector: Path, pictures: ImageSize | None) -> EpisodeWriter:
     """The data set to record into, new or begun.
 
     Raises DatasetError when it holds other episodes or was begun with another configuration or detector, and UserError
@@ -129,7 +129,7 @@ def next_seed(writer: EpisodeWriter, first_seed: int) -> int:
 
 
 def play_episodes(
-    config: RecordConfig, seeds: Sequence[int], detector: Path, pictures: PictureSize | None, *, workers: int
+    config: RecordConfig, seeds: Sequence[int], detector: Path, pictures: ImageSize | None, *, workers: int
 ) -> Iterator[Played]:
     """The episodes in the order of `seeds`, shared among `workers` processes; stop iterating to stop playing."""
     load_detector(config, detector)
@@ -215,8 +215,8 @@ def _play(cell: SimulatedCell, recorded: Recorded, ticks: int, writer: VideoWrit
             states.append(np.append(joints.qpos, joints.gripper_opening_m))
             if writer is not None and row % every == 0:
                 writer.write(cell.film())
-        target = interpolate_chunk(chunk, start_s + tick * dt_s, Interpolation.CUBIC)
-        cell.arm.command(target.qpos, target.gripper_m)
+        set_point = interpolate_chunk(chunk, start_s + tick * dt_s)
+        cell.arm.command(set_point.qpos_target, set_point.gripper_target_m)
     return np.array(states)
 
 

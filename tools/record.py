@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from handeye.robot.datasets.writer import EpisodeWriter
-from handeye.robot.demonstration_sink import PictureSize
+from handeye.robot.demonstration_sink import ImageSize
 from handeye.robot.demonstrations import RecordConfig, next_seed, open_recording, play_episodes
 from handeye.robot.pick import SHIPPED_DETECTOR
 from handeye.robot.simulator.rendering import RendererKind
@@ -61,7 +61,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: expected 0 or more")
     config = _read_config(arguments, overrides)
-    pictures = PictureSize(config.picture_height, config.picture_width) if arguments.images else None
+    pictures = ImageSize(config.picture_height, config.picture_width) if arguments.images else None
     detector = arguments.detector or SHIPPED_DETECTOR
     writer = open_recording(config, arguments.output, detector, pictures)
     console = Console(highlight=False, soft_wrap=True)
@@ -89,7 +89,7 @@ def _record(
     config: RecordConfig,
     writer: EpisodeWriter,
     detector: Path,
-    pictures: PictureSize | None,
+    pictures: ImageSize | None,
     console: Console,
 ) -> Counter[str]:
     """Play until there are enough; the reasons of what was not kept, counted."""

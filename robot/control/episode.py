@@ -1,7 +1,7 @@
-"""One episode from reset to verdict: what happened, how long it took, and whether policy and judge agree.
+"""Run one episode: cycle time, gate violations, and success, which needs both the policy and the judge.
 
-Success needs both: the judge, who knows where the object really is, and the policy, which only has seen it. A policy
-that is right without knowing it, or sure without being right, has failed.
+The judge knows where the object really is, the policy only what it has seen. A policy that has succeeded without
+noticing, or reports a success that is none, has failed.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from handeye.robot.control.loop import ControlLoop, Tick
 from handeye.robot.interfaces import Outcome, PickTask
 
 EPISODE_TIMEOUT = "episode_timeout"
-"""The policy had come to no end when the episode's time was over."""
+"""The policy was still running when the episode timed out."""
 GATE_STOP = "gate"
-"""A gate stopped the arm for good; the reason code of the gate follows."""
+"""A gate latched the stop; the reason code of the gate follows."""
 WRONG_SUCCESS = "wrong_success"
-"""The policy believed in a success that the judge did not see."""
+"""The policy reported a success that the judge does not confirm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What really is: whether the task is done, and in words why not."""
+    """Ground truth: whether the task is done, and in words why not."""
 
     success: bool
     reason: str = ""
@@ -34,7 +34,7 @@ class Judgement:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Knows the truth of a finished episode. On hardware a person, in the simulator the physics."""
+    """Judges a finished episode by ground truth: in the simulator the physics, on hardware a person."""
 
     def __call__(self) -> Judgement:
         """Judge the present state of the cell."""
@@ -43,10 +43,10 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """One episode in figures. cycle_s is time of the episode's clock from reset to the policy's end.
+    """The result of one episode. cycle_s is the episode's clock from reset to the policy's end.
 
-    reason says why it is no success, None if it is. judge_reason is the judge's remark. gate_violations counts ticks
-    by reason code, stage_ms holds every measured duration by stage.
+    reason is why the episode failed, None if it succeeded, judge_reason the judge's. gate_violations counts ticks by
+    reason code, stage_ms holds every measured duration by stage.
     """
 
     seed: int
@@ -91,9 +91,9 @@ def run_episode(loop: ControlLoop, task: PickTask, judge: Judge, *, seed: int, t
 
 
 def failure_reason(tick: Tick, judgement: Judgement) -> str | None:
-    """Why the episode that ended with `tick` is no success; None if it is.
+    """Why the episode that ended with `tick` failed; None if it succeeded.
 
-    A stop by the gates comes first, then the policy's own reason, then that time ran out or the policy was wrong.
+    A stop by the gates comes first, then the policy's reason, then a timeout or a wrong success.
     """
     if tick.decision.is_latched:
         return f"{GATE_STOP}_{tick.decision.reasons[0].value}"

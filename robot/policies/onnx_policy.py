@@ -1,6 +1,7 @@
-"""A trained policy on the robot computer: an ONNX file behind one call, units in and units out, no torch.
+"""Load and run an exported policy from an ONNX file, without torch: units in, units out.
 
-Statistics, deltas and the preparation of images are inside the graph; what is left is to refuse what it never learnt.
+Normalization, deltas and image preprocessing are inside the graph; here its inputs are checked. The keys of inputs
+and outputs are those of LeRobot's data sets.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class OnnxPolicy:
         images: Mapping[str, np.ndarray],
         environment: Float[np.ndarray, " E"] | None = None,
     ) -> Float[np.ndarray, "T A"]:
-        """The chunk of absolute actions in units. Images are (H, W, 3) bytes in RGB, of any size in proportion.
+        """The chunk of absolute actions in units. Images are (H, W, 3) bytes in RGB, of any size with the same aspect.
 
         Raises PolicyInputError where a number is not finite, a camera is missing or a shape is another one.
         """
@@ -140,12 +141,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class PolicySignature(Config):
-    """Inputs and outputs of a policy, each number with a name; they follow from the demonstrations."""
+    """Inputs and outputs of a policy, each number with a name, as in its demonstrations."""
 
     state_names: Annotated[Names, Field(min_length=1)]
-    """What the robot knows of itself: joint angles in rad, gripper opening in m."""
+    """Proprioception: joint angles in rad, gripper opening in m."""
     environment_names: Names = ()
-    """What perception says of the task, positions in m in the base frame; may be empty."""
+    """Environment state from perception, positions in m in the base frame; may be empty."""
     cameras: Names = ()
     image_hw: tuple[PositiveInt, PositiveInt] = (120, 160)
     """Height and width to which every camera's image is brought."""
@@ -181,14 +182,14 @@ class StateStatistics(Config):
 
 
 class PolicyManifest(Config):
-    """Everything that the run time must know of an exported policy besides its graph."""
+    """The manifest of an exported policy: all that is needed to run it besides its graph."""
 
     format_version: Literal[1] = 1
     name: str = "policy"
     signature: PolicySignature
     chunk_size: PositiveInt
     state_statistics: StateStatistics | None = None
-    """What the policy has seen, so that a cell can tell whether it was taught there; files of before lack it."""
+    """Statistics of the training states, to check that a policy fits a cell; older files lack them."""
     graph_sha256: str
     """SHA-256 of the serialised graph with its weights."""
     made_by: str = ""

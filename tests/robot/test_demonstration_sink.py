@@ -1,4 +1,4 @@
-"""Ticks become rows: each action is what was sent a period after its state, and pictures keep colours and depth."""
+"""Ticks become rows: each action is what was sent a period after its state, and image_size keep colours and depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from handeye.robot.demonstration_sink import (
     WRIST,
     WRIST_DEPTH,
     DemonstrationSink,
-    PictureSize,
+    ImageSize,
     demonstration_features,
     depth_to_mm,
     shrink,
@@ -30,7 +30,7 @@ from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
 from tests.robot.policies.test_scripted_policy import TASK
 
 HOME = np.array(CELL.home_qpos)
-SIZE = PictureSize(4, 6)
+SIZE = ImageSize(4, 6)
 GREEN = np.full((8, 12, 3), (10, 200, 30), np.uint8)
 
 
@@ -56,16 +56,16 @@ def percept(stamp_s: float) -> Percept:
     return Percept(Frame(GREEN, depth_m, np.eye(3), stamp_s), np.eye(4), Detections.empty(("cube",)), (), (track,))
 
 
-def sink(pictures: PictureSize | None = None) -> DemonstrationSink:
+def sink(image_size: ImageSize | None = None) -> DemonstrationSink:
     return DemonstrationSink(
-        CELL, TASK, policy_hz=25.0, seed=7, pictures=pictures, scene=lambda: np.full((8, 12, 3), 90, np.uint8)
+        CELL, TASK, policy_hz=25.0, seed=7, image_size=image_size, scene=lambda: np.full((8, 12, 3), 90, np.uint8)
     )
 
 
-def collect(num_ticks: int, pictures: PictureSize | None = None) -> Episode:
-    collects = sink(pictures)
+def collect(num_ticks: int, image_size: ImageSize | None = None) -> Episode:
+    collects = sink(image_size)
     for number in range(num_ticks):
-        collects.write(tick(number, percept(number * DT_S) if number == 2 or pictures else None))
+        collects.write(tick(number, percept(number * DT_S) if number == 2 or image_size else None))
     return collects.episode()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -159,7 +161,7 @@ def _points_near(arm: PlacedArm, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(middles, 10) + rng.normal(0.0, 0.12, (10, 3))
 
 
-def _first_arm_hit(mujoco, scene, eye: np.ndarray, point: np.ndarray, is_arm: np.ndarray) -> bool:
+def _first_arm_hit(mujoco: Any, scene: Any, eye: np.ndarray, point: np.ndarray, is_arm: np.ndarray) -> bool:
     """Whether a ray from eye meets a geom of the arm before it has gone as far as the point."""
     way = point - eye
     length = float(np.linalg.norm(way))

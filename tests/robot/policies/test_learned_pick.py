@@ -151,7 +151,7 @@ def test_before_a_task_it_says_so() -> None:
 
 
 class FakeSession:
-    """PendingInference with zeros, or with whatever it is told."""
+    """An engine whose output is `answer` everywhere."""
 
     engine = "fake"
     num_threads = 1
@@ -184,7 +184,7 @@ def test_a_network_for_picking_in_this_cell_is_taken(signature: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"state_names": (*STATE_NAMES, "force")}, "its state has force; picking has qpos_1"),
         ({"action_names": ACTION_NAMES[:6]}, "its action is .*; picking has .* gripper_target_m"),
@@ -198,8 +198,8 @@ def test_a_network_for_picking_in_this_cell_is_taken(signature: dict[str, Any]) 
         ),
     ],
 )
-def test_what_was_taught_something_else_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ModelFileError, match=f"it: .*{told}"):
+def test_a_policy_trained_elsewhere_is_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=f"it: .*{message}"):
         require_fit(network(**changes), WorkCellConfig())
 
 

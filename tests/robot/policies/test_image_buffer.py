@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.demonstration_sink import SCENE, WRIST, DemonstrationSink, PictureSize
+from handeye.robot.demonstration_sink import SCENE, WRIST, DemonstrationSink, ImageSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
 from handeye.robot.policies.learned_pick import ImageBuffer, LearnedPick, LearnedPickConfig
@@ -21,15 +21,15 @@ from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.test_scripted_policy import TASK
 
-SIZE = PictureSize(60, 80)
-TOLD = (*STATE_NAMES[:7], "is_holding")
+SIZE = ImageSize(60, 80)
+TAKEN = (*STATE_NAMES[:7], "is_holding")
 
 
 class Watcher:
     """Fills `ChunkPredictor`: turns the first joint a little, and remembers what it was shown."""
 
     fps, chunk_size = 10, 4
-    state_names, action_names = TOLD, ACTION_NAMES
+    state_names, action_names = TAKEN, ACTION_NAMES
     environment_names = ()
     image_keys = (SCENE, WRIST)
 
@@ -57,15 +57,15 @@ def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode(
 
     with PickStation(config, lambda image_rgb: Detections.empty(CUBE_CLASSES), build) as station:
         sink = DemonstrationSink(
-            config.cell, build_task(config), policy_hz=10.0, seed=5, pictures=SIZE, scene=station.cell.see_scene
+            config.cell, build_task(config), policy_hz=10.0, seed=5, image_size=SIZE, scene=station.cell.see_scene
         )
         station.run(5, sinks=[sink])
     columns = sink.episode().columns
     rows = len(columns[ACTION_KEY])
     assert rows >= 5
     np.testing.assert_array_equal(columns["frame_stamp_s"], columns["stamp_s"])
-    told = [STATE_NAMES.index(name) for name in TOLD]
-    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE_KEY][:, told])
+    taken = [STATE_NAMES.index(name) for name in TAKEN]
+    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE_KEY][:, taken])
     for key in watcher.image_keys:
         seen = [resize_image(images[key], (SIZE.height, SIZE.width)) for images in watcher.images[:rows]]
         np.testing.assert_array_equal(np.array(seen), columns[key])
