@@ -1,4 +1,4 @@
-"""Ticks become rows: each action is what was sent a period after its state, and image_size keep colours and depth."""
+"""Ticks become rows: each action is what was sent a period after its state, and images keep colours and depth."""
 
 from __future__ import annotations
 
