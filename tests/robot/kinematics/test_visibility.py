@@ -1,4 +1,4 @@
-"""What the arm hides, told from the joints: beside the simulator's own rays, and by hand."""
+"""What the arm hides, by its joints: against the simulator's rays, and by hand."""
 
 from __future__ import annotations
 

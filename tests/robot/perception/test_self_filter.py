@@ -46,9 +46,9 @@ def worst_errors_m(course: Scenario, moments: slice) -> np.ndarray:
     for moment in course.moments[moments]:
         course.pose(moment)
         centres = np.array([object_pose(course.scene, item)[:3, 3] for item in course.scene.objects])
-        found, picture = boxes_of(course, renderer.segment(course.scene.data)), renderer.render(course.scene.data)
-        depth_m = np.where(np.isfinite(picture.depth_m), picture.depth_m, np.nan).astype(np.float32)
-        raw = Frame(picture.image_rgb, depth_m, course.camera.K, 0.0)
+        found, rendered = boxes_of(course, renderer.segment(course.scene.data)), renderer.render(course.scene.data)
+        depth_m = np.where(np.isfinite(rendered.depth_m), rendered.depth_m, np.nan).astype(np.float32)
+        raw = Frame(rendered.image_rgb, depth_m, course.camera.K, 0.0)
         arm = ArmShape(CELL).place(moment.qpos, moment.opening_m)
         filtered = without_arm(raw, course.T_base_camera, arm, found, CONFIG)
         positions = [

@@ -1,4 +1,4 @@
-"""Pictures on their way to a policy: in the loop it sees what the demonstrations of the same episode would show it."""
+"""Images on their way to a policy: the same in the loop as in a demonstration of the same episode."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Watcher:
         return rows
 
 
-def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode() -> None:
+def test_states_and_images_are_those_of_the_demonstration_of_the_same_episode() -> None:
     config = PickConfig.model_validate({"cell": {"control_hz": 100}, "timeout_s": 0.55})
     watcher = Watcher()
 
@@ -81,7 +81,7 @@ def look(stamp_s: float, shade: int | None) -> Observation:
     return Observation(joints, frame, (), stamp_s)
 
 
-def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
+def test_without_an_image_it_waits_and_then_runs_at_its_own_rate() -> None:
     watcher = Watcher()
     scene = np.zeros((6, 8, 3), np.uint8)
     cell = WorkCellConfig(control_hz=100.0)
@@ -96,7 +96,7 @@ def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
     assert all(images[SCENE] is scene for images in watcher.images)
     policy.reset(TASK)
     policy.act(look(1.0, None))
-    assert len(watcher.images) == 5, "it remembered a picture of the task before"
+    assert len(watcher.images) == 5, "it remembered an image of the task before"
 
 
 def test_a_camera_that_is_not_there_is_named() -> None:

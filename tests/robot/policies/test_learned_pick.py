@@ -1,4 +1,4 @@
-"""A network in the loop: acted out within bounds by every blending, and refused where it was taught something else."""
+"""A network in the loop: within bounds by every blending, and rejected where it was trained for something else."""
 
 from __future__ import annotations
 
