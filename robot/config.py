@@ -1,4 +1,4 @@
-"""What is known about the work cell before anything is seen: places, sizes, limits and where the camera sits.
+"""Configuration of the work cell: places, sizes, limits and camera mounting.
 
 A real cell knows these numbers from its drawing and its calibration; the simulator builds its scene from the same
 ones. Base frame = world frame: the arm's foot is the origin, z points up, the arm reaches over +x.
@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
+from handeye.robot.transforms import make_transform, quat_wxyz_to_rotation
 from handeye.vision.config import Config
 
 Vector2 = tuple[float, float]
@@ -39,15 +40,7 @@ class PoseConfig(Config):
 
     def matrix(self) -> Float[np.ndarray, "4 4"]:
         """The homogeneous matrix of the transform."""
-        w, x, y, z = self.quat_wxyz
-        transform = np.eye(4)
-        transform[:3, :3] = [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-        transform[:3, 3] = self.translation_m
-        return transform
+        return make_transform(quat_wxyz_to_rotation(np.array(self.quat_wxyz)), np.array(self.translation_m))
 
 
 class CameraConfig(Config):

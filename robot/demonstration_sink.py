@@ -18,11 +18,10 @@ from handeye.robot.control.loop import Tick
 from handeye.robot.datasets.format import Episode, Feature, colour_video, depth_image, numbers
 from handeye.robot.interfaces import PickTask
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES, PickStateReader
-from handeye.robot.types import Frame, Observation, Track
+from handeye.robot.types import ACTION_KEY, IMAGE_PREFIX, STATE_KEY, Frame, Observation, Track
 from handeye.vision.errors import UserError
 
-STATE, ACTION = "observation.state", "action"
-WRIST, SCENE, WRIST_DEPTH = "observation.images.wrist", "observation.images.scene", "depth.wrist"
+WRIST, SCENE, WRIST_DEPTH = IMAGE_PREFIX + "wrist", IMAGE_PREFIX + "scene", "depth.wrist"
 OLDEST_S = 100.0
 """Cap of the recorded age of a cube's last detection; also written while no cube is known."""
 
@@ -41,8 +40,8 @@ class ImageSize:
 def demonstration_features(image_size: ImageSize | None) -> dict[str, Feature]:
     """What a demonstration of picking holds; with `image_size` also both cameras and the wrist's depth."""
     features = {
-        STATE: numbers(STATE_NAMES),
-        ACTION: numbers(ACTION_NAMES),
+        STATE_KEY: numbers(STATE_NAMES),
+        ACTION_KEY: numbers(ACTION_NAMES),
         "stamp_s": Feature("float64", (1,)),
         "frame_stamp_s": Feature("float64", (1,)),
         "cube_age_s": Feature("float32", (1,)),
@@ -82,7 +81,7 @@ class DemonstrationSink:
         self._tracks: tuple[Track, ...] = ()
         self._frame: Frame | None = None
         self._scene_rgb: np.ndarray | None = None
-        self._opening_asked_m: float | None = None
+        self._opening_command_m: float | None = None
 
     def write(self, tick: Tick) -> None:
         """Record one tick."""
@@ -92,12 +91,12 @@ class DemonstrationSink:
         if self._num_ticks % self._ticks_per_row == 0:
             self._add_row(tick)
         self._num_ticks += 1
-        self._opening_asked_m = tick.decision.gripper_allowed_m
+        self._opening_command_m = tick.decision.gripper_command_m
 
     def episode(self) -> Episode:
         """The recorded episode, without the last state, which has no action."""
         features = demonstration_features(self._image_size)
-        length = len(self._rows[ACTION])
+        length = len(self._rows[ACTION_KEY])
         columns = {
             key: np.array(self._rows[key][:length], features[key].array_dtype).reshape(length, *feature.array_shape)
             for key, feature in features.items()
@@ -106,10 +105,10 @@ class DemonstrationSink:
 
     def _add_row(self, tick: Tick) -> None:
         if self._num_ticks:
-            self._rows[ACTION].append(np.append(tick.qpos_sent, tick.decision.gripper_allowed_m))
-        asked_m = tick.joints.gripper_opening_m if self._opening_asked_m is None else self._opening_asked_m
-        state = self._reader.read(Observation(tick.joints, None, self._tracks, tick.stamp_s), asked_m)
-        self._rows[STATE].append(state.vector())
+            self._rows[ACTION_KEY].append(np.append(tick.qpos_command, tick.decision.gripper_command_m))
+        opening_m = tick.joints.gripper_opening_m if self._opening_command_m is None else self._opening_command_m
+        state = self._reader.read(Observation(tick.joints, None, self._tracks, tick.stamp_s), opening_m)
+        self._rows[STATE_KEY].append(state.vector())
         self._rows["stamp_s"].append(tick.stamp_s)
         self._rows["frame_stamp_s"].append(tick.stamp_s if self._frame is None else self._frame.stamp_s)
         self._rows["cube_age_s"].append(min(state.cube_age_s, OLDEST_S))

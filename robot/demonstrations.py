@@ -28,17 +28,16 @@ from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.robot.demonstration_sink import DemonstrationSink, ImageSize, demonstration_features, ticks_per_row
 from handeye.robot.interfaces import Policy
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.motion.set_points import interpolate_chunk
 from handeye.robot.pick import PickConfig, PickStation, build_task, load_detector, map_in_workers
 from handeye.robot.policies.expert import ExpertPolicy, ExpertPolicyConfig
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.faults import MIXED, RandomFaultsConfig, sample_random_faults
 from handeye.robot.simulator.scene import arm_addresses
 from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer
-from handeye.robot.types import NUM_JOINTS, ActionChunk
+from handeye.robot.types import ACTION_KEY, NUM_JOINTS, STATE_KEY, ActionChunk
 from handeye.vision.errors import DatasetError, UserError
 from handeye.vision.runtime.video_writer import VideoWriter
 
@@ -216,8 +215,8 @@ def _run_actions(
             states.append(np.append(joints.qpos, joints.gripper_opening_m))
             if writer is not None and row % every == 0:
                 writer.write(cell.video_frame())
-        target = interpolate_chunk(chunk, start_s + tick * dt_s, Interpolation.CUBIC)
-        cell.arm.command(target.qpos, target.gripper_m)
+        set_point = interpolate_chunk(chunk, start_s + tick * dt_s)
+        cell.arm.command(set_point.qpos_target, set_point.gripper_target_m)
     return np.array(states)
 
 

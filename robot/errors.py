@@ -1,4 +1,4 @@
-"""What can go wrong on the robot side, as one family: catch RobotError to catch them all.
+"""Errors of the robot; all derive from RobotError.
 
     RobotError
     ├── TransformError            a matrix is not the rotation or transform that was asked for (also a ValueError)
@@ -61,7 +61,7 @@ class SingularityError(MotionPlanningError):
 
 
 class ActionError(RobotError):
-    """A policy's action chunk cannot be followed: it has no rows or no period, or there is none."""
+    """A policy's action chunk cannot be followed: it has no rows or no period."""
 
 
 class PolicyInputError(RobotError):

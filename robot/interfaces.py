@@ -1,12 +1,11 @@
-"""What decides: a policy turns observations into action chunks and says how far it has come.
+"""The protocols of the robot: Policy, Arm, Camera and Clock.
 
-A policy sees an `Observation` (joints, the newest frame, tracks) and nothing else. The scripted skill and a learned
-policy fill the same protocol, so the loop does not know which of them it runs.
+The control loop knows nothing else of its parts: scripted and learned policies, simulated and real arms and cameras
+implement the same protocols.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -34,7 +33,7 @@ class PickTask:
 
 
 class Outcome(Enum):
-    """Whether a policy is still at it, believes it has done its task, or has given up."""
+    """Whether a policy is running, reports success, or has given up."""
 
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -43,9 +42,9 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PolicyStatus:
-    """How far a policy has come, as far as it knows itself.
+    """How far a policy has come, by its own account.
 
-    stage names what it does now; reason says why it gave up and is None otherwise; attempts counts the grasps begun.
+    stage is what it does now, reason why it gave up (None otherwise), attempts the number of grasps begun.
     """
 
     stage: str
@@ -61,16 +60,16 @@ class PolicyStatus:
 
 @runtime_checkable
 class Policy(Protocol):
-    """Anything that decides. Deterministic: the same task and observations give the same chunks."""
+    """Turns observations into action chunks. Deterministic: the same task and observations give the same chunks."""
 
     def reset(self, task: PickTask) -> None:
         """Forget everything and begin `task` with the next observation."""
         ...
 
     def act(self, observation: Observation) -> ActionChunk:
-        """What to do from `observation.stamp_s` on; called once a tick, with strictly increasing stamps.
+        """The targets from `observation.stamp_s` on; called once a tick, with strictly increasing stamps.
 
-        A chunk may reach further than one tick: it is followed until the next call gives another. A policy whose
+        A chunk may reach further than one tick: each replaces the one before. A policy whose
         task is over gives a chunk that holds still. Raises RuntimeError before the first `reset`.
         """
         ...
@@ -79,9 +78,6 @@ class Policy(Protocol):
     def status(self) -> PolicyStatus:
         """The status after the latest `act`."""
         ...
-
-
-# What an arm must do, whether simulated or real. Drivers follow this protocol; nothing else knows which arm it is.
 
 
 @runtime_checkable
@@ -107,7 +103,7 @@ class Arm(Protocol):
         """The newest measured state, stamped with the time of its measurement; ArmError when none arrives."""
         ...
 
-    def command(self, qpos_target: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
+    def command(self, qpos_command: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
         """Send one set-point: joint angles in rad and the distance between the fingers in m.
 
         Returns the joint angles that were really sent (a driver may clamp to what its hardware accepts). Raises
@@ -120,16 +116,12 @@ class Arm(Protocol):
         ...
 
 
-# What every camera is to the rest of the program: a context that delivers the newest frame.
-#
-# Cameras never sleep for the sake of a rate: whoever ticks the loop decides when to read, through the clock.
-
-
 @runtime_checkable
 class Camera(Protocol):
     """A colour-and-depth camera. Entering opens the device, leaving closes it, also after an error.
 
-    The constructor only stores its arguments. Every failure of the device is a `robot.errors.CameraError`.
+    The constructor only stores its arguments. A camera never sleeps to keep a rate: the loop decides when to read.
+    Every failure of the device is a `robot.errors.CameraError`.
     """
 
     def __enter__(self) -> Camera:
@@ -155,14 +147,12 @@ class Camera(Protocol):
         ...
 
 
-# Time is an argument: whoever waits or stamps asks a Clock, so tests never sleep and a simulator can own time.
-#
-# Waiting is until an absolute stamp, never for a duration: a late tick then does not delay all that follow it.
-
-
 @runtime_checkable
 class Clock(Protocol):
-    """Seconds that never run backwards, from an arbitrary origin."""
+    """Monotonic time in seconds, from an arbitrary origin; tests and the simulator bring their own.
+
+    Waiting is until an absolute stamp, never for a duration: a late tick does not delay those after it.
+    """
 
     def now_s(self) -> float:
         """The present time, s."""
@@ -171,37 +161,3 @@ class Clock(Protocol):
     def wait_until(self, stamp_s: float) -> None:
         """Return as soon as now_s() >= stamp_s; at once when that time has passed already."""
         ...
-
-
-class MonotonicClock:
-    """The machine's monotonic clock, for real cameras and arms."""
-
-    def now_s(self) -> float:
-        """Seconds of time.monotonic."""
-        return time.monotonic()
-
-    def wait_until(self, stamp_s: float) -> None:
-        """Sleep until the absolute time `stamp_s`; a sleep that ends early is taken up again."""
-        while (remaining_s := stamp_s - time.monotonic()) > 0.0:
-            time.sleep(remaining_s)
-
-
-class ManualClock:
-    """Time that moves only when told to: waiting jumps to the deadline, `advance` plays the passing of work."""
-
-    def __init__(self, start_s: float = 0.0) -> None:
-        self._now_s = start_s
-
-    def now_s(self) -> float:
-        """The time last set by wait_until or advance, s."""
-        return self._now_s
-
-    def wait_until(self, stamp_s: float) -> None:
-        """Jump to `stamp_s`; a stamp in the past changes nothing."""
-        self._now_s = max(self._now_s, stamp_s)
-
-    def advance(self, duration_s: float) -> None:
-        """Let `duration_s` >= 0 pass, as work between two waits would."""
-        if not duration_s >= 0.0:
-            raise ValueError(f"time runs forwards only: expected a duration >= 0 s, got {duration_s}")
-        self._now_s += duration_s

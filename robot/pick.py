@@ -1,7 +1,7 @@
-"""The pick-and-place application in the simulator: its configuration, its parts put together, episodes in parallel.
+"""Pick-and-place episodes in the simulator: configuration, assembly of the cell, and a pool of worker processes.
 
-The only place where the loop meets the simulator. An episode depends on its seed and the configuration alone: not on
-the episodes before it, nor on how many processes share the work.
+The only place where the loop meets the simulator. An episode depends on its seed and the configuration alone, not on
+the episodes before it or the number of workers.
 """
 
 from __future__ import annotations
@@ -48,6 +48,11 @@ SHIPPED_DETECTOR = Path(__file__).parents[1] / "vision" / "weights" / "tabletop_
 """The detector that comes with the package."""
 SHIPPED_POLICY = Path(__file__).parent / "weights" / "pick_state.onnx"
 """The trained policy that comes with the package."""
+AHEAD = 2
+"""Episodes submitted for each worker: one that runs and one that waits, so that stopping early wastes little."""
+
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 class InferenceConfig(Config):
@@ -60,7 +65,7 @@ class InferenceConfig(Config):
 
 
 class PickConfig(Config):
-    """One pick-and-place cell with everything that runs in it."""
+    """A pick-and-place cell with everything that runs in it."""
 
     cell: WorkCellConfig = WorkCellConfig()
     simulator: SimulatorConfig = SimulatorConfig()
@@ -84,14 +89,14 @@ class PickConfig(Config):
         hold_age_s=0.15,
         stop_age_s=1.0,
     )
-    """The gates of the simulated cell. A real one must state its own."""
+    """The gates of the simulated cell. A real cell must set its limits."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """An episode ends after this time of its clock, whatever the policy says."""
+    """An episode ends after this time by its clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where episodes leave their files, each in a folder of its own; with `video` also film and contact sheet."""
+    """Where episodes write their files, one folder each; with `video` also a video and a contact sheet."""
 
     folder: Path
     video: bool
@@ -114,11 +119,11 @@ def build_task(config: PickConfig) -> PickTask:
 
 
 BuildPolicy = Callable[["PickStation", int, StageTimer], Policy]
-"""Makes the policy of an episode: for this station, from the episode's seed; the timer takes its times."""
+"""Builds the policy of an episode from the station, the episode's seed and the timer for its stages."""
 
 
 def build_skill(station: PickStation, seed: int, timer: StageTimer) -> Policy:
-    """The scripted skill; it draws nothing, so the seed does not matter."""
+    """The scripted skill; it is deterministic, so the seed does not matter."""
     return PickSkill(station.config.cell, station.config.skill)
 
 
@@ -147,9 +152,9 @@ class PickStation:
     def run(
         self, seed: int, *, output: Output | None = None, sinks: Sequence[TickSink] = (), faults: Sequence[Fault] = ()
     ) -> EpisodeResult:
-        """Episode `seed` from reset to verdict; `output` and `sinks` take note of it.
+        """Run episode `seed` from reset to judgement; `output` and `sinks` record it.
 
-        On the way happen `faults` and the random_faults that the configuration draws from the seed.
+        `faults` happen on the way, and those that the configuration's random_faults sample from the seed.
         """
         self.cell.reset(seed, [*faults, *sample_random_faults(self.config.random_faults, seed)])
         self._success_check.reset()
@@ -176,7 +181,7 @@ class PickStation:
         )
 
     def _build_loop(self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink]) -> ControlLoop:
-        """Everything that remembers is made anew, so that no episode knows of the one before."""
+        """Everything with state is built anew, so that episodes are independent."""
         config = self.config
         perception = Perception(
             self._detector,
@@ -221,27 +226,27 @@ def run_episodes(
     workers: int,
     policy: Path | None = None,
 ) -> Iterator[EpisodeResult]:
-    """The episodes in the order of `seeds`, one result after another, shared among `workers` processes.
+    """Run the episodes on `workers` processes; results come in the order of `seeds`.
 
     `detector` and `policy` are ONNX files; without a policy the scripted skill acts. Raises ModelFileError and
     MissingPackageError before the first episode.
     """
     open_station(config, detector, policy)
-    play = partial(PickStation.run, output=output)
-    yield from map_in_workers(open_station, (config, detector, policy), play, seeds, workers=workers)
+    run = partial(PickStation.run, output=output)
+    yield from map_in_workers(open_station, (config, detector, policy), run, seeds, workers=workers)
 
 
 def open_station(config: PickConfig, detector: Path, policy: Path | None = None) -> PickStation:
-    """A station with the detector of a file, and the policy of another or the scripted skill."""
+    """A station with a detector from a file, and a policy from another file or the scripted skill."""
     build_policy = build_skill if policy is None else build_learned(config, policy)
     return PickStation(config, load_detector(config, detector), build_policy)
 
 
 def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
-    """Makes policies out of an ONNX file, which is read once.
+    """Builds policies from an ONNX file, which is read once.
 
-    Raises ModelFileError and MissingPackageError; ConfigError for chunks that would come as late as this machine is
-    slow, by which an episode would depend on more than its seed.
+    Raises ModelFileError and MissingPackageError; ConfigError for asynchronous chunks without a simulated latency:
+    then an episode would depend on the speed of the machine.
     """
     blending = config.learned.blending
     if isinstance(blending, AsynchronousConfig) and blending.simulated_latency_s is None:
@@ -257,31 +262,22 @@ def build_learned(config: PickConfig, path: Path) -> BuildPolicy:
     return build
 
 
-# Episodes shared among processes: each has a station of its own, results come in the order of the seeds.
-
-S = TypeVar("S")
-R = TypeVar("R")
-
-AHEAD = 2
-"""Episodes handed out for each worker: one that runs and one that waits, so that stopping early wastes little."""
-
-
 def map_in_workers(
     build: Callable[..., AbstractContextManager[S]],
     arguments: tuple[Any, ...],
-    play: Callable[[S, int], R],
+    run: Callable[[S, int], R],
     seeds: Iterable[int],
     *,
     workers: int,
 ) -> Generator[R, None, None]:
-    """`play(station, seed)` for every seed, in order; `build(*arguments)` makes each process's station.
+    """`run(station, seed)` for every seed, in order; `build(*arguments)` makes the station of each process.
 
     Everything but the stations must be picklable when there are several workers. Errors of an episode pass through.
     """
     if workers == 1:
         with build(*arguments) as station:
             for seed in seeds:
-                yield play(station, seed)
+                yield run(station, seed)
         return
     # Fresh processes: a renderer's or an engine's threads do not survive a fork.
     with ProcessPoolExecutor(
@@ -290,7 +286,7 @@ def map_in_workers(
         waiting: deque[Future[R]] = deque()
         try:
             for seed in seeds:
-                waiting.append(pool.submit(_play_in_worker, play, seed))
+                waiting.append(pool.submit(_run_in_worker, run, seed))
                 if len(waiting) >= AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -301,7 +297,7 @@ def map_in_workers(
 
 
 _station: Any = None
-"""A worker process's own station, kept from one episode to the next."""
+"""The station of a worker process, kept from one episode to the next."""
 
 
 def _open_station(build: Callable[..., AbstractContextManager], arguments: tuple[Any, ...]) -> None:
@@ -320,7 +316,7 @@ def _end_with_the_first_process() -> None:
         os._exit(1)
 
 
-def _play_in_worker(play: Callable[[Any, int], R], seed: int) -> R:
+def _run_in_worker(run: Callable[[Any, int], R], seed: int) -> R:
     if _station is None:
         raise RuntimeError("the worker process was not initialised")
-    return play(_station, seed)
+    return run(_station, seed)

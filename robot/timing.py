@@ -1,19 +1,21 @@
-"""How long each stage of a tick really takes: cheap enough to stay on in every run.
+"""Stage timers and clocks.
 
-Measured with the machine's own monotonic clock, also when the loop runs on simulated time: simulated time says when
-things happen, this says what they cost.
+Stages are always timed with the machine's monotonic clock, also when the loop runs on simulated time: that says when
+things happen, the timer what they cost.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter_ns
 
 import numpy as np
 
 NS_PER_MS = 1e6
+STAMP_TOLERANCE_S = 1e-6
+"""Stamps that differ by less than this are the same time: they are sums of rounded steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,11 @@ class StageTimer:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as one run of stage `name`."""
-        begin_ns = perf_counter_ns()
+        begin_ns = time.perf_counter_ns()
         try:
             yield
         finally:
-            self._durations_ns.setdefault(name, []).append(perf_counter_ns() - begin_ns)
+            self._durations_ns.setdefault(name, []).append(time.perf_counter_ns() - begin_ns)
 
     def merge(self, durations_ms: Mapping[str, list[float]]) -> None:
         """Add the durations that another timer gave out, from another episode or process."""
@@ -57,6 +59,40 @@ class StageTimer:
     def summary(self) -> dict[str, StageTime]:
         """p50, p95 and p99 of each stage; a stage that never ran is absent."""
         return {name: _summarise(values) for name, values in self._durations_ns.items()}
+
+
+class MonotonicClock:
+    """The machine's monotonic clock, for real cameras and arms."""
+
+    def now_s(self) -> float:
+        """Seconds of time.monotonic."""
+        return time.monotonic()
+
+    def wait_until(self, stamp_s: float) -> None:
+        """Sleep until the absolute time `stamp_s`; a sleep that ends early is taken up again."""
+        while (remaining_s := stamp_s - time.monotonic()) > 0.0:
+            time.sleep(remaining_s)
+
+
+class ManualClock:
+    """A clock for tests: waiting jumps to the deadline, `advance` stands for work that takes time."""
+
+    def __init__(self, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def now_s(self) -> float:
+        """The time last set by wait_until or advance, s."""
+        return self._now_s
+
+    def wait_until(self, stamp_s: float) -> None:
+        """Jump to `stamp_s`; a stamp in the past changes nothing."""
+        self._now_s = max(self._now_s, stamp_s)
+
+    def advance(self, duration_s: float) -> None:
+        """Let `duration_s` >= 0 pass, as work between two waits would."""
+        if not duration_s >= 0.0:
+            raise ValueError(f"time runs forwards only: expected a duration >= 0 s, got {duration_s}")
+        self._now_s += duration_s
 
 
 def _summarise(durations_ns: list[int]) -> StageTime:

@@ -1,4 +1,4 @@
-"""Rigid transforms and rotations: p_base = T_base_camera @ p_camera, so inner names cancel in a product.
+"""Rigid transforms, rotations and angles: p_base = T_base_camera @ p_camera, so inner names cancel in a product.
 
 Rotations convert to and from rotation vectors (axis times angle), roll-pitch-yaw and quaternions (scalar first).
 Leading dimensions are batches everywhere. Exponential and logarithm of SE(3): Lynch and Park, Modern Robotics, 3.3.
@@ -6,12 +6,15 @@ Leading dimensions are batches everywhere. Exponential and logarithm of SE(3): L
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from jaxtyping import Bool, Float
 
 from handeye.robot.errors import TransformError
 
 ROTATION_TOLERANCE = 1e-6
+Angle = TypeVar("Angle", float, np.ndarray)
 _SMALL_ANGLE = 1e-4  # below it series are used; their first neglected term is then under 1e-17
 
 
@@ -207,6 +210,11 @@ def rotation_to_quat_wxyz(R: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarra
     quat = np.take_along_axis(matrix, largest[..., None, None], axis=-2)[..., 0, :]
     quat = quat / np.linalg.norm(quat, axis=-1, keepdims=True)
     return np.where(quat[..., :1] < 0.0, -quat, quat)
+
+
+def wrap_angle(angle_rad: Angle, period_rad: float = 2.0 * np.pi) -> Angle:
+    """The equal angle in [-period / 2, period / 2), for one angle or an array of them."""
+    return (angle_rad + 0.5 * period_rad) % period_rad - 0.5 * period_rad
 
 
 def rotation_angle(R_a: Float[np.ndarray, "3 3"], R_b: Float[np.ndarray, "3 3"]) -> float:

@@ -1,4 +1,4 @@
-"""The values that travel through one tick: stamped, frozen, unit and frame in the name."""
+"""The data types that pass through one tick: stamped, frozen, with unit and frame in their names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 NUM_JOINTS = 6
+HELD_TOLERANCE_RAD = 1e-4
+"""A command that differs from the policy's target by more than this was changed on its way."""
+
+STATE_KEY = "observation.state"
+ENVIRONMENT_KEY = "observation.environment_state"
+IMAGE_PREFIX = "observation.images."
+ACTION_KEY = "action"
+"""Keys of states, images and actions in data sets and exported policies: those of LeRobot."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +35,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class JointState:
-    """What the arm and gripper report. gripper_opening_m is the distance between the fingers, 0 = closed."""
+    """Measured state of arm and gripper. gripper_opening_m is the distance between the fingers, 0 = closed."""
 
     qpos: Float[np.ndarray, " 6"]
     qvel: Float[np.ndarray, " 6"]
@@ -37,7 +45,7 @@ class JointState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectPosition:
-    """One detection lifted to space.
+    """One detection located in the base frame.
 
     p_base is the estimated centre of the object in the base frame with its covariance (m^2). size_m is the
     extent (length, width, height) along the object's own axes and yaw_rad the rotation of its length axis about
@@ -55,7 +63,7 @@ class ObjectPosition:
 
 
 class TrackStatus(Enum):
-    """Life of a track: seen once, believed, and believed but out of sight for longer than it may coast."""
+    """Life cycle of a track: too few detections, enough, and unseen for longer than it may coast."""
 
     TENTATIVE = "tentative"
     CONFIRMED = "confirmed"
@@ -82,22 +90,26 @@ class Track:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Observation:
-    """All that a policy may know: its joints, the newest frame if one came this tick, and the tracks.
+    """All that a policy may know: the measured joints, the newest frame if one came this tick, and the tracks.
 
-    qpos_sent is the set-point that the arm was really given last (rad), None before the first: where it is not what
-    the policy asked for, a safety gate or the driver has held the arm.
+    qpos_command is the set-point that was really sent to the arm last (rad), None before the first.
     """
 
     joints: JointState
     frame: Frame | None
     tracks: tuple[Track, ...]
     stamp_s: float
-    qpos_sent: Float[np.ndarray, " 6"] | None = None
+    qpos_command: Float[np.ndarray, " 6"] | None = None
+
+    def command_held_at(self, qpos_target: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"] | None:
+        """The last command where a gate or the driver has held the arm short of `qpos_target`; None otherwise."""
+        held = self.qpos_command
+        return held if held is not None and np.abs(held - qpos_target).max() > HELD_TOLERANCE_RAD else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActionChunk:
-    """What a policy wants: one row per dt_s from stamp_s on, six joint angles in rad and the gripper opening in m."""
+    """The targets of a policy: one row per dt_s from stamp_s on, six joint angles in rad and the opening in m."""
 
     actions: Float[np.ndarray, "T 7"]
     dt_s: float

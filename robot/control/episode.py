@@ -17,9 +17,9 @@ from handeye.robot.control.loop import ControlLoop, Tick
 from handeye.robot.interfaces import Outcome, PickTask
 
 EPISODE_TIMEOUT = "episode_timeout"
-"""The policy had come to no end when the episode's time was over."""
+"""The policy was still running when the episode timed out."""
 GATE_STOP = "gate"
-"""A gate stopped the arm for good; the reason code of the gate follows."""
+"""A gate latched the stop; the reason code of the gate follows."""
 WRONG_SUCCESS = "wrong_success"
 """The policy reported success, the success check did not."""
 
@@ -43,7 +43,7 @@ class SuccessCheck(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EpisodeResult:
-    """One episode in figures. cycle_s is time of the episode's clock from reset to the policy's end.
+    """The result of one episode. cycle_s is the episode's clock from reset to the policy's end.
 
     reason says why it is no success, None if it is, check_reason what the success check says. gate_violations counts
     ticks by reason code, stage_ms holds every measured duration by stage.
@@ -95,7 +95,7 @@ def run_episode(
 def failure_reason(tick: Tick, checked: CheckResult) -> str | None:
     """Why the episode that ended with `tick` is no success; None if it is.
 
-    A stop by the gates comes first, then the policy's own reason, then that time ran out or the policy was wrong.
+    A stop by the gates comes first, then the policy's reason, then a timeout or a wrong success.
     """
     if tick.decision.is_latched:
         return f"{GATE_STOP}_{tick.decision.reasons[0].value}"

@@ -1,4 +1,4 @@
-"""The gates themselves: pure functions from a set-point and a limit to the violations, with a reason and numbers.
+"""Safety gates as pure functions: from a set-point and a limit to violations, each with a reason and numbers.
 
 Every comparison is written so that NaN fails it, and every limit is checked where it is configured: a limit of NaN
 would switch a clamp off and a negative one would turn it round.

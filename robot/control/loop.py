@@ -1,6 +1,6 @@
-"""One tick of the robot: observe, perceive, decide, interpolate, gate, command, record.
+"""The control loop: each tick observes, perceives, decides, interpolates, gates, commands and records.
 
-In lock-step: the clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the
+In lock-step the clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the
 stages, and each stage is timed with the machine's own clock.
 """
 
@@ -16,29 +16,27 @@ from jaxtyping import Float
 from handeye.robot.control.gates import GateViolation
 from handeye.robot.control.safety import GateDecision, SafetyGates
 from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
-from handeye.robot.motion.set_points import ChunkFollower, Interpolation, SetPoint
+from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
 from handeye.robot.perception.pipeline import JointHistory, Percept, Perception
-from handeye.robot.timing import StageTimer
+from handeye.robot.timing import STAMP_TOLERANCE_S, StageTimer
 from handeye.robot.types import ActionChunk, JointState, Observation, Track
-
-EARLY_S = 1e-6
-"""Stamps that differ by less than this are the same time: they are sums of rounded steps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tick:
-    """All values of one tick. percept is None in ticks without a frame.
+    """All values of one tick. percept is None in ticks without a new frame.
 
-    target is what the policy wanted, decision what the gates made of it, qpos_sent (rad) what the arm was given.
+    set_point is the policy's target at stamp_s, decision what the gates made of it, qpos_command (rad) what the driver
+    has really sent to the arm.
     """
 
     stamp_s: float
     joints: JointState
     percept: Percept | None
     chunk: ActionChunk
-    target: SetPoint
+    set_point: SetPoint
     decision: GateDecision
-    qpos_sent: Float[np.ndarray, " 6"]
+    qpos_command: Float[np.ndarray, " 6"]
     status: PolicyStatus
 
     @property
@@ -49,7 +47,7 @@ class Tick:
 
 @runtime_checkable
 class TickSink(Protocol):
-    """Takes note of ticks: a recorder, a video. It must not change what it is given."""
+    """Receives ticks: a recorder, a video. It must not change what it is given."""
 
     def write(self, tick: Tick) -> None:
         """Called once a tick, after the command was sent."""
@@ -57,10 +55,7 @@ class TickSink(Protocol):
 
 
 class ControlLoop:
-    """The parts of a robot joined into ticks of a fixed period. `timer` collects the times of all stages.
-
-    blend_s is how long the offset of a new chunk is faded out; 0 for policies whose chunks join by themselves.
-    """
+    """The parts of a robot joined into ticks of a fixed period. `timer` collects the times of all stages."""
 
     def __init__(
         self,
@@ -74,7 +69,6 @@ class ControlLoop:
         control_hz: float,
         camera_hz: float,
         timer: StageTimer,
-        blend_s: float = 0.0,
         sinks: Sequence[TickSink] = (),
     ) -> None:
         self.timer = timer
@@ -87,10 +81,9 @@ class ControlLoop:
         self._sinks = tuple(sinks)
         self._dt_s = 1.0 / control_hz
         self._frame_period_s = 1.0 / camera_hz
-        self._follower = ChunkFollower(Interpolation.CUBIC, blend_s=blend_s)
         self._history = JointHistory()
         self._tracks: tuple[Track, ...] = ()
-        self._qpos_sent: Float[np.ndarray, " 6"] | None = None
+        self._qpos_command: Float[np.ndarray, " 6"] | None = None
         self._next_tick_s = self._next_frame_s = self._newest_frame_s = 0.0
 
     def begin(self, task: PickTask) -> float:
@@ -100,15 +93,14 @@ class ControlLoop:
         """
         joints = self._arm.read_state()
         self._gates.reset(joints.qpos, joints.gripper_opening_m)
-        self._follower.restart(joints.qpos, joints.gripper_opening_m, joints.stamp_s)
         self._perception.reset()
         self._policy.reset(task)
         self._history = JointHistory()
         self._tracks = ()
-        self._qpos_sent = None
+        self._qpos_command = None
         self._next_tick_s = self._next_frame_s = self._clock.now_s()
         # Frames exposed before the task began show a past that the joint history does not reach.
-        self._newest_frame_s = self._next_frame_s - EARLY_S
+        self._newest_frame_s = self._next_frame_s - STAMP_TOLERANCE_S
         return self._next_tick_s
 
     def tick(self) -> Tick:
@@ -125,28 +117,29 @@ class ControlLoop:
         percept = self._perceive_when_due(now_s)
         with self.timer.stage("decide"):
             frame = None if percept is None else percept.frame
-            chunk = self._policy.act(Observation(joints, frame, self._tracks, now_s, self._qpos_sent))
+            chunk = self._policy.act(Observation(joints, frame, self._tracks, now_s, self._qpos_command))
         with self.timer.stage("interpolate"):
-            self._follower.follow(chunk, now_s)
-            target = self._follower.sample(now_s)
+            set_point = interpolate_chunk(chunk, now_s)
         with self.timer.stage("gate"):
             decision = self._gates.check(
-                target.qpos, target.gripper_m, observation_age_s=self._observation_age_s(joints, now_s)
+                set_point.qpos_target,
+                set_point.gripper_target_m,
+                observation_age_s=self._observation_age_s(joints, now_s),
             )
         with self.timer.stage("command"):
-            self._qpos_sent = self._send(decision)
-        tick = Tick(now_s, joints, percept, chunk, target, decision, self._qpos_sent, self._policy.status)
+            self._qpos_command = self._send(decision)
+        tick = Tick(now_s, joints, percept, chunk, set_point, decision, self._qpos_command, self._policy.status)
         with self.timer.stage("record"):
             for sink in self._sinks:
                 sink.write(tick)
         return tick
 
     def _perceive_when_due(self, now_s: float) -> Percept | None:
-        """A frame is read and understood every 1 / camera_hz; the ticks between act upon what is known.
+        """A frame is read and processed every 1 / camera_hz; the ticks between use the tracks of the last one.
 
-        A camera that has nothing new gives the frame that it gave before, which is not taken for a second sighting.
+        A camera without a new frame gives the last one again, which is not processed twice.
         """
-        if now_s < self._next_frame_s - EARLY_S:
+        if now_s < self._next_frame_s - STAMP_TOLERANCE_S:
             return None
         self._next_frame_s += self._frame_period_s
         with self.timer.stage("camera"):
@@ -159,12 +152,12 @@ class ControlLoop:
         return percept
 
     def _observation_age_s(self, joints: JointState, now_s: float) -> float:
-        """How much older than it should be the older of joints and frame is; a frame may be one period old."""
+        """Age of the older of joints and frame, beyond the one period that a frame may be old."""
         return max(now_s - joints.stamp_s, now_s - self._newest_frame_s - self._frame_period_s, 0.0)
 
     def _send(self, decision: GateDecision) -> Float[np.ndarray, " 6"]:
-        """Command what the gates allow, or stop the arm for good when they have latched."""
+        """Command what the gates allow, or stop the arm when they have latched."""
         if decision.is_latched:
             self._arm.stop()
-            return decision.qpos_allowed
-        return self._arm.command(decision.qpos_allowed, decision.gripper_allowed_m)
+            return decision.qpos_command
+        return self._arm.command(decision.qpos_command, decision.gripper_command_m)

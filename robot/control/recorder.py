@@ -1,6 +1,7 @@
-"""What an episode did, tick by tick, as JSON lines: the file is readable up to the last whole line at any moment.
+"""Record and read episodes tick by tick as JSON lines, readable up to the last whole line at any time.
 
-A line holds what was measured, what was wanted, what was sent and which gates spoke. Images are not in it.
+A line holds the measured joints ("qpos"), the policy's target ("qpos_target"), the command ("qpos_sent") and the gates
+that were violated. It holds no images.
 """
 
 from __future__ import annotations
@@ -74,9 +75,9 @@ def tick_to_row(tick: Tick) -> dict[str, Any]:
         "qpos": _rounded(tick.joints.qpos),
         "qvel": _rounded(tick.joints.qvel),
         "gripper_opening_m": round(tick.joints.gripper_opening_m, DECIMALS),
-        "qpos_target": _rounded(tick.target.qpos),
-        "gripper_target_m": round(tick.target.gripper_m, DECIMALS),
-        "qpos_sent": _rounded(tick.qpos_sent),
+        "qpos_target": _rounded(tick.set_point.qpos_target),
+        "gripper_target_m": round(tick.set_point.gripper_target_m, DECIMALS),
+        "qpos_sent": _rounded(tick.qpos_command),
         "gates": [reason.value for reason in tick.decision.reasons],
     }
     if tick.percept is not None:
@@ -86,15 +87,15 @@ def tick_to_row(tick: Tick) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """A recorded episode as arrays, one row a tick; stages and gates name what each tick was about."""
+    """A recorded episode as arrays, one row a tick, with the policy's stage and the violated gates."""
 
     stamp_s: Float[np.ndarray, " T"]
-    qpos: Float[np.ndarray, "T 6"]
-    qvel: Float[np.ndarray, "T 6"]
+    qpos_measured: Float[np.ndarray, "T 6"]
+    qvel_measured: Float[np.ndarray, "T 6"]
     gripper_opening_m: Float[np.ndarray, " T"]
     qpos_target: Float[np.ndarray, "T 6"]
     gripper_target_m: Float[np.ndarray, " T"]
-    qpos_sent: Float[np.ndarray, "T 6"]
+    qpos_command: Float[np.ndarray, "T 6"]
     stages: tuple[str, ...]
     gates: tuple[tuple[str, ...], ...]
 
@@ -135,12 +136,12 @@ def _rows_to_recording(rows: list[dict[str, Any]]) -> Recording:
 
     return Recording(
         stamp_s=numbers("stamp_s"),
-        qpos=joints("qpos"),
-        qvel=joints("qvel"),
+        qpos_measured=joints("qpos"),
+        qvel_measured=joints("qvel"),
         gripper_opening_m=numbers("gripper_opening_m"),
         qpos_target=joints("qpos_target"),
         gripper_target_m=numbers("gripper_target_m"),
-        qpos_sent=joints("qpos_sent"),
+        qpos_command=joints("qpos_sent"),
         stages=tuple(row["stage"] for row in rows),
         gates=tuple(tuple(row["gates"]) for row in rows),
     )

@@ -1,4 +1,4 @@
-"""The gates every set-point passes before it reaches the arm. No limit has a default: the configuration states them.
+"""Safety gates that check every set-point before it reaches the arm. No limit has a default.
 
 Speed gates are anchored on the last set-point that was commanded, not on a measurement: a lagging arm must not widen
 what may be commanded. On any violation the last commanded set-point is held; every violation but a merely old
@@ -43,7 +43,7 @@ from handeye.vision.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GateDecision:
-    """What may be sent now: the target itself when allowed, otherwise the last commanded set-point once more.
+    """The command to send now: the target itself when allowed, otherwise the last command once more.
 
     violations are those of this tick, or those that latched the stop. is_latched: call `arm.stop()` and stay there
     until someone has looked and called `reset`.
@@ -51,8 +51,8 @@ class GateDecision:
 
     allowed: bool
     violations: Violations
-    qpos_allowed: Float[np.ndarray, " 6"]
-    gripper_allowed_m: float
+    qpos_command: Float[np.ndarray, " 6"]
+    gripper_command_m: float
     is_latched: bool
 
     @property
@@ -67,7 +67,7 @@ class SafetyConfig(Config):
     joint_margin_rad: float = Field(ge=0, allow_inf_nan=False)
     """How far set-points stay inside the joints' position limits."""
     step_max_rad: float = Field(gt=0, allow_inf_nan=False)
-    """Farthest any joint may be told to go in one control period."""
+    """Largest step of a joint in one control period."""
     velocity_fraction: float = Field(gt=0, le=1)
     """Part of the joints' greatest speeds that may be commanded."""
     acceleration_fraction: float = Field(gt=0, allow_inf_nan=False)
@@ -100,7 +100,7 @@ class SafetyConfig(Config):
 
 
 class SafetyGates:
-    """All gates and what they remember: the last two commanded set-points and the latch. Begins with `reset`."""
+    """All gates, with the last two commands and the latch. Begins with `reset`."""
 
     def __init__(self, config: SafetyConfig, cell: WorkCellConfig) -> None:
         """Raises ConfigError when the margin leaves a joint no room."""
@@ -117,7 +117,7 @@ class SafetyGates:
         self._lowest_m = cell.table.height_m + config.table_clearance_m
         self._points = points_of_cell(cell)
         self._p_tool_tcp = np.array(cell.tool_tcp.translation_m)
-        self._anchor: _Anchor | None = None
+        self._last: _LastCommand | None = None
         self._latched: Violations = ()
 
     @property
@@ -136,7 +136,7 @@ class SafetyGates:
         violations = check_finite(qpos, gripper_opening_m) or self._check_place(qpos, gripper_m, links)
         if violations:
             raise SafetyError(f"the arm stands outside its gates: {'; '.join(map(str, violations))}")
-        self._anchor = _Anchor(qpos.copy(), qpos.copy(), self._p_tcp(links), gripper_m)
+        self._last = _LastCommand(qpos.copy(), qpos.copy(), self._p_tcp(links), gripper_m)
         self._latched = ()
 
     def check(
@@ -147,51 +147,51 @@ class SafetyGates:
         The decision's set-point counts as commanded. Once latched, every set-point is refused. Raises SafetyError
         before the first `reset`.
         """
-        anchor = self._anchor
-        if anchor is None:
+        last = self._last
+        if last is None:
             raise SafetyError("the gates do not know where the arm is: call reset with its joint angles first")
         if self._latched:
-            return self._hold(anchor, self._latched)
-        # While the arm is held for its observation's age, a target that runs on without it is no offence of its own.
+            return self._hold(last, self._latched)
+        # While the arm is held for its observation's age, a target that runs on is no violation of its own.
         blind = check_age(observation_age_s, self._config.hold_age_s, self._config.stop_age_s)
         violations = blind or check_finite(qpos_target, gripper_target_m)
         if violations:
-            return self._hold(anchor, violations)
+            return self._hold(last, violations)
         links = link_frames(qpos_target)
         p_tcp = self._p_tcp(links)
-        violations = self._check_motion(qpos_target, p_tcp, anchor)
+        violations = self._check_motion(qpos_target, p_tcp, last)
         violations += self._check_place(qpos_target, gripper_target_m, links)
         if violations:
-            return self._hold(anchor, violations)
-        self._anchor = _Anchor(qpos_target.copy(), anchor.qpos, p_tcp, gripper_target_m)
+            return self._hold(last, violations)
+        self._last = _LastCommand(qpos_target.copy(), last.qpos, p_tcp, gripper_target_m)
         return GateDecision(
             allowed=True,
             violations=(),
-            qpos_allowed=qpos_target.copy(),
-            gripper_allowed_m=gripper_target_m,
+            qpos_command=qpos_target.copy(),
+            gripper_command_m=gripper_target_m,
             is_latched=False,
         )
 
-    def _hold(self, anchor: _Anchor, violations: Violations) -> GateDecision:
+    def _hold(self, last: _LastCommand, violations: Violations) -> GateDecision:
         """Command the last set-point again, so with no velocity; what follows must start from rest."""
         if any(violation.reason.latches for violation in violations):
             self._latched = violations
-        self._anchor = _Anchor(anchor.qpos, anchor.qpos, anchor.p_tcp, anchor.gripper_m)
+        self._last = _LastCommand(last.qpos, last.qpos, last.p_tcp, last.gripper_m)
         return GateDecision(
             allowed=False,
             violations=violations,
-            qpos_allowed=anchor.qpos.copy(),
-            gripper_allowed_m=anchor.gripper_m,
+            qpos_command=last.qpos.copy(),
+            gripper_command_m=last.gripper_m,
             is_latched=bool(self._latched),
         )
 
-    def _check_motion(self, qpos: np.ndarray, p_tcp: np.ndarray, anchor: _Anchor) -> Violations:
+    def _check_motion(self, qpos: np.ndarray, p_tcp: np.ndarray, last: _LastCommand) -> Violations:
         """The gates that compare with what was commanded before."""
         return (
-            check_step(qpos, anchor.qpos, self._config.step_max_rad)
-            + check_velocity(qpos, anchor.qpos, self._qvel_max, self._dt_s)
-            + check_acceleration(qpos, anchor.qpos, anchor.qpos_before, self._qacc_max, self._dt_s)
-            + check_tool_speed(p_tcp, anchor.p_tcp, self._config.tool_speed_max_m_s, self._dt_s)
+            check_step(qpos, last.qpos, self._config.step_max_rad)
+            + check_velocity(qpos, last.qpos, self._qvel_max, self._dt_s)
+            + check_acceleration(qpos, last.qpos, last.qpos_before, self._qacc_max, self._dt_s)
+            + check_tool_speed(p_tcp, last.p_tcp, self._config.tool_speed_max_m_s, self._dt_s)
         )
 
     def _check_place(self, qpos: np.ndarray, gripper_m: float, links: np.ndarray) -> Violations:
@@ -210,7 +210,7 @@ class SafetyGates:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Anchor:
+class _LastCommand:
     """The last commanded set-point, the joint angles commanded before it, and where it puts the grasp point."""
 
     qpos: np.ndarray

@@ -27,7 +27,7 @@ from handeye.robot.datasets.episode_checks import (
 )
 from handeye.robot.datasets.format import BOOK_KEEPING, Feature
 from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.vision.errors import DatasetError
 
 NO_STREAM, UNREADABLE, NO_IMAGES = "missing stream", "unreadable episode", "missing images"

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Num, Shaped
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.datasets.format import Feature
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 
 NOT_FINITE, BOOKS = "number that is not finite", "wrong book-keeping"
 BACKWARDS, GAP, RATE = "time that does not go on", "gap in time", "another rate"

@@ -1,7 +1,12 @@
-"""The shape of arm, hand and camera: cylinders and boxes fixed to their frames, as drawn.
+"""Collision geometry of arm, hand and camera: shapes, what they hide from a camera, and points to protect.
 
-The simulator builds its bodies from these numbers, and tracking asks them what the arm hides. Universal Robots
-publishes lengths but no shapes; radii are of about the right size.
+Cylinders and boxes are fixed to the link frames. The simulator builds its bodies from them, tracking asks what the arm
+hides, and the safety gates keep protected points above the table. Universal Robots publishes lengths but no shapes:
+radii are approximate.
+
+Occlusion comes from the joints alone: lines of sight run from the camera to a disc as large as the object, and the
+arm's solids cut them. Depth images show it too (`robot.perception.occlusion`), but not in their holes, which are where
+the arm is near. What the hand holds is not part of the arm's shape.
 """
 
 from __future__ import annotations
@@ -25,6 +30,15 @@ FINGER_SHORT_OF_TIP_M = 0.004
 HOUSING_HALF_M = (0.062, 0.0145, 0.013)
 HOUSING_BEHIND_LENS_M = 0.020
 BRACKET_HALF_X_M, BRACKET_HALF_Z_M, BRACKET_Z_M = 0.02, 0.004, 0.006
+
+_HIDDEN_PART = 0.5  # an object counts as hidden when at least this part of its lines of sight is cut
+_RING = 12
+_TINY = 1e-12
+# Balls around the UR10e's joint housings, measured generously on its drawing.
+_ELBOW_RADIUS_M = 0.08
+_WRIST_RADIUS_M = 0.06
+_CAMERA_RADIUS_M = 0.065  # half the length of a D455's housing, 124 mm
+_FINGER_THICKNESS_M = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,33 +147,6 @@ def hand_boxes(cell: WorkCellConfig, opening_m: float) -> tuple[Float[np.ndarray
     return np.concatenate([level, housing]), np.array([*halves, HOUSING_HALF_M])
 
 
-def _link_poses(qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, "8 4 4"]:
-    """Poses in the base frame of the links that parts are fixed to."""
-    frames = link_frames(qpos)
-    turns = np.zeros((NUM_JOINTS, 3))
-    turns[:, 2] = qpos
-    turned = frames[:NUM_JOINTS] @ make_transform(rotvec_to_rotation(turns), np.zeros(3))
-    return np.concatenate([frames[:1], turned, frames[NUM_JOINTS:]])
-
-
-def _move(T: Float[np.ndarray, "C 4 4"], points: Float[np.ndarray, "C 3"]) -> Float[np.ndarray, "C 3"]:
-    return (T[:, :3, :3] @ points[:, :, None])[:, :, 0] + T[:, :3, 3]
-
-
-# What the arm hides: whether an object lies behind the arm, known from the joints alone.
-#
-# Lines of sight run from the camera to a disc as large as the object; the arm's solids cut them. Depth images show
-# what
-# is in front as well (`robot.perception.occlusion`), but not where they have holes, which is where the arm is near,
-# nor
-# for cameras without depth. What the hand holds is no part of the arm's shape.
-
-_HIDDEN_PART = 0.5
-"""An object counts as hidden when at least this part of its lines of sight is cut."""
-_RING = 12
-_TINY = 1e-12
-
-
 def occluded_by_arm(
     p_base: Float[np.ndarray, " 3"], T_base_camera: Float[np.ndarray, "4 4"], arm: PlacedArm, *, radius_m: float
 ) -> bool:
@@ -181,6 +168,63 @@ def points_on_arm(
         near = np.flatnonzero((np.abs(points - middles[index]) <= reaches[index]).all(axis=1))
         is_on_arm[near] |= _on_solid(points[near], arm, int(index), margin_m[near])
     return is_on_arm
+
+
+def lines_cut(eye: Float[np.ndarray, " 3"], points: Float[np.ndarray, "N 3"], arm: PlacedArm) -> Bool[np.ndarray, " N"]:
+    """Whether the straight way from eye to each point (base frame, m) leads through the arm."""
+    return _cut_by_cylinders(eye, points - eye, arm) | _cut_by_boxes(eye, points, arm)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProtectedPoints:
+    """P points fixed to the frames of `link_frames`: which frame (0..6), where in it, and the radius around, m."""
+
+    names: tuple[str, ...]
+    frame_ids: Int[np.ndarray, " P"]
+    p_frame: Float[np.ndarray, "P 3"]
+    radius_m: Float[np.ndarray, " P"]
+
+    def p_base(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, "P 3"]:
+        """The points in the base frame, for the frames of forward kinematics."""
+        frames = links[self.frame_ids]
+        return (frames[:, :3, :3] @ self.p_frame[:, :, None])[:, :, 0] + frames[:, :3, 3]
+
+    def lowest_m(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, " P"]:
+        """Height over base z = 0 of the underside of each ball."""
+        return self.p_base(links)[:, 2] - self.radius_m
+
+
+def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:
+    """Elbow, the three wrist joints, the camera's housing and the outer edges of both fingertips, fingers wide open."""
+    tool = NUM_JOINTS
+    tip_z = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
+    tip_x = cell.gripper.opening_max_m / 2.0 + _FINGER_THICKNESS_M
+    origin = (0.0, 0.0, 0.0)
+    rows = [
+        ("elbow", 2, origin, _ELBOW_RADIUS_M),
+        ("wrist 1", 3, origin, _WRIST_RADIUS_M),
+        ("wrist 2", 4, origin, _WRIST_RADIUS_M),
+        ("wrist 3", 5, origin, _WRIST_RADIUS_M),
+        ("camera", tool, cell.tool_camera.translation_m, _CAMERA_RADIUS_M),
+        ("tcp", tool, cell.tool_tcp.translation_m, 0.0),
+        ("left fingertip", tool, (-tip_x, 0.0, tip_z), 0.0),
+        ("right fingertip", tool, (tip_x, 0.0, tip_z), 0.0),
+    ]
+    names, frame_ids, points, radii = zip(*rows, strict=True)
+    return ProtectedPoints(names, np.array(frame_ids), np.array(points, dtype=np.float64), np.array(radii))
+
+
+def _link_poses(qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, "8 4 4"]:
+    """Poses in the base frame of the links that parts are fixed to."""
+    frames = link_frames(qpos)
+    turns = np.zeros((NUM_JOINTS, 3))
+    turns[:, 2] = qpos
+    turned = frames[:NUM_JOINTS] @ make_transform(rotvec_to_rotation(turns), np.zeros(3))
+    return np.concatenate([frames[:1], turned, frames[NUM_JOINTS:]])
+
+
+def _move(T: Float[np.ndarray, "C 4 4"], points: Float[np.ndarray, "C 3"]) -> Float[np.ndarray, "C 3"]:
+    return (T[:, :3, :3] @ points[:, :, None])[:, :, 0] + T[:, :3, 3]
 
 
 def _balls_around(arm: PlacedArm) -> tuple[Float[np.ndarray, "S 3"], Float[np.ndarray, " S"]]:
@@ -205,11 +249,6 @@ def _on_solid(
     across = np.linalg.norm(points - start - along[:, None] * axis, axis=1)
     beyond = margin_m + (radius_m if arm.has_round_ends[index] else 0.0)
     return (across <= radius_m + margin_m) & (along >= -beyond) & (along <= length + beyond)
-
-
-def lines_cut(eye: Float[np.ndarray, " 3"], points: Float[np.ndarray, "N 3"], arm: PlacedArm) -> Bool[np.ndarray, " N"]:
-    """Whether the straight way from eye to each point (base frame, m) leads through the arm."""
-    return _cut_by_cylinders(eye, points - eye, arm) | _cut_by_boxes(eye, points, arm)
 
 
 def _disc(eye: Float[np.ndarray, " 3"], middle: Float[np.ndarray, " 3"], radius_m: float) -> Float[np.ndarray, "N 3"]:
@@ -272,51 +311,3 @@ def _between(
     slope = np.where(np.abs(step) < _TINY, _TINY, step)
     first, second = (low - start) / slope, (high - start) / slope
     return np.maximum(np.minimum(first, second), 0.0), np.minimum(np.maximum(first, second), 1.0)
-
-
-# Points of arm, camera and fingers that must stay clear of the table, each the middle of a ball around its part.
-
-# Balls around the UR10e's joint housings, measured generously on its drawing.
-_ELBOW_RADIUS_M = 0.08
-_WRIST_RADIUS_M = 0.06
-_CAMERA_RADIUS_M = 0.065  # half the length of a D455's housing, 124 mm
-_FINGER_THICKNESS_M = 0.02
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ProtectedPoints:
-    """P points fixed to the frames of `link_frames`: which frame (0..6), where in it, and the radius around, m."""
-
-    names: tuple[str, ...]
-    frame_ids: Int[np.ndarray, " P"]
-    p_frame: Float[np.ndarray, "P 3"]
-    radius_m: Float[np.ndarray, " P"]
-
-    def p_base(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, "P 3"]:
-        """The points in the base frame, for the frames of forward kinematics."""
-        frames = links[self.frame_ids]
-        return (frames[:, :3, :3] @ self.p_frame[:, :, None])[:, :, 0] + frames[:, :3, 3]
-
-    def lowest_m(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, " P"]:
-        """Height over base z = 0 of the underside of each ball."""
-        return self.p_base(links)[:, 2] - self.radius_m
-
-
-def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:
-    """Elbow, the three wrist joints, the camera's housing and the outer edges of both fingertips, fingers wide open."""
-    tool = NUM_JOINTS
-    tip_z = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
-    tip_x = cell.gripper.opening_max_m / 2.0 + _FINGER_THICKNESS_M
-    origin = (0.0, 0.0, 0.0)
-    rows = [
-        ("elbow", 2, origin, _ELBOW_RADIUS_M),
-        ("wrist 1", 3, origin, _WRIST_RADIUS_M),
-        ("wrist 2", 4, origin, _WRIST_RADIUS_M),
-        ("wrist 3", 5, origin, _WRIST_RADIUS_M),
-        ("camera", tool, cell.tool_camera.translation_m, _CAMERA_RADIUS_M),
-        ("tcp", tool, cell.tool_tcp.translation_m, 0.0),
-        ("left fingertip", tool, (-tip_x, 0.0, tip_z), 0.0),
-        ("right fingertip", tool, (tip_x, 0.0, tip_z), 0.0),
-    ]
-    names, frame_ids, points, radii = zip(*rows, strict=True)
-    return ProtectedPoints(names, np.array(frame_ids), np.array(points, dtype=np.float64), np.array(radii))

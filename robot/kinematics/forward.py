@@ -1,4 +1,4 @@
-"""Forward kinematics of a serial arm from its Denavit-Hartenberg table (standard, distal convention).
+"""Forward kinematics, geometric Jacobian and singularity measures from a Denavit-Hartenberg table (standard, distal).
 
 Frame i-1 -> i: turn by theta about z, move by d along z, move by a along x, turn by alpha about x. Frame 0 is the
 base (z up), frame 6 the tool flange (z outwards). At qpos = 0 the UR10e lies stretched along -x of the base.
@@ -76,13 +76,6 @@ def joint_transforms(
     return steps
 
 
-# The geometric Jacobian and how near a configuration is to losing a direction of motion.
-#
-# For the UR10e the determinant is known in closed form: it vanishes when the wrist (q5), the elbow (q3) or the
-# shoulder
-# (wrist above the base axis) is singular, so nearness can be reported for each of the three by itself.
-
-
 class SingularityMeasures(NamedTuple):
     """Zero where singular. wrist and elbow are sines, shoulder_m the reach of joint 5's place in the arm's plane."""
 
@@ -132,24 +125,12 @@ def geometric_jacobian(
     return np.swapaxes(columns, -1, -2)
 
 
-def condition_number(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*batch"]:
-    """Largest over smallest singular value, in metres and radians as they stand; infinite where J is singular.
-
-    It depends on the unit of length, so compare it only with thresholds given in metres.
-    """
-    singular_values = np.linalg.svd(J, compute_uv=False)
-    smallest = singular_values[..., -1]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(smallest > 0.0, singular_values[..., 0] / smallest, np.inf)
-
-
-def manipulability(J: Float[np.ndarray, "*batch 6 6"]) -> Float[np.ndarray, "*batch"]:
-    """|det J| (Yoshikawa 1985), the volume of tool motion for joint speeds in the unit ball, up to a constant."""
-    return np.asarray(np.abs(np.linalg.det(J)))
-
-
 def singularity_measures(qpos: Float[np.ndarray, "*batch 6"], dh: DHParameters = UR10E) -> SingularityMeasures:
-    """|sin q5|, |sin q3| and |a2 c2 + a3 c23 + d5 s234| for the UR family; |det J| is their product times |a2 a3|."""
+    """|sin q5|, |sin q3| and |a2 c2 + a3 c23 + d5 s234| for the UR family; |det J| is their product times |a2 a3|.
+
+    The determinant vanishes where wrist (q5), elbow (q3) or shoulder (wrist above the base axis) is singular, so
+    nearness is reported for each of the three by itself.
+    """
     q2, q23 = qpos[..., 1], qpos[..., 1] + qpos[..., 2]
     reach = dh.a_m[1] * np.cos(q2) + dh.a_m[2] * np.cos(q23) + dh.d_m[4] * np.sin(q23 + qpos[..., 3])
     return SingularityMeasures(

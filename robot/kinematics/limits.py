@@ -1,4 +1,4 @@
-"""What the joints may do: positions, speeds, accelerations and jerks, checked when written and never defaulted.
+"""Joint limits: position, velocity, acceleration and jerk, checked when built.
 
 Software limits like these prevent accidents of our own making; they are no safety function in the sense of ISO 13849.
 """
@@ -60,31 +60,6 @@ class JointLimits:
         """Whether every joint lies inside, at least margin_rad away from its ends. NaN does not."""
         inside = (qpos >= self.qpos_low + margin_rad) & (qpos <= self.qpos_high - margin_rad)
         return np.asarray(np.all(inside, axis=-1))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClippedJoints:
-    """Joint angles brought inside their limits, and what that took: excess_rad is signed, 0 where nothing changed."""
-
-    qpos: Float[np.ndarray, " 6"]
-    excess_rad: Float[np.ndarray, " 6"]
-
-    @property
-    def is_clipped(self) -> Bool[np.ndarray, " 6"]:
-        """Which joints were changed."""
-        return self.excess_rad != 0.0
-
-
-def clip_to_limits(qpos: Float[np.ndarray, " 6"], limits: JointLimits, margin_rad: float) -> ClippedJoints:
-    """Move each joint to the nearest angle inside its limits, margin_rad away from their ends, and report by how much.
-
-    Raises ConfigError when the margin leaves a joint no room. NaN stays NaN and counts as clipped.
-    """
-    low, high = limits.qpos_low + margin_rad, limits.qpos_high - margin_rad
-    if not np.all(low < high):
-        raise ConfigError(f"joint limits: a margin of {margin_rad} rad leaves a joint no room to move")
-    clipped = np.clip(qpos, low, high)
-    return ClippedJoints(clipped, qpos - clipped)
 
 
 def joint_limits_from_config(config: JointLimitsConfig) -> JointLimits:

@@ -1,4 +1,4 @@
-"""Closed-form inverse kinematics of the UR10e: every configuration that places the flange at a pose, up to eight.
+"""Solve the inverse kinematics of the UR10e in closed form: all configurations, up to eight, for a flange pose.
 
 Shoulder left or right, wrist up or down, elbow up or down. The axes of joints 2, 3 and 4 are parallel, which splits
 the problem: joint 1 from the wrist's distance to their plane, joints 5 and 6 from their direction seen from the tool,
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from handeye.robot.errors import JointLimitError, UnreachableError
 from handeye.robot.kinematics.forward import UR10E
 from handeye.robot.kinematics.limits import JointLimits
+from handeye.robot.transforms import wrap_angle
 from handeye.robot.types import NUM_JOINTS
 
 _D1, _D4, _D5, _D6 = UR10E.d_m[0], UR10E.d_m[3], UR10E.d_m[4], UR10E.d_m[5]
@@ -96,11 +97,6 @@ def nearest_turns(
     turned = qpos + _FULL_TURN * np.round((qpos_near - qpos) / _FULL_TURN)
     turned = turned - _FULL_TURN * np.ceil(np.maximum(turned - limits.qpos_high, 0.0) / _FULL_TURN)
     return turned + _FULL_TURN * np.ceil(np.maximum(limits.qpos_low - turned, 0.0) / _FULL_TURN)
-
-
-def wrap_angle(angle: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """The same direction as an angle in [-pi, pi), rad."""
-    return np.remainder(angle + np.pi, _FULL_TURN) - np.pi
 
 
 def _shoulder_angles(p_wrist: np.ndarray) -> np.ndarray:

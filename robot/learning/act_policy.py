@@ -17,7 +17,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from handeye.robot.learning.act import Act, ActConfig, ActInputs, Demonstration
-from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY, PolicySignature
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.config import Config
 from handeye.vision.errors import ConfigError, DatasetError, UserError
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from handeye.robot.datasets.replay_buffer import ColumnConfig
 from handeye.robot.learning.act import ActLossConfig
 from handeye.robot.learning.act_policy import ActPolicyConfig
-from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.config import Config
 from handeye.vision.training.optimizer import AdamWConfig, EmaConfig, OptimizerConfig
 from handeye.vision.training.schedules import CosineScheduleConfig, ScheduleConfig

@@ -21,14 +21,8 @@ from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.replay_buffer import ReplayBuffer
 from handeye.robot.learning.act_policy import ActPolicy, Observations, Statistics
 from handeye.robot.learning.config import LeRobotDataConfig, ReplayBufferDataConfig, SplitConfig, TrainPolicyConfig
-from handeye.robot.policies.onnx_policy import (
-    ACTION_KEY,
-    ENVIRONMENT_KEY,
-    IMAGE_PREFIX,
-    STATE_KEY,
-    PolicySignature,
-    resize_image,
-)
+from handeye.robot.policies.onnx_policy import PolicySignature, resize_image
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.checkpoints.published import load_official_backbone, read_published_file
 from handeye.vision.errors import ConfigError, DatasetError, UserError
 

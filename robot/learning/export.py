@@ -21,14 +21,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from handeye.robot.learning.act_policy import ActPolicy, Observations
-from handeye.robot.policies.onnx_policy import (
-    ENVIRONMENT_KEY,
-    METADATA_KEY,
-    OUTPUT_NAME,
-    STATE_KEY,
-    PolicyManifest,
-    StateStatistics,
-)
+from handeye.robot.policies.onnx_policy import METADATA_KEY, OUTPUT_NAME, PolicyManifest, StateStatistics
+from handeye.robot.types import ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.files import replacing
 from handeye.vision.layers.attention import MultiHeadAttention
 from handeye.vision.runtime.engines import installed_engines, open_session

@@ -19,7 +19,8 @@ from torch import Tensor
 from handeye.robot.learning.act import ActConfig
 from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig
 from handeye.robot.learning.checkpoint import LEROBOT_KEYS, require_finite
-from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
+from handeye.robot.policies.onnx_policy import PolicySignature
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.checkpoints.published import read_published_file
 from handeye.vision.config import Config, validate_config
 from handeye.vision.errors import ConfigError, ModelFileError

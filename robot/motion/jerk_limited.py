@@ -1,4 +1,4 @@
-"""Profiles with bounded velocity, acceleration and jerk: state to state by ruckig, to a standstill by formula.
+"""Jerk-limited motion profiles: state to state by ruckig, braking to rest in closed form.
 
 The only file that knows ruckig. Its community version solves for any moving start but raises on rare numerical
 corner cases, so every failure becomes MotionPlanningError; braking does without it and has an answer always.

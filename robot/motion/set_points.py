@@ -1,50 +1,43 @@
-"""From the rows of an action chunk to set-points at the control rate, without jumps in position or velocity.
+"""Interpolate action chunks to joint set-points at the control rate, and limit set-points in speed and acceleration.
 
 Between rows a monotone cubic (Fritsch and Butland 1984: slopes are harmonic means) never leaves the interval of its
-two rows, so interpolating cannot break a limit that the rows respect. When a new chunk arrives, its offset to what is
-being commanded is faded out instead of being jumped over.
+two rows, so interpolating cannot break a limit that the rows respect. `SetPointLimiter` is for targets that respect no
+limits, such as those of a network.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from jaxtyping import Float
-from typing_extensions import assert_never
 
 from handeye.robot.errors import ActionError
 from handeye.robot.types import NUM_JOINTS, ActionChunk
 
-_ON_A_ROW = 1e-6  # part of a row's period; a stamp this near to a row means that row
-
-
-class Interpolation(Enum):
-    """LINEAR: straight between rows, velocity jumps at rows. CUBIC: velocity continuous, also into the final hold."""
-
-    LINEAR = "linear"
-    CUBIC = "cubic"
+ROW_TOLERANCE = 1e-6
+"""Part of a row's period; a stamp this near to a row means that row."""
+CATCH_UP_PER_S = 20.0
+"""Gain of SetPointLimiter: speed per distance left, 1/s."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetPoint:
     """Joint targets (rad), their velocity (rad/s) and the gripper's opening (m). is_past_end: the last row is held."""
 
-    qpos: Float[np.ndarray, " 6"]
-    qvel: Float[np.ndarray, " 6"]
-    gripper_m: float
+    qpos_target: Float[np.ndarray, " 6"]
+    qvel_target: Float[np.ndarray, " 6"]
+    gripper_target_m: float
     is_past_end: bool
 
 
-def interpolate_chunk(chunk: ActionChunk, stamp_s: float, method: Interpolation) -> SetPoint:
-    """The chunk at a time: between its rows by `method`, its first row before it begins, its last after it ends.
+def interpolate_chunk(chunk: ActionChunk, stamp_s: float) -> SetPoint:
+    """The chunk at a time: cubic between its rows, its first row before it begins, its last after it ends.
 
-    The gripper goes linearly. Raises ActionError for a chunk without rows or without a period.
+    The gripper is interpolated linearly. Raises ActionError for a chunk without rows or without a period.
     """
     _require_rows(chunk)
-    row = (stamp_s - chunk.stamp_s) / chunk.dt_s
-    row = float(round(row)) if abs(row - round(row)) < _ON_A_ROW else row
+    row = snap_to_row((stamp_s - chunk.stamp_s) / chunk.dt_s)
     last = len(chunk.actions) - 1
     if row < 0.0 or row >= last:
         held = chunk.actions[0 if row < 0.0 else last]
@@ -52,73 +45,48 @@ def interpolate_chunk(chunk: ActionChunk, stamp_s: float, method: Interpolation)
     before = int(row)
     fraction = row - before
     gripper_m = float((1.0 - fraction) * chunk.gripper_target_m[before] + fraction * chunk.gripper_target_m[before + 1])
-    match method:
-        case Interpolation.LINEAR:
-            qpos, qvel = _linear(chunk, before, fraction)
-        case Interpolation.CUBIC:
-            qpos, qvel = _monotone_cubic(chunk, before, fraction)
-        case _:
-            assert_never(method)
+    qpos, qvel = _monotone_cubic(chunk, before, fraction)
     return SetPoint(qpos, qvel, gripper_m, is_past_end=False)
 
 
-class ChunkFollower:
-    """Follows one chunk after another; set-points stay continuous in position and velocity across chunks."""
-
-    def __init__(self, method: Interpolation, *, blend_s: float) -> None:
-        """blend_s: how long the offset of a new chunk takes to fade; 0 takes every chunk at its word."""
-        if not (np.isfinite(blend_s) and blend_s >= 0.0):
-            raise ActionError(f"blend_s: expected a finite time >= 0 s, got {blend_s}")
-        self._method = method
-        self._blend_s = blend_s
-        self._chunk: ActionChunk | None = None
-        self._offset = _Fade(np.zeros(NUM_JOINTS), np.zeros(NUM_JOINTS), 0.0, 0.0)
-
-    def restart(self, qpos: Float[np.ndarray, " 6"], gripper_m: float, stamp_s: float) -> None:
-        """Forget all chunks and hold this set-point (rad, m), after a stop or at the beginning."""
-        self._chunk = ActionChunk(np.append(qpos, gripper_m)[None], 1.0, stamp_s)
-        self._offset = _Fade(np.zeros(NUM_JOINTS), np.zeros(NUM_JOINTS), stamp_s, 0.0)
-
-    def follow(self, chunk: ActionChunk, stamp_s: float) -> None:
-        """From stamp_s on follow this chunk; the very same chunk again changes nothing. Raises ActionError."""
-        if chunk is self._chunk:
-            return
-        arriving = interpolate_chunk(chunk, stamp_s, self._method)
-        if self._chunk is not None and self._blend_s > 0.0:
-            leaving = self.sample(stamp_s)
-            self._offset = _Fade(leaving.qpos - arriving.qpos, leaving.qvel - arriving.qvel, stamp_s, self._blend_s)
-        self._chunk = chunk
-
-    def sample(self, stamp_s: float) -> SetPoint:
-        """The set-point for a time no earlier than the last `follow`. Raises ActionError when there is no chunk."""
-        if self._chunk is None:
-            raise ActionError("there is no action chunk to follow yet")
-        target = interpolate_chunk(self._chunk, stamp_s, self._method)
-        offset_qpos, offset_qvel = self._offset.at(stamp_s)
-        return SetPoint(target.qpos + offset_qpos, target.qvel + offset_qvel, target.gripper_m, target.is_past_end)
+def snap_to_row(row: float) -> float:
+    """The nearest whole row where rounded stamps have missed it by less than ROW_TOLERANCE, otherwise `row` itself."""
+    return float(round(row)) if abs(row - round(row)) < ROW_TOLERANCE else row
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Fade:
-    """A cubic in time from an offset and its rate to nothing, over duration_s from start_s on."""
+class SetPointLimiter:
+    """Limit joint targets in speed and acceleration: `restart` once, then `follow` every dt_s.
 
-    qpos: np.ndarray
-    qvel: np.ndarray
-    start_s: float
-    duration_s: float
+    Targets within the bounds (rad/s and rad/s^2, one for each joint) pass unchanged. Where they ask for more, each
+    joint catches up by itself: with the distance d left it goes faster than the target by min(k d, sqrt(a d)), which
+    it can brake again in time, and its velocity changes by at most a dt.
+    """
 
-    def at(self, stamp_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Offset and its rate; zero once the time is over."""
-        if self.duration_s == 0.0 or stamp_s - self.start_s >= self.duration_s:
-            return np.zeros(NUM_JOINTS), np.zeros(NUM_JOINTS)
-        zero = np.zeros(NUM_JOINTS)
-        u = max(stamp_s - self.start_s, 0.0) / self.duration_s
-        return _hermite(self.qpos, zero, self.qvel, zero, u, self.duration_s)
+    def __init__(
+        self, velocity_max: Float[np.ndarray, " D"], acceleration_max: Float[np.ndarray, " D"], dt_s: float
+    ) -> None:
+        self._velocity_max = velocity_max
+        self._acceleration_max = acceleration_max
+        self._dt_s = dt_s
+        self.restart(np.zeros_like(velocity_max))
 
+    def restart(self, qpos_command: Float[np.ndarray, " D"]) -> None:
+        """Be at rest at `qpos_command` (rad)."""
+        self.qpos_command = qpos_command.copy()
+        self._qpos_target = qpos_command.copy()
+        self._velocity = np.zeros_like(qpos_command)
 
-def _linear(chunk: ActionChunk, before: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    start, end = chunk.qpos_target[before], chunk.qpos_target[before + 1]
-    return (1.0 - fraction) * start + fraction * end, (end - start) / chunk.dt_s
+    def follow(self, qpos_target: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
+        """The set-point for this period on the way to `qpos_target` (rad)."""
+        left = self._qpos_target - self.qpos_command
+        catch_up = np.minimum(CATCH_UP_PER_S * np.abs(left), np.sqrt(self._acceleration_max * np.abs(left)))
+        velocity = (qpos_target - self._qpos_target) / self._dt_s + np.sign(left) * catch_up
+        self._qpos_target = qpos_target.copy()
+        velocity = np.clip(velocity, -self._velocity_max, self._velocity_max)
+        most = self._acceleration_max * self._dt_s
+        self._velocity = np.clip(velocity, self._velocity - most, self._velocity + most)
+        self.qpos_command = self.qpos_command + self._velocity * self._dt_s
+        return self.qpos_command
 
 
 def _monotone_cubic(chunk: ActionChunk, before: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -158,45 +126,3 @@ def _require_rows(chunk: ActionChunk) -> None:
         raise ActionError(
             f"an action chunk needs rows and a period above 0 s, got {len(chunk.actions)}, {chunk.dt_s} s"
         )
-
-
-# Makes joint set-points that the gates let pass out of wishes that come from anywhere, one control period at a time.
-#
-# Wishes within the bounds pass unchanged. Where they ask for more, each joint catches up on its own: in the distance
-# d
-# that is left it goes faster than the wish by min(k d, sqrt(a d)), which it can brake again in time, and its
-# velocity
-# changes by at most a dt.
-
-CATCH_UP_PER_S = 20.0
-"""k, speed per distance left, 1/s."""
-
-
-class SetPointLimiter:
-    """Call `restart` once, then `follow` once every dt_s. Bounds in rad/s and rad/s^2, one for each joint."""
-
-    def __init__(
-        self, velocity_max: Float[np.ndarray, " D"], acceleration_max: Float[np.ndarray, " D"], dt_s: float
-    ) -> None:
-        self._velocity_max = velocity_max
-        self._acceleration_max = acceleration_max
-        self._dt_s = dt_s
-        self.restart(np.zeros_like(velocity_max))
-
-    def restart(self, qpos: Float[np.ndarray, " D"]) -> None:
-        """Be at rest at `qpos` (rad)."""
-        self.qpos = qpos.copy()
-        self._wished = qpos.copy()
-        self._velocity = np.zeros_like(qpos)
-
-    def follow(self, wished: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
-        """The set-point for this period on the way to `wished` (rad)."""
-        left = self._wished - self.qpos
-        catch_up = np.minimum(CATCH_UP_PER_S * np.abs(left), np.sqrt(self._acceleration_max * np.abs(left)))
-        velocity = (wished - self._wished) / self._dt_s + np.sign(left) * catch_up
-        self._wished = wished.copy()
-        velocity = np.clip(velocity, -self._velocity_max, self._velocity_max)
-        most = self._acceleration_max * self._dt_s
-        self._velocity = np.clip(velocity, self._velocity - most, self._velocity + most)
-        self.qpos = self.qpos + self._velocity * self._dt_s
-        return self.qpos

@@ -1,8 +1,7 @@
-"""Motions of the arm in time: from joints to joints, along a straight line of the tool, and to a standstill.
+"""Plan trajectories: joint to joint, along a straight line of the tool, and braking.
 
-Every motion starts with the velocity the arm has, ends at rest and keeps within velocity, acceleration and jerk
-limits. The planners raise MotionPlanningError and leave the arm alone; whoever plans while moving then sends
-`plan_brake`, which cannot fail, so that an error in planning never ends the loop.
+Every motion starts with the present velocity, ends at rest and keeps within velocity, acceleration and jerk limits.
+The planners raise MotionPlanningError; whoever plans while moving then sends `plan_brake`, which cannot fail.
 """
 
 from __future__ import annotations
@@ -15,9 +14,15 @@ from jaxtyping import Float
 from handeye.robot.errors import MotionPlanningError, SingularityError, UnreachableError
 from handeye.robot.kinematics.forward import SingularityMargins, geometric_jacobian, singularity_measures
 from handeye.robot.kinematics.limits import JointLimits
-from handeye.robot.kinematics.ur10e_ik import inverse_kinematics_branches, wrap_angle
+from handeye.robot.kinematics.ur10e_ik import inverse_kinematics_branches
 from handeye.robot.motion.jerk_limited import Bounds, brake_to_rest, state_to_rest
-from handeye.robot.transforms import make_transform, require_transform, rotation_to_rotvec, rotvec_to_rotation
+from handeye.robot.transforms import (
+    make_transform,
+    require_transform,
+    rotation_to_rotvec,
+    rotvec_to_rotation,
+    wrap_angle,
+)
 from handeye.robot.types import NUM_JOINTS, ActionChunk
 from handeye.vision.errors import ConfigError
 

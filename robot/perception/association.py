@@ -1,7 +1,7 @@
-"""Which detection belongs to which track: a gate by chi-square, then the cheapest one-to-one assignment.
+"""Data association of detections and tracks: a chi-square gate, then the assignment of least total cost.
 
-The gate doubles as the price of leaving a pair apart, so a poor match never displaces a good one. Pairs that nobody
-else competes for are settled at once; only the rest goes through the Hungarian method (scipy's, Jonker-Volgenant).
+The gate is also the cost of leaving a pair unmatched, so a poor match never displaces a good one. Pairs without
+competitors are matched at once; only the rest goes through the Hungarian method (SciPy's, Jonker-Volgenant).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The depth of what a box shows, robust to holes, mixed edge pixels and background inside the box.
+"""Segment the object in a detector's box by depth, robust to holes, mixed edge pixels and background in the box.
 
 Stereo depth comes from a disparity d = f b / z, so noise is even in 1 / z and a plane is linear in (u, v, 1 / z): the
 separation of object and background works there. The object is that connected piece before the background which fits
@@ -26,7 +26,7 @@ _SAMPLE = 500  # readings are plenty for a median
 
 
 class DepthError(RobotError):
-    """A depth image is none: another shape or type than expected, or another unit than metres."""
+    """A depth image has another shape or type than expected, or another unit than metres."""
 
 
 class DepthConfig(Config):

@@ -1,7 +1,7 @@
-"""Detections and depth become positions in the base frame, each with an honest covariance.
+"""Localize detections in the base frame from depth, each position with its covariance.
 
-An object on the table is placed by its top face. What is held in the air or shows no top is placed by its visible
-surface, and a box without any depth by the ray through its middle; both are much less certain and say so.
+An object on the table is located by its top face, one that is held in the air or shows no top by its visible surface,
+and a box without any depth by the ray through its middle; the covariance of the last two is much larger.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing_extensions import assert_never
 
 from handeye.robot.perception.box_depth import BoxDepth, NoDepth, measure_box_depth
 from handeye.robot.perception.camera_view import Located, ProjectionConfig, View, plane_inverse_depth
-from handeye.robot.perception.tabletop import locate_on_ray, locate_standing, locate_surface
+from handeye.robot.perception.tabletop import locate_on_ray, locate_on_table, locate_surface
 from handeye.robot.types import Frame, ObjectPosition
 from handeye.vision.runtime.detections import Detections
 
@@ -25,7 +25,7 @@ def locate_objects(
     *,
     table_height_m: float | None,
 ) -> tuple[ObjectPosition, ...]:
-    """Lift detections into the base frame, in their order; those that cannot be placed are left out.
+    """Locate detections in the base frame, in their order; those that cannot be located are left out.
 
     A detection is left out when its box lies outside of the image, when nothing in it stands before the table, or when
     there is neither depth nor a table. table_height_m is the height of the table top in the base frame, None if it is
@@ -44,7 +44,7 @@ def locate_box(box_xyxy: Float[np.ndarray, "4"], view: View) -> Located | NoDept
     found = measure_box_depth(view.frame.depth_m, box_xyxy, view.focal_px, view.config.depth, background=background)
     match found:
         case BoxDepth():
-            return locate_standing(found, box_xyxy, view) or locate_surface(found, view)
+            return locate_on_table(found, box_xyxy, view) or locate_surface(found, view)
         case NoDepth.NO_READING:
             return locate_on_ray(box_xyxy, view) or found
         case NoDepth.OUTSIDE | NoDepth.NO_OBJECT:

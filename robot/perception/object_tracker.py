@@ -1,7 +1,7 @@
-"""Objects in space with identity: predict, associate, update, and a life cycle that knows what can be seen.
+"""Multi-object tracking in the base frame: Kalman prediction, assignment, update, and a life cycle by visibility.
 
-Things on a table mostly lie still, so velocity decays and is little excited; a thing that was moved further than that
-explains is found again near its old place and keeps its id. What is outside of the view or behind the arm waits.
+Objects on a table mostly lie still, so velocity decays and process noise is low; one that was moved further than that
+explains is found again near its old place and keeps its id. Tracks out of view or behind the arm are kept.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class ObjectTracker:
         self._gate = chi_square_gate(config.gate_probability, 3)
         self._means = np.zeros((0, 6))
         self._covariances = np.zeros((0, 6, 6))
-        self._lives: list[_TrackState] = []
+        self._states: list[_TrackState] = []
         self._next_id = 1
         self._stamp_s: float | None = None
 
@@ -113,18 +113,18 @@ class ObjectTracker:
         tracks, detections = self._match(positions, measured, noise, is_visible)
         self._correct(tracks, measured[detections], noise[detections])
         for track, detection in zip(tracks, detections, strict=True):
-            self._hit(self._lives[track], positions[detection])
+            self._hit(self._states[track], positions[detection])
         self._miss(np.setdiff1d(np.flatnonzero(is_visible), tracks), dt_s)
         self._prune()
-        self._give_birth(np.setdiff1d(np.arange(len(positions)), detections), positions, measured, noise)
+        self._start_tracks(np.setdiff1d(np.arange(len(positions)), detections), positions, measured, noise)
         return self.tracks()
 
     def tracks(self) -> tuple[Track, ...]:
         """Every living track as of the last update, oldest first."""
         systematic = self._config.systematic_m**2 * np.eye(3)
         return tuple(
-            _track(life, mean, covariance[:3, :3] + systematic)
-            for life, mean, covariance in zip(self._lives, self._means, self._covariances, strict=True)
+            _track(state, mean, covariance[:3, :3] + systematic)
+            for state, mean, covariance in zip(self._states, self._means, self._covariances, strict=True)
         )
 
     def _elapsed(self, stamp_s: float) -> float:
@@ -151,8 +151,8 @@ class ObjectTracker:
         rest[:, :3, 3:] = rest[:, 3:, :3] = 0.0
         covariances[hidden] = rest
         self._means, self._covariances = means, covariances
-        for life in self._lives:
-            life.attributes.yaw.predict(dt_s)
+        for state in self._states:
+            state.attributes.yaw.predict(dt_s)
 
     def _match(
         self,
@@ -163,7 +163,7 @@ class ObjectTracker:
     ) -> tuple[Int64[np.ndarray, " K"], Int64[np.ndarray, " K"]]:
         """Indices of matched tracks and detections: through the gate first, then tracks whose object was moved."""
         pairs = self._gated_pairs(positions, measured, noise)
-        near = assign_pairs(pairs, len(self._lives), len(positions), self._gate)
+        near = assign_pairs(pairs, len(self._states), len(positions), self._gate)
         reach_m = np.where(is_visible, self._config.reacquire_m, self._config.pushed_m)[near.unmatched_tracks]
         moved = self._reacquire(near.unmatched_tracks, near.unmatched_detections, positions, measured, reach_m)
         for track in moved[0].tolist():
@@ -182,7 +182,7 @@ class ObjectTracker:
         tracks, detections = pairs_within(self._means[:, :3], measured, reach)
         offsets = measured[detections] - self._means[tracks, :3]
         costs = mahalanobis_squared(offsets, spread[tracks] + noise[detections])
-        track_classes = np.array([life.attributes.class_id for life in self._lives], dtype=np.int64)
+        track_classes = np.array([state.attributes.class_id for state in self._states], dtype=np.int64)
         classes = np.array([position.class_id for position in positions], dtype=np.int64)
         is_foreign = track_classes[tracks] != classes[detections]
         return Pairs(tracks, detections, costs + self._config.class_penalty * is_foreign)
@@ -199,10 +199,10 @@ class ObjectTracker:
         config = self._config
         rows, columns = pairs_within(self._means[tracks, :3], measured[detections], config.reacquire_m)
         candidates = zip(tracks[rows], detections[columns], strict=True)
-        is_same = [self._lives[i].attributes.class_id == positions[j].class_id for i, j in candidates]
+        is_same = [self._states[i].attributes.class_id == positions[j].class_id for i, j in candidates]
         rows, columns = rows[np.array(is_same, dtype=bool)], columns[np.array(is_same, dtype=bool)]
         distances = np.linalg.norm(self._means[tracks[rows], :3] - measured[detections[columns]], axis=1)
-        is_tentative = np.array([self._lives[i].status is TrackStatus.TENTATIVE for i in tracks[rows]], dtype=bool)
+        is_tentative = np.array([self._states[i].status is TrackStatus.TENTATIVE for i in tracks[rows]], dtype=bool)
         distances[distances > np.where(is_tentative, config.separation_m, reach_m[rows])] = np.inf
         found = assign_pairs(Pairs(rows, columns, distances), len(tracks), len(detections), config.reacquire_m)
         return tracks[found.track_index], detections[found.detection_index]
@@ -212,55 +212,55 @@ class ObjectTracker:
         config = self._config
         self._means[track, 3:] = 0.0
         self._covariances[track] = _start_covariance(config.reacquire_m**2 * np.eye(3), config.initial_speed_m_s)
-        self._lives[track].attributes.yaw = YawFilter(config.yaw_sigma_rad, config.yaw_walk_rad2_s)
+        self._states[track].attributes.yaw = YawFilter(config.yaw_sigma_rad, config.yaw_walk_rad2_s)
 
     def _correct(self, tracks: np.ndarray, measured: np.ndarray, noise: np.ndarray) -> None:
         means, covariances = update(self._means[tracks], self._covariances[tracks], measured, noise, _H)
         self._means[tracks], self._covariances[tracks] = means, covariances
 
-    def _hit(self, life: _TrackState, position: ObjectPosition) -> None:
-        life.attributes.add(position)
-        life.last_seen_s = position.stamp_s
-        life.num_hits += 1
-        life.num_misses, life.unseen_s = 0, 0.0
-        if life.num_hits >= self._config.confirm_hits:
-            life.status = TrackStatus.CONFIRMED
+    def _hit(self, state: _TrackState, position: ObjectPosition) -> None:
+        state.attributes.add(position)
+        state.last_seen_s = position.stamp_s
+        state.num_hits += 1
+        state.num_misses, state.unseen_s = 0, 0.0
+        if state.num_hits >= self._config.confirm_hits:
+            state.status = TrackStatus.CONFIRMED
 
     def _miss(self, tracks: np.ndarray, dt_s: float) -> None:
         """Only visible tracks miss a detection; hidden ones wait."""
-        for life in (self._lives[track] for track in tracks):
-            life.num_misses += 1
-            life.unseen_s += dt_s
-            if life.status is TrackStatus.CONFIRMED and life.unseen_s > self._config.coast_s:
-                life.status = TrackStatus.LOST
+        for state in (self._states[track] for track in tracks):
+            state.num_misses += 1
+            state.unseen_s += dt_s
+            if state.status is TrackStatus.CONFIRMED and state.unseen_s > self._config.coast_s:
+                state.status = TrackStatus.LOST
 
     def _prune(self) -> None:
-        is_alive = np.array([self._is_alive(life) for life in self._lives], dtype=bool)
+        is_alive = np.array([self._is_alive(state) for state in self._states], dtype=bool)
         self._means, self._covariances = self._means[is_alive], self._covariances[is_alive]
-        self._lives = [life for life, alive in zip(self._lives, is_alive, strict=True) if alive]
+        self._states = [state for state, alive in zip(self._states, is_alive, strict=True) if alive]
 
-    def _is_alive(self, life: _TrackState) -> bool:
-        if life.status is TrackStatus.TENTATIVE:
-            return life.num_misses <= self._config.tentative_misses
-        return life.unseen_s <= self._config.forget_s
+    def _is_alive(self, state: _TrackState) -> bool:
+        if state.status is TrackStatus.TENTATIVE:
+            return state.num_misses <= self._config.tentative_misses
+        return state.unseen_s <= self._config.forget_s
 
-    def _give_birth(
+    def _start_tracks(
         self, detections: np.ndarray, positions: Sequence[ObjectPosition], measured: np.ndarray, noise: np.ndarray
     ) -> None:
         """A track for each detection that is not a double of an object seen in this frame."""
         config = self._config
-        seen = np.array([life.num_misses == 0 for life in self._lives], dtype=bool)
+        seen = np.array([state.num_misses == 0 for state in self._states], dtype=bool)
         doubles = pairs_within(self._means[seen, :3], measured[detections], config.separation_m)[1]
-        born = np.delete(detections, np.unique(doubles))
-        born = born[_suppress_duplicates(measured[born], config.separation_m)]
-        for detection in born:
+        fresh = np.delete(detections, np.unique(doubles))
+        fresh = fresh[_suppress_duplicates(measured[fresh], config.separation_m)]
+        for detection in fresh:
             yaw = YawFilter(config.yaw_sigma_rad, config.yaw_walk_rad2_s)
-            life = _TrackState(self._next_id, Attributes(yaw), positions[detection].stamp_s)
+            state = _TrackState(self._next_id, Attributes(yaw), positions[detection].stamp_s)
             self._next_id += 1
-            self._hit(life, positions[detection])
-            self._lives.append(life)
-        covariances = _start_covariance(noise[born], config.initial_speed_m_s)
-        self._means = np.concatenate([self._means, np.pad(measured[born], ((0, 0), (0, 3)))])
+            self._hit(state, positions[detection])
+            self._states.append(state)
+        covariances = _start_covariance(noise[fresh], config.initial_speed_m_s)
+        self._means = np.concatenate([self._means, np.pad(measured[fresh], ((0, 0), (0, 3)))])
         self._covariances = np.concatenate([self._covariances, covariances])
 
 
@@ -297,10 +297,10 @@ def _start_covariance(position: Float[np.ndarray, "*tracks 3 3"], speed_m_s: flo
     return covariance
 
 
-def _track(life: _TrackState, mean: Float[np.ndarray, "6"], covariance: Float[np.ndarray, "3 3"]) -> Track:
-    attributes = life.attributes
+def _track(state: _TrackState, mean: Float[np.ndarray, "6"], covariance: Float[np.ndarray, "3 3"]) -> Track:
+    attributes = state.attributes
     return Track(
-        track_id=life.track_id,
+        track_id=state.track_id,
         class_id=attributes.class_id,
         class_name=attributes.class_name,
         p_base=mean[:3].copy(),
@@ -309,7 +309,7 @@ def _track(life: _TrackState, mean: Float[np.ndarray, "6"], covariance: Float[np
         yaw_rad=attributes.yaw.mean_rad,
         size_m=attributes.size_m,
         score=attributes.score,
-        status=life.status,
-        last_seen_s=life.last_seen_s,
-        num_hits=life.num_hits,
+        status=state.status,
+        last_seen_s=state.last_seen_s,
+        num_hits=state.num_hits,
     )

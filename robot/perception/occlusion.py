@@ -1,6 +1,6 @@
-"""Whether the camera would see an object at a place: inside the image, and nothing nearer in front of it.
+"""Visibility of an object in a depth image, and depth images without the arm.
 
-The depth image itself shows what occludes, be it the arm, the gripper or another object, so no model of them is needed.
+The depth image shows what occludes, be it the arm, the gripper or another object, so no model of them is needed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from handeye.robot.types import Frame
 from handeye.vision.config import Config
 from handeye.vision.runtime.detections import Detections
 
+_AROUND_PX = 6  # readings this near around a box count as well
+_NOISE_SIGMAS = 2.0
+_SHAPE_ERROR_M = 0.002  # how far the arm may differ from its collision geometry
+
 
 class VisibilityConfig(Config):
     """What counts as visible."""
@@ -32,11 +36,11 @@ class VisibilityConfig(Config):
 def build_visibility(
     frame: Frame, T_base_camera: Float[np.ndarray, "4 4"], config: VisibilityConfig
 ) -> Callable[[Float[np.ndarray, " 3"]], bool]:
-    """A function that says of a place p_base (m) whether an object there would be seen in this frame.
+    """A function from a point p_base (m) to whether an object there would be visible in this frame.
 
     It is hidden when its centre projects too near to the border or behind the camera, or when the median depth there
-    is nearer than the object's own front could be. Of a patch without readings nobody knows, so the answer is no: a
-    track that waits for nothing costs less than one that is given up because the sensor was blind there.
+    is nearer than the object's front could be. A patch without readings counts as hidden: a track that is kept too
+    long costs less than one that is dropped because the sensor was blind there.
     """
     T_camera_base = inverse(T_base_camera)
 
@@ -63,18 +67,6 @@ def _median_depth(frame: Frame, u: int, v: int, patch_px: int) -> float:
     return float(np.median(readings)) if readings.size else 0.0
 
 
-# Depth without the arm, known from its joints, so that no object is placed onto a hand that comes before it.
-#
-# Readings on the arm get a negative sign: nothing is measured by them, but what ends there is cut off, not at its
-# edge.
-
-_AROUND_PX = 6
-"""Readings so near around a box have a say in it."""
-_NOISE_SIGMAS = 2.0
-_SHAPE_ERROR_M = 0.002
-"""How far arm and drawing may differ."""
-
-
 def without_arm(
     frame: Frame,
     T_base_camera: Float[np.ndarray, "4 4"],
@@ -82,7 +74,10 @@ def without_arm(
     detections: Detections,
     config: ProjectionConfig,
 ) -> Frame:
-    """The frame with negative depth where readings in and around the boxes lie on the arm, within their noise."""
+    """The frame with negative depth where readings in and around the boxes lie on the arm, within their noise.
+
+    So no object is located on a hand in front of it; what ends at such a reading is cut, not at its own edge.
+    """
     in_box = np.zeros(frame.depth_m.shape, dtype=bool)
     for x0, y0, x1, y1 in np.nan_to_num(detections.boxes_xyxy).astype(int):
         in_box[max(y0 - _AROUND_PX, 0) : y1 + _AROUND_PX, max(x0 - _AROUND_PX, 0) : x1 + _AROUND_PX] = True

@@ -1,6 +1,6 @@
-"""From a frame to tracks: detect, lift to the base frame, follow over time. Each stage is timed.
+"""The perception pipeline: detect objects in a frame, locate them in the base frame, track them. Each stage is timed.
 
-The camera rides on the arm, so a frame is placed by the joints at its own exposure, not by the newest ones.
+The camera is on the arm, so its pose comes from the joints at the exposure of the frame, not from the newest ones.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HISTORY_S = 0.5
 
 
 class PerceptionConfig(Config):
-    """From detections to tracks."""
+    """Localization, visibility and tracking."""
 
     projection: ProjectionConfig = ProjectionConfig()
     visibility: VisibilityConfig = VisibilityConfig()
@@ -47,7 +47,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Percept:
-    """What one frame gave. T_base_camera is where the camera was at the exposure."""
+    """The result of one frame. T_base_camera is the camera's pose at the exposure."""
 
     frame: Frame
     T_base_camera: Float[np.ndarray, "4 4"]
@@ -56,18 +56,53 @@ class Percept:
     tracks: tuple[Track, ...]
 
 
-def seen_past_arm(
-    frame: Frame, T_base_camera: Float[np.ndarray, "4 4"], arm: PlacedArm, config: VisibilityConfig
-) -> Visible:
-    """Whether the camera would see an object at p_base: depth shows nothing before it, and the joints no arm."""
-    is_free = build_visibility(frame, T_base_camera, config)
-    radius_m = config.object_radius_m
+class Perception:
+    """Detector, localization and tracker in a row; `timer` receives the stages detect, project and track."""
 
-    return lambda p_base: is_free(p_base) and not occluded_by_arm(p_base, T_base_camera, arm, radius_m=radius_m)
+    def __init__(
+        self,
+        detector: Detector,
+        config: PerceptionConfig,
+        *,
+        T_tool_camera: Float[np.ndarray, "4 4"],
+        arm_shape: ArmShape,
+        table_height_m: float,
+        timer: StageTimer,
+    ) -> None:
+        self._detector = detector
+        self._config = config
+        self._tracker = ObjectTracker(config.tracker)
+        self._T_tool_camera = T_tool_camera
+        self._arm_shape = arm_shape
+        self._table_height_m = table_height_m
+        self._timer = timer
+
+    def reset(self) -> None:
+        """Forget all tracks."""
+        self._tracker = ObjectTracker(self._config.tracker)
+
+    def perceive(self, frame: Frame, joints: JointState) -> Percept:
+        """Detections, positions and tracks after `frame`; `joints` are those at its exposure."""
+        T_base_camera = forward_kinematics(joints.qpos) @ self._T_tool_camera
+        with self._timer.stage("detect"):
+            detections = self._detector(frame.image_rgb)
+        with self._timer.stage("project"):
+            arm = self._arm_shape.place(joints.qpos, joints.gripper_opening_m)
+            positions = locate_objects(
+                detections,
+                without_arm(frame, T_base_camera, arm, detections, self._config.projection),
+                T_base_camera,
+                self._config.projection,
+                table_height_m=self._table_height_m,
+            )
+        with self._timer.stage("track"):
+            visible = seen_past_arm(frame, T_base_camera, arm, self._config.visibility)
+            tracks = self._tracker.update(positions, frame.stamp_s, visible=visible)
+        return Percept(frame, T_base_camera, detections, positions, tracks)
 
 
 class JointHistory:
-    """The joint states of the last half second, to look up where the arm was at an exposure."""
+    """The joint states of the last HISTORY_S, to look up where the arm was at an exposure."""
 
     def __init__(self) -> None:
         self._states: deque[JointState] = deque()
@@ -94,6 +129,16 @@ class JointHistory:
         raise CameraError(f"a frame was exposed at {stamp_s:.3f} s, but the joints are remembered since {oldest}")
 
 
+def seen_past_arm(
+    frame: Frame, T_base_camera: Float[np.ndarray, "4 4"], arm: PlacedArm, config: VisibilityConfig
+) -> Visible:
+    """Whether the camera sees an object at p_base: neither depth nor the arm's pose shows anything before it."""
+    is_free = build_visibility(frame, T_base_camera, config)
+    radius_m = config.object_radius_m
+
+    return lambda p_base: is_free(p_base) and not occluded_by_arm(p_base, T_base_camera, arm, radius_m=radius_m)
+
+
 def _between(before: JointState, after: JointState, stamp_s: float) -> JointState:
     part = (stamp_s - before.stamp_s) / (after.stamp_s - before.stamp_s)
     return JointState(
@@ -102,48 +147,3 @@ def _between(before: JointState, after: JointState, stamp_s: float) -> JointStat
         before.gripper_opening_m + part * (after.gripper_opening_m - before.gripper_opening_m),
         stamp_s,
     )
-
-
-class Perception:
-    """Detector, projection and tracker in a row; `timer` receives the stages detect, project and track."""
-
-    def __init__(
-        self,
-        detector: Detector,
-        config: PerceptionConfig,
-        *,
-        T_tool_camera: Float[np.ndarray, "4 4"],
-        arm_shape: ArmShape,
-        table_height_m: float,
-        timer: StageTimer,
-    ) -> None:
-        self._detector = detector
-        self._config = config
-        self._tracker = ObjectTracker(config.tracker)
-        self._T_tool_camera = T_tool_camera
-        self._arm_shape = arm_shape
-        self._table_height_m = table_height_m
-        self._timer = timer
-
-    def reset(self) -> None:
-        """Forget what was seen."""
-        self._tracker = ObjectTracker(self._config.tracker)
-
-    def perceive(self, frame: Frame, joints: JointState) -> Percept:
-        """Everything known after `frame`, which was exposed while arm and fingers were where `joints` says."""
-        T_base_camera = forward_kinematics(joints.qpos) @ self._T_tool_camera
-        with self._timer.stage("detect"):
-            detections = self._detector(frame.image_rgb)
-        with self._timer.stage("project"):
-            arm = self._arm_shape.place(joints.qpos, joints.gripper_opening_m)
-            positions = locate_objects(
-                detections,
-                without_arm(frame, T_base_camera, arm, detections, self._config.projection),
-                T_base_camera,
-                self._config.projection,
-                table_height_m=self._table_height_m,
-            )
-        with self._timer.stage("track"):
-            visible = seen_past_arm(frame, T_base_camera, arm, self._config.visibility)
-            tracks = self._tracker.update(positions, frame.stamp_s, visible=visible)
-        return Percept(frame, T_base_camera, detections, positions, tracks)

@@ -1,7 +1,12 @@
-"""The rectangle that an object's outline fills when seen from above: centre, length, width and yaw.
+"""Fit a rectangle to an object's outline seen from above: centre, length, width and yaw.
 
-The hull of the outline is used edge by edge: the edges' directions, four-fold, give the yaw, and their offsets along
-the two axes the four sides. Sides of which no true edge was seen are known to be so.
+`fit_footprint` uses the hull of the outline edge by edge: the edges' directions, four-fold, give the yaw, and their
+offsets along the two axes the four sides. Sides of which no true edge was seen are marked.
+
+`fit_rectangle` is for an object that touches its neighbours: depth shows one surface, and only the detector's box says
+where the object ends. A robust least-squares fit to both at once: the sides to the parts of the outline that are seen,
+and the projection to the box. What neither determines is held by the expected size, and the covariance says how well
+everything is known.
 """
 
 from __future__ import annotations
@@ -16,11 +21,17 @@ from scipy.optimize import least_squares
 
 from handeye.robot.perception.box_depth import BoxDepth
 from handeye.robot.perception.camera_view import View, pixels_on_plane
-from handeye.robot.transforms import apply_transform, inverse
+from handeye.robot.transforms import apply_transform, inverse, wrap_angle
 
 _MIN_RECTANGULARITY = 0.5
 _SAME_SIDE_COSINE = 0.8
 _MIN_SEEN = 0.4
+_START_YAWS_RAD = np.radians([-37.5, -22.5, -7.5, 7.5, 22.5, 37.5])
+_ROBUST_SIGMAS = 3.0
+_ROUGH, _FINE = 1e-2, 1e-8  # where to stop: each start, and the best of them
+_PATCH_PX = 8.0  # outline pixels this near to each other err together
+_MODEL_FACTOR = 2.2  # sigmas are stated larger by this: rounded edges and the neighbour's own outline are not modelled
+_CORNERS = 0.5 * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +103,60 @@ def fit_footprint(outline_xy: Float[np.ndarray, "N 2"], is_cut: Bool[np.ndarray,
     return Footprint(yaw, low + shift, high + shift, is_seen_low, is_seen_high, rectangularity)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rectangle:
+    """A top face: centre (m), yaw, length and width (m), and their joint covariance in this order."""
+
+    centre_xy: Float[np.ndarray, "2"]
+    yaw_rad: float
+    size_m: Float[np.ndarray, "2"]
+    covariance: Float[np.ndarray, "5 5"]
+
+
+def reaches_beyond(surface: BoxDepth, size_hw: tuple[int, ...]) -> bool:
+    """Whether the surface goes on at the window's border, where no border of the image (height, width) ends it."""
+    mask, (height, width) = surface.mask, surface.mask.shape
+    return bool(
+        (surface.top_px > 0 and mask[0].any())
+        or (surface.left_px > 0 and mask[:, 0].any())
+        or (surface.top_px + height < size_hw[0] and mask[-1].any())
+        or (surface.left_px + width < size_hw[1] and mask[:, -1].any())
+    )
+
+
+def fit_rectangle(
+    outline_xy: Float[np.ndarray, "N 2"],
+    box_xyxy: Float[np.ndarray, "4"],
+    height_m: float,
+    depth_m: float,
+    view: View,
+) -> Rectangle | None:
+    """Fit the top face, height_m above the table, of the object that the box (px) shows; None where that fails.
+
+    outline_xy (m) are the edges of everything at that height. The best fit of several starting yaws is taken; far
+    outliers, such as a neighbour's sides, have little weight.
+    """
+    middle_uv = 0.5 * (box_xyxy[:2] + box_xyxy[2:]) - 0.5
+    start = pixels_on_plane(middle_uv, view.frame.K, view.T_base_camera, view.table_m + height_m)[:2]
+    if not np.isfinite(start).all():
+        return None
+    problem = _Problem(outline_xy, box_xyxy, height_m, depth_m, view)
+    size = view.config.expected_size_m
+    starts = [np.array([*start, yaw, size, size]) for yaw in _START_YAWS_RAD]
+    rough = min((_minimise(problem, x, _ROUGH) for x in starts), key=lambda fit: float(fit.cost))
+    best = _minimise(problem, rough.x, _FINE)
+    if not np.isfinite(best.x).all() or best.x[3:].min() <= 0.0:
+        return None
+    information = best.jac.T @ best.jac
+    if np.linalg.cond(information) > 1e12:
+        return None
+    yaw = wrap_angle(float(best.x[2]), np.pi / 2)
+    turned = round((best.x[2] - yaw) / (np.pi / 2)) % 2 == 1
+    order = [0, 1, 2, 4, 3] if turned else [0, 1, 2, 3, 4]
+    covariance = _MODEL_FACTOR**2 * np.linalg.inv(information)[np.ix_(order, order)]
+    return Rectangle(best.x[:2], yaw, best.x[order][3:], covariance)
+
+
 def _mostly_cut(is_cut: Bool[np.ndarray, " N"], chosen: Int64[np.ndarray, " M"]) -> Bool[np.ndarray, " M"]:
     """Of each hull edge, whether most of the outline points along it are cut; the shorter way round is along it."""
     num = len(is_cut)
@@ -146,77 +211,6 @@ def _turning_sense(start: Float[np.ndarray, "M 2"], end: Float[np.ndarray, "M 2"
     return 1.0 if np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]) > 0.0 else -1.0
 
 
-# An object that touches its neighbours: depth shows one surface, only the detector's box says where the object ends.
-#
-# A rectangle is fitted to both at once: its sides to the parts of the outline that are seen, and what it covers in
-# the
-# image to the box. What neither determines is held by the expected size, and the covariance says how well all is
-# known.
-
-_START_YAWS_RAD = np.radians([-37.5, -22.5, -7.5, 7.5, 22.5, 37.5])
-_ROBUST_SIGMAS = 3.0
-_ROUGH, _FINE = 1e-2, 1e-8  # where to stop: each start, and the best of them
-_PATCH_PX = 8.0  # outline pixels this near to each other err together
-_MODEL_FACTOR = 2.2  # sigmas are stated larger by this: rounded edges and the neighbour's own outline are not modelled
-_CORNERS = 0.5 * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rectangle:
-    """A top face: centre (m), yaw, length and width (m), and their joint covariance in this order."""
-
-    centre_xy: Float[np.ndarray, "2"]
-    yaw_rad: float
-    size_m: Float[np.ndarray, "2"]
-    covariance: Float[np.ndarray, "5 5"]
-
-
-def reaches_beyond(surface: BoxDepth, size_hw: tuple[int, ...]) -> bool:
-    """Whether the surface goes on at the window's border, where no border of the image (height, width) ends it."""
-    mask, (height, width) = surface.mask, surface.mask.shape
-    return bool(
-        (surface.top_px > 0 and mask[0].any())
-        or (surface.left_px > 0 and mask[:, 0].any())
-        or (surface.top_px + height < size_hw[0] and mask[-1].any())
-        or (surface.left_px + width < size_hw[1] and mask[:, -1].any())
-    )
-
-
-def fit_touching(
-    outline_xy: Float[np.ndarray, "N 2"],
-    is_cut: Bool[np.ndarray, " N"],
-    box_xyxy: Float[np.ndarray, "4"],
-    height_m: float,
-    depth_m: float,
-    view: View,
-) -> Rectangle | None:
-    """Fit the top face, height_m above the table, of the object that the box (px) shows; None where that fails.
-
-    outline_xy (m) is the outline of all that is as high, is_cut the part of it where no edge ends the object. Of starts
-    all over the quarter turn the best fit is taken; far outliers, a neighbour's sides, have little say.
-    """
-    table_m = view.table_height_m or 0.0
-    middle_uv = 0.5 * (box_xyxy[:2] + box_xyxy[2:]) - 0.5
-    start = pixels_on_plane(middle_uv, view.frame.K, view.T_base_camera, table_m + height_m)[:2]
-    if not np.isfinite(start).all():
-        return None
-    problem = _Problem(outline_xy[~is_cut], box_xyxy, height_m, depth_m, view)
-    size = view.config.expected_size_m
-    starts = [np.array([*start, yaw, size, size]) for yaw in _START_YAWS_RAD]
-    rough = min((_minimise(problem, x, _ROUGH) for x in starts), key=lambda fit: float(fit.cost))
-    best = _minimise(problem, rough.x, _FINE)
-    if not np.isfinite(best.x).all() or best.x[3:].min() <= 0.0:
-        return None
-    information = best.jac.T @ best.jac
-    if np.linalg.cond(information) > 1e12:
-        return None
-    yaw = float((best.x[2] + np.pi / 4) % (np.pi / 2) - np.pi / 4)
-    turned = round((best.x[2] - yaw) / (np.pi / 2)) % 2 == 1
-    order = [0, 1, 2, 4, 3] if turned else [0, 1, 2, 3, 4]
-    covariance = _MODEL_FACTOR**2 * np.linalg.inv(information)[np.ix_(order, order)]
-    return Rectangle(best.x[:2], yaw, best.x[order][3:], covariance)
-
-
 def _minimise(problem: _Problem, start: Float[np.ndarray, "5"], tolerance: float) -> Any:
     return least_squares(
         problem.residuals,
@@ -237,8 +231,7 @@ class _Problem:
         self, outline_xy: np.ndarray, box_xyxy: np.ndarray, height_m: float, depth_m: float, view: View
     ) -> None:
         self._outline_xy, self._box = outline_xy, box_xyxy
-        table_m = view.table_height_m or 0.0
-        self._levels_m = (table_m + height_m, table_m)
+        self._levels_m = (view.table_m + height_m, view.table_m)
         uncertainty = view.config.uncertainty
         self._edge_m = uncertainty.edge_sigma_px * depth_m / view.focal_px * np.sqrt(_PATCH_PX)
         self._box_px = uncertainty.box_edge_sigma_px

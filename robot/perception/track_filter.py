@@ -1,7 +1,8 @@
-"""The linear Kalman filter over many tracks at once: arrays carry the tracks in front, no loop over them.
+"""A batched linear Kalman filter for position and velocity, and the other attributes of a track.
 
-The state is position and velocity, [p, v], in metres and seconds for objects in space; the same functions serve
-trackers in the image. Bar-Shalom, Li, Kirubarajan: Estimation with Applications to Tracking and Navigation, 5.2, 6.2.
+The state is [p, v] in metres and seconds, with the tracks as leading dimension (Bar-Shalom, Li, Kirubarajan:
+Estimation with Applications to Tracking and Navigation, 5.2, 6.2). Attributes are the class by vote, the yaw on a
+circle, and running means of size and score.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
+from handeye.robot.transforms import wrap_angle
 from handeye.robot.types import ObjectPosition
+
+_VOTE_MEMORY = 0.95
+_SCORE_GAIN = 0.3
+_MIN_SIZE_GAIN = 0.1
+_YAW_SIGMAS = 4.0
+_LONG = 1.1
 
 
 def constant_velocity(
@@ -79,30 +87,11 @@ def mahalanobis_squared(
     return (offsets * np.linalg.solve(covariances, offsets[..., None])[..., 0]).sum(axis=-1)
 
 
-def _sandwich(factor: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """factor C factor^T for each track."""
-    return factor @ covariances @ np.swapaxes(factor, -1, -2)
-
-
-# What a track knows besides its motion: class by vote, yaw on a circle, running means of size and score.
-
-_VOTE_MEMORY = 0.95
-_SCORE_GAIN = 0.3
-_MIN_SIZE_GAIN = 0.1
-_YAW_SIGMAS = 4.0
-_LONG = 1.1
-
-
-def wrap_angle(angle_rad: float, period_rad: float) -> float:
-    """The equal angle in [-period / 2, period / 2)."""
-    return (angle_rad + 0.5 * period_rad) % period_rad - 0.5 * period_rad
-
-
 @dataclass(slots=True)
 class YawFilter:
     """A random walk on the circle of angles that look the same (period_rad), filtered by Kalman's equations.
 
-    A reading far from the mean is not followed but widens the variance, so a second one like it is believed.
+    A reading far from the mean is not followed but widens the variance, so that a second one like it is.
     """
 
     sigma_rad: float
@@ -170,3 +159,8 @@ class Attributes:
         """A square looks the same after a quarter turn, anything longer than wide after half a turn."""
         is_long = self.size_m is not None and self.size_m[0] > _LONG * self.size_m[1]
         return math.pi if is_long else math.pi / 2
+
+
+def _sandwich(factor: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """factor C factor^T for each track."""
+    return factor @ covariances @ np.swapaxes(factor, -1, -2)

@@ -1,7 +1,7 @@
-"""Upright boxes in space with identity: the tracker of detectors that give whole 3D boxes, such as those of cars.
+"""Track upright 3D boxes, such as those of cars, from a detector that gives whole boxes.
 
-The same filter and assignment as for things on a table, with motion that goes on: constant velocity, a gate by squared
-Mahalanobis distance, and confidence in place of a fixed waiting time, so that a sure detection is a track at once.
+The same filter and assignment as for objects on a table, with a constant velocity model, and accumulated confidence
+instead of a number of hits, so that a sure detection is a track at once.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from handeye.robot.perception.track_filter import (
     position_measurement,
     predict,
     update,
-    wrap_angle,
 )
 from handeye.robot.perception.upright_boxes import Volumes
+from handeye.robot.transforms import wrap_angle
 from handeye.vision.config import Config
 
 _H = position_measurement(3)
@@ -102,7 +102,7 @@ class VolumeTracker:
         self._correct(tracks, volumes[detections], scores[detections])
         self._keep(self._unseen_s <= self._config.forget_s)
         fresh = np.setdiff1d(np.arange(len(volumes)), detections)
-        self._give_birth(volumes, scores, fresh[scores[fresh] >= self._config.birth_score])
+        self._start_tracks(volumes, scores, fresh[scores[fresh] >= self._config.birth_score])
         return self._report()
 
     def _elapsed(self, stamp_s: float) -> float:
@@ -130,8 +130,7 @@ class VolumeTracker:
         gain = np.maximum(1.0 / self._hits[tracks], config.shape_gain)
         self._sizes[tracks] += gain[:, None] * (volumes.sizes_m - self._sizes[tracks])
         # Detectors confuse front and back: the turn is taken modulo half a turn.
-        turns = [wrap_angle(turn, np.pi) for turn in (volumes.yaws_rad - self._yaws[tracks]).tolist()]
-        self._yaws[tracks] += gain * np.array(turns)
+        self._yaws[tracks] += gain * wrap_angle(volumes.yaws_rad - self._yaws[tracks], np.pi)
         self._trust[tracks] += np.maximum(scores - config.birth_score, 0.0)
         self._scores[tracks], self._unseen_s[tracks] = scores, 0.0
 
@@ -142,7 +141,7 @@ class VolumeTracker:
         self._scores, self._trust = self._scores[chosen], self._trust[chosen]
         self._unseen_s = self._unseen_s[chosen]
 
-    def _give_birth(self, volumes: Volumes, scores: Float[np.ndarray, " M"], born: Int64[np.ndarray, " B"]) -> None:
+    def _start_tracks(self, volumes: Volumes, scores: Float[np.ndarray, " M"], born: Int64[np.ndarray, " B"]) -> None:
         config, num = self._config, len(born)
         start = np.zeros((num, 6, 6))
         start[:, :3, :3], start[:, 3:, 3:] = self._noise, config.initial_speed_m_s**2 * np.eye(3)

@@ -1,6 +1,6 @@
-"""Upright boxes in space and how far two of them overlap.
+"""Upright 3D boxes and their intersection over union.
 
-A box stands on its bottom face: it may turn about the vertical only, as cars, people and things on a table do.
+A box stands on its bottom face: it may turn about the vertical only, as cars, people and objects on a table do.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From a network that predicts chunks to one action at any time: one chunk after another, ensembled, or ahead of time.
+"""Execute predicted action chunks: one after another, temporally ensembled, or asynchronously.
 
-Row i of a prediction is meant for i + 1 periods after its observation was made, however long the network took. So a
-late chunk is entered where time has got to, and what the past rows would have done is left out.
+Row i of a prediction is meant for i + 1 periods after its observation, however long inference took. So a late chunk
+is entered at the present time, and its past rows are skipped.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from jaxtyping import Float, UInt8
 from pydantic import Field
 from typing_extensions import assert_never
 
+from handeye.robot.motion.set_points import ROW_TOLERANCE, snap_to_row
+from handeye.robot.timing import STAMP_TOLERANCE_S
 from handeye.vision.config import Config
-
-ON_A_ROW = 1e-6
-"""Part of a period; a time this near to a row means that row."""
 
 Images = Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
 
 
 @runtime_checkable
 class ChunkPredictor(Protocol):
-    """A trained policy: one state, pictures and surroundings as it wants them in, one chunk of actions in units out."""
+    """A trained policy: state, images and environment state in, one chunk of actions in units out."""
 
     @property
     def fps(self) -> int:
@@ -40,22 +39,22 @@ class ChunkPredictor(Protocol):
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        """Of the numbers of a state."""
+        """Names of the numbers of the state."""
         ...
 
     @property
     def environment_names(self) -> tuple[str, ...]:
-        """Of the numbers of its surroundings, where it takes such apart."""
+        """Names of the numbers of the environment state; empty where it takes none."""
         ...
 
     @property
     def action_names(self) -> tuple[str, ...]:
-        """Of the numbers of a row."""
+        """Names of the numbers of a row."""
         ...
 
     @property
     def image_keys(self) -> tuple[str, ...]:
-        """Pictures that `predict` must be given."""
+        """Keys of the images that `predict` takes."""
         ...
 
     def predict(
@@ -66,7 +65,7 @@ class ChunkPredictor(Protocol):
 
 
 class SynchronousConfig(Config):
-    """The loop waits for the network, follows so many rows and asks again."""
+    """The loop waits for the network, follows `rows` rows and runs it again."""
 
     kind: Literal["synchronous"] = "synchronous"
     rows: int = Field(default=4, ge=1)
@@ -89,7 +88,7 @@ class AsynchronousConfig(Config):
     fade_rows: int = Field(default=4, ge=1)
     """Rows over which the step from the old chunk to the new one is faded out."""
     simulated_latency_s: float | None = Field(default=None, ge=0)
-    """None: as long as the network takes, in a thread. A number: exactly so much of the clock's time, repeatable."""
+    """None: as long as the network takes, in a thread. A number: exactly this long by the clock, repeatable."""
 
 
 BlendingConfig = Annotated[SynchronousConfig | EnsembledConfig | AsynchronousConfig, Field(discriminator="kind")]
@@ -97,7 +96,7 @@ BlendingConfig = Annotated[SynchronousConfig | EnsembledConfig | AsynchronousCon
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """A chunk and when it was asked for: row i is meant for observed_s + (i + 1) period_s."""
+    """A chunk and the time of its observation: row i is meant for observed_s + (i + 1) period_s."""
 
     actions: Float[np.ndarray, "T A"]
     observed_s: float
@@ -105,8 +104,7 @@ class Prediction:
 
     def row_at(self, stamp_s: float) -> float:
         """The row meant for a time, with a fraction; -1 is the time of the observation."""
-        row = (stamp_s - self.observed_s) / self.period_s - 1.0
-        return float(round(row)) if abs(row - round(row)) < ON_A_ROW else row
+        return snap_to_row((stamp_s - self.observed_s) / self.period_s - 1.0)
 
     def covers(self, stamp_s: float) -> bool:
         """Whether there is a row for this time or rows on both sides of it."""
@@ -129,14 +127,14 @@ def join(chunk: Float[np.ndarray, "T A"], observed_s: float, period_s: float, be
 
 @runtime_checkable
 class Blending(Protocol):
-    """Decides when to ask the network, and which action its answers mean at a time."""
+    """When to run the network, and which action its predictions give at a time."""
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
         """Once a period. `ask` runs the network on the observation made at `stamp_s`; it may be called later."""
         ...
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
-        """What the predictions so far want at a time; None while there is none."""
+        """The action for a time by the predictions so far; None while there is none."""
         ...
 
     def close(self) -> None:
@@ -153,8 +151,8 @@ def build_blending(config: BlendingConfig, period_s: float) -> Blending:
             return Ensembled(period_s, config.decay)
         case AsynchronousConfig():
             latency_s = config.simulated_latency_s
-            answers = ThreadedInference() if latency_s is None else DelayedInference(latency_s)
-            return Asynchronous(period_s, config.rows, config.fade_rows, answers)
+            inference = ThreadedInference() if latency_s is None else DelayedInference(latency_s)
+            return Asynchronous(period_s, config.rows, config.fade_rows, inference)
         case _:
             assert_never(config)
 
@@ -164,12 +162,12 @@ class Synchronous:
 
     def __init__(self, period_s: float, rows: int) -> None:
         self._period_s = period_s
-        self._wait_s = (rows - ON_A_ROW) * period_s
+        self._wait_s = (rows - ROW_TOLERANCE) * period_s
         self._asked_s = -np.inf
         self._newest: Prediction | None = None
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Ask when enough rows have been followed."""
+        """Run the network when enough rows have been followed."""
         newest = self._newest
         since_s = stamp_s - self._asked_s
         if newest is None or newest.row_at(stamp_s) >= len(newest.actions) - 1 or since_s >= self._wait_s:
@@ -177,7 +175,7 @@ class Synchronous:
             self._asked_s = stamp_s
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
-        """The newest chunk's."""
+        """The action of the newest chunk."""
         return None if self._newest is None else self._newest.at(stamp_s)
 
     def close(self) -> None:
@@ -185,19 +183,19 @@ class Synchronous:
 
 
 class Ensembled:
-    """The weighted mean of every chunk that has something to say."""
+    """Temporal ensembling: the weighted mean of every chunk that covers a time."""
 
     def __init__(self, period_s: float, decay: float) -> None:
         self._period_s, self._decay = period_s, decay
         self._predictions: list[Prediction] = []
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Ask, and forget chunks whose time is over."""
+        """Run the network, and forget chunks whose time is over."""
         self._predictions = [old for old in self._predictions if old.covers(stamp_s)]
         self._predictions.append(Prediction(ask(), stamp_s, self._period_s))
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
-        """The mean of those that cover the time; the newest chunk's where none does."""
+        """The mean of the chunks that cover the time; the action of the newest where none does."""
         if not self._predictions:
             return None
         covering = [prediction for prediction in self._predictions if prediction.covers(stamp_s)]
@@ -221,28 +219,28 @@ def ensemble(actions: Sequence[Float[np.ndarray, " A"]], decay: float) -> Float[
 
 @runtime_checkable
 class PendingInference(Protocol):
-    """Runs the network aside: a request now, its answer later."""
+    """Inference in the background: a request now, its result later."""
 
     def request(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Begin; called only while nothing is under way."""
+        """Begin; called only while no request is pending."""
         ...
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer has been asked for and not been taken."""
+        """Whether a request is pending."""
         ...
 
     def take(self, stamp_s: float) -> Float[np.ndarray, "T A"] | None:
-        """The answer if it is there by `stamp_s`; errors of the network pass through."""
+        """The result if it is there by `stamp_s`; errors of the network pass through."""
         ...
 
     def close(self) -> None:
-        """End what runs."""
+        """End what runs in the background."""
         ...
 
 
 class DelayedInference:
-    """For lock-step: computed at once, handed out after a fixed time of the clock."""
+    """For lock-step: computed at once, handed out after a fixed time by the clock."""
 
     def __init__(self, latency_s: float) -> None:
         self._latency_s = latency_s
@@ -250,26 +248,26 @@ class DelayedInference:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is under way."""
+        """Whether a request is pending."""
         return self._waiting is not None
 
     def request(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Ask now."""
+        """Run the network now."""
         self._waiting = (stamp_s + self._latency_s, ask())
 
     def take(self, stamp_s: float) -> Float[np.ndarray, "T A"] | None:
-        """The answer once its time has come."""
-        if self._waiting is None or stamp_s < self._waiting[0] - ON_A_ROW:
+        """The result once its time has come."""
+        if self._waiting is None or stamp_s < self._waiting[0] - STAMP_TOLERANCE_S:
             return None
-        answer, self._waiting = self._waiting[1], None
-        return answer
+        result, self._waiting = self._waiting[1], None
+        return result
 
     def close(self) -> None:
         """Nothing runs."""
 
 
 class ThreadedInference:
-    """For the real clock: a thread of its own; inference engines let other threads run meanwhile."""
+    """For the real clock: runs in a thread; inference engines release the GIL."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="policy")
@@ -277,19 +275,19 @@ class ThreadedInference:
 
     @property
     def is_busy(self) -> bool:
-        """Whether an answer is under way."""
+        """Whether a request is pending."""
         return self._future is not None
 
     def request(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Ask in the thread."""
+        """Run the network in the thread."""
         self._future = self._pool.submit(ask)
 
     def take(self, stamp_s: float) -> Float[np.ndarray, "T A"] | None:
-        """The answer if it has come."""
+        """The result if it has come."""
         if self._future is None or not self._future.done():
             return None
-        answer, self._future = self._future.result(), None
-        return answer
+        result, self._future = self._future.result(), None
+        return result
 
     def close(self) -> None:
         """Wait for what runs and end the thread."""
@@ -297,34 +295,34 @@ class ThreadedInference:
 
 
 class Asynchronous:
-    """Follows one chunk while the next is computed; the step between the two is faded out, never jumped over."""
+    """Follows one chunk while the next is computed; the step between the two is faded out."""
 
-    def __init__(self, period_s: float, rows: int, fade_rows: int, answers: PendingInference) -> None:
+    def __init__(self, period_s: float, rows: int, fade_rows: int, inference: PendingInference) -> None:
         self._period_s = period_s
-        self._wait_s = (rows - ON_A_ROW) * period_s
+        self._wait_s = (rows - ROW_TOLERANCE) * period_s
         self._fade_s = fade_rows * period_s
-        self._answers = answers
+        self._inference = inference
         self._asked_s = -np.inf
         self._newest: Prediction | None = None
         self._step: Float[np.ndarray, " A"] | None = None
         self._came_s = -np.inf
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Take an answer that has come, and ask anew when it is time and nothing is under way."""
+        """Take a result that has come, and request the next when it is due and none is pending."""
         self._take(stamp_s)
-        if not self._answers.is_busy and stamp_s - self._asked_s >= self._wait_s:
-            self._answers.request(ask, stamp_s)
+        if not self._inference.is_busy and stamp_s - self._asked_s >= self._wait_s:
+            self._inference.request(ask, stamp_s)
             self._asked_s = stamp_s
             self._take(stamp_s)
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
-        """The newest chunk's, and what is left of the step by which it differed when it came."""
+        """The action of the newest chunk, plus what is left of the step by which it differed when it came."""
         self._take(stamp_s)
         return self._faded(stamp_s)
 
     def close(self) -> None:
         """End the computation."""
-        self._answers.close()
+        self._inference.close()
 
     def _faded(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
         if self._newest is None:
@@ -334,10 +332,10 @@ class Asynchronous:
         return action if self._step is None or left <= 0.0 else action + min(left, 1.0) * self._step
 
     def _take(self, stamp_s: float) -> None:
-        answer = self._answers.take(stamp_s)
-        if answer is None:
+        result = self._inference.take(stamp_s)
+        if result is None:
             return
         in_force = self._faded(stamp_s)
-        self._newest = Prediction(answer, self._asked_s, self._period_s)
+        self._newest = Prediction(result, self._asked_s, self._period_s)
         self._step = None if in_force is None else in_force - self._newest.at(stamp_s)
         self._came_s = stamp_s

@@ -1,8 +1,11 @@
-"""The expert as a policy of the loop, and the disturbances that make its demonstrations teach recovery.
+"""The expert that records demonstrations: a feedback law from the state of a pick to the next goal of the hand.
 
-A disturbance pulls the goal aside for a part of a second, or opens or closes the fingers out of turn; then the expert
-goes on from wherever that has led. Pulls point anywhere with equal chance, so that what a learner takes for the usual
-action in a state is still the undisturbed one, and the states that it will drift into are among those it has seen.
+Unlike the scripted skill it keeps no memory: its goal follows from the present state alone and it never pauses to look,
+so a learner finds one action for each state. The hand points straight down: grasp point and yaw are its pose.
+
+Disturbances make the demonstrations show recovery (Laskey et al. 2017, DART): the goal is pulled aside for a part of a
+second, or the fingers open or close out of turn, and the expert goes on from there. Pulls have zero mean, so the mean
+action in a state is still the undisturbed one.
 """
 
 from __future__ import annotations
@@ -25,24 +28,22 @@ from handeye.robot.policies.pick_state import (
     PickState,
     PickStateReader,
 )
+from handeye.robot.timing import STAMP_TOLERANCE_S
+from handeye.robot.transforms import wrap_angle
 from handeye.robot.types import ActionChunk, Observation
 from handeye.vision.config import Config
 
-# The teacher of learned policies: a feedback law from the state of a pick to where the hand should go next.
-#
-# Unlike the scripted skill it remembers nothing: what it wants follows from the present state alone, it never pauses
-# to
-# look, and from wherever it was pushed it goes on. That is what makes its demonstrations learnable: one state, one
-# action. The hand points straight down, so four numbers (grasp point and yaw) say where it is.
+LOW_M = 0.06
+"""Below this height over the table pulls are small and never downwards."""
 
 
 class ExpertConfig(Config):
-    """The numbers of the feedback law, with the reason for each."""
+    """Gains, heights and tolerances of the feedback law."""
 
     grasp_above_centre_m: float = Field(default=0.003, ge=0)
     """The grasp point goes this far above the cube's middle ..."""
     grasp_lowest_m: float = Field(default=0.025, gt=0)
-    """... but not nearer than this to the table: a learnt copy must be free to err by a few millimetres."""
+    """... but not nearer than this to the table: a learned policy errs by a few millimetres."""
     hover_m: float = Field(default=0.10, gt=0)
     """Height above the grasp until the hand is over the cube."""
     funnel_slope: float = Field(default=4.0, gt=0)
@@ -54,13 +55,13 @@ class ExpertConfig(Config):
     closes_m: float = Field(default=0.005, gt=0)
     """Distance from the grasp at which the fingers close."""
     travel_m: float = Field(default=0.16, gt=0)
-    """The hand crosses the table at least this high: nothing on it is taller than what hangs below the hand there."""
+    """The hand crosses the table at least this high, clear of everything that stands on it."""
     carry_m: float = Field(default=0.21, gt=0)
     """Height of the grasp point when it comes over the walls of the place with a cube."""
     drop_m: float = Field(default=0.115, gt=0)
     """Height of the grasp point over the place's floor when the fingers open."""
     over_place_m: float = Field(default=0.03, gt=0)
-    """So near to the place's middle the hand goes down."""
+    """This near to the place's middle the hand goes down."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,7 +74,7 @@ class HandGoal:
 
 
 class PickExpert:
-    """Wants something in every state; calling it twice with one state gives the same goal."""
+    """A goal for every state, and always the same one for the same state."""
 
     def __init__(self, cell: WorkCellConfig, config: ExpertConfig, task: PickTask) -> None:
         self._config = config
@@ -99,7 +100,7 @@ class PickExpert:
         return self._take(state, state.p_cube_base)
 
     def _take(self, state: PickState, p_cube: Float[np.ndarray, " 3"]) -> HandGoal:
-        """Over the cube and turned along it, down as far as that is true, and close when there."""
+        """Over the cube and turned along it, down as far as the hand is aligned, and close when there."""
         config = self._config
         lowest = self._table_z + config.grasp_lowest_m
         p_grasp = np.array([*p_cube[:2], max(float(p_cube[2]) + config.grasp_above_centre_m, lowest)])
@@ -110,7 +111,7 @@ class PickExpert:
         return self._cross(state, p_grasp + np.array([0.0, 0.0, height_m]), state.yaw_error_rad)
 
     def _is_closing(self, state: PickState) -> bool:
-        """Fingers on their way together go on until something or nothing is between them."""
+        """Fingers that are closing go on until they hold something or are closed."""
         return state.gripper_rate_m_s < -STILL_M_S and state.gripper_opening_m > HELD_OPENING_M[0]
 
     def _rise_open(self, state: PickState, p_cube: Float[np.ndarray, " 3"]) -> HandGoal:
@@ -146,19 +147,11 @@ class PickExpert:
         return self._task.place_p_base + np.array([0.0, 0.0, height_m])
 
     def _turn_home(self, state: PickState) -> float:
-        error = self._yaw_home - state.hand_yaw_rad
-        return float((error + np.pi) % (2 * np.pi) - np.pi)
-
-
-MOVED_RAD = 1e-4
-"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
-EARLY_S = 1e-6
-LOW_M = 0.06
-"""Below this height over the table pulls are small and never downwards."""
+        return wrap_angle(self._yaw_home - state.hand_yaw_rad)
 
 
 class DisturbanceConfig(Config):
-    """What goes wrong on purpose; rates are chances per second."""
+    """Rates and sizes of the disturbances; rates are probabilities per second."""
 
     pulls_per_s: float = Field(default=0.5, ge=0)
     pull_m: float = Field(default=0.04, ge=0)
@@ -169,7 +162,7 @@ class DisturbanceConfig(Config):
     pull_s: tuple[float, float] = (0.15, 0.45)
     """Shortest and longest pull."""
     slips_per_s: float = Field(default=0.05, ge=0)
-    """Fingers told the contrary of what the expert wants."""
+    """Rate at which the fingers do the opposite of what the expert wants."""
     slip_s: tuple[float, float] = (0.15, 0.5)
 
 
@@ -180,12 +173,12 @@ class ExpertPolicyConfig(Config):
     motion: HandMotionConfig = HandMotionConfig()
     disturbance: DisturbanceConfig = DisturbanceConfig()
     policy_hz: float = Field(default=25.0, gt=0)
-    """How often the expert looks at the state; the control rate must be a multiple of it."""
+    """How often the expert reads the state; the control rate must be a multiple of it."""
     timeout_s: float = Field(default=25.0, gt=0)
 
 
 class ExpertPolicy:
-    """Fills `robot.interfaces.Policy` with the expert; without a seed nothing is disturbed."""
+    """The expert as a `robot.interfaces.Policy`; without a seed there are no disturbances."""
 
     def __init__(self, cell: WorkCellConfig, config: ExpertPolicyConfig, *, seed: int | None) -> None:
         self._cell = cell
@@ -216,10 +209,10 @@ class ExpertPolicy:
             self._run = _Run(self._cell, self._config, self._task, observation, self._seed)
         run = self._run
         run.resync_to_command(observation)
-        if observation.stamp_s >= run.next_look_s - EARLY_S:
-            run.next_look_s += 1.0 / self._config.policy_hz
+        if observation.stamp_s >= run.next_row_s - STAMP_TOLERANCE_S:
+            run.next_row_s += 1.0 / self._config.policy_hz
             state = self._reader.read(observation, run.opening_m)
-            self._progress.see(state, observation.stamp_s)
+            self._progress.update(state, observation.stamp_s)
             run.decide(state, observation.stamp_s)
         row = np.append(run.move_on(), run.opening_m)
         return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
@@ -243,13 +236,13 @@ class _Run:
         self._goal = self._motion.p_tcp_base.copy()
         self._yaw_goal = self._motion.yaw_rad
         self.opening_m = observation.joints.gripper_opening_m
-        self.next_look_s = observation.stamp_s
+        self.next_row_s = observation.stamp_s
 
     def resync_to_command(self, observation: Observation) -> None:
-        """Begin anew from a set-point that a gate has held."""
-        sent = observation.qpos_sent
-        if sent is not None and np.abs(sent - self._motion.qpos).max() > MOVED_RAD:
-            self._motion.restart(sent)
+        """Begin anew where a gate has held the arm."""
+        held = observation.command_held_at(self._motion.qpos_target)
+        if held is not None:
+            self._motion.restart(held)
 
     def decide(self, state: PickState, stamp_s: float) -> None:
         """Take the expert's goal for the state, disturbed or not."""
@@ -273,7 +266,7 @@ class _Pull:
 
 
 class Disturbance:
-    """Draws pulls and slips for one episode from its seed."""
+    """Samples pulls and slips for one episode from its seed."""
 
     def __init__(self, config: DisturbanceConfig, policy_hz: float, seed: int) -> None:
         self._config = config
@@ -283,10 +276,10 @@ class Disturbance:
         self._slips_until_s = -np.inf
 
     def disturb(self, goal: HandGoal, state: PickState, stamp_s: float, open_m: float) -> HandGoal:
-        """The goal as it is carried out."""
+        """The goal with the present disturbance applied."""
         config, is_low = self._config, state.p_tcp_base[2] < LOW_M
         if stamp_s > self._pull.until_s and self._happens(config.pulls_per_s):
-            self._pull = self._draw_pull(stamp_s)
+            self._pull = self._sample_pull(stamp_s)
         if stamp_s > self._slips_until_s and self._happens(config.slips_per_s):
             self._slips_until_s = stamp_s + self._rng.uniform(*config.slip_s)
         p_goal, turn_rad, opening_m = goal.p_tcp_base, goal.turn_rad, goal.opening_m
@@ -302,7 +295,7 @@ class Disturbance:
     def _happens(self, rate_per_s: float) -> bool:
         return bool(self._rng.random() < rate_per_s / self._policy_hz)
 
-    def _draw_pull(self, stamp_s: float) -> _Pull:
+    def _sample_pull(self, stamp_s: float) -> _Pull:
         config = self._config
         offset = self._rng.normal(0.0, config.pull_m, 3)
         turn = float(self._rng.normal(0.0, config.turn_rad))

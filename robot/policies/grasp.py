@@ -1,4 +1,4 @@
-"""Where the gripper goes: straight down on an object, turned along its faces, beside whatever stands near."""
+"""Grasp planning: straight down on an object, along its faces, where the depth image shows room for the fingers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from handeye.vision.config import Config
 
 
 class GraspConfig(Config):
-    """How the fingers go about an object."""
+    """Distances and limits of a grasp."""
 
     clearance_m: float = Field(default=0.10, gt=0)
     """Height of the grasp point above the object's centre before going straight down."""
@@ -31,7 +31,7 @@ class GraspConfig(Config):
     table_gap_m: float = Field(default=0.005, ge=0)
     """The fingertips stay this far above the table."""
     blocked_points: int = Field(default=6, ge=1)
-    """So many depth points where the fingers must go are an obstacle; fewer are noise."""
+    """This many depth points in the way of the fingers are an obstacle; fewer are noise."""
     held_opening_min_m: float = Field(default=0.015, gt=0)
     """Fingers that have closed to less than this hold nothing."""
     moved_m: float = Field(default=0.03, gt=0)
@@ -41,7 +41,7 @@ class GraspConfig(Config):
     correct_rad: float = Field(default=0.03, ge=0)
     """The same for the yaw."""
     max_approaches: int = Field(default=4, ge=1)
-    """How often an object may be followed to a new place within one attempt before it counts as lost."""
+    """How often an object may be followed to a new position within one attempt before it counts as lost."""
     max_attempts: int = Field(default=4, ge=1)
     """Grasps to try before giving up."""
 
@@ -49,6 +49,8 @@ class GraspConfig(Config):
 QUARTER_TURN = np.pi / 2
 BLOCKED_COST_RAD = 2 * np.pi
 """No turn of the hand costs as much as closing the fingers on a neighbour."""
+PIXEL_STEP = 2
+"""Every second pixel in each direction is enough: at half a metre that is a point every 2.6 mm."""
 LIMIT_MARGIN_RAD = 0.05
 """Poses nearer to a joint's end than this are not chosen, so that the safety gates never have to object."""
 
@@ -155,18 +157,6 @@ def camera_pose_down(
     return make_transform(_rotation_down(yaw_rad), p_camera_base) @ inverse(cell.T_tool_camera)
 
 
-def _rotation_down(yaw_rad: float) -> Float[np.ndarray, "3 3"]:
-    """x axis horizontal at `yaw_rad`, z axis down."""
-    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
-    return np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
-
-
-# What stands around an object, read from the depth image: the detector does not know every obstacle, depth does.
-
-PIXEL_STEP = 2
-"""Every second pixel in each direction is enough: at half a metre that is a point each 2.6 mm."""
-
-
 def points_around(
     frame: Frame,
     T_base_camera: Float[np.ndarray, "4 4"],
@@ -192,7 +182,7 @@ def count_in_finger_sweep(
     fingertip_z_m: float,
     config: GraspConfig,
 ) -> int:
-    """How many points lie where the two fingers go when they come down open and close on the object.
+    """Number of points in the way of the two fingers when they come down open and close on the object.
 
     The fingers open along the horizontal direction at `yaw_rad` from base x. Seen from above each sweeps a rectangle
     from just beside the object to the outside of the open finger; points below `fingertip_z_m` do not matter.
@@ -205,3 +195,9 @@ def count_in_finger_sweep(
     outer_m = opening_m / 2 + config.finger_thickness_m
     inside = (along > inner_m) & (along < outer_m) & (across < config.finger_width_m / 2)
     return int(np.count_nonzero(inside & (points_base[:, 2] > fingertip_z_m)))
+
+
+def _rotation_down(yaw_rad: float) -> Float[np.ndarray, "3 3"]:
+    """x axis horizontal at `yaw_rad`, z axis down."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    return np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])

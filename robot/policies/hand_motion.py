@@ -1,4 +1,4 @@
-"""Steers a hand that points straight down towards goals that may change at any moment, within speed and acceleration.
+"""Steer a hand that points straight down to a goal that may change at any time, within speed and acceleration limits.
 
 Position and yaw each follow v = min(v_max, sqrt(a d), k d) in the distance d that is left, and v changes by at most
 a dt: far off this is a trapezoid, close by an exponential approach, and nothing of it depends on when the goal came.
@@ -43,7 +43,7 @@ class HandMotion:
     def restart(self, qpos: Float[np.ndarray, " 6"]) -> None:
         """Take `qpos` (rad) as the set-point, at rest."""
         T_base_tcp = forward_kinematics(qpos) @ self._cell.T_tool_tcp
-        self.qpos = qpos.copy()
+        self.qpos_target = qpos.copy()
         self.yaw_rad = float(np.arctan2(T_base_tcp[1, 0], T_base_tcp[0, 0]))
         self.p_tcp_base = T_base_tcp[:3, 3].copy()
         self._velocity = np.zeros(3)
@@ -62,19 +62,21 @@ class HandMotion:
         p_next = self.p_tcp_base + self._dt_s * self._velocity
         yaw_next = self.yaw_rad + self._dt_s * float(self._turn_rate[0])
         try:
-            solutions = inverse_kinematics(tool_pose_down(p_next, yaw_next, self._cell), q6_hint=float(self.qpos[5]))
-            self.qpos = choose_solution(solutions, self.qpos, self._limits)
+            solutions = inverse_kinematics(
+                tool_pose_down(p_next, yaw_next, self._cell), q6_hint=float(self.qpos_target[5])
+            )
+            self.qpos_target = choose_solution(solutions, self.qpos_target, self._limits)
         except KinematicsError:
             self._velocity, self._turn_rate = np.zeros(3), np.zeros(1)
-            return self.qpos
+            return self.qpos_target
         self.p_tcp_base, self.yaw_rad = p_next, yaw_next
-        return self.qpos
+        return self.qpos_target
 
     def _next_velocity(
         self, velocity: Float[np.ndarray, " D"], offset: Float[np.ndarray, " D"], speed: float, acceleration: float
     ) -> Float[np.ndarray, " D"]:
         distance = float(np.linalg.norm(offset))
-        wanted = min(speed, np.sqrt(acceleration * distance), self._config.gain_per_s * distance)
-        change = (offset * (wanted / distance) if distance > 0.0 else np.zeros_like(offset)) - velocity
+        speed_target = min(speed, np.sqrt(acceleration * distance), self._config.gain_per_s * distance)
+        change = (offset * (speed_target / distance) if distance > 0.0 else np.zeros_like(offset)) - velocity
         size, most = float(np.linalg.norm(change)), acceleration * self._dt_s
         return velocity + (change if size <= most else change * (most / size))

@@ -1,7 +1,7 @@
-"""A trained network as a policy of the loop: states and pictures in, chunks out, blended, and kept within bounds.
+"""Run a trained network as a policy: states and images in, action chunks out, executed within the joint limits.
 
-It sees what its demonstrations showed it, by the same reader and at the same rate. Retries after a failed grasp or a
-slip are not programmed here: they are what the network was taught.
+Its inputs come from the same reader and at the same rate as in its demonstrations. Retries after a failed grasp or a
+slip are not programmed here: the network has learned them.
 """
 
 from __future__ import annotations
@@ -31,40 +31,39 @@ from handeye.robot.policies.chunk_execution import (
 from handeye.robot.policies.grasp import tool_pose_down
 from handeye.robot.policies.onnx_policy import OnnxPolicy
 from handeye.robot.policies.pick_state import ACTION_NAMES, NOT_BEGUN, STATE_NAMES, PickProgress, PickStateReader
-from handeye.robot.timing import StageTimer
+from handeye.robot.timing import STAMP_TOLERANCE_S, StageTimer
 from handeye.robot.types import NUM_JOINTS, ActionChunk, Frame, Observation
 from handeye.vision.config import Config
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.runtime.engines import Precision
 
-EARLY_S = 1e-6
 UNUSUAL = 10.0
-"""A policy whose demonstrations the cell's home lies so many deviations away from was taught elsewhere."""
-MOVED_RAD = 1e-4
-"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
+"""A cell whose home is this many deviations away from the demonstrations is not the one they were recorded in."""
+CAMERAS = (WRIST, SCENE)
+"""Image keys of the simulated cell."""
 
 
 class LearnedPickConfig(Config):
-    """How the chunks of a network are acted out."""
+    """How the chunks of a network are executed."""
 
     blending: BlendingConfig = EnsembledConfig()
     velocity_fraction: float = Field(default=0.98, gt=0, le=1)
-    """Set-points keep to this part of the cell's joint speeds ..."""
+    """Set-points keep to this fraction of the cell's joint speeds ..."""
     acceleration_fraction: float = Field(default=1.4, gt=0)
     """... and accelerations; both below what the gates let pass."""
     lowest_m: float = Field(default=0.02, gt=0)
-    """The grasp point stays so far above the table, where the demonstrations' did too."""
+    """The grasp point stays this far above the table, as in the demonstrations."""
     num_threads: int = Field(default=1, ge=1)
     """Threads of the inference engine. Fixed, because sums in another order give other last digits."""
     precision: Precision = "fp32"
-    """bf16 computes several times as fast where the processor has such arithmetic; worth it for policies that see.
-    auto is bf16 there, where OpenVINO computes, and else fp32."""
+    """bf16 is several times as fast on processors that support it; worth it for policies with images.
+    auto is bf16 there, with OpenVINO, and fp32 otherwise."""
     timeout_s: float = Field(default=25.0, gt=0)
     """The policy gives up after this time, counted from its first observation."""
 
 
 class LearnedPick:
-    """Picks one object as a network was taught to; fills `robot.interfaces.Policy`."""
+    """Picks one object with a trained network; implements `robot.interfaces.Policy`."""
 
     def __init__(
         self,
@@ -75,20 +74,20 @@ class LearnedPick:
         *,
         scene: SceneView | None = None,
     ) -> None:
-        """`scene` is the camera that looks on. Raises ModelFileError for a network that wants one more."""
+        """`scene` is the scene camera. Raises ModelFileError for a network that needs another camera."""
         self._cell = cell
         self._config = config
         self._network = network
         self._timer = timer
         self._reader = PickStateReader(cell)
-        self._eyes = ImageBuffer(network.image_keys, scene)
+        self._images = ImageBuffer(network.image_keys, scene)
         self._run: _Run | None = None
         self._progress: PickProgress | None = None
 
     def reset(self, task: PickTask) -> None:
         """Forget everything and begin `task` with the next observation."""
         self._end_run()
-        self._eyes.close()
+        self._images.close()
         self._reader.reset(task)
         self._progress = PickProgress(task, self._config.timeout_s)
 
@@ -98,37 +97,119 @@ class LearnedPick:
         return NOT_BEGUN if self._progress is None else self._progress.status
 
     def act(self, observation: Observation) -> ActionChunk:
-        """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an answer of NaN."""
+        """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an output of NaN."""
         if self._progress is None:
             raise RuntimeError("the policy has no task yet: call reset first")
         if observation.frame is not None:
             with self._timer.stage("look"):
-                self._eyes.see(observation.frame)
+                self._images.update(observation.frame)
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._network, observation)
         run = self._run
         run.resync_to_command(observation)
-        if not self._eyes.is_ready:
-            run.next_look_s = observation.stamp_s + 1.0 / self._cell.control_hz
-        elif observation.stamp_s >= run.next_look_s - EARLY_S:
+        if not self._images.is_ready:
+            run.next_row_s = observation.stamp_s + 1.0 / self._cell.control_hz
+        elif observation.stamp_s >= run.next_row_s - STAMP_TOLERANCE_S:
             state = self._reader.read(observation, run.opening_m)
-            self._progress.see(state, observation.stamp_s)
-            run.look(lambda: self._predict(state.vector()), observation.stamp_s)
+            self._progress.update(state, observation.stamp_s)
+            run.observe(lambda: self._predict(state.vector()), observation.stamp_s)
         if self._progress.status.is_over:
             run.come_to_rest()
         else:
             run.move_on(observation.stamp_s)
-        row = np.append(run.qpos, run.opening_m)
+        row = np.append(run.qpos_command, run.opening_m)
         return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
 
     def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
         with self._timer.stage("policy"):
-            return ask_network(self._network, state, self._eyes.images)
+            return ask_network(self._network, state, self._images.images)
 
     def _end_run(self) -> None:
         if self._run is not None:
             self._run.blending.close()
         self._run = None
+
+
+class ImageBuffer:
+    """The images that a network takes: the newest of the wrist camera and of the scene camera.
+
+    Both are taken when the wrist camera gives a new frame, as in the demonstrations, and kept until the next.
+    """
+
+    def __init__(self, keys: Sequence[str], scene: SceneView | None) -> None:
+        """Raises ModelFileError for a camera that this cell does not have."""
+        require_cameras(keys, (WRIST,) if scene is None else CAMERAS)
+        self._keys, self._scene = tuple(keys), scene
+        self._images: Images = {}
+
+    def close(self) -> None:
+        """Forget all images."""
+        self._images = {}
+
+    def update(self, frame: Frame) -> None:
+        """Take the wrist image out of a new frame, and a scene image with it, as far as the network takes them."""
+        images = {WRIST: frame.image_rgb} if WRIST in self._keys else {}
+        if self._scene is not None and SCENE in self._keys:
+            images[SCENE] = self._scene()
+        self._images = images
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is an image of every camera that the network takes."""
+        return len(self._images) == len(self._keys)
+
+    @property
+    def images(self) -> Images:
+        """Key -> (H, W, 3) bytes in RGB, in the sizes of the cameras."""
+        return self._images
+
+
+def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
+    """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
+    network = OnnxPolicy.load(path, num_threads=config.num_threads, precision=config.precision)
+    require_fit(network, cell)
+    return network
+
+
+def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
+    """Run the network once. Raises ModelFileError, with the reason, for one that cannot pick in this cell.
+
+    That is one with other inputs or outputs, with a rate that does not divide the control rate, with the statistics
+    of other data, or with weights that give no finite output.
+    """
+    name = network.manifest.name
+    _require_known_numbers(network)
+    try:
+        require_cameras(network.image_keys)
+    except ModelFileError as error:
+        raise ModelFileError(f"{name}: {error}") from error
+    try:
+        ticks_per_row(cell.control_hz, float(network.fps))
+    except UserError as error:
+        raise ModelFileError(f"{name}: has {network.fps} rows a second; {error}") from error
+    at_home = _state_at_home(cell)
+    _require_usual(network, at_home)
+    black = np.zeros((*network.signature.image_hw, 3), np.uint8)
+    try:
+        ask_network(network, at_home, dict.fromkeys(network.image_keys, black))
+    except PolicyInputError as error:
+        raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
+
+
+def require_cameras(keys: Sequence[str], cameras: Sequence[str] = CAMERAS) -> None:
+    """Raises ModelFileError where a policy needs a camera that is not there."""
+    missing = [key for key in keys if key not in cameras]
+    if missing:
+        raise ModelFileError(f"looks through {', '.join(missing)}; picking has {', '.join(cameras)}")
+
+
+def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"], images: Images) -> Float[np.ndarray, "T A"]:
+    """The chunk for the numbers of STATE_NAMES; a network gets those that it names.
+
+    Ours take them as their state. LeRobot's ACT without images needs an environment state: there it is the cube.
+    """
+    environment = state[_places(network.environment_names)] if network.environment_names else None
+    return network.predict(state[_places(network.state_names)], images, environment)
 
 
 class _Run:
@@ -147,47 +228,47 @@ class _Run:
             config.acceleration_fraction * self._limits.qacc_max,
             1.0 / cell.control_hz,
         )
-        self._wished = observation.joints.qpos
-        self._limiter.restart(self._wished)
+        self._qpos_target = observation.joints.qpos
+        self._limiter.restart(self._qpos_target)
         self.blending = build_blending(config.blending, self._period_s)
         self.opening_m = observation.joints.gripper_opening_m
-        self.next_look_s = observation.stamp_s
+        self.next_row_s = observation.stamp_s
 
     @property
-    def qpos(self) -> Float[np.ndarray, " 6"]:
-        """The set-point, rad."""
-        return self._limiter.qpos
+    def qpos_command(self) -> Float[np.ndarray, " 6"]:
+        """The set-point within the limits of speed and acceleration, rad."""
+        return self._limiter.qpos_command
 
     def resync_to_command(self, observation: Observation) -> None:
-        """Begin anew from a set-point that a gate has held."""
-        sent = observation.qpos_sent
-        if sent is not None and np.abs(sent - self.qpos).max() > MOVED_RAD:
-            self._wished = sent
-            self._limiter.restart(sent)
+        """Begin anew where a gate has held the arm."""
+        held = observation.command_held_at(self.qpos_command)
+        if held is not None:
+            self._qpos_target = held
+            self._limiter.restart(held)
 
-    def look(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
-        """Let the blending ask the network; once a period of the network."""
-        self.next_look_s += self._period_s
+    def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
+        """Let the blending run the network; called once per row of the network."""
+        self.next_row_s += self._period_s
         self.blending.observe(ask, stamp_s)
 
     def move_on(self, stamp_s: float) -> None:
-        """Follow what the chunks want now. Fingers are told to open or to close, as in the demonstrations."""
-        wanted = self.blending.action_at(stamp_s)
-        if wanted is None:
+        """Follow the action of this time. Fingers open or close all the way, as in the demonstrations."""
+        action = self.blending.action_at(stamp_s)
+        if action is None:
             return
-        self._wished = self._hand_down(wanted[:NUM_JOINTS])
-        self._limiter.follow(self._wished)
-        is_open = wanted[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
+        self._qpos_target = self._hand_down(action[:NUM_JOINTS])
+        self._limiter.follow(self._qpos_target)
+        is_open = action[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
         self.opening_m = self._open_m if is_open else self._closed_m
 
     def come_to_rest(self) -> None:
-        """Where the last wish was."""
-        self._limiter.follow(self._wished)
+        """At the last target."""
+        self._limiter.follow(self._qpos_target)
 
     def _hand_down(self, qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
         """The nearest joints with the hand pointing straight down, as in every demonstration, and off the table.
 
-        Nothing in a state tells of a tilt, so that a network cannot correct one: its small errors would add up.
+        The state does not hold the tilt, so a network cannot correct it: small errors would add up.
         """
         T_base_tcp = forward_kinematics(qpos) @ self._cell.T_tool_tcp
         p_tcp = T_base_tcp[:3, 3].copy()
@@ -199,62 +280,15 @@ class _Run:
             return qpos
 
 
-def ask_network(network: ChunkPredictor, state: Float[np.ndarray, " S"], images: Images) -> Float[np.ndarray, "T A"]:
-    """The chunk for the numbers of STATE_NAMES, of which a network is told those that it names.
-
-    Ours take them as their state. LeRobot's ACT without pictures cannot do without an environment: there the cube is
-    that.
-    """
-    around = state[_places(network.environment_names)] if network.environment_names else None
-    return network.predict(state[_places(network.state_names)], images, around)
-
-
-def _places(names: Sequence[str]) -> list[int]:
-    return [STATE_NAMES.index(name) for name in names]
-
-
-def load_pick_network(path: Path, cell: WorkCellConfig, config: LearnedPickConfig) -> OnnxPolicy:
-    """An exported policy that fits picking in this cell. Raises ModelFileError and MissingPackageError."""
-    network = OnnxPolicy.load(path, num_threads=config.num_threads, precision=config.precision)
-    require_fit(network, cell)
-    return network
-
-
-def require_fit(network: OnnxPolicy, cell: WorkCellConfig) -> None:
-    """Try the network once. Raises ModelFileError, with the reason, for one that cannot pick in this cell.
-
-    That is one with other inputs or outputs, with a rate that the control rate is no multiple of, with the statistics
-    of other data, or with weights that give no finite answer.
-    """
-    name = network.manifest.name
-    _require_known_numbers(network)
-    try:
-        require_cameras(network.image_keys)
-    except ModelFileError as error:
-        raise ModelFileError(f"{name}: {error}") from error
-    try:
-        ticks_per_row(cell.control_hz, float(network.fps))
-    except UserError as error:
-        raise ModelFileError(f"{name}: has {network.fps} rows a second; {error}") from error
-    at_home = _state_at_home(cell)
-    _require_usual(network, at_home)
-    nothing = np.zeros((*network.signature.image_hw, 3), np.uint8)
-    try:
-        nothing_seen = dict.fromkeys(network.image_keys, nothing)
-        ask_network(network, at_home, nothing_seen)
-    except PolicyInputError as error:
-        raise ModelFileError(f"{name}: {error}: its weights cannot be used") from error
-
-
 def _state_at_home(cell: WorkCellConfig) -> Float[np.ndarray, " S"]:
-    """The numbers of STATE_NAMES before anything is known of the cube."""
+    """The numbers of STATE_NAMES at home, before the cube has been detected."""
     known = dict(zip(STATE_NAMES[:NUM_JOINTS], cell.home_qpos, strict=True))
     known["gripper_opening_m"] = cell.gripper.opening_max_m
     return np.array([known.get(name, 0.0) for name in STATE_NAMES])
 
 
 def _require_known_numbers(network: OnnxPolicy) -> None:
-    """A policy may leave out what it is not to be told, as the cube's position where it sees it by itself."""
+    """A policy may leave out numbers, such as the cube's position where it has images."""
     for what, found, expected in (
         ("state", network.state_names, STATE_NAMES),
         ("environment", network.environment_names, STATE_NAMES),
@@ -262,17 +296,17 @@ def _require_known_numbers(network: OnnxPolicy) -> None:
     ):
         unknown = [number for number in found if number not in expected]
         if unknown or (what == "action" and found != expected):
-            told = f"has {', '.join(unknown)}" if unknown else f"is {', '.join(found)}"
-            raise ModelFileError(f"{network.manifest.name}: its {what} {told}; picking has {', '.join(expected)}")
+            difference = f"has {', '.join(unknown)}" if unknown else f"is {', '.join(found)}"
+            raise ModelFileError(f"{network.manifest.name}: its {what} {difference}; picking has {', '.join(expected)}")
 
 
 def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> None:
-    """Every demonstration begins at home, so its joints and fingers lie among the states that were learnt."""
+    """Every demonstration begins at home, so home must lie within the statistics of the training states."""
     statistics = network.manifest.state_statistics
     if statistics is None:
         return
-    own = at_home[_places(network.state_names)].tolist()
-    for name, value, mean, std in zip(network.state_names, own, statistics.mean, statistics.std, strict=True):
+    values = at_home[_places(network.state_names)].tolist()
+    for name, value, mean, std in zip(network.state_names, values, statistics.mean, statistics.std, strict=True):
         if not name.startswith("cube") and abs(value - mean) > UNUSUAL * std:
             raise ModelFileError(
                 f"{network.manifest.name}: has the statistics of another data set: {name} is {value:.3g} at this "
@@ -280,47 +314,5 @@ def _require_usual(network: OnnxPolicy, at_home: Float[np.ndarray, " S"]) -> Non
             )
 
 
-# What a policy of picking sees: the newest picture of the camera at the wrist and of the one that looks on.
-#
-# Both are taken when the wrist camera gives a new frame, as in the demonstrations, and stay until the next.
-
-CAMERAS = (WRIST, SCENE)
-"""Of the simulated cell."""
-
-
-def require_cameras(keys: Sequence[str], cameras: Sequence[str] = CAMERAS) -> None:
-    """Raises ModelFileError where a policy wants to look through a camera that is not there."""
-    missing = [key for key in keys if key not in cameras]
-    if missing:
-        raise ModelFileError(f"looks through {', '.join(missing)}; picking has {', '.join(cameras)}")
-
-
-class ImageBuffer:
-    """Keeps the pictures that a network wants to see."""
-
-    def __init__(self, keys: Sequence[str], scene: SceneView | None) -> None:
-        """Raises ModelFileError for a camera that this cell does not have."""
-        require_cameras(keys, (WRIST,) if scene is None else CAMERAS)
-        self._keys, self._scene = tuple(keys), scene
-        self._images: Images = {}
-
-    def close(self) -> None:
-        """Forget what was seen."""
-        self._images = {}
-
-    def see(self, frame: Frame) -> None:
-        """Take the wrist's picture out of a new frame, and one of the scene beside it, as far as they are wanted."""
-        images = {WRIST: frame.image_rgb} if WRIST in self._keys else {}
-        if self._scene is not None and SCENE in self._keys:
-            images[SCENE] = self._scene()
-        self._images = images
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether there is a picture of every camera; always, where none is wanted."""
-        return len(self._images) == len(self._keys)
-
-    @property
-    def images(self) -> Images:
-        """Key -> (H, W, 3) bytes in RGB, in the cameras' own sizes."""
-        return self._images
+def _places(names: Sequence[str]) -> list[int]:
+    return [STATE_NAMES.index(name) for name in names]

@@ -1,7 +1,7 @@
-"""What every stage of a skill is made of: moving, waiting and closing the fingers, each as a script.
+"""The motions of a scripted skill (move, wait, close the fingers) as generators.
 
-A script is a generator that yields the chunk for this tick and goes on when the next observation has arrived. So a
-skill reads from top to bottom like a recipe, although it is asked anew 125 times a second.
+A script is a generator that yields the chunk for this tick and resumes with the next observation. So a skill reads
+from top to bottom, although it is called 125 times a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.kinematics.limits import joint_limits_from_config
-from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.motion.set_points import interpolate_chunk
 from handeye.robot.motion.trajectory import (
     JointTrajectory,
     ToolLimits,
@@ -29,7 +29,7 @@ from handeye.vision.config import Config
 
 
 class MotionConfig(Config):
-    """Speeds and patience."""
+    """Speeds, tolerances and waiting times."""
 
     speed_fraction: float = Field(default=1.0, gt=0, le=1)
     """Motions take 1 / speed_fraction of the time that the work cell's joint limits allow."""
@@ -46,30 +46,28 @@ class MotionConfig(Config):
     settle_s: float = Field(default=0.4, gt=0)
     """... or when this much time has passed since the trajectory's end."""
     gripper_settle_s: float = Field(default=0.06, gt=0)
-    """The fingers have stopped when their distance has not changed for so long."""
+    """The fingers have stopped when their distance has not changed for this long."""
     gripper_wait_s: float = Field(default=1.2, gt=0)
     """Longest wait for the fingers."""
 
 
 R = TypeVar("R")
 Script = Generator[ActionChunk, None, R]
-"""Yields one chunk a tick; its return value is what the script found out."""
+"""Yields one chunk a tick; its return value is the result of the script."""
 
 Stop = Callable[[Observation], bool]
-"""Looks at the newest observation and says whether to break off."""
+"""Whether to break off, by the newest observation."""
 
 STILL_RAD_S = 1e-6
 FINGERS_STILL_M = 0.0005
-HELD_RAD = 1e-4
-"""A set-point that was sent and differs from the one asked for by more than this was changed on its way."""
 
 
 class Motions:
-    """The arm as a skill sees it: the set-point it has asked for so far, and scripts that lead it elsewhere.
+    """The arm as a skill sees it: its present target, and scripts that move it.
 
-    `see` must be given every observation before the script goes on. Motions join without a jump: each starts from
-    the set-point and its velocity, not from the measurement, which lags behind. When the set-point that was really
-    sent is another one (a gate held the arm), a motion is planned anew from there.
+    `update` must be given every observation before the script goes on. Motions join without a jump: each starts from
+    the set-point and its velocity, not from the measurement, which lags behind. Where a gate has held
+    the arm, a motion is planned anew from there.
     """
 
     def __init__(self, cell: WorkCellConfig, config: MotionConfig, observation: Observation) -> None:
@@ -84,14 +82,14 @@ class Motions:
         self.qpos_target = observation.joints.qpos.copy()
         self.opening_target_m = observation.joints.gripper_opening_m
 
-    def see(self, observation: Observation) -> None:
-        """Take note of the newest observation."""
+    def update(self, observation: Observation) -> None:
+        """Take in the newest observation."""
         self.observation = observation
         if observation.frame is not None:
             self._latest_view = (observation.frame, observation.joints)
-        sent = observation.qpos_sent
-        if sent is not None and np.abs(sent - self.qpos_target).max() > HELD_RAD:
-            self.qpos_target, self._qvel_target = sent.copy(), np.zeros(6)
+        held = observation.command_held_at(self.qpos_target)
+        if held is not None:
+            self.qpos_target, self._qvel_target = held.copy(), np.zeros(6)
             self._was_held = True
 
     @property
@@ -175,8 +173,8 @@ class Motions:
             yield chunk
             if self._was_held:
                 return
-            asked = interpolate_chunk(chunk, self.now_s, Interpolation.CUBIC)
-            self.qpos_target, self._qvel_target = asked.qpos, asked.qvel
+            set_point = interpolate_chunk(chunk, self.now_s)
+            self.qpos_target, self._qvel_target = set_point.qpos_target, set_point.qvel_target
             if stop is not None and stop(self.observation):
                 return
             if self.now_s - chunk.stamp_s >= trajectory.duration_s and self._has_settled():

@@ -1,6 +1,7 @@
-"""A trained policy on the robot computer: an ONNX file behind one call, units in and units out, no torch.
+"""Load and run an exported policy from an ONNX file, without torch: units in, units out.
 
-Statistics, deltas and the preparation of images are inside the graph; what is left is to refuse what it never learnt.
+Normalization, deltas and image preprocessing are inside the graph; here its inputs are checked. The keys of inputs
+and outputs are those of LeRobot's data sets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jaxtyping import Float, UInt8
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from handeye.robot.errors import PolicyInputError
+from handeye.robot.types import ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.config import Config
 from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.engines import EngineChoice, Precision, Session, open_session
@@ -86,7 +88,7 @@ class OnnxPolicy:
         images: Mapping[str, np.ndarray],
         environment: Float[np.ndarray, " E"] | None = None,
     ) -> Float[np.ndarray, "T A"]:
-        """The chunk of absolute actions in units. Images are (H, W, 3) bytes in RGB, of any size in proportion.
+        """The chunk of absolute actions in units. Images are (H, W, 3) bytes in RGB, of any size with the same aspect.
 
         Raises PolicyInputError where a number is not finite, a camera is missing or a shape is another one.
         """
@@ -131,16 +133,6 @@ def resize_image(image_rgb: UInt8[np.ndarray, "H W 3"], size_hw: tuple[int, int]
     return resized.astype(np.uint8, copy=False)
 
 
-# What a learned policy sees and says: the names and sizes of its numbers, and the contract inside its exported file.
-#
-# The keys are those of LeRobot's data sets, so that a policy and the demonstrations it learnt from speak one
-# language.
-
-STATE_KEY = "observation.state"
-ENVIRONMENT_KEY = "observation.environment_state"
-IMAGE_PREFIX = "observation.images."
-ACTION_KEY = "action"
-
 METADATA_KEY = "handeye-policy"
 """Where an ONNX file holds its manifest; detectors use another key, so that neither is taken for the other."""
 
@@ -149,12 +141,12 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class PolicySignature(Config):
-    """Inputs and outputs of a policy, each number with a name; they follow from the demonstrations."""
+    """Inputs and outputs of a policy, each number with a name, as in its demonstrations."""
 
     state_names: Annotated[Names, Field(min_length=1)]
-    """What the robot knows of itself: joint angles in rad, gripper opening in m."""
+    """Proprioception: joint angles in rad, gripper opening in m."""
     environment_names: Names = ()
-    """What perception says of the task, positions in m in the base frame; may be empty."""
+    """Environment state from perception, positions in m in the base frame; may be empty."""
     cameras: Names = ()
     image_hw: tuple[PositiveInt, PositiveInt] = (120, 160)
     """Height and width to which every camera's image is brought."""
@@ -190,14 +182,14 @@ class StateStatistics(Config):
 
 
 class PolicyManifest(Config):
-    """Everything that the run time must know of an exported policy besides its graph."""
+    """The manifest of an exported policy: all that is needed to run it besides its graph."""
 
     format_version: Literal[1] = 1
     name: str = "policy"
     signature: PolicySignature
     chunk_size: PositiveInt
     state_statistics: StateStatistics | None = None
-    """What the policy has seen, so that a cell can tell whether it was taught there; files of before lack it."""
+    """Statistics of the training states, to check that a policy fits a cell; older files lack them."""
     graph_sha256: str
     """SHA-256 of the serialised graph with its weights."""
     made_by: str = ""

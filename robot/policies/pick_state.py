@@ -1,8 +1,8 @@
-"""What a learned policy is told of a pick: joints, gripper and the cube as perception believes in it, as one vector.
+"""The state of a pick as a learned policy gets it (joints, gripper, target estimate), and the progress of the pick.
 
-Nothing here is simulator truth. The same reader makes the states of demonstrations and those of execution, so that a
-policy meets what it was taught with. Sight of the cube is lost near the grasp: the belief then stays where the tracker
-had it, and moves with the hand while the fingers hold something.
+Nothing here is simulator ground truth. The same reader makes the states of demonstrations and of execution, so a
+policy runs on what it was trained on. The cube is out of sight near the grasp: the target estimate then stays where
+the tracker had it, and moves with the hand while the fingers hold something.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from jaxtyping import Float, Float32
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.policies.target_selection import RecentHits, is_in_place
+from handeye.robot.policies.target_selection import LookConfig, RecentHits, is_in_place, looks_like_target
+from handeye.robot.transforms import wrap_angle
 from handeye.robot.types import NUM_JOINTS, JointState, Observation, Track, TrackStatus
 
 STATE_NAMES = (
@@ -42,26 +43,31 @@ ACTION_NAMES = (*(f"qpos_target_{joint}" for joint in range(1, NUM_JOINTS + 1)),
 """The numbers of an action, in their order."""
 
 NEAR_M = 0.015
-MIN_HITS = 2
-"""Detections that an object needs before it is believed."""
-SIZE_TOLERANCE_M = 0.012
-HEIGHT_TOLERANCE_M = 0.008
+LOOK = LookConfig()
+"""How many detections and which size an object needs before it becomes the target estimate."""
 HELD_OPENING_M = (0.015, 0.070)
 """Fingers that close and come to rest between these openings have something between them."""
 STILL_M_S = 0.01
 KEEP_S = 2.0
-"""A belief outlives its last sighting by this: the hand hides the cube while it goes down on it."""
+"""An estimate outlives its last detection by this: the hand hides the cube while it goes down on it."""
 FAILED_GRASP_RADIUS_M = 0.05
+"""Fingers that close on nothing this near to the target estimate have failed to grasp it."""
 QUARTER_TURN_RAD = np.pi / 2
+CLOSING_M_S = -0.05
+CLEAR_M = 0.045
+"""A cube counts as released for good when the grasp point is this far above the walls of its place ..."""
+SURE_S = 0.3
+"""... and has been for this long, with the cube detected in the place."""
+TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PickState:
-    """One moment of a pick. p_cube_base is where perception believes the cube, None while it knows of none.
+    """One moment of a pick. p_cube_base is the target estimate, None while there is none.
 
     yaw_error_rad turns the hand until its fingers are parallel to two faces of the cube, by less than an eighth turn.
-    cube_age_s is the time since the cube was last detected or held. is_verified: since the fingers let go of it the
-    cube has been seen in its place.
+    cube_age_s is the time since the cube was last detected or held. is_verified: the cube has been detected in its
+    place since the fingers released it.
     """
 
     qpos: Float[np.ndarray, " 6"]
@@ -88,7 +94,7 @@ class PickState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _TargetEstimate:
-    """The cube as it was last believed. track_id is None once it no longer rests on a track."""
+    """Where the cube was last known to be. track_id is None where that does not come from a track."""
 
     p_base: Float[np.ndarray, " 3"]
     yaw_rad: float | None
@@ -97,7 +103,7 @@ class _TargetEstimate:
 
 
 class PickStateReader:
-    """Turns observations into states; remembers what the fingers held and which sightings are newer than that."""
+    """Turns observations into states; remembers what the fingers held and which detections are newer than that."""
 
     def __init__(self, cell: WorkCellConfig) -> None:
         self._cell = cell
@@ -107,14 +113,14 @@ class PickStateReader:
     def reset(self, task: PickTask) -> None:
         """Forget everything and begin `task`."""
         self._task = task
-        self._look = RecentHits([])
-        self._belief: _TargetEstimate | None = None
+        self._hits = RecentHits([])
+        self._target: _TargetEstimate | None = None
         self._held = False
         self._last: JointState | None = None
-        self._doubtful_ids: set[int] = set()
+        self._failed_ids: set[int] = set()
 
-    def read(self, observation: Observation, opening_asked_m: float) -> PickState:
-        """The state now; call at the policy's rate. opening_asked_m is the opening that was last commanded.
+    def read(self, observation: Observation, opening_command_m: float) -> PickState:
+        """The state now; call at the policy's rate. opening_command_m is the last commanded opening.
 
         Raises RuntimeError before the first `reset`.
         """
@@ -124,13 +130,13 @@ class PickStateReader:
         T_base_tool = forward_kinematics(joints.qpos)
         p_tcp = (T_base_tool @ self._p_tool_tcp)[:3]
         rate = self._opening_rate(joints)
-        holding = self._holds(joints.gripper_opening_m, rate, opening_asked_m)
+        holding = self._holds(joints.gripper_opening_m, rate, opening_command_m)
         if joints.gripper_opening_m < HELD_OPENING_M[0] and abs(rate) < STILL_M_S:
             self._mark_failed(p_tcp)
-        self._update_belief(observation, p_tcp, holding=holding)
-        belief = self._belief
+        self._update_target(observation, p_tcp, holding=holding)
+        target = self._target
         yaw_hand = float(np.arctan2(T_base_tool[1, 0], T_base_tool[0, 0]))
-        placed = belief is not None and not holding and is_in_place(self._task, belief.p_base)
+        placed = target is not None and not holding and is_in_place(self._task, target.p_base)
         return PickState(
             qpos=joints.qpos,
             p_tcp_base=p_tcp,
@@ -138,11 +144,11 @@ class PickStateReader:
             gripper_opening_m=joints.gripper_opening_m,
             gripper_rate_m_s=rate,
             is_holding=holding,
-            p_cube_base=None if belief is None else belief.p_base,
-            yaw_error_rad=_yaw_error(belief, yaw_hand, holding=holding),
-            cube_age_s=np.inf if belief is None else observation.stamp_s - belief.seen_s,
+            p_cube_base=None if target is None else target.p_base,
+            yaw_error_rad=_yaw_error(target, yaw_hand, holding=holding),
+            cube_age_s=np.inf if target is None else observation.stamp_s - target.seen_s,
             is_placed=placed,
-            is_verified=placed and belief is not None and belief.track_id is not None,
+            is_verified=placed and target is not None and target.track_id is not None,
         )
 
     def _opening_rate(self, joints: JointState) -> float:
@@ -151,38 +157,38 @@ class PickStateReader:
             return 0.0
         return (joints.gripper_opening_m - last.gripper_opening_m) / (joints.stamp_s - last.stamp_s)
 
-    def _holds(self, opening_m: float, rate_m_s: float, asked_m: float) -> bool:
-        """Fingers told to close that rest apart hold something, and do so until they move."""
+    def _holds(self, opening_m: float, rate_m_s: float, command_m: float) -> bool:
+        """Fingers that were commanded to close and rest apart hold something, and do so until they move."""
         low, high = HELD_OPENING_M
         rest_apart = low < opening_m < high and abs(rate_m_s) < STILL_M_S
-        return rest_apart and (self._held or asked_m < opening_m - low / 2)
+        return rest_apart and (self._held or command_m < opening_m - low / 2)
 
     def _mark_failed(self, p_tcp: Float[np.ndarray, " 3"]) -> None:
-        """The fingers have closed in vain where the cube was believed: other likely objects come first from now on."""
-        belief = self._belief
+        """The fingers have closed on nothing at the target estimate: other candidates come first from now on."""
+        target = self._target
         if (
-            belief is not None
-            and belief.track_id is not None
-            and np.linalg.norm(belief.p_base - p_tcp) < FAILED_GRASP_RADIUS_M
+            target is not None
+            and target.track_id is not None
+            and np.linalg.norm(target.p_base - p_tcp) < FAILED_GRASP_RADIUS_M
         ):
-            self._doubtful_ids.add(belief.track_id)
+            self._failed_ids.add(target.track_id)
 
-    def _update_belief(self, observation: Observation, p_tcp: Float[np.ndarray, " 3"], *, holding: bool) -> None:
-        """Held: the cube is between the fingers. Just let go: it lies below, until something newer is seen."""
+    def _update_target(self, observation: Observation, p_tcp: Float[np.ndarray, " 3"], *, holding: bool) -> None:
+        """Held: the cube is between the fingers. Just released: it lies below, until there is a newer detection."""
         tracks, now_s = observation.tracks, observation.stamp_s
         if holding:
             self._held = True
-            self._belief = _TargetEstimate(p_tcp, None, now_s, None)
+            self._target = _TargetEstimate(p_tcp, None, now_s, None)
             return
         if self._held:
             self._held = False
-            self._look = RecentHits(tracks)
-            self._belief = self._where_it_fell(p_tcp, now_s)
-        seen = self._look.best(tracks, self._is_likely, MIN_HITS, self._preference)
+            self._hits = RecentHits(tracks)
+            self._target = self._where_it_fell(p_tcp, now_s)
+        seen = self._hits.best(tracks, self._is_candidate, LOOK.min_hits, self._preference)
         if seen is not None:
-            self._belief = _TargetEstimate(seen.p_base, seen.yaw_rad, seen.last_seen_s, seen.track_id)
-        elif self._belief is not None and now_s - self._belief.seen_s > KEEP_S:
-            self._belief = None
+            self._target = _TargetEstimate(seen.p_base, seen.yaw_rad, seen.last_seen_s, seen.track_id)
+        elif self._target is not None and now_s - self._target.seen_s > KEEP_S:
+            self._target = None
 
     def _where_it_fell(self, p_tcp: Float[np.ndarray, " 3"], now_s: float) -> _TargetEstimate | None:
         """A cube let go over its place is in it; one that slipped out elsewhere may lie anywhere."""
@@ -190,45 +196,30 @@ class PickStateReader:
         floor = np.array([p_tcp[0], p_tcp[1], self._task.place_p_base[2] + self._cell.cube_edge_m[0] / 2])
         return _TargetEstimate(floor, None, now_s, None) if is_in_place(self._task, floor) else None
 
-    def _is_likely(self, track: Track) -> bool:
-        """Of the right class, where the grasp point may go, and as high and as long as a cube can be."""
+    def _is_candidate(self, track: Track) -> bool:
+        """A confirmed track that looks like the target, where the grasp point may go."""
         assert self._task is not None
-        if track.class_name != self._task.class_name or track.status is not TrackStatus.CONFIRMED:
-            return False
-        smallest, largest = self._cell.cube_edge_m
-        height_m = float(track.p_base[2]) - self._cell.table.height_m
-        if not smallest / 2 - HEIGHT_TOLERANCE_M < height_m < 2 * largest:
-            return False
-        lengths = [] if track.size_m is None else track.size_m[:2]
-        fits = all(abs(length - np.clip(length, smallest, largest)) < SIZE_TOLERANCE_M for length in lengths)
-        return fits and self._cell.workspace.contains(track.p_base)
+        return (
+            track.status is TrackStatus.CONFIRMED
+            and looks_like_target(track, self._task, self._cell, LOOK)
+            and self._cell.workspace.contains(track.p_base)
+        )
 
     def _preference(self, track: Track) -> float:
-        """What was believed before stays believed, unless the fingers have closed there in vain."""
-        believed = self._belief is not None and self._belief.track_id == track.track_id
-        return 4.0 * (track.track_id not in self._doubtful_ids) + 2.0 * believed + (track.size_m is not None)
+        """The track of the present estimate is kept, unless a grasp has failed there."""
+        is_target = self._target is not None and self._target.track_id == track.track_id
+        return 4.0 * (track.track_id not in self._failed_ids) + 2.0 * is_target + (track.size_m is not None)
 
 
-def _yaw_error(belief: _TargetEstimate | None, yaw_hand: float, *, holding: bool) -> float:
+def _yaw_error(target: _TargetEstimate | None, yaw_hand: float, *, holding: bool) -> float:
     """From the hand's yaw to the nearest direction of the cube's faces; 0 where that is not known."""
-    if belief is None or belief.yaw_rad is None or holding:
+    if target is None or target.yaw_rad is None or holding:
         return 0.0
-    error = belief.yaw_rad - yaw_hand
-    return float((error + QUARTER_TURN_RAD / 2) % QUARTER_TURN_RAD - QUARTER_TURN_RAD / 2)
-
-
-# How far a pick has come, judged from its states alone: the status of policies that keep no script of stages.
-
-CLOSING_M_S = -0.05
-CLEAR_M = 0.045
-"""A cube counts as let go for good when the grasp point is so far above the walls of its place ..."""
-SURE_S = 0.3
-"""... and has been for so long, with the cube seen in the place."""
-TIMEOUT = "timeout"
+    return wrap_angle(target.yaw_rad - yaw_hand, QUARTER_TURN_RAD)
 
 
 class PickStage(Enum):
-    """What a state says about the stage of a pick."""
+    """The stage of a pick, as far as its state shows."""
 
     LOOK = "look"
     APPROACH = "approach"
@@ -243,11 +234,14 @@ NOT_BEGUN = PolicyStatus(PickStage.LOOK.value, Outcome.RUNNING)
 
 
 class PickProgress:
-    """Follows the states of one pick: stage, grasps begun, and whether it is over."""
+    """Progress of one pick, from its states alone: stage, grasps begun, and whether it is over.
+
+    This is the status of policies that have no script of stages.
+    """
 
     def __init__(self, task: PickTask, timeout_s: float) -> None:
         """timeout_s: the pick has failed when it takes longer, counted from its first state."""
-        # A height of the place, not one above where the fingers opened: a cube that fell from high up is in it too.
+        # Above the place, not above where the fingers opened: a cube that fell from high up is in it too.
         self._clear_z = float(task.place_p_base[2]) + task.place_wall_m + CLEAR_M
         self._timeout_s = timeout_s
         self._began_s: float | None = None
@@ -261,8 +255,8 @@ class PickProgress:
         """The status after the latest state; once over it stays."""
         return self._status
 
-    def see(self, state: PickState, stamp_s: float) -> None:
-        """Take note of the state at `stamp_s`."""
+    def update(self, state: PickState, stamp_s: float) -> None:
+        """Take in the state at `stamp_s`."""
         if self._status.is_over:
             return
         self._began_s = stamp_s if self._began_s is None else self._began_s
@@ -278,7 +272,7 @@ class PickProgress:
             self._status = PolicyStatus(stage.value, Outcome.RUNNING, None, self._attempts)
 
     def _is_done(self, state: PickState, stamp_s: float) -> bool:
-        """Seen in its place for a while, with the hand well above it."""
+        """Detected in its place for a while, with the hand well above it."""
         if not (state.is_verified and float(state.p_tcp_base[2]) > self._clear_z):
             self._done_since_s = None
             return False

@@ -1,4 +1,4 @@
-"""The pick skill's script: look, approach, look again, grasp, check, lift, carry, place, verify, and retry.
+"""The scripted pick: look, approach, look again, grasp, check, lift, carry, place, verify, and retry.
 
 `PickScript._attempt` is the whole skill on one screen; the stages follow below it in their order. A stage that cannot
 go on returns its `FailureReason`, and the next attempt begins with a new look.
@@ -25,25 +25,15 @@ from handeye.robot.policies.grasp import (
     tool_pose_down,
 )
 from handeye.robot.policies.motions import MotionConfig, Motions, Script
-from handeye.robot.policies.target_selection import RecentHits, is_in_place
-from handeye.robot.transforms import translation
+from handeye.robot.policies.target_selection import (
+    LookConfig,
+    RecentHits,
+    is_in_place,
+    looks_like_target,
+)
+from handeye.robot.transforms import translation, wrap_angle
 from handeye.robot.types import Observation, Track
 from handeye.vision.config import Config
-
-
-class LookConfig(Config):
-    """Where the skill looks from and when it believes what it sees."""
-
-    min_hits: int = Field(default=2, ge=1)
-    """Fresh detections that an object needs before the skill acts on it."""
-    wait_s: float = Field(default=0.6, gt=0)
-    """How long one view may take to show the object."""
-    search_height_m: float = Field(default=0.45, gt=0)
-    """Camera height over the table in the closer views that follow when the wide view shows nothing."""
-    size_tolerance_m: float = Field(default=0.012, gt=0)
-    """How far a measured length may lie outside the sizes that the cell knows for its cubes."""
-    height_tolerance_m: float = Field(default=0.008, gt=0)
-    """How far a centre may lie below that of the smallest cube on the table; what is flatter is no cube."""
 
 
 class CarryConfig(Config):
@@ -107,19 +97,19 @@ class FailureReason(Enum):
     LOST = "lost"
     """It was seen and then not again, or it slipped out of the fingers on the way."""
     VERIFY_FAILED = "verify_failed"
-    """It was let go over its place, but was seen neither there nor on the table."""
+    """It was released over its place, but was seen neither there nor on the table."""
     MOTION_FAILED = "motion_failed"
-    """No trajectory led to where the skill wanted to go."""
+    """No trajectory was found."""
     TIMEOUT = "timeout"
-    """The skill's time was over."""
+    """The skill's time was up."""
 
 
 class TaskFailed(Exception):  # noqa: N818 - a decision, not an error
     """Ends the script when nothing is left to try."""
 
-    def __init__(self, trouble: FailureReason) -> None:
-        super().__init__(trouble.value)
-        self.trouble = trouble
+    def __init__(self, reason: FailureReason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
 
 
 class PickScript:
@@ -138,15 +128,15 @@ class PickScript:
 
     def run(self) -> Script[None]:
         """Do the task; returns when the object was seen in its place, raises TaskFailed when nothing is left to try."""
-        trouble: FailureReason | None = FailureReason.NOT_FOUND
+        reason: FailureReason | None = FailureReason.NOT_FOUND
         for _ in range(self._config.grasp.max_attempts):
-            trouble = yield from self._attempt()
-            if trouble is None:
+            reason = yield from self._attempt()
+            if reason is None:
                 return
-        raise TaskFailed(trouble or FailureReason.NOT_FOUND)
+        raise TaskFailed(reason or FailureReason.NOT_FOUND)
 
     def _attempt(self) -> Script[FailureReason | None]:
-        """Once through all stages. Returns what went wrong, None if nothing did."""
+        """Once through all stages. Returns why the attempt failed, None if it did not."""
         target = yield from self._look()
         if target is None:
             return (yield from self._explain_absence())
@@ -165,7 +155,7 @@ class PickScript:
         yield from self._place()
         return (yield from self._verify())
 
-    # RecentHits -----------------------------------------------------------------------------------------------------------
+    # Look -----------------------------------------------------------------------------------------------------------
 
     def _look(self) -> Script[Track | None]:
         """The object, seen from home or from one of the closer views; None when none shows it.
@@ -206,34 +196,27 @@ class PickScript:
                     yield Stage.SEARCH, qpos
 
     def _watch(
-        self, wanted: Condition, wait_s: float, prefer: Callable[[Track], float] = lambda track: 0.0
+        self, is_candidate: Condition, wait_s: float, prefer: Callable[[Track], float] = lambda track: 0.0
     ) -> Script[Track | None]:
-        """Hold still until a wanted track has been seen often enough to act upon, at most `wait_s`."""
-        look, min_hits = RecentHits(self._arm.observation.tracks), self._config.look.min_hits
+        """Hold still until a candidate has been detected often enough to act upon, at most `wait_s`."""
+        hits, min_hits = RecentHits(self._arm.observation.tracks), self._config.look.min_hits
 
-        def sighting() -> Track | None:
-            return look.best(self._arm.observation.tracks, wanted, min_hits, prefer)
+        def best() -> Track | None:
+            return hits.best(self._arm.observation.tracks, is_candidate, min_hits, prefer)
 
-        yield from self._arm.wait(wait_s, stop=lambda _: sighting() is not None)
-        return sighting()
+        yield from self._arm.wait(wait_s, stop=lambda _: best() is not None)
+        return best()
 
     def _is_target(self, track: Track) -> bool:
-        """Of the right class, not in its place already, and as high and as long as a cube on the table can be."""
-        if track.class_name != self._task.class_name or is_in_place(self._task, track.p_base):
-            return False
-        smallest, largest = self._cell.cube_edge_m
-        look = self._config.look
-        height_m = float(track.p_base[2]) - self._cell.table.height_m
-        if not smallest / 2 - look.height_tolerance_m < height_m < 2 * largest:
-            return False
-        lengths = [] if track.size_m is None else track.size_m[:2]
-        return all(abs(length - np.clip(length, smallest, largest)) < look.size_tolerance_m for length in lengths)
+        """What looks like the target and is not in its place already."""
+        is_similar = looks_like_target(track, self._task, self._cell, self._config.look)
+        return is_similar and not is_in_place(self._task, track.p_base)
 
     def _is_target_inside(self, track: Track) -> bool:
         return self._is_target(track) and self._cell.workspace.contains(track.p_base)
 
     def _preference(self, track: Track) -> float:
-        """Whatever the fingers closed on in vain comes last, then what shows no clear shape."""
+        """Tracks on which a grasp has failed come last, then those without a measured size."""
         return 2.0 * (track.track_id not in self._failed_ids) + (track.size_m is not None)
 
     # Approach and look again ----------------------------------------------------------------------------------------
@@ -269,7 +252,7 @@ class PickScript:
         return points_around(frame, T_base_camera, target.p_base, NEIGHBOUR_RADIUS_M)
 
     def _has_left(self, grasp: Grasp, track_id: int) -> Callable[[Observation], bool]:
-        """Whether the track that `grasp` is for is believed to be somewhere else by now."""
+        """Whether the track that `grasp` is for has been found to be somewhere else by now."""
         is_here = self._is_at(grasp)
         return lambda seen: any(track.track_id == track_id and not is_here(track) for track in seen.tracks)
 
@@ -281,7 +264,7 @@ class PickScript:
     def _correct(self, seen: Track, grasp: Grasp) -> Script[Grasp]:
         """Shift and turn by what the closer look has found."""
         better = self._choose_grasp(seen)
-        turn_rad = abs(float(np.angle(np.exp(1j * (better.yaw_rad - grasp.yaw_rad)))))
+        turn_rad = abs(wrap_angle(better.yaw_rad - grasp.yaw_rad))
         shift_m = float(np.linalg.norm(better.p_base[:2] - grasp.p_base[:2]))
         if shift_m > self._config.grasp.correct_m or turn_rad > self._config.grasp.correct_rad:
             yield from self._arm.move(better.qpos_above, better.opening_m)
@@ -291,7 +274,7 @@ class PickScript:
     # Grasp, lift, carry, place --------------------------------------------------------------------------------------
 
     def _grasp(self, grasp: Grasp) -> Script[bool]:
-        """Straight down, close, and feel whether something is between the fingers."""
+        """Straight down, close, and check whether something is between the fingers."""
         self.stage = Stage.GRASP
         self.attempts += 1
         yield from self._arm.move_straight(grasp.T_base_tool)
@@ -299,7 +282,7 @@ class PickScript:
         return self._holds(grasp)
 
     def _holds(self, grasp: Grasp) -> bool:
-        """Whether the fingers are as far apart as the object is wide: neither closed nor stuck open."""
+        """Whether the fingers are about as far apart as the object is wide: neither closed nor stuck open."""
         opening_m = self._arm.joints.gripper_opening_m
         return self._config.grasp.held_opening_min_m < opening_m < grasp.width_m + self._config.grasp.finger_gap_m
 
@@ -348,7 +331,7 @@ class PickScript:
     # Verify ---------------------------------------------------------------------------------------------------------
 
     def _verify(self) -> Script[FailureReason | None]:
-        """RecentHits into the place; if the object is not seen there, look whether it still is on the table."""
+        """Look into the place; if the object is not seen there, look whether it still is on the table."""
         self.stage = Stage.VERIFY
         if (yield from self._watch(self._is_in_place, self._config.carry.verify_s)) is not None:
             return None

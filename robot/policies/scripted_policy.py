@@ -1,7 +1,4 @@
-"""The scripted pick skill as a policy: runs the script of `robot.policies.scripted_pick` one tick at a time.
-
-It knows what a real cell knows: its configuration, joint states, frames and tracks.
-"""
+"""The scripted pick skill as a policy: runs the script of `robot.policies.scripted_pick` one tick at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from handeye.robot.types import ActionChunk, Observation
 
 
 class PickSkill:
-    """Picks one object of a class and puts it into a place; fills `robot.interfaces.Policy`."""
+    """Picks one object of a class and puts it into a place; implements `robot.interfaces.Policy`."""
 
     def __init__(self, cell: WorkCellConfig, config: PickSkillConfig) -> None:
         self._cell = cell
@@ -40,7 +37,7 @@ class PickSkill:
             raise RuntimeError("the skill has no task yet: call reset first")
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._task, observation)
-        self._run.motions.see(observation)
+        self._run.motions.update(observation)
         if self._status.is_over:
             return self._run.motions.hold_chunk()
         if observation.stamp_s - self._run.began_s > self._config.timeout_s:
@@ -52,18 +49,17 @@ class PickSkill:
             chunk = next(run.steps)
         except StopIteration:
             return self._finish(run, Outcome.SUCCEEDED, None)
-        except TaskFailed as decision:
-            return self._finish(run, Outcome.FAILED, decision.trouble)
+        except TaskFailed as failure:
+            return self._finish(run, Outcome.FAILED, failure.reason)
         except (MotionPlanningError, KinematicsError):
             return self._finish(run, Outcome.FAILED, FailureReason.MOTION_FAILED)
         self._status = PolicyStatus(run.script.stage.value, Outcome.RUNNING, attempts=run.script.attempts)
         return chunk
 
-    def _finish(self, run: _Run, outcome: Outcome, trouble: FailureReason | None) -> ActionChunk:
+    def _finish(self, run: _Run, outcome: Outcome, reason: FailureReason | None) -> ActionChunk:
         """The stage of a failure stays what it was; a success is done."""
         stage = Stage.DONE if outcome is Outcome.SUCCEEDED else run.script.stage
-        reason = None if trouble is None else trouble.value
-        self._status = PolicyStatus(stage.value, outcome, reason, run.script.attempts)
+        self._status = PolicyStatus(stage.value, outcome, None if reason is None else reason.value, run.script.attempts)
         return run.motions.hold_chunk()
 
 

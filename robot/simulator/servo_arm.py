@@ -64,13 +64,13 @@ class SimulatedArm:
             stamp_s=self._physics.now_s(),
         )
 
-    def command(self, qpos_target: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
+    def command(self, qpos_command: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
         """Move to this set-point within one control period; returns it clamped to the joint limits."""
         self._require_entered()
-        if not (np.all(np.isfinite(qpos_target)) and np.isfinite(gripper_opening_m)):
-            raise ArmError(f"set-point is not finite: {qpos_target.tolist()} rad, opening {gripper_opening_m} m")
+        if not (np.all(np.isfinite(qpos_command)) and np.isfinite(gripper_opening_m)):
+            raise ArmError(f"set-point is not finite: {qpos_command.tolist()} rad, opening {gripper_opening_m} m")
         limits, gripper = self._cell.joint_limits, self._cell.gripper
-        sent = np.clip(qpos_target, limits.qpos_low_rad, limits.qpos_high_rad)
+        sent = np.clip(qpos_command, limits.qpos_low_rad, limits.qpos_high_rad)
         now_s = self._physics.now_s()
         self._from, _ = self._target(now_s)
         self._to, self._since_s = sent, now_s

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8, UInt16
 from handeye.robot.datasets.episode_checks import number_names
 from handeye.robot.datasets.format import BOOK_KEEPING, Episode, Feature
 from handeye.robot.datasets.reader import EpisodeDataset
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.robot.viewer.episode_view import draw_depth
 from handeye.vision.files import write_html_report
 

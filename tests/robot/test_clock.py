@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handeye.robot.interfaces import Clock, ManualClock, MonotonicClock
+from handeye.robot.interfaces import Clock
+from handeye.robot.timing import ManualClock, MonotonicClock
 
 
 def tick_stamps(clock: Clock, work_s: list[float], period_s: float) -> list[float]:

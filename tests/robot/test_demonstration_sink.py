@@ -35,7 +35,7 @@ GREEN = np.full((8, 12, 3), (10, 200, 30), np.uint8)
 
 
 def tick(number: int, percept: Percept | None = None) -> Tick:
-    """The arm is told to be at HOME + number mrad and is one tick behind."""
+    """The arm is commanded to HOME + number mrad and is one tick behind."""
     stamp_s, sent = number * DT_S, HOME + 1e-3 * number
     return Tick(
         stamp_s,
@@ -69,7 +69,7 @@ def collect(num_ticks: int, image_size: ImageSize | None = None) -> Episode:
     return collects.episode()
 
 
-def test_an_action_is_what_was_sent_a_period_after_its_state() -> None:
+def test_an_action_is_the_command_a_period_after_its_state() -> None:
     columns = collect(11).columns
     np.testing.assert_allclose(columns["stamp_s"].ravel(), [0.0, 2 * DT_S, 4 * DT_S, 6 * DT_S, 8 * DT_S])
     for row in range(5):
@@ -82,7 +82,7 @@ def test_a_state_that_no_action_followed_is_left_out() -> None:
     assert [len(collect(num_ticks)) for num_ticks in (3, 4, 5, 6)] == [1, 1, 2, 2]
 
 
-def test_the_cube_is_there_from_its_sighting_on() -> None:
+def test_the_cube_is_there_from_its_first_detection_on() -> None:
     ages_s = collect(7).columns["cube_age_s"].ravel()
     assert ages_s[0] == OLDEST_S
     assert (ages_s[1:] < 0.1).all()

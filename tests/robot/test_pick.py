@@ -105,7 +105,7 @@ def test_an_episode_repeats_from_its_seed_whatever_came_before(tmp_path: Path) -
             station.run(seed, output=Output(tmp_path / name, video=False))
     first, again = (read_recording(tmp_path / name / f"episode_{SEED}" / "ticks.jsonl") for name in ("first", "again"))
     np.testing.assert_array_equal(first.qpos, again.qpos)
-    np.testing.assert_array_equal(first.qpos_sent, again.qpos_sent)
+    np.testing.assert_array_equal(first.qpos_command, again.qpos_command)
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_results_do_not_depend_on_the_number_of_workers() -> None:
 
 
 @pytest.fixture(scope="module")
-def taught() -> Iterator[PickStation]:
+def learned() -> Iterator[PickStation]:
     """A cell in which the trained policy that comes with the package sees through the shipped detector."""
     with open_station(PickConfig(), SHIPPED_DETECTOR, SHIPPED_POLICY) as station:
         yield station
@@ -149,19 +149,19 @@ def taught() -> Iterator[PickStation]:
     [[], [CubeMoved(at_s=0.6, by_xy_m=(-0.06, 0.08))], [GripperStuck(at_s=1.0, until_s=2.2)]],
     ids=["nothing", "a moved cube", "a gripper that sticks"],
 )
-def test_the_shipped_policy_copes_with(faults: list[Fault], taught: PickStation) -> None:
-    result = taught.run(SEED, faults=faults)
+def test_the_shipped_policy_copes_with(faults: list[Fault], learned: PickStation) -> None:
+    result = learned.run(SEED, faults=faults)
     assert (result.success, result.reason, result.gate_violations) == (True, None, {})
 
 
 @pytest.mark.slow
-def test_slippery_pads_lose_the_cube_and_the_shipped_policy_picks_it_up_again(taught: PickStation) -> None:
-    result = taught.run(SEED, faults=[FrictionLowered(at_s=1.9, factor=0.01, until_s=3.0)])
+def test_slippery_pads_lose_the_cube_and_the_shipped_policy_picks_it_up_again(learned: PickStation) -> None:
+    result = learned.run(SEED, faults=[FrictionLowered(at_s=1.9, factor=0.01, until_s=3.0)])
     assert result.success
     assert result.attempts >= 2
 
 
 @pytest.mark.slow
-def test_an_episode_of_the_shipped_policy_repeats_from_its_seed(taught: PickStation) -> None:
-    first, _, again = (replace(taught.run(seed), stage_ms={}) for seed in (SEED, SEED + 1, SEED))
+def test_an_episode_of_the_shipped_policy_repeats_from_its_seed(learned: PickStation) -> None:
+    first, _, again = (replace(learned.run(seed), stage_ms={}) for seed in (SEED, SEED + 1, SEED))
     assert first == again

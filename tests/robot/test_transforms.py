@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +35,7 @@ from handeye.robot.transforms import (
     rotvec_to_rotation,
     rpy_to_rotation,
     translation,
+    wrap_angle,
 )
 
 AWKWARD_ANGLES = [0.0, 1e-12, 1e-8, 1e-5, 9.9e-5, 1.01e-4, 0.1, 1.0, np.pi - 1e-4, np.pi - 1e-8, np.pi]
@@ -242,3 +245,21 @@ def test_a_rounded_transform_becomes_exact_and_stays_near(seed: int) -> None:
 def test_what_is_far_from_every_transform_is_refused(wrong: np.ndarray, words: str) -> None:
     with pytest.raises(TransformError, match=words):
         nearest_transform(wrong, 1e-2, "T_tool")
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=4), st.sampled_from([np.pi / 2, np.pi, 2 * np.pi]))
+def test_a_wrapped_angle_is_the_same_angle_in_range(angles: list[float], period: float) -> None:
+    for angle in angles:
+        wrapped = wrap_angle(angle, period)
+        assert -period / 2 - 1e-9 <= wrapped < period / 2 + 1e-9
+        assert math.remainder(wrapped - angle, period) == pytest.approx(0.0, abs=1e-9)
+    each = [wrap_angle(angle, period) for angle in angles]
+    np.testing.assert_array_equal(wrap_angle(np.array(angles), period), each)
+
+
+@given(st.floats(-1e3, 1e3))
+def test_wrapped_angles_mean_the_same_direction(angle: float) -> None:
+    wrapped = wrap_angle(angle)
+    assert -np.pi <= wrapped < np.pi
+    assert np.cos(wrapped) == pytest.approx(np.cos(angle), abs=1e-10)
+    assert np.sin(wrapped) == pytest.approx(np.sin(angle), abs=1e-10)

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from handeye.robot.datasets.format import Episode, numbers
 from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.robot.learning.checkpoint import load_policy
-from handeye.robot.policies.onnx_policy import ACTION_KEY, STATE_KEY, OnnxPolicy
+from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.tools.command_line import run_command
 from tests.robot.learning.test_import_lerobot import RECORDED, recorded_of, weights_of
 

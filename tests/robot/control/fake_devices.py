@@ -1,4 +1,4 @@
-"""Devices without hardware or physics for tests of the loop: they do as they are told and remember it."""
+"""Devices without hardware or physics for tests of the loop: they follow every command and remember it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.loop import ControlLoop, Tick
 from handeye.robot.control.safety import SafetyConfig, SafetyGates
-from handeye.robot.interfaces import ManualClock, Outcome, PickTask, PolicyStatus
+from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.robot.kinematics.collision_geometry import ArmShape
 from handeye.robot.perception.pipeline import Perception, PerceptionConfig
-from handeye.robot.timing import StageTimer
+from handeye.robot.timing import ManualClock, StageTimer
 from handeye.robot.types import ActionChunk, Frame, JointState, Observation
 from handeye.vision.runtime.detections import Detections
 
@@ -56,8 +56,8 @@ class FakeArm:
     def read_state(self) -> JointState:
         return JointState(self.qpos.copy(), np.zeros(6), self.opening_m, self.clock.now_s())
 
-    def command(self, qpos_target: np.ndarray, gripper_opening_m: float) -> np.ndarray:
-        self.qpos, self.opening_m = qpos_target.copy(), gripper_opening_m
+    def command(self, qpos_command: np.ndarray, gripper_opening_m: float) -> np.ndarray:
+        self.qpos, self.opening_m = qpos_command.copy(), gripper_opening_m
         self.commands.append(self.qpos)
         return self.qpos
 

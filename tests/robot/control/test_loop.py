@@ -17,7 +17,7 @@ def test_each_tick_commands_what_the_policy_asks_for() -> None:
     bench = Bench(ListedPolicy(targets))
     ticks = bench.run(20)
     np.testing.assert_allclose(bench.arm.commands, targets, atol=1e-12)
-    np.testing.assert_allclose([tick.qpos_sent for tick in ticks], targets, atol=1e-12)
+    np.testing.assert_allclose([tick.qpos_command for tick in ticks], targets, atol=1e-12)
     assert all(tick.decision.allowed for tick in ticks)
 
 
@@ -36,10 +36,10 @@ def test_the_policy_sees_frames_only_in_the_ticks_in_which_they_come() -> None:
     assert [seen.frame is not None for seen in bench.policy.seen] == [tick.percept is not None for tick in ticks]
 
 
-def test_the_policy_is_told_what_was_really_sent_last() -> None:
+def test_the_policy_sees_the_last_command() -> None:
     bench = Bench(ListedPolicy(slow_turn(5)))
     bench.run(5)
-    first, *later = [seen.qpos_sent for seen in bench.policy.seen]
+    first, *later = [seen.qpos_command for seen in bench.policy.seen]
     assert first is None
     np.testing.assert_array_equal(later, bench.arm.commands[:-1])
 
@@ -86,7 +86,7 @@ def test_a_jump_is_held_counted_and_stops_the_arm() -> None:
     assert ticks[2].decision.is_latched
     assert bench.arm.stops == 3
     np.testing.assert_array_equal(bench.arm.qpos, HOME)
-    np.testing.assert_array_equal(ticks[2].qpos_sent, HOME)
+    np.testing.assert_array_equal(ticks[2].qpos_command, HOME)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -127,4 +127,4 @@ def test_a_second_task_starts_without_memory_of_the_first() -> None:
     again = bench.run(1)[0]
     assert again.decision.allowed
     assert isinstance(bench.policy.seen[0].frame, Frame)
-    assert bench.policy.seen[0].qpos_sent is None
+    assert bench.policy.seen[0].qpos_command is None

@@ -28,8 +28,8 @@ def test_a_recording_gives_back_what_happened(tmp_path: Path) -> None:
     assert len(recording) == 20
     np.testing.assert_allclose(recording.stamp_s, 5.0 + np.arange(20) / 125, atol=1e-6)
     np.testing.assert_allclose(recording.qpos_target[:-1], slow_turn(19), atol=1e-6)
-    np.testing.assert_allclose(recording.qpos_sent, [tick.qpos_sent for tick in bench.sink.ticks], atol=1e-6)
-    np.testing.assert_allclose(recording.qpos[1:], recording.qpos_sent[:-1], atol=1e-6)
+    np.testing.assert_allclose(recording.qpos_command, [tick.qpos_command for tick in bench.sink.ticks], atol=1e-6)
+    np.testing.assert_allclose(recording.qpos_measured[1:], recording.qpos_command[:-1], atol=1e-6)
     np.testing.assert_allclose(recording.gripper_target_m, 0.05)
     assert recording.stages == ("listed",) * 20
     assert recording.gates[:-1] == ((),) * 19
@@ -59,7 +59,7 @@ def test_an_empty_recording_has_no_ticks(tmp_path: Path) -> None:
         pass
     recording = read_recording(tmp_path / "ticks.jsonl")
     assert len(recording) == 0
-    assert recording.qpos.shape == (0, 6)
+    assert recording.qpos_measured.shape == (0, 6)
 
 
 def test_damage_in_the_middle_is_named_with_its_line(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_planned_motions_pass() -> None:
     for row in np.concatenate([trajectory.qpos, line.qpos]):
         decision = gates.check(row, 0.05, observation_age_s=0.05)
         assert decision.allowed, [str(violation) for violation in decision.violations]
-        np.testing.assert_array_equal(decision.qpos_allowed, row)
+        np.testing.assert_array_equal(decision.qpos_command, row)
 
 
 @settings(max_examples=30)
@@ -96,7 +96,7 @@ def test_whatever_comes_what_is_emitted_is_safe(seed: int, gripper_m: float) -> 
     sent, has_latched = [start, start], False
     for target, age_s in zip(start + np.cumsum(velocity * DT_S, axis=0), ages_s, strict=True):
         decision = gates.check(target, gripper_m, observation_age_s=float(age_s))
-        qpos = decision.qpos_allowed
+        qpos = decision.qpos_command
         np.testing.assert_array_equal(qpos, target if decision.allowed else sent[-1])
         assert not (has_latched and decision.allowed)
         has_latched = has_latched or decision.is_latched
@@ -106,7 +106,7 @@ def test_whatever_comes_what_is_emitted_is_safe(seed: int, gripper_m: float) -> 
             second = np.abs(qpos - 2 * sent[-1] + sent[-2])
             assert np.all(second <= 1.1 * LIMITS.qacc_max * DT_S**2 * (1 + 1e-5))
             assert age_s <= config.hold_age_s
-        assert 0.0 <= decision.gripper_allowed_m <= CELL.gripper.opening_max_m
+        assert 0.0 <= decision.gripper_command_m <= CELL.gripper.opening_max_m
         assert LIMITS.contain(qpos, config.joint_margin_rad)
         links = link_frames(qpos)
         assert CELL.workspace.contains(apply_transform(links[6], np.array(CELL.tool_tcp.translation_m)))
@@ -198,7 +198,7 @@ def test_an_old_observation_holds_and_a_new_one_lets_go() -> None:
     decision = gates.check(target, 0.05, observation_age_s=0.2)
     assert decision.reasons == (GateReason.STALE_OBSERVATION,)
     assert not decision.is_latched
-    np.testing.assert_array_equal(decision.qpos_allowed, HOME)
+    np.testing.assert_array_equal(decision.qpos_command, HOME)
     assert send(gates, target) == ()
 
 
@@ -216,7 +216,7 @@ def test_the_latch_keeps_its_reasons_until_reset() -> None:
     for _ in range(3):
         again = gates.check(HOME, 0.05, observation_age_s=0.0)
         assert (again.allowed, again.is_latched, again.violations) == (False, True, first.violations)
-        np.testing.assert_array_equal(again.qpos_allowed, HOME)
+        np.testing.assert_array_equal(again.qpos_command, HOME)
     assert gates.latched == first.violations
     gates.reset(HOME, 0.05)
     assert gates.latched == ()
@@ -239,7 +239,7 @@ def test_the_gates_keep_their_own_copy_of_what_was_commanded() -> None:
     send(gates, target)
     target += 1.0
     decision = gates.check(target, 0.05, observation_age_s=0.0)
-    np.testing.assert_array_equal(decision.qpos_allowed, HOME + 1e-4)
+    np.testing.assert_array_equal(decision.qpos_command, HOME + 1e-4)
 
 
 def test_gates_must_be_told_where_the_arm_is() -> None:
@@ -261,7 +261,7 @@ def test_reset_refuses_a_place_outside_the_gates_and_changes_nothing() -> None:
 def test_a_measured_opening_beyond_the_range_counts_as_its_end(measured_m: float, commanded_m: float) -> None:
     gates = SafetyGates(make_config(), CELL)
     gates.reset(HOME, measured_m)
-    assert gates.check(HOME, 0.05, observation_age_s=1.0).gripper_allowed_m == commanded_m
+    assert gates.check(HOME, 0.05, observation_age_s=1.0).gripper_command_m == commanded_m
 
 
 @pytest.mark.parametrize("name", list(LIMIT_VALUES))

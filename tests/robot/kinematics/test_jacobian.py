@@ -8,10 +8,8 @@ import pytest
 from handeye.robot.kinematics.forward import (
     UR10E,
     SingularityMargins,
-    condition_number,
     forward_kinematics,
     geometric_jacobian,
-    manipulability,
     singularity_measures,
 )
 from handeye.robot.transforms import apply_transform, rotation_to_rotvec
@@ -47,12 +45,12 @@ def test_mujoco_agrees(mujoco_pose: MujocoPose) -> None:
 def test_determinant_is_the_product_of_the_measures() -> None:
     wrist, elbow, shoulder_m = singularity_measures(RANDOM_QPOS)
     product = wrist * elbow * shoulder_m * abs(UR10E.a_m[1] * UR10E.a_m[2])
-    np.testing.assert_allclose(manipulability(geometric_jacobian(RANDOM_QPOS)), product, atol=1e-13)
+    np.testing.assert_allclose(np.abs(np.linalg.det(geometric_jacobian(RANDOM_QPOS))), product, atol=1e-13)
 
 
 def test_the_determinant_does_not_depend_on_the_point() -> None:
     flange, tcp = geometric_jacobian(RANDOM_QPOS), geometric_jacobian(RANDOM_QPOS, P_TOOL)
-    np.testing.assert_allclose(manipulability(tcp), manipulability(flange), atol=1e-13)
+    np.testing.assert_allclose(np.linalg.det(tcp), np.linalg.det(flange), atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +66,8 @@ def test_singular_configurations_are_found(qpos: list[float], singular: str) -> 
     for name, value in zip(measures._fields, measures, strict=True):
         assert (value < 1e-12) == (name == singular)
     J = geometric_jacobian(np.array(qpos))
-    assert manipulability(J) < 1e-12
-    assert condition_number(J) > 1e12
+    assert abs(np.linalg.det(J)) < 1e-12
+    assert np.linalg.cond(J) > 1e12
 
 
 def test_the_shoulder_is_singular_where_joint_5_sits_on_the_cylinder_around_the_base() -> None:
@@ -81,12 +79,6 @@ def test_the_shoulder_is_singular_where_joint_5_sits_on_the_cylinder_around_the_
     T = forward_kinematics(qpos)
     p_joint5 = T[:3, 3] - UR10E.d_m[5] * T[:3, 2]
     assert np.hypot(p_joint5[0], p_joint5[1]) == pytest.approx(UR10E.d_m[3], abs=1e-12)
-
-
-def test_condition_number_is_at_least_one_and_infinite_for_nothing() -> None:
-    assert np.all(condition_number(geometric_jacobian(RANDOM_QPOS)) >= 1.0)
-    assert condition_number(np.eye(6)) == 1.0
-    assert condition_number(np.zeros((6, 6))) == np.inf
 
 
 @pytest.mark.parametrize("wrong", [-1e-9, np.nan, np.inf])

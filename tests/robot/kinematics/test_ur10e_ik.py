@@ -17,9 +17,8 @@ from handeye.robot.kinematics.ur10e_ik import (
     inverse_kinematics,
     inverse_kinematics_branches,
     nearest_turns,
-    wrap_angle,
 )
-from handeye.robot.transforms import log_se3, make_transform
+from handeye.robot.transforms import log_se3, make_transform, wrap_angle
 
 NUM_RANDOM = 2000
 RANDOM_QPOS = np.random.default_rng(2).uniform(-np.pi, np.pi, (NUM_RANDOM, 6))
@@ -196,11 +195,3 @@ def test_solutions_outside_the_limits_are_not_chosen() -> None:
     np.testing.assert_array_equal(choose_solution(np.stack([outside, inside]), np.zeros(6), tight), inside)
     with pytest.raises(JointLimitError, match=r"joints \[3\]"):
         choose_solution(outside[None], np.zeros(6), tight)
-
-
-@given(st.floats(-1e3, 1e3))
-def test_wrapped_angles_mean_the_same_direction(angle: float) -> None:
-    wrapped = wrap_angle(np.array([angle]))[0]
-    assert -np.pi <= wrapped < np.pi
-    assert np.cos(wrapped) == pytest.approx(np.cos(angle), abs=1e-10)
-    assert np.sin(wrapped) == pytest.approx(np.sin(angle), abs=1e-10)

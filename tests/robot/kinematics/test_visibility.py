@@ -1,6 +1,8 @@
-"""What the arm hides, told from the joints: beside the simulator's own rays, and by hand."""
+"""What the arm hides, by its joints: against the simulator's rays, and by hand."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,7 +160,7 @@ def _points_near(arm: PlacedArm, rng: np.random.Generator) -> np.ndarray:
     return rng.choice(middles, 10) + rng.normal(0.0, 0.12, (10, 3))
 
 
-def _first_arm_hit(mujoco, scene, eye: np.ndarray, point: np.ndarray, is_arm: np.ndarray) -> bool:
+def _first_arm_hit(mujoco: Any, scene: Any, eye: np.ndarray, point: np.ndarray, is_arm: np.ndarray) -> bool:
     """Whether a ray from eye meets a geom of the arm before it has gone as far as the point."""
     way = point - eye
     length = float(np.linalg.norm(way))

@@ -11,8 +11,9 @@ import torch
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.learning.act import ActConfig
 from handeye.robot.learning.act_policy import ActPolicy, ActPolicyConfig
-from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY, PolicySignature
+from handeye.robot.policies.onnx_policy import PolicySignature
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.backbones.resnet import ResNetConfig
 
 CHUNK = 4

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handeye.robot.learning.data import DemonstrationFrames, frames_of_step, read_frames, signature_of
-from handeye.robot.policies.onnx_policy import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
+from handeye.robot.types import ACTION_KEY, ENVIRONMENT_KEY, IMAGE_PREFIX, STATE_KEY
 from handeye.vision.errors import DatasetError
 from tests.robot.learning.small_policy import MadeDemonstrations, MadeFeature
 

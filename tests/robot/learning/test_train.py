@@ -27,7 +27,7 @@ from handeye.robot.learning.data import (
     wanted_actions,
 )
 from handeye.robot.learning.train import PolicyTraining, PolicyTrainingResult, train_policy
-from handeye.robot.policies.onnx_policy import ENVIRONMENT_KEY, STATE_KEY
+from handeye.robot.types import ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.config import load_config
 from handeye.vision.errors import ConfigError, DatasetError, UserError
 from handeye.vision.training import precision

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handeye.robot.perception.track_filter import Attributes, YawFilter, wrap_angle
+from handeye.robot.perception.track_filter import Attributes, YawFilter
+from handeye.robot.transforms import wrap_angle
 from handeye.robot.types import ObjectPosition
 
 QUARTER = math.pi / 2
@@ -25,13 +26,6 @@ def position(**changes) -> ObjectPosition:
 
 def new_attributes() -> Attributes:
     return Attributes(YawFilter(0.02, 1e-4))
-
-
-@given(st.floats(-50, 50), st.sampled_from([QUARTER, math.pi, 2 * math.pi]))
-def test_wrapped_angle_is_the_same_angle_in_range(angle: float, period: float):
-    wrapped = wrap_angle(angle, period)
-    assert -period / 2 - 1e-9 <= wrapped < period / 2 + 1e-9
-    assert math.remainder(wrapped - angle, period) == pytest.approx(0.0, abs=1e-9)
 
 
 @given(yaw=st.floats(-0.78, 0.78), seed=st.integers(0, 1000))

@@ -85,7 +85,7 @@ def cases(
     for _ in range(scenes):
         cubes, T_base_camera = random_cubes(rng, num, gap_m), random_view(rng, np.radians(max_tilt_deg))
         depth, hit = cast(cubes, T_base_camera)
-        T_believed = T_base_camera @ exp_se3(rng.normal(0, HAND_EYE_SIGMAS)) if noisy else T_base_camera
+        T_estimated = T_base_camera @ exp_se3(rng.normal(0, HAND_EYE_SIGMAS)) if noisy else T_base_camera
         frame = frame_of(add_stereo_noise(depth, rng) if noisy else depth)
         for index, solid in enumerate(cubes):
             box = box_of(hit, index)
@@ -94,7 +94,7 @@ def cases(
             seen = float((hit == index).sum()) / count_pixels(solid, T_base_camera)
             if seen > 1 / 3:
                 jittered = box + rng.normal(0, 1.5, 4) if noisy else box
-                found = locate_objects(detections_of([jittered]), frame, T_believed, CONFIG, table_height_m=0.0)
+                found = locate_objects(detections_of([jittered]), frame, T_estimated, CONFIG, table_height_m=0.0)
                 yield from (Case(solid, position, seen) for position in found)
 
 
@@ -310,7 +310,7 @@ def touching_errors(seed: int, num_pairs: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def test_cubes_that_touch_are_told_apart_by_their_boxes_and_say_how_well():
+def test_cubes_that_touch_are_separated_by_their_boxes_within_their_covariance():
     errors_m, normalised = touching_errors(3, 12)
     assert np.median(errors_m) < 0.006
     assert np.percentile(errors_m, 95) < 0.015

@@ -1,4 +1,4 @@
-"""What the camera would see, told from the depth image."""
+"""Visibility from the depth image."""
 
 from __future__ import annotations
 

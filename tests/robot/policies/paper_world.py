@@ -1,4 +1,4 @@
-"""A work cell without physics, for tests of the skill: an arm that is where it was told to be, and one cube.
+"""A work cell without physics, for tests of the skill: an arm that is where it was commanded, and one cube.
 
 A slower control rate than the real one keeps it quick, and everything that can go wrong can be made to.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.interfaces import Policy, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.motion.set_points import Interpolation, interpolate_chunk
+from handeye.robot.motion.set_points import interpolate_chunk
 from handeye.robot.types import JointState, Observation, Track, TrackStatus
 
 CELL = WorkCellConfig(control_hz=50.0)
@@ -32,14 +32,14 @@ class PaperWorld:
     is_seen: Callable[[PaperWorld], bool] = lambda world: True
     each_tick: Callable[[PaperWorld], None] = lambda world: None
     grip_fails: int = 0
-    """So many times the fingers close without holding."""
+    """The fingers close this many times without holding."""
     qpos: np.ndarray = field(default_factory=lambda: np.array(CELL.home_qpos))
     opening_m: float = 0.085
     opening_target_m: float = 0.085
     is_held: bool = False
     tick: int = 0
     hits: int = 0
-    qpos_sent: np.ndarray | None = None
+    qpos_command: np.ndarray | None = None
     holds_until_s: float = -1.0
     """Set-points are refused until then, as by a gate."""
     asked: list[np.ndarray] = field(default_factory=list)
@@ -58,7 +58,7 @@ class PaperWorld:
         if self.tick % TICKS_PER_FRAME == 0 and self.is_seen(self):
             self.hits += 1
         tracks = () if self.hits == 0 else (self.track(),)
-        return Observation(joints, None, tracks, self.now_s, self.qpos_sent)
+        return Observation(joints, None, tracks, self.now_s, self.qpos_command)
 
     def track(self) -> Track:
         return Track(
@@ -85,15 +85,15 @@ class PaperWorld:
     def step(self, policy: Policy) -> None:
         self.each_tick(self)
         chunk = policy.act(self.observe())
-        target = interpolate_chunk(chunk, self.now_s, Interpolation.CUBIC)
-        self.asked.append(target.qpos)
+        set_point = interpolate_chunk(chunk, self.now_s)
+        self.asked.append(set_point.qpos_target)
         if not self.stages or self.stages[-1] != policy.status.stage:
             self.stages.append(policy.status.stage)
         if self.now_s >= self.holds_until_s:
-            self.qpos_sent = target.qpos
-        if self.qpos_sent is not None:
-            self.qpos = self.qpos_sent.copy()
-        self._move_fingers(target.gripper_m)
+            self.qpos_command = set_point.qpos_target
+        if self.qpos_command is not None:
+            self.qpos = self.qpos_command.copy()
+        self._move_fingers(set_point.gripper_target_m)
         self.tick += 1
 
     def _move_fingers(self, target_m: float) -> None:

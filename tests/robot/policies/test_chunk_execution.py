@@ -119,14 +119,14 @@ def test_the_ensemble_holds_as_many_predictions_as_a_chunk_has_rows() -> None:
 
 
 def test_a_late_chunk_is_entered_where_time_has_got_to() -> None:
-    blending = Asynchronous(PERIOD_S, rows=4, fade_rows=1, answers=DelayedInference(3 * PERIOD_S))
+    blending = Asynchronous(PERIOD_S, rows=4, fade_rows=1, inference=DelayedInference(3 * PERIOD_S))
     blending.observe(plan()(0.0), 0.0)
     assert blending.action_at(2 * PERIOD_S) is None
     assert blending.action_at(3 * PERIOD_S) == pytest.approx([3 * PERIOD_S])
 
 
 def largest_step(blending: Blending, levels: Callable[[float], float], dt_s: float = 0.008) -> float:
-    """The largest change from tick to tick while the network's wish jumps as `levels` says."""
+    """The largest change from tick to tick while the network's output jumps as `levels` says."""
     actions = []
     for tick in range(200):
         now_s = tick * dt_s
@@ -142,14 +142,14 @@ def test_new_chunks_are_faded_in_without_a_jump() -> None:
     fade_rows = 4
     slope = 0.008 / (fade_rows * PERIOD_S)
     for latency_s in (0.0, 0.05, 0.3):
-        blending = Asynchronous(PERIOD_S, rows=4, fade_rows=fade_rows, answers=DelayedInference(latency_s))
+        blending = Asynchronous(PERIOD_S, rows=4, fade_rows=fade_rows, inference=DelayedInference(latency_s))
         assert largest_step(blending, lambda now_s: float(now_s > 0.5)) <= slope * 1.01
     abrupt = Synchronous(PERIOD_S, rows=4)
     assert largest_step(abrupt, lambda now_s: float(now_s > 0.5)) == pytest.approx(0.008 / PERIOD_S)
 
 
 def test_a_chunk_that_comes_while_another_is_faded_in_does_not_jump_either() -> None:
-    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=8, answers=DelayedInference(0.0))
+    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=8, inference=DelayedInference(0.0))
     assert largest_step(blending, lambda now_s: float(int(now_s / 0.1) % 2)) <= 0.008 / PERIOD_S
 
 
@@ -160,16 +160,16 @@ def test_a_thread_computes_while_the_last_chunk_is_followed() -> None:
         may_answer.wait()
         return np.ones((ROWS, 1))
 
-    answers = ThreadedInference()
-    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
+    inference = ThreadedInference()
+    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, inference=inference)
     blending.observe(slow, 0.0)
     try:
         assert blending.action_at(0.01) is None
-        assert answers.is_busy
+        assert inference.is_busy
         blending.observe(lambda: pytest.fail("asked twice at a time"), PERIOD_S)
     finally:
         may_answer.set()
-    answers.close()  # waits for the thread
+    inference.close()  # waits for the thread
     assert blending.action_at(2 * PERIOD_S) == pytest.approx([1.0])
 
 
@@ -177,12 +177,12 @@ def test_errors_of_the_network_reach_the_loop() -> None:
     def broken() -> np.ndarray:
         raise ValueError("no weights")
 
-    answers = ThreadedInference()
-    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, answers=answers)
+    inference = ThreadedInference()
+    blending = Asynchronous(PERIOD_S, rows=1, fade_rows=1, inference=inference)
 
     def ask_twice() -> None:
         blending.observe(broken, 0.0)  # takes the answer itself where the thread is quick
-        answers.close()  # waits for the thread
+        inference.close()  # waits for the thread
         blending.observe(broken, PERIOD_S)
 
     with pytest.raises(ValueError, match="no weights"):

@@ -1,4 +1,4 @@
-"""A network in the loop: acted out within bounds by every blending, and refused where it was taught something else."""
+"""A network in the loop: within bounds by every blending, and rejected where it was trained for something else."""
 
 from __future__ import annotations
 
@@ -26,17 +26,10 @@ from handeye.robot.policies.learned_pick import (
     load_pick_network,
     require_fit,
 )
-from handeye.robot.policies.onnx_policy import (
-    ENVIRONMENT_KEY,
-    OUTPUT_NAME,
-    STATE_KEY,
-    OnnxPolicy,
-    PolicyManifest,
-    PolicySignature,
-    StateStatistics,
-)
+from handeye.robot.policies.onnx_policy import OUTPUT_NAME, OnnxPolicy, PolicyManifest, PolicySignature, StateStatistics
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.timing import StageTimer
+from handeye.robot.types import ENVIRONMENT_KEY, STATE_KEY
 from handeye.vision.errors import ModelFileError
 from tests.robot.learning.expert_network import ExpertNetwork
 from tests.robot.learning.small_policy import untrained_pick_policy
@@ -158,7 +151,7 @@ def test_before_a_task_it_says_so() -> None:
 
 
 class FakeSession:
-    """PendingInference with zeros, or with whatever it is told."""
+    """An engine whose output is `answer` everywhere."""
 
     engine = "fake"
     num_threads = 1
@@ -191,7 +184,7 @@ def test_a_network_for_picking_in_this_cell_is_taken(signature: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"state_names": (*STATE_NAMES, "force")}, "its state has force; picking has qpos_1"),
         ({"action_names": ACTION_NAMES[:6]}, "its action is .*; picking has .* gripper_target_m"),
@@ -205,8 +198,8 @@ def test_a_network_for_picking_in_this_cell_is_taken(signature: dict[str, Any]) 
         ),
     ],
 )
-def test_what_was_taught_something_else_is_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(ModelFileError, match=f"it: .*{told}"):
+def test_a_policy_trained_elsewhere_is_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelFileError, match=f"it: .*{message}"):
         require_fit(network(**changes), WorkCellConfig())
 
 

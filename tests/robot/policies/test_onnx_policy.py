@@ -156,7 +156,7 @@ def without_wrist(given: Inputs) -> Inputs:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (with_state(np.zeros(4)), r"shape \(4,\), expected 3 numbers"),
         (with_state(np.array([0.0, np.nan, np.inf])), "q2, grip not finite"),
@@ -167,8 +167,10 @@ def without_wrist(given: Inputs) -> Inputs:
         (with_wrist(np.zeros((48, 48, 3), np.uint8)), "not the proportions of 32 x 48"),
     ],
 )
-def test_what_was_never_learnt_is_refused(policy: OnnxPolicy, change: Callable[[Inputs], Inputs], told: str) -> None:
-    with pytest.raises(PolicyInputError, match=told):
+def test_inputs_outside_the_signature_are_rejected(
+    policy: OnnxPolicy, change: Callable[[Inputs], Inputs], message: str
+) -> None:
+    with pytest.raises(PolicyInputError, match=message):
         policy.predict(*change(observation()))
 
 

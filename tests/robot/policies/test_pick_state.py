@@ -1,4 +1,4 @@
-"""States of a pick: what they hold, when something is held, and which cube is believed in."""
+"""States of a pick: what they hold, when something is held, and which cube is the target estimate."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Watch:
         self.world = PaperWorld(P_CUBE.copy())
         self.now_s = 0.0
 
-    def read(self, opening_m: float, asked_m: float, tracks: tuple[Track, ...]) -> PickState:
+    def read(self, opening_m: float, command_m: float, tracks: tuple[Track, ...]) -> PickState:
         joints = replace(self.world.observe().joints, gripper_opening_m=opening_m, stamp_s=self.now_s)
-        state = self.reader.read(Observation(joints, None, tracks, self.now_s), asked_m)
+        state = self.reader.read(Observation(joints, None, tracks, self.now_s), command_m)
         self.now_s += PERIOD_S
         return state
 
@@ -75,7 +75,7 @@ def test_the_yaw_error_turns_the_fingers_along_the_nearest_faces(yaw_rad: float)
 
 
 def close_on(watch: Watch, rest_m: float, tracks: tuple[Track, ...] = ()) -> PickState:
-    """Fingers that are told to close and come to rest at `rest_m`."""
+    """Fingers that are commanded to close and come to rest at `rest_m`."""
     opening_m = 0.085
     while opening_m > rest_m:
         state = watch.read(opening_m, 0.0, tracks)
@@ -107,7 +107,7 @@ def test_a_stuck_gripper_holds_nothing() -> None:
     assert not any(watch.read(0.085, 0.0, ()).is_holding for _ in range(5))
 
 
-def test_fingers_told_to_open_hold_until_they_move() -> None:
+def test_opening_fingers_hold_until_they_move() -> None:
     watch = Watch()
     close_on(watch, EDGE_M)
     assert watch.read(EDGE_M, 0.085, ()).is_holding
@@ -142,10 +142,10 @@ def joints_over(p_tcp: np.ndarray) -> np.ndarray:
     motion = HandMotion(CELL, HandMotionConfig(), HOME)
     for _ in range(400):
         motion.steer(p_tcp, motion.yaw_rad)
-    return motion.qpos
+    return motion.qpos_target
 
 
-def test_a_belief_outlives_its_sighting_by_a_while() -> None:
+def test_a_target_estimate_outlives_its_last_detection_by_a_while() -> None:
     watch = Watch()
     watch.read(0.085, 0.085, (watch.track(),))
     hidden = watch.read(0.085, 0.085, ())
@@ -167,12 +167,12 @@ def test_a_belief_outlives_its_sighting_by_a_while() -> None:
         {"p_base": np.array([2.0, 0.1, EDGE_M / 2])},
     ],
 )
-def test_what_cannot_be_the_cube_is_not_believed(changes: dict) -> None:
+def test_what_cannot_be_the_cube_is_no_target(changes: dict) -> None:
     watch = Watch()
     assert watch.read(0.085, 0.085, (watch.track(**changes),)).p_cube_base is None
 
 
-def test_the_cube_believed_in_stays_so_until_the_fingers_have_closed_there_in_vain() -> None:
+def test_the_target_stays_the_same_until_a_grasp_has_failed_there() -> None:
     watch = Watch()
     watch.world.qpos = joints_over(P_CUBE + [0.0, 0.0, 0.003])
     mine, other = watch.track(), watch.track(track_id=2, p_base=P_CUBE + [0.15, 0.0, 0.0], score=0.99)
@@ -196,10 +196,10 @@ def test_a_pick_is_done_when_the_cube_has_been_seen_in_place_for_a_while_under_a
     low, high = (over_place(base, height_m) for height_m in (0.12, 0.20))
     stamps = iter(np.arange(0.0, 10.0, 0.1).tolist())
     for state in (low, low, high, high, high, high, high):
-        progress.see(state, next(stamps))
+        progress.update(state, next(stamps))
         assert progress.status.outcome is Outcome.RUNNING
     for state in [replace(high, is_verified=True)] * 5:
-        progress.see(state, next(stamps))
+        progress.update(state, next(stamps))
     assert (progress.status.outcome, progress.status.stage) == (Outcome.SUCCEEDED, "done")
 
 
@@ -207,12 +207,12 @@ def test_a_cube_that_fell_into_its_place_from_above_the_carrying_height_is_done_
     progress = PickProgress(TASK, timeout_s=10.0)
     base = Watch().read(0.085, 0.085, ())
     for number, height_m in enumerate((0.26, 0.24, 0.21, 0.21, 0.21, 0.21)):
-        progress.see(replace(over_place(base, height_m), is_verified=True), 0.1 * number)
+        progress.update(replace(over_place(base, height_m), is_verified=True), 0.1 * number)
     assert progress.status.outcome is Outcome.SUCCEEDED
 
 
 def over_place(state: PickState, height_m: float) -> PickState:
-    """The hand so far over the place's floor, the cube believed in it."""
+    """The hand so far over the place's floor, with the target estimate in it."""
     return replace(state, p_tcp_base=TASK.place_p_base + [0.0, 0.0, height_m], is_placed=True)
 
 
@@ -220,5 +220,5 @@ def test_grasps_are_counted_by_closing_fingers() -> None:
     progress = PickProgress(TASK, timeout_s=10.0)
     base = Watch().read(0.085, 0.085, ())
     for number, rate in enumerate((0.0, -0.15, -0.15, 0.0, 0.15, -0.15, 0.0)):
-        progress.see(replace(base, gripper_rate_m_s=rate), 0.04 * number)
+        progress.update(replace(base, gripper_rate_m_s=rate), 0.04 * number)
     assert progress.status.attempts == 2

@@ -1,4 +1,4 @@
-"""Pictures on their way to a policy: in the loop it sees what the demonstrations of the same episode would show it."""
+"""Images on their way to a policy: the same in the loop as in a demonstration of the same episode."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.demonstration_sink import ACTION, SCENE, STATE, WRIST, DemonstrationSink, ImageSize
+from handeye.robot.demonstration_sink import SCENE, WRIST, DemonstrationSink, ImageSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
 from handeye.robot.policies.learned_pick import ImageBuffer, LearnedPick, LearnedPickConfig
@@ -16,20 +16,20 @@ from handeye.robot.policies.onnx_policy import resize_image
 from handeye.robot.policies.pick_state import ACTION_NAMES, STATE_NAMES
 from handeye.robot.simulator.objects import CUBE_CLASSES
 from handeye.robot.timing import StageTimer
-from handeye.robot.types import Frame, JointState, Observation
+from handeye.robot.types import ACTION_KEY, STATE_KEY, Frame, JointState, Observation
 from handeye.vision.errors import ModelFileError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.test_scripted_policy import TASK
 
 SIZE = ImageSize(60, 80)
-TOLD = (*STATE_NAMES[:7], "is_holding")
+TAKEN = (*STATE_NAMES[:7], "is_holding")
 
 
 class Watcher:
     """Fills `ChunkPredictor`: turns the first joint a little, and remembers what it was shown."""
 
     fps, chunk_size = 10, 4
-    state_names, action_names = TOLD, ACTION_NAMES
+    state_names, action_names = TAKEN, ACTION_NAMES
     environment_names = ()
     image_keys = (SCENE, WRIST)
 
@@ -48,7 +48,7 @@ class Watcher:
         return rows
 
 
-def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode() -> None:
+def test_states_and_images_are_those_of_the_demonstration_of_the_same_episode() -> None:
     config = PickConfig.model_validate({"cell": {"control_hz": 100}, "timeout_s": 0.55})
     watcher = Watcher()
 
@@ -61,11 +61,11 @@ def test_states_and_pictures_are_those_of_the_demonstration_of_the_same_episode(
         )
         station.run(5, sinks=[sink])
     columns = sink.episode().columns
-    rows = len(columns[ACTION])
+    rows = len(columns[ACTION_KEY])
     assert rows >= 5
     np.testing.assert_array_equal(columns["frame_stamp_s"], columns["stamp_s"])
-    told = [STATE_NAMES.index(name) for name in TOLD]
-    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE][:, told])
+    taken = [STATE_NAMES.index(name) for name in TAKEN]
+    np.testing.assert_array_equal(np.array(watcher.states[:rows]), columns[STATE_KEY][:, taken])
     for key in watcher.image_keys:
         seen = [resize_image(images[key], (SIZE.height, SIZE.width)) for images in watcher.images[:rows]]
         np.testing.assert_array_equal(np.array(seen), columns[key])
@@ -81,7 +81,7 @@ def look(stamp_s: float, shade: int | None) -> Observation:
     return Observation(joints, frame, (), stamp_s)
 
 
-def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
+def test_without_an_image_it_waits_and_then_runs_at_its_own_rate() -> None:
     watcher = Watcher()
     scene = np.zeros((6, 8, 3), np.uint8)
     cell = WorkCellConfig(control_hz=100.0)
@@ -96,7 +96,7 @@ def test_without_a_picture_it_waits_and_then_looks_at_its_own_rate() -> None:
     assert all(images[SCENE] is scene for images in watcher.images)
     policy.reset(TASK)
     policy.act(look(1.0, None))
-    assert len(watcher.images) == 5, "it remembered a picture of the task before"
+    assert len(watcher.images) == 5, "it remembered an image of the task before"
 
 
 def test_a_camera_that_is_not_there_is_named() -> None:
