@@ -85,9 +85,8 @@ def print_overview() -> None:
         print(f"\n{group}")
         for verb in verbs:
             print(f"  {verb.name:<{width}}  {verb.summary}")
-    print(
-        "\n`handeye COMMAND --help` shows arguments and examples. Exit codes: 0 done, 1 failed, 2 wrong use or input."
-    )
+    print("\n`handeye COMMAND --help` shows arguments and examples.")
+    print("Exit codes: 0 done, 1 failed, 2 wrong use or wrong input.")
 
 
 def _run_verb(verb: Verb, words: list[str]) -> int:
@@ -228,19 +227,19 @@ GROUPS = {
         Verb("train", "handeye.tools.train", "train a detector", takes_overrides=True),
         Verb("train-policy", "handeye.tools.train_policy", "train a policy on demonstrations", takes_overrides=True),
         Verb("find-lr", "handeye.tools.find_lr", "suggest a learning rate (LR range test)", takes_overrides=True),
-        Verb("tune", "handeye.tools.tune", "search for the best hyperparameters of a training", takes_overrides=True),
+        Verb("tune", "handeye.tools.tune", "search for the best hyperparameters", takes_overrides=True),
         Verb("show-config", "handeye.tools.show_config", "print a resolved configuration", takes_overrides=True),
         Verb("models", "handeye.tools.models", "list the model zoo"),
         Verb("download", "handeye.tools.download", "download published weights"),
-        Verb("import", "handeye.tools.import_weights", "convert published weights to a native checkpoint"),
-        Verb("import-policy", "handeye.tools.import_policy", "convert a LeRobot ACT policy to a native checkpoint"),
+        Verb("import", "handeye.tools.import_weights", "convert published weights to a checkpoint"),
+        Verb("import-policy", "handeye.tools.import_policy", "convert a LeRobot ACT policy to a checkpoint"),
     ),
     "Evaluate and deploy": (
         Verb("evaluate", "handeye.tools.evaluate", "COCO metrics (AP, AR) of a model on a data set"),
-        Verb("export", "handeye.tools.export", "export to ONNX, FP16, INT8 or TensorRT, with a parity report"),
+        Verb("export", "handeye.tools.export", "export to ONNX, INT8 or TensorRT, with a parity report"),
         Verb("benchmark", "handeye.tools.benchmark", "latency and throughput on every engine, by stage"),
         Verb("bundle", "handeye.tools.bundle", "pack models and golden outputs for an edge device"),
-        Verb("verify", "handeye.tools.verify", "verify a bundle on this machine: build, compare, measure"),
+        Verb("verify", "handeye.tools.verify", "verify a bundle on this machine"),
         Verb("export-policy", "handeye.tools.export_policy", "export a policy checkpoint to ONNX"),
         Verb(
             "evaluate-policy",
@@ -252,7 +251,7 @@ GROUPS = {
         Verb(
             "benchmark-tracking",
             "handeye.tools.benchmark_tracking",
-            "tracking metrics (HOTA, IDF1, position error) in simulation",
+            "tracking metrics (HOTA, IDF1) in simulation",
         ),
     ),
     "Run": (
