@@ -8,11 +8,7 @@ import pytest
 
 from handeye.tools.command_line import GROUPS, VERBS, run_command
 
-<<<<<<< HEAD
-# The positional arguments of each verb as its usage line shows them; rewritten elsewhere: export, bundle, verify.
-=======
 # The positional arguments of each verb as its usage line shows them.
->>>>>>> r-api
 POSITIONALS = {
     "check-dataset": "ANNOTATIONS",
     "convert-dataset": "SOURCE",
