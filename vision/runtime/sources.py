@@ -28,6 +28,7 @@ from handeye.vision.runtime.video_writer import quiet_opencv
 
 USUAL_FPS = 25.0
 MAX_FPS = 480.0
+AVIF_BRANDS = {b"avif", b"avis"}
 FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 
 
@@ -78,7 +79,7 @@ def open_stream(source: str, timeout_s: float = 10.0) -> Stream:
         return ImageFiles([match for match in matches if has_image_suffix(match)], source)
     if not path.exists():
         raise SourceError(f"{source}: there is no such file, folder or pattern; a camera is given by its number")
-    if has_image_suffix(path) or cv2.haveImageReader(source):
+    if has_image_suffix(path) or (not _is_video(path) and cv2.haveImageReader(source)):
         return ImageFiles([path], source)
     return VideoFile(path)
 
@@ -276,6 +277,16 @@ def check_container(path: Path) -> None:
                 _check_end(int.from_bytes(head[4:8], "little") + 8, size, path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _is_video(path: Path) -> bool:
+    """Whether a file begins as mp4 or mov and not as AVIF, which OpenCV takes a video of a few bytes for."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] in FIRST_BOXES and head[8:12] not in AVIF_BRANDS
 
 
 def _images_in(folder: Path) -> list[Path]:
