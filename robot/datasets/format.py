@@ -290,8 +290,8 @@ def require_same_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        then = _flat({RENAMED_KEYS.get(str(key), str(key)): value for key, value in content.items()})
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        then = _flat({RENAMED_KEYS.get(key, key): value for key, value in content.items()})
     except (OSError, ValueError, AttributeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     now = _flat(json.loads(json.dumps(origin)))

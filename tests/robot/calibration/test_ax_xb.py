@@ -109,7 +109,7 @@ def around(axis: list[float], angles: list[float]) -> np.ndarray:
         (around([0, 0, 1], [0.0, 0.3, 0.7, -0.5]), r"about one axis, \(-?0.00, -?0.00, -?1.00\)"),
         (around([0.6, 0.0, 0.8], [0.0, 0.3, 0.7, -0.5]), "also tilt"),
         (around([1, 0, 0], [0.0, 0.01, 0.02, 0.03]), "at most 1.72 degrees"),
-        (np.stack([translation(x, 0.0, x * x) for x in (0.0, 0.1, 0.2, 0.3)]), "moving straight says nothing"),
+        (np.stack([translation(x, 0.0, x * x) for x in (0.0, 0.1, 0.2, 0.3)]), "translations do not"),
     ],
 )
 def test_motions_that_determine_nothing_are_refused_with_what_to_do(G: np.ndarray, words: str):
