@@ -6,7 +6,8 @@
     for detection in detector("image.jpg"):
         print(detection.class_name, detection.score, detection.box_xyxy)
 
-Every verb of the command line is one function here, with the same defaults and the same result keys as its `--json`.
+The main verbs of the command line are functions here, with the same defaults and the same result keys as their `--json`
+(`export` is `export_model`: `handeye.export` is a package).
 Mistakes in what you pass raise `UserError`. Importing handeye loads no torch, no OpenCV and no inference engine: each
 name is imported when it is first used. The packages `handeye.vision`, `handeye.robot`, `handeye.export` and
 `handeye.tools` are the repository's folders of the same names, linked into this one.
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from handeye._detect import DetectionStream, Detector, TrackStream, draw, evaluate, load, stream, track
     from handeye._pick import evaluate_policy, load_policy, pick
     from handeye._train import train
+    from handeye.export.pipeline import export_model
+    from handeye.export.request import ExportRequest
     from handeye.vision.errors import UserError
     from handeye.vision.runtime.detections import Detections
     from handeye.vision.tracking.box_tracker import BoxTracks
@@ -38,12 +41,14 @@ _MODULE_OF = {
     "DetectionStream": "handeye._detect",
     "Detections": "handeye.vision.runtime.detections",
     "Detector": "handeye._detect",
+    "ExportRequest": "handeye.export.request",
     "ImageTracker": "handeye.vision.tracking.image_tracker",
     "TrackStream": "handeye._detect",
     "UserError": "handeye.vision.errors",
     "draw": "handeye._detect",
     "evaluate": "handeye._detect",
     "evaluate_policy": "handeye._pick",
+    "export_model": "handeye.export.pipeline",
     "load": "handeye._detect",
     "load_policy": "handeye._pick",
     "pick": "handeye._pick",
@@ -58,12 +63,14 @@ __all__ = [
     "DetectionStream",
     "Detections",
     "Detector",
+    "ExportRequest",
     "ImageTracker",
     "TrackStream",
     "UserError",
     "draw",
     "evaluate",
     "evaluate_policy",
+    "export_model",
     "load",
     "load_policy",
     "pick",
