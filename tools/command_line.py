@@ -123,7 +123,7 @@ class _Printed(io.StringIO):
         self._terminal = terminal
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         """That of the terminal: tyro draws boxes in UTF-8 only."""
         return self._terminal.encoding
 

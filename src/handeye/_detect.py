@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from rich.console import Console
 from rich.progress import track as progress_bar
+from typing_extensions import Self
 
 from handeye.vision.config import load_config
 from handeye.vision.errors import ModelFileError, SourceError, TrackingError, UserError
@@ -219,7 +220,7 @@ class FrameStream(ABC, Generic[Result]):
         """How many images there are; None when only the source knows."""
         return self._stream.num_images
 
-    def __enter__(self) -> FrameStream[Result]:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
