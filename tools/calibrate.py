@@ -5,7 +5,7 @@ Every step explains itself with --help and writes its result with --json FILE.
 examples:
   handeye calibrate board board.png
   handeye calibrate intrinsics images/ --output camera.yaml
-  handeye calibrate hand-eye samples/ eye-in-hand --camera camera.yaml
+  handeye calibrate hand-eye samples/ --setting eye-in-hand --camera camera.yaml
 """
 
 from __future__ import annotations
