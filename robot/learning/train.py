@@ -24,10 +24,9 @@ from handeye.robot.learning.data import PolicyBatch, TrainingFrames, frames_of_s
 from handeye.vision.evaluation.plots import plot_losses
 from handeye.vision.files import write_json
 from handeye.vision.training.checkpoint_state import telling_full_disk
-from handeye.vision.training.console import ProgressDisplay
+from handeye.vision.training.console import ProgressDisplay, say
 from handeye.vision.training.features import EmaFeature, Losses, Setup
 from handeye.vision.training.loop import LoopConfig, TrainingLoop
-from handeye.vision.training.network import say
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
 

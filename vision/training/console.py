@@ -83,7 +83,12 @@ class ProgressDisplay:
 
     def say(self, text: str) -> None:
         """One line above the bar."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, text)
+
+
+def say(console: Console, text: str) -> None:
+    """One line to the user, as it is: without markup, colours and wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def memory() -> str:

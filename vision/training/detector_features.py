@@ -15,10 +15,11 @@ from handeye.vision.detector import Detector
 from handeye.vision.losses.build import build_loss, divides_once, grows_with_batch, published_loss
 from handeye.vision.losses.counting import PartCounts
 from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.console import say
 from handeye.vision.training.distillation import Distillation, DistillationConfig
 from handeye.vision.training.distributed import synchronise_processes
 from handeye.vision.training.features import ORDER, EmaFeature, Feature, Losses, Setup
-from handeye.vision.training.network import PruningConfig, on_device, say
+from handeye.vision.training.network import PruningConfig, on_device
 from handeye.vision.training.optimizer import freeze, train_mode
 from handeye.vision.training.pruning import (
     ChannelPruningConfig,

@@ -14,6 +14,7 @@ from rich.console import Console
 from handeye.vision.checkpoints.native import RANGES_KEY, load_config_of, save_detector, start_from
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
+from handeye.vision.training.console import say
 from handeye.vision.training.pruning import ChannelPruningConfig, MagnitudePruningConfig
 from handeye.vision.training.quantization_aware import activation_ranges, without_quantization
 
@@ -61,8 +62,3 @@ def on_device(detector: Detector, device: torch.device, *, channels_last: bool) 
     """The detector on the device that trains it, in its memory layout there."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return detector.to(device).to(memory_format=layout)
-
-
-def say(console: Console, text: str) -> None:
-    """One line to the user."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

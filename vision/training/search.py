@@ -19,8 +19,8 @@ from handeye.vision.config import dump_config, load_config
 from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.console import say
 from handeye.vision.training.distributed import TrainingError, training_device
-from handeye.vision.training.network import say
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.train_detector import train_detector

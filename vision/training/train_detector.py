@@ -23,7 +23,7 @@ from handeye.vision.evaluation.average_precision import evaluate_boxes
 from handeye.vision.losses.build import build_loss
 from handeye.vision.training.checkpoint_state import Progress, telling_full_disk
 from handeye.vision.training.config import TrainDetectorConfig, has_stalled
-from handeye.vision.training.console import ProgressDisplay
+from handeye.vision.training.console import ProgressDisplay, say
 from handeye.vision.training.detector_features import ShardWeights, detector_features
 from handeye.vision.training.distributed import (
     TrainingError,
@@ -34,7 +34,7 @@ from handeye.vision.training.distributed import (
 )
 from handeye.vision.training.features import NEED_TRAINED_WEIGHTS, Losses, Setup
 from handeye.vision.training.loop import LoopConfig, TrainingLoop
-from handeye.vision.training.network import build_network, save_weights, say
+from handeye.vision.training.network import build_network, save_weights
 from handeye.vision.training.precision import settle_precision
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.run_record import RunRecord, logger_options

@@ -17,6 +17,7 @@ from handeye.vision.detector import DetectorConfig
 from handeye.vision.errors import ConfigError
 from handeye.vision.evaluation.average_precision import GroundTruth
 from handeye.vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
+from handeye.vision.training.console import say
 
 
 def batch_targets(batch: Batch) -> list[BoxTargets]:
@@ -49,15 +50,10 @@ def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str
         annotations = without_broken(annotations, images)
     for omission in annotations.left_out:
         if omission.reason == BROKEN:
-            console.print(f"skipped: {omission.item}", markup=False, highlight=False, soft_wrap=True)
+            say(console, f"skipped: {omission.item}")
     lost = ", ".join(f"{count} {reason}" for reason, count in annotations.dropped.items())
-    console.print(
-        f"{path}: {len(annotations)} images, {annotations.num_boxes()} boxes, {len(annotations.categories)} classes"
-        + (f"; left out: {lost}" if lost else ""),
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+    found = f"{len(annotations)} images, {annotations.num_boxes()} boxes, {len(annotations.categories)} classes"
+    say(console, f"{path}: {found}" + (f"; left out: {lost}" if lost else ""))
     return annotations
 
 

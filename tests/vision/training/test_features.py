@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -10,8 +14,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from handeye.vision.errors import ConfigError
+from handeye.vision.training.config import TrainDetectorConfig
+from handeye.vision.training.console import ProgressDisplay
 from handeye.vision.training.detector_features import Accumulation, Placement, SyncBatchNorm, detector_features
-from handeye.vision.training.features import ORDER, EmaFeature, Feature, Setup, require_compatible, require_order
+from handeye.vision.training.features import (
+    ORDER,
+    EmaFeature,
+    Feature,
+    Losses,
+    Setup,
+    require_compatible,
+    require_order,
+)
 from handeye.vision.training.loop import LoopConfig, TrainingLoop
 from handeye.vision.training.optimizer import EmaConfig, SgdConfig
 from handeye.vision.training.run_folder import RunFolder
@@ -29,16 +43,16 @@ class Recorded(Feature[nn.Module]):
         self.key = key  # pyright: ignore[reportAttributeAccessIssue] - a class variable of real features
         self.calls, self.factor, self.shift = calls, factor, shift
 
-    def before_training(self, setup):
+    def before_training(self, setup: Setup[nn.Module]) -> None:
         self.calls.append(("before_training", self.key))
 
-    def before_step(self, network):
+    def before_step(self, network: nn.Module) -> None:
         self.calls.append(("before_step", self.key))
 
-    def losses(self, losses_of, output, inputs):
+    def losses(self, losses_of: Callable[[Any], Losses], output: Any, inputs: Any) -> Losses:
         return {"total": self.factor * losses_of(output)["total"] + self.shift}
 
-    def after_step(self, network):
+    def after_step(self, network: nn.Module) -> None:
         self.calls.append(("after_step", self.key))
 
 
@@ -47,32 +61,33 @@ class Squares(TrainingLoop[nn.Module, torch.Tensor]):
 
     network_key, unit = "network", "rows"
 
-    def batches(self):
+    def batches(self) -> list[torch.Tensor]:
         return [torch.ones(2, 3)] * 10
 
-    def losses(self, batch):
+    def losses(self, batch: torch.Tensor) -> Losses:
         return self.joined_losses(lambda output: {"total": output.square().mean()}, self.model(batch), batch)
 
-    def is_evaluation_due(self):
+    def is_evaluation_due(self) -> bool:
         return False
 
-    def evaluate(self, display):
+    def evaluate(self, display: ProgressDisplay) -> None:
         raise AssertionError("nothing is due")
 
-    def is_in_state(self, metrics):
+    def is_in_state(self, metrics: Mapping[str, Any]) -> bool:
         return True
 
-    def save_weights(self, path, network):
+    def save_weights(self, path: Path, network: nn.Module) -> None:
         save_file(network.state_dict(), path)
 
 
-def squares(tmp_path, features) -> Squares:
+def squares(tmp_path: Path, features: Sequence[Feature[nn.Module]]) -> Squares:
     torch.manual_seed(0)
-    setup = Setup(nn.Linear(3, 1), torch.device("cpu"), lambda output: {"total": output})
+    network: nn.Module = nn.Linear(3, 1)
+    setup = Setup(network, torch.device("cpu"), lambda output: {"total": output})
     return Squares(RunFolder(tmp_path), LOOP, setup, features)
 
 
-def test_hooks_run_in_the_order_and_later_losses_wrap_earlier_ones(tmp_path):
+def test_hooks_run_in_the_order_and_later_losses_wrap_earlier_ones(tmp_path: Path) -> None:
     calls: list[tuple[str, str]] = []
     training = squares(tmp_path, [Recorded("freeze", calls, 2.0, 0.0), Recorded("distillation", calls, 1.0, 1.0)])
     plain = training.model(torch.ones(2, 3)).square().mean().item()
@@ -82,7 +97,7 @@ def test_hooks_run_in_the_order_and_later_losses_wrap_earlier_ones(tmp_path):
     assert losses["total"] == pytest.approx(2 * plain + 1, rel=1e-6)
 
 
-def test_a_bare_loop_trains_saves_and_goes_on(tmp_path):
+def test_a_bare_loop_trains_saves_and_goes_on(tmp_path: Path) -> None:
     whole = squares(tmp_path / "whole", [EmaFeature(EmaConfig(decay=0.5, ramp_steps=1))])
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
@@ -97,13 +112,14 @@ def test_a_bare_loop_trains_saves_and_goes_on(tmp_path):
         for batch in part.batches()[:5]:
             part.step(batch)
         part.save()
-    assert part.run.steps.path.read_text() == whole.run.steps.path.read_text()
-    saved = load_file(part.run.last)
+    part = RunFolder(tmp_path / "parts")
+    assert part.steps.path.read_text() == whole.run.steps.path.read_text()
+    saved = load_file(part.last)
     assert torch.equal(saved["weight"], whole.weights_to_save().get_parameter("weight"))
     assert not torch.equal(saved["weight"], whole.network.get_parameter("weight"))
 
 
-def test_the_wrong_order_is_refused_by_name(tmp_path):
+def test_the_wrong_order_is_refused_by_name(tmp_path: Path) -> None:
     average, norms = EmaFeature(EmaConfig()), SyncBatchNorm()
     require_order([Placement(channels_last=True), average, norms])
     with pytest.raises(ValueError, match="feature ema must come before sync_batch_norm"):
@@ -114,7 +130,7 @@ def test_the_wrong_order_is_refused_by_name(tmp_path):
         require_order([Recorded("nothing", [], 1.0, 0.0)])
 
 
-def test_what_does_not_go_together_is_refused_by_name():
+def test_what_does_not_go_together_is_refused_by_name() -> None:
     require_compatible({"shard_weights", "ema"}, has_trained_weights=False)
     require_compatible({"pruning"}, has_trained_weights=True)
     with pytest.raises(ValueError, match="shard_weights does not go together with distillation, compile; leave"):
@@ -123,7 +139,9 @@ def test_what_does_not_go_together_is_refused_by_name():
         require_compatible({"quantization_aware"}, has_trained_weights=False)
 
 
-def test_a_configuration_turns_its_features_on_in_order(small_config, tmp_path):
+def test_a_configuration_turns_its_features_on_in_order(
+    small_config: Callable[..., TrainDetectorConfig], tmp_path: Path
+) -> None:
     config = small_config(accumulate_steps=2, sync_batch_norm=True, freeze=["backbone"], channels_last=False)
     keys = [feature.key for feature in detector_features(config, Accelerator(cpu=True), QUIET)]
     assert keys == ["channels_last", "freeze", "accumulate_steps", "ema", "sync_batch_norm"]
