@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 # The public functions (src/handeye): verbs call them, nothing below does.
-PUBLIC = {"handeye", "_detect", "_train", "_pick"}
+PUBLIC = {"handeye", "_detect", "_stream", "_train", "_pick"}
 PACKAGES = {
     "vision": {"vision"},
     "export": {"export", "vision"},

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import handeye
-from handeye._detect import FrameStream
+from handeye._stream import FrameStream
 from handeye.tools.command_line import Positional
 from handeye.tools.detector_arguments import DetectorArguments, print_stages
 from handeye.vision.errors import SourceError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from handeye._detect import TrackerName, tracker_config
+from handeye._stream import TrackerName, tracker_config
 from handeye.vision.tracking.image_tracker import BoxTrackingConfig
 
 

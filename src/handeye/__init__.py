@@ -26,8 +26,9 @@ if not (_Path(__file__).parent / "vision").is_dir():
     )
 
 if TYPE_CHECKING:
-    from handeye._detect import DetectionStream, Detector, TrackStream, draw, evaluate, load, stream, track
+    from handeye._detect import Detector, evaluate, load
     from handeye._pick import evaluate_policy, load_policy, pick
+    from handeye._stream import DetectionStream, TrackStream, draw, stream, track
     from handeye._train import train
     from handeye.export.pipeline import export_model
     from handeye.export.request import ExportRequest
@@ -38,22 +39,22 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "BoxTracks": "handeye.vision.tracking.box_tracker",
-    "DetectionStream": "handeye._detect",
+    "DetectionStream": "handeye._stream",
     "Detections": "handeye.vision.runtime.detections",
     "Detector": "handeye._detect",
     "ExportRequest": "handeye.export.request",
     "ImageTracker": "handeye.vision.tracking.image_tracker",
-    "TrackStream": "handeye._detect",
+    "TrackStream": "handeye._stream",
     "UserError": "handeye.vision.errors",
-    "draw": "handeye._detect",
+    "draw": "handeye._stream",
     "evaluate": "handeye._detect",
     "evaluate_policy": "handeye._pick",
     "export_model": "handeye.export.pipeline",
     "load": "handeye._detect",
     "load_policy": "handeye._pick",
     "pick": "handeye._pick",
-    "stream": "handeye._detect",
-    "track": "handeye._detect",
+    "stream": "handeye._stream",
+    "track": "handeye._stream",
     "train": "handeye._train",
 }
 """Where each public name is defined."""

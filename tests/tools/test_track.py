@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-import handeye._detect
+import handeye._stream
 from handeye.tools.command_line import run_command
 from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.runtime.sources import StreamImage, open_stream
@@ -31,7 +31,7 @@ def track(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
 
 
 @pytest.fixture
-def track_photographs(shared: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
+def track_images(shared: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Track:
     """The same with the published nano network, which knows bottles and persons."""
     model = shared("data/yolox_nano_coco/yolox_nano.onnx")
     return tracker_with(tmp_path, monkeypatch, model, "--model-format", "yolox")
@@ -64,9 +64,9 @@ def write_video(path: Path, images: list[np.ndarray], fps: float) -> Path:
 
 
 @pytest.mark.parametrize("tracker", ["sort", "bytetrack", "ocsort"])
-def test_bottles_at_rest_keep_their_ids(shared: Find, tmp_path: Path, track_photographs: Track, tracker: str) -> None:
+def test_bottles_at_rest_keep_their_ids(shared: Find, tmp_path: Path, track_images: Track, tracker: str) -> None:
     source = shared("data/video/bottle-detection.mp4")
-    assert track_photographs(source, "--frames", "10", "--tracker", tracker) == 0
+    assert track_images(source, "--frames", "10", "--tracker", tracker) == 0
     assert_objects_at_rest(tmp_path, source, {"bottle"})
 
 
@@ -135,11 +135,11 @@ def test_crossing_cubes_are_followed_and_the_trail_moves(sample: Find, tmp_path:
 
 
 def test_a_person_who_walks_in_keeps_one_id_and_leaves_a_trail(
-    shared: Find, tmp_path: Path, track_photographs: Track
+    shared: Find, tmp_path: Path, track_images: Track
 ) -> None:
     images = frames_of(shared("data/video/one-by-one-person-detection.mp4"), 62, 84)
     source = write_video(tmp_path / "walk.mp4", images, 10.0)
-    assert track_photographs(source) == 0
+    assert track_images(source) == 0
     seen = [found for line in read_lines(tmp_path) for found in line["tracks"] if found["class_name"] == "person"]
     assert len(seen) >= 12
     assert {found["track_id"] for found in seen} == {1}
@@ -228,7 +228,7 @@ class Backwards:
 def test_time_that_runs_backwards_keeps_what_was_done_and_fails(
     tmp_path: Path, track: Track, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(handeye._detect, "open_stream", lambda source, timeout_s: Backwards())
+    monkeypatch.setattr(handeye._stream, "open_stream", lambda source, timeout_s: Backwards())
     assert track("clock.mp4") == 2
     assert "clock.mp4, frame_4: time runs backwards" in capfd.readouterr().err
     assert [line["stamp_s"] for line in read_lines(tmp_path)] == [0.0, 0.1, 0.2, 0.3]

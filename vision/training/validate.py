@@ -49,8 +49,8 @@ def detect_all(
             prepared = list(readers.map(lambda image: _read(images / image.file_name, detector), batch))
             inputs = torch.from_numpy(np.stack([values for values, _ in prepared])).to(device)
             rows = _rows(detector, inputs)
-            for image, image_rows, (_, placement) in zip(batch, rows, prepared, strict=True):
-                found[image.image_id] = _detections(image_rows, placement, detector, config)
+            for image, image_rows, (_, resize) in zip(batch, rows, prepared, strict=True):
+                found[image.image_id] = _detections(image_rows, resize, detector, config)
             if after_batch is not None:
                 after_batch(len(found))
     return found
@@ -80,17 +80,17 @@ def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.nd
 
 
 def _detections(
-    rows: Float32[np.ndarray, "rows channels"], placement: ResizeTransform, detector: Detector, config: EvaluationConfig
+    rows: Float32[np.ndarray, "rows channels"], resize: ResizeTransform, detector: Detector, config: EvaluationConfig
 ) -> Detections:
     found = decode_rows(
         rows,
-        placement.input_hw,
+        resize.input_hw,
         output_layout(detector),
         score_threshold=config.score_threshold,
         iou_threshold=config.iou_threshold,
         max_detections=MAX_DETECTIONS,
     )
-    boxes_xyxy = placement.boxes_to_image(found.boxes_xyxy)
+    boxes_xyxy = resize.boxes_to_image(found.boxes_xyxy)
     return Detections(boxes_xyxy, found.scores, found.class_ids, detector.config.class_names)
 
 

@@ -61,7 +61,7 @@ def test_errors_match_the_covariance_and_noise_levels_are_found():
 
 def test_leaving_one_out_tells_the_wrong_sample():
     truth, pairs, measurements = make_samples(Setting.EYE_IN_HAND, 8, NOISE, seed=3)
-    pairs.T_base_tool[5] = pairs.T_base_tool[5] @ translation(0.02, 0.0, 0.0)  # photographed before the arm had stopped
+    pairs.T_base_tool[5] = pairs.T_base_tool[5] @ translation(0.02, 0.0, 0.0)  # recorded before the arm had stopped
     start = solve_hand_eye(pairs, Setting.EYE_IN_HAND, ClosedForm.PARK_MARTIN)
     found = refine_hand_eye(start, pairs.T_base_tool, measurements, NOISE)
     predictions = leave_one_out(found, pairs, measurements)

@@ -41,7 +41,7 @@ def tracks_of(result: ScenarioResult, cube: int) -> set[int]:
     best = [
         (pair.track_ids[pair.ious[cube].argmax()], pair.ious[cube].max()) for pair in result.frames if pair.ious.size
     ]
-    return {int(track) for track, likeness in best if likeness >= 0.5}
+    return {int(track) for track, overlap in best if overlap >= 0.5}
 
 
 @pytest.mark.parametrize("kind", ScenarioKind)

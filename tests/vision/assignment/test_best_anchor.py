@@ -70,9 +70,9 @@ def test_best_anchor_agrees_with_plain_loops(seed, also_above):
     boxes = random_boxes(9, seed)
     best_of_row: dict[int, tuple[float, int]] = {}
     for index, box in enumerate(boxes.tolist()):
-        likeness = {row: shape_overlap(box, size) for row, size in holding_rows(box).items()}
-        best = max(likeness, key=lambda row: likeness[row])
-        for row, value in likeness.items():
+        overlap = {row: shape_overlap(box, size) for row, size in holding_rows(box).items()}
+        best = max(overlap, key=lambda row: overlap[row])
+        for row, value in overlap.items():
             if (row == best or value > also_above) and value > best_of_row.get(row, (-1.0, 0))[0]:
                 best_of_row[row] = value, index
     expected = {(row, index) for row, (_, index) in best_of_row.items()}

@@ -108,9 +108,9 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
 
 
 def test_somebody_elses_safetensors_is_refused_with_the_way_in(tmp_path):
-    save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "third_party.safetensors")
     with pytest.raises(ModelFileError, match="handeye import"):
-        load_detector(tmp_path / "foreign.safetensors")
+        load_detector(tmp_path / "third_party.safetensors")
 
 
 @pytest.mark.parametrize("config", ["{", "null", "[]", '{"num_classes": 2, "backbone": {"kind": "future"}}'])

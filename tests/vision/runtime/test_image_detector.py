@@ -111,7 +111,7 @@ def test_a_model_that_is_not_what_its_manifest_says_is_rejected(tmp_path: Path):
 
 
 def test_third_party_files_that_are_no_yolox_are_rejected(tmp_path: Path):
-    path = tmp_path / "foreign.onnx"
+    path = tmp_path / "third_party.onnx"
     path.write_bytes(constant_model(np.zeros((126, 4), np.float32), SIZE).SerializeToString())
     with pytest.raises(ModelFileError, match="at least 6 output channels"):
         ImageDetector.load(path, model_format="yolox", num_threads=1)

@@ -49,7 +49,7 @@ def test_one_flipped_byte_of_the_weights_is_noticed(tmp_path: Path):
 
 
 def test_a_third_party_file_needs_its_format(tmp_path: Path):
-    path = tmp_path / "foreign.onnx"
+    path = tmp_path / "third_party.onnx"
     path.write_bytes(constant_model(empty_rows((32, 32)), (32, 32)).SerializeToString())
     with pytest.raises(ModelFileError, match="--model-format yolox"):
         read_manifest(path)

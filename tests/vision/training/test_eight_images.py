@@ -1,4 +1,4 @@
-"""Every architecture learns eight real photographs by heart, by the command that a user would type."""
+"""Every architecture learns eight real images by heart, by the command that a user would type."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OVERRIDES = {
 
 @pytest.fixture
 def eight(shared, tmp_path: Path) -> list[str]:
-    """The photographs as options of `handeye train`."""
+    """The images as options of `handeye train`."""
     content = json.loads(shared("data/coco_mini/annotations/instances_train2017.json").read_text())
     content["images"] = [image for image in content["images"] if image["id"] in IMAGE_IDS]
     content["annotations"] = [box for box in content["annotations"] if box["image_id"] in IMAGE_IDS]

@@ -32,7 +32,7 @@ def kernels(layers: nn.Module) -> torch.Tensor:
 
 @given(st.integers(0, 2**31), st.floats(0.001, 0.999))
 def test_it_is_the_published_threshold(seed, sparsity):
-    """Equation (28.30) with numpy's k-th smallest magnitude as tau."""
+    """The threshold is the k-th smallest magnitude, as numpy sorts them."""
     layers = network(seed)
     before = kernels(layers).numpy()
     magnitude_masks(layers, MagnitudePruningConfig(sparsity=sparsity)).apply(layers)
