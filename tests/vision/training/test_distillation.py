@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 from handeye.vision.checkpoints.native import load_detector, save_detector
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ConfigError
-from handeye.vision.training.distillation import DistillationConfig, require_compatible, shared_strides
+from handeye.vision.training.detector_features import DistillationFeature
+from handeye.vision.training.distillation import Distillation, DistillationConfig, require_compatible, shared_strides
+from handeye.vision.training.train_detector import Training
 from tests.vision.training.conftest import NANO, losses_of, train_to_step
 
 CLASSES = ("red", "green")
@@ -60,6 +62,11 @@ def test_the_loss_is_that_of_the_equation(small_config, teacher, tmp_path):
         assert losses["total"] == pytest.approx(sum(losses.values()) - losses["total"], rel=1e-5)
 
 
+def distillation_of(training: Training) -> Distillation:
+    (feature,) = (one for one in training.features if isinstance(one, DistillationFeature))
+    return feature.distillation
+
+
 def test_going_on_changes_nothing_and_the_teacher_stays_as_it_was(small_config, teacher, tmp_path):
     config = small_config(distillation={"teacher": teacher})
     before = load_file(teacher)
@@ -69,9 +76,8 @@ def test_going_on_changes_nothing_and_the_teacher_stays_as_it_was(small_config, 
     assert losses_of(parts) == losses_of(whole)
     ours, theirs = load_file(parts.run.last), load_file(whole.run.last)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert whole.distillation is not None
-    assert not whole.distillation.teacher.training
-    now = whole.distillation.teacher.state_dict()
+    assert not distillation_of(whole).teacher.training
+    now = distillation_of(whole).teacher.state_dict()
     assert all(torch.equal(value, now[name]) for name, value in before.items())
     assert load_detector(parts.run.last).config.num_classes == 2  # the adapters are not shipped
 
@@ -79,9 +85,7 @@ def test_going_on_changes_nothing_and_the_teacher_stays_as_it_was(small_config, 
 def test_the_adapters_learn_too(small_config, teacher, tmp_path):
     config = small_config(distillation={"teacher": teacher})
     first, later = (train_to_step(config, tmp_path / f"{step}", step) for step in (0, 2))
-    assert first.distillation is not None
-    assert later.distillation is not None
-    before, after = (one.distillation.network.adapters.state_dict() for one in (first, later))
+    before, after = (distillation_of(one).network.adapters.state_dict() for one in (first, later))
     assert len(before) == 3  # one for each stride
     assert not any(torch.equal(before[name], after[name]) for name in before)
 

@@ -79,8 +79,8 @@ def test_what_is_gone_stays_gone_while_the_rest_learns(small_config, tmp_path):
     save_detector(path, Detector(detector.config))  # the file is judged once, at the beginning
     parts = train_to_step(config, tmp_path / "parts", 4)
     assert losses_of(parts) == losses_of(whole)
-    for trained in (whole.detector, load_detector(parts.run.last)):  # the weights themselves, and their average
+    for trained in (whole.network, load_detector(parts.run.last)):  # the weights themselves, and their average
         report = sparsity_report(trained)
         share = sum(layer.zeros for layer in report) / sum(layer.weights for layer in report)
         assert share == pytest.approx(0.7, abs=1e-3)
-    assert not torch.equal(kernels(whole.detector), kernels(unlearnt.detector))
+    assert not torch.equal(kernels(whole.network), kernels(unlearnt.network))

@@ -187,7 +187,7 @@ def test_what_cannot_be_saved_is_refused():
     detector = build("plain")
     with pytest.raises(ConfigError, match=r"keep_macs 0.01: the least .* is 0\.\d\d of its multiply-adds"):
         prune_channels(detector, ChannelPruningConfig(keep_macs=0.01))
-    with pytest.raises(ConfigError, match="norm_scale: not every convolution has a batch norm"):
+    with pytest.raises(ConfigError, match="norm_scale: not every convolution has its batch norm"):
         prune_channels(build("darknet"), ChannelPruningConfig(importance="norm_scale"))
 
 

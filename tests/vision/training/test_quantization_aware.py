@@ -196,7 +196,7 @@ def test_training_rounds_learns_ranges_and_goes_on_bit_for_bit(small_config, tmp
     train_to_step(config, tmp_path / "parts", 2)
     parts = train_to_step(config, tmp_path / "parts", 4)
     assert losses_of(parts) == losses_of(whole)
-    assert activation_ranges(whole.detector)
+    assert activation_ranges(whole.network)
     ours, theirs = load_file(parts.run.last), load_file(whole.run.last)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     ranges = load_activation_ranges(parts.run.last)

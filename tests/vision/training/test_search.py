@@ -167,7 +167,7 @@ def test_values_that_the_configuration_refuses_are_told_before_the_first_trial(s
     with pytest.raises(ConfigError, match="batch_size"):
         run_search(search(spaces={"batch_size": Range(0.0, 8.0, False, True)}), QUIET)
     with pytest.raises(ConfigError, match="did you mean"):
-        run_search(search(spaces={"optimizer.rat": Range(1.0, 2.0, False, False)}), QUIET)
+        run_search(search(spaces={"optimizer.lr_per_imag": Range(1.0, 2.0, False, False)}), QUIET)
     with pytest.raises(ConfigError, match="nothing to search"):
         run_search(search(spaces={}), QUIET)
     with pytest.raises(ConfigError, match="val_annotations"):

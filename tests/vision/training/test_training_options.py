@@ -33,7 +33,7 @@ def one_step(config, path) -> tuple[Training, dict[str, float]]:
 
 def test_what_is_frozen_stays_as_it_was(small_config, tmp_path):
     config = small_config(freeze=["backbone"])
-    before = Training(config, RunFolder(tmp_path), QUIET).detector.state_dict()
+    before = Training(config, RunFolder(tmp_path), QUIET).network.state_dict()
     training, _ = one_step(config, tmp_path)
     after = training.network.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -94,7 +94,7 @@ def test_a_compiled_network_learns_the_same(small_config, tmp_path, monkeypatch)
     plain, losses = one_step(small_config(), tmp_path)
     compiled, compiled_losses = one_step(small_config(compile=True), tmp_path)
     assert compiled_losses == pytest.approx(losses, rel=1e-5)
-    ours, theirs = plain.detector.state_dict(), compiled.detector.state_dict()
+    ours, theirs = plain.network.state_dict(), compiled.network.state_dict()
     assert ours.keys() == theirs.keys()
     assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
 
