@@ -1,6 +1,9 @@
 """Pack a detector for an edge device: models, golden images with their detections, and how to run it there.
 
 `handeye verify` checks the bundle on the device.
+
+examples:
+  handeye bundle model.onnx --int8 model.int8.onnx --output model.handeye.zip
 """
 
 from __future__ import annotations

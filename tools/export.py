@@ -4,6 +4,11 @@ The ONNX file is complete: decoded boxes in the graph, class names, preprocessin
 outputs are compared with torch's in every installed engine. INT8 is calibrated on images; a file that loses more AP
 than allowed, or is not faster than float32 on its target engine, is rejected, and the report says why. An engine is
 built from a checkpoint or from such an ONNX file, on the device that will run it.
+
+examples:
+  handeye export runs/smoke/best.safetensors --output runs/exported
+  handeye export best.safetensors --format onnx,fp16,int8 --calibrate images --report
+  handeye export model.int8.onnx --format engine
 """
 
 from __future__ import annotations

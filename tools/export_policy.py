@@ -1,4 +1,8 @@
-"""Export a trained policy to one ONNX file that runs without torch, and compare its outputs with torch's."""
+"""Export a trained policy to one ONNX file that runs without torch, and compare its outputs with torch's.
+
+examples:
+  handeye export-policy runs/pick_state/best.safetensors --output pick_state.onnx
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 Where TensorRT runs, its engines are built here; elsewhere ONNX Runtime or OpenVINO are used. Exit code 1: a model
 failed; 2: the bundle cannot be used.
+
+examples:
+  handeye verify model.handeye.zip --json verified.json
 """
 
 from __future__ import annotations
