@@ -6,12 +6,11 @@ Training reads the named fields; `rows` is what an exported graph gives and the 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from typing_extensions import Self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +61,10 @@ class GridOutput:
         return self.raw
 
 
+P = TypeVar("P", bound="QueryPredictions")
+"""Predictions of the same kind of head."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class QueryPredictions:
     """Predictions of one layer for every query: class logits, and boxes as fractions of the network input."""
@@ -69,11 +72,11 @@ class QueryPredictions:
     logits: Float[Tensor, "B Q num_logits"]
     boxes_cxcywh_norm: Float[Tensor, "B Q 4"]
 
-    def of_queries(self, rows: slice) -> Self:
+    def of_queries(self: P, rows: slice) -> P:
         """For some of the queries."""
         return replace(self, **{field.name: getattr(self, field.name)[:, rows] for field in fields(self)})
 
-    def in_single_precision(self) -> Self:
+    def in_single_precision(self: P) -> P:
         """The same in float32, which losses compute in."""
         return replace(self, **{field.name: getattr(self, field.name).float() for field in fields(self)})
 
