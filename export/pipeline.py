@@ -22,7 +22,7 @@ INPUT_NAME = "images"
 
 
 def export_model(request: ExportRequest, *, on_artefacts: Callable[[ExportResult], None] | None = None) -> ExportResult:
-    """Write the files asked for, measure them and accept or reject each.
+    """Write the files that `request` asks for, measure them and accept or reject each.
 
     An engine is built last, from the smallest accepted file; `on_artefacts` gets everything but the engine before that,
     because a build takes minutes and may fail. Raises UserError (or a subclass) for a model that cannot be used,

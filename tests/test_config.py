@@ -110,8 +110,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     "words",
     [
         ["optimizer.learning_rate=0.5", "optimizer.milestones=[1, 2]"],
-        ["--optimizer.learning-lr", "0.5", "--optimizer.milestones", "[1, 2]"],
-        ["--optimizer.learning-lr=0.5", "--optimizer.milestones=[1,2]"],
+        ["--optimizer.learning-rate", "0.5", "--optimizer.milestones", "[1, 2]"],
+        ["--optimizer.learning-rate=0.5", "--optimizer.milestones=[1,2]"],
     ],
 )
 def test_the_command_line_overrides_the_file(tmp_path: Path, words: list[str]) -> None:
@@ -119,7 +119,7 @@ def test_the_command_line_overrides_the_file(tmp_path: Path, words: list[str]) -
     assert config.optimizer == Optimizer(learning_rate=0.5, milestones=(1, 2))
 
 
-@pytest.mark.parametrize("words", [["optimizer"], ["--optimizer.learning-lr"], ["a=[1"]])
+@pytest.mark.parametrize("words", [["optimizer"], ["--optimizer.learning-rate"], ["a=[1"]])
 def test_overrides_without_a_value_are_refused(words: list[str]) -> None:
     with pytest.raises(ConfigError, match="override"):
         parse_overrides(words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -76,15 +75,14 @@ def test_auto_computes_what_openvino_would_choose(
     exported: Path, monkeypatch: pytest.MonkeyPatch, choice: openvino.Type, hint: str
 ) -> None:
     core, asked = openvino_session.shared_core(), []
+    compile_model = core.compile_model
 
-    def compile_model(model: openvino.Model, device: str, settings: dict[str, object]) -> openvino.CompiledModel:
+    def compile_and_note(model: openvino.Model, device: str, settings: dict[str, object]) -> openvino.CompiledModel:
         asked.append(settings["INFERENCE_PRECISION_HINT"])
-        return core.compile_model(model, device, settings)
+        return compile_model(model, device, settings)
 
-    chooser = SimpleNamespace(
-        get_property=lambda device, name: choice, read_model=core.read_model, compile_model=compile_model
-    )
-    monkeypatch.setattr(openvino_session, "shared_core", lambda: chooser)
+    monkeypatch.setattr(core, "get_property", lambda device, name: choice)
+    monkeypatch.setattr(core, "compile_model", compile_and_note)
     OnnxPolicy.load(exported, engine="openvino", precision="auto")
     assert asked == [hint]
 

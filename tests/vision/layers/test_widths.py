@@ -46,8 +46,8 @@ def test_the_same_width_changes_nothing():
     [
         ("7", (1,), r"widths.7: got \[1\], expected the name of a convolution"),
         ("4", (1, 1), r"widths.4: got \[1, 1\], expected the name of a convolution"),
-        ("0", (3,), r"could have the width \[3\]"),
-        ("1", (3, 3), r"could have the width \[3, 3\]"),
+        ("0", (3,), r"widths.0: got \[3\], expected the name of a convolution"),
+        ("1", (3, 3), r"widths.1: got \[3, 3\], expected the name of a convolution"),
         ("0", (4, 8), r"widths.0: expected at most \[3, 8\]"),
         ("0", (3, 9), r"widths.0: expected at most \[3, 8\]"),
         ("1", (9,), r"widths.1: expected at most 8"),
