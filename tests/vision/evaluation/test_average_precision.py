@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from handeye.vision.checkpoints.coco_names import COCO_NAMES_BY_CATEGORY_ID, UNUSED_CATEGORY_IDS
 from handeye.vision.data.coco import parse_coco
-from handeye.vision.data.formats import IMAGES_NAME, convert
+from handeye.vision.data.formats import IMAGES_NAME, Format, convert
 from handeye.vision.errors import DatasetError
 from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes, evaluate_rows
 from handeye.vision.runtime.detections import Detections
@@ -208,7 +208,8 @@ def test_a_set_reads_the_same_in_every_format(tmp_path: Path):
         cv2.imwrite(str(tmp_path / f"{name}.jpg"), np.zeros((480, 640, 3), np.uint8))
     found = {1: detections_of([(12, 10, 50, 50, 0.9, 0), (100, 90, 200, 150, 0.8, 1)])}
     expected = evaluate_boxes(GroundTruth(annotations), found).summary()
-    for kind in ("coco", "voc", "yolo"):
+    formats: tuple[Format, ...] = ("coco", "voc", "yolo")
+    for kind in formats:
         convert(annotations, tmp_path, kind, tmp_path / kind, "copy")
         truth = GroundTruth.read(tmp_path / kind, tmp_path / kind / IMAGES_NAME[kind])
         assert list(truth.file_names().values()) == ["1.jpg", "2.jpg"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from rich.console import Console
 
 from handeye.vision.errors import DatasetError
 from handeye.vision.training import train_detector as module
+from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.train_detector import Training, train_detector
 
 QUIET = Console(quiet=True)
+MakeConfig = Callable[..., TrainDetectorConfig]
 
 
 def with_boxes_of(content: dict[str, Any], category_ids: set[int]) -> dict[str, Any]:
@@ -29,7 +32,9 @@ def data_of(drawn_set: Path, folder: Path, train: dict[str, Any], val: dict[str,
     return {**paths, "images": drawn_set / "images", "num_workers": 0}
 
 
-def test_nothing_annotated_is_said_before_the_first_step(small_config, drawn_set, tmp_path, capsys):
+def test_nothing_annotated_is_said_before_the_first_step(
+    small_config: MakeConfig, drawn_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     good = json.loads((drawn_set / "annotations.json").read_text())
     nothing = with_boxes_of(good, set())
     with pytest.raises(DatasetError, match=r"train\.json: nothing to learn: 9 images without a box"):
@@ -41,7 +46,9 @@ def test_nothing_annotated_is_said_before_the_first_step(small_config, drawn_set
     assert "val.json: no boxes, so AP is undefined" in capsys.readouterr().out
 
 
-def test_a_class_that_only_validation_has_is_named_before_the_first_step(small_config, drawn_set, tmp_path):
+def test_a_class_that_only_validation_has_is_named_before_the_first_step(
+    small_config: MakeConfig, drawn_set: Path, tmp_path: Path
+):
     good = json.loads((drawn_set / "annotations.json").read_text())
     val = good | {"categories": [*good["categories"], {"id": 3, "name": "blue"}]}
     val["annotations"] = [{**good["annotations"][0], "category_id": 3}]
@@ -49,7 +56,9 @@ def test_a_class_that_only_validation_has_is_named_before_the_first_step(small_c
         Training(small_config(data=data_of(drawn_set, tmp_path, good, val)), RunFolder(tmp_path), QUIET)
 
 
-def test_of_equal_values_the_later_epoch_is_the_best(small_config, tmp_path, monkeypatch):
+def test_of_equal_values_the_later_epoch_is_the_best(
+    small_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     training = Training(small_config(), RunFolder(tmp_path), QUIET)
     saved = []
     monkeypatch.setattr(module, "save_weights", lambda path, _, extra: saved.append((path.name, extra["epoch"])))
@@ -60,7 +69,7 @@ def test_of_equal_values_the_later_epoch_is_the_best(small_config, tmp_path, mon
 
 
 @pytest.mark.usefixtures("quick_figures")
-def test_an_undefined_figure_is_no_best_and_stops_nothing(small_config, drawn_set, tmp_path):
+def test_an_undefined_figure_is_no_best_and_stops_nothing(small_config: MakeConfig, drawn_set: Path, tmp_path: Path):
     good = json.loads((drawn_set / "annotations.json").read_text())
     data = data_of(drawn_set, tmp_path, good, with_boxes_of(good, set()))
     reported = []
