@@ -14,6 +14,7 @@ import onnx
 from jaxtyping import Float32
 
 from handeye.export.graph.onnx_export import write_onnx
+from handeye.vision.data.formats import images_folder
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
 from handeye.vision.images import Preprocessing, list_images, preprocess, read_image
@@ -43,17 +44,18 @@ class ImageSet:
         return cls(dict(enumerate(paths)), None)
 
     @classmethod
-    def from_coco(cls, annotations: Path, folder: Path | None = None) -> ImageSet:
-        """The images that a COCO file names, relative to `folder`.
+    def from_annotations(cls, annotations: Path, folder: Path | None = None) -> ImageSet:
+        """The images that annotations of any format name, relative to `folder`.
 
-        Without a folder they are searched for next to the file, where COCO keeps those of instances_NAME.json
-        (../NAME), and in ../images. Raises DatasetError when they are in none of these.
+        Without a folder they are searched for in images or JPEGImages, next to the file, where COCO keeps those of
+        instances_NAME.json (../NAME), and in ../images. Raises DatasetError when they are in none of these.
         """
-        ground_truth = GroundTruth(annotations)
+        usual = folder or images_folder(annotations)
+        ground_truth = GroundTruth.read(annotations, usual)
         names = ground_truth.file_names()
         above = annotations.parent.parent
         places = [annotations.parent, above / annotations.stem.removeprefix("instances_"), above / "images", above]
-        places = [folder] if folder is not None else places
+        places = [folder] if folder is not None else [*([] if usual is None else [usual]), *places]
         first = next(iter(names.values()), "")
         found = next((place for place in places if first and (place / first).is_file()), None)
         if found is None:

@@ -55,7 +55,7 @@ class ExportOptions:
     allowed_loss: float = 0.01
     """AP that FP16 and INT8 may lose."""
     annotations: Path | None = None
-    """COCO file on which to measure the AP of each file."""
+    """Annotations on which to measure the AP of each file, in any format that training reads."""
     images: Path | None = None
     """Folder of the images that --annotations names."""
     threads: int | None = None

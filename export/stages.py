@@ -58,12 +58,12 @@ def _calibration_images(request: ExportRequest) -> ImageSet | None:
     if request.calibrate is None:
         return None
     if request.calibrate.suffix.lower() == ".json":
-        return ImageSet.from_coco(request.calibrate, request.calibrate_images)
+        return ImageSet.from_annotations(request.calibrate, request.calibrate_images)
     return ImageSet.from_folder(request.calibrate)
 
 
 def _evaluation_images(request: ExportRequest) -> ImageSet | None:
-    return None if request.annotations is None else ImageSet.from_coco(request.annotations, request.images)
+    return None if request.annotations is None else ImageSet.from_annotations(request.annotations, request.images)
 
 
 def _float32_model(request: ExportRequest) -> tuple[onnx.ModelProto, Manifest, Detector | None]:

@@ -31,7 +31,7 @@ class Arguments(DetectorArguments):
     """Arguments of `handeye evaluate`."""
 
     annotations: Path
-    """COCO file with the ground truth."""
+    """The ground truth: a COCO file, a Pascal VOC folder or image list, a YOLO data.yaml (its split val) or folder."""
     images: Path
     """Folder of the images that it names."""
     score_threshold: float | None = EVALUATION_SCORE

@@ -196,7 +196,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """COCO metrics of a model on an annotated data set, by the protocol with which detectors publish theirs.
 
-    annotations: a COCO file with the ground truth; images: the folder of the images that it names.
+    annotations: the ground truth: a COCO file, a Pascal VOC folder or image list, a YOLO data.yaml (its split val) or
+    folder; images: the folder of the images that it names.
     The other arguments are those of `handeye.load`; show_progress draws a bar on stderr.
 
     Returns AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl as fractions in [0, 1] (-1 where nothing of that size
@@ -206,7 +207,7 @@ def evaluate(
     """
     from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes
 
-    ground_truth = GroundTruth(Path(annotations))
+    ground_truth = GroundTruth.read(Path(annotations), Path(images))
     detector = load(
         model,
         engine=engine,

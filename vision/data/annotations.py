@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from unicodedata import category
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from handeye.vision.data.masks import Mask
 from handeye.vision.errors import DatasetError
@@ -74,10 +74,12 @@ class ImageAnnotations:
     """Height and width in pixels, as the annotation file states them."""
     boxes: LabelledBoxes
     """Pixels of the original image; x1 < x2 and y1 < y2. A box may reach over the image's edge."""
-    areas: Float32[np.ndarray, "N"]
+    areas: Float64[np.ndarray, "N"]
     """Square pixels as the file states them (of the mask, where the file has masks); COCO metrics sort sizes by it."""
     masks: tuple[Mask | None, ...] = ()
     """The outline of each object; empty where the reader was not asked to keep them."""
+    stated_xywh: Float64[np.ndarray, "N 4"] | None = None
+    """Corner, width and height as the file states them: the published AP depends on their last bits."""
 
     def __post_init__(self) -> None:
         name, boxes, num_boxes = self.file_name, self.boxes, len(self.boxes)
@@ -89,6 +91,8 @@ class ImageAnnotations:
             raise DatasetError(
                 f"{name}: {num_boxes} boxes, {len(boxes.class_ids)} classes, {len(boxes.is_crowd)} flags"
             )
+        if self.stated_xywh is not None and self.stated_xywh.shape != (num_boxes, 4):
+            raise DatasetError(f"{name}: {num_boxes} boxes, but {len(self.stated_xywh)} as the file states them")
         if len(self.masks) not in (0, num_boxes):
             raise DatasetError(f"{name}: {num_boxes} boxes, but {len(self.masks)} masks")
         if not np.isfinite(boxes.xyxy).all():
@@ -97,6 +101,14 @@ class ImageAnnotations:
             raise DatasetError(f"{name}: a box whose width or height is not positive")
         if num_boxes and boxes.class_ids.min() < 0:
             raise DatasetError(f"{name}: a negative class id")
+
+    @property
+    def boxes_xywh(self) -> Float64[np.ndarray, "N 4"]:
+        """Corner, width and height of each box, with all digits that the file has."""
+        if self.stated_xywh is not None:
+            return self.stated_xywh
+        corners = self.boxes.xyxy.astype(np.float64)
+        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,9 @@ class Categories:
             raise DatasetError(f"{len(self.category_ids)} category ids but {len(self.names)} names")
         if list(self.category_ids) != sorted(set(self.category_ids)):
             raise DatasetError(f"category ids must be unique and sorted, got {list(self.category_ids)}")
+        if twice := [name for name, count in Counter(self.names).items() if count > 1]:
+            ids = [number for number, name in zip(self.category_ids, self.names, strict=True) if name == twice[0]]
+            raise DatasetError(f"the class name {twice[0]!r} is used twice (ids {', '.join(map(str, ids))})")
 
     def __len__(self) -> int:
         return len(self.category_ids)
@@ -134,6 +149,18 @@ class LeftOut:
     item: str
     """Names the image or the place in the file."""
 
+    def __str__(self) -> str:
+        return self.item if self.reason == BROKEN else f"{self.item}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something wrong in a file that the reader could put right without loss."""
+
+    kind: str
+    item: str
+    """Names the place in the file."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotationSet:
@@ -143,6 +170,8 @@ class AnnotationSet:
     categories: Categories
     left_out: tuple[LeftOut, ...] = ()
     """Annotations and images that the reader left out."""
+    remarks: tuple[Remark, ...] = ()
+    """What is wrong in the file but was read all the same."""
 
     @property
     def dropped(self) -> Counter[str]:
@@ -155,6 +184,10 @@ class AnnotationSet:
     def num_boxes(self) -> int:
         """Boxes in all images, crowds included."""
         return sum(len(image.boxes) for image in self.images)
+
+    def num_objects(self) -> int:
+        """Boxes that can be learnt and found: all but crowds."""
+        return sum(int((~image.boxes.is_crowd).sum()) for image in self.images)
 
     def boxes_per_class(self) -> Int64[np.ndarray, "num_classes"]:
         """Count of boxes of each class, crowds included."""
@@ -183,7 +216,7 @@ def annotations_from_lists(
             np.array(list(class_ids), dtype=np.int64),
             np.zeros(len(boxes), dtype=bool) if is_crowd is None else np.array(list(is_crowd), dtype=bool),
         ),
-        areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(list(areas), dtype=np.float32),
+        areas=np.array(sides[:, 0] * sides[:, 1] if areas is None else list(areas), dtype=np.float64),
     )
 
 
@@ -198,6 +231,15 @@ class Entry:
     area: float | None = None
     """Square pixels; None means the box's."""
     mask: Mask | None = None
+    stated_xywh: tuple[float, float, float, float] | None = None
+    """Where the file states a size, not a second corner."""
+
+    def xywh(self) -> tuple[float, float, float, float]:
+        """Corner, width and height."""
+        if self.stated_xywh is not None:
+            return self.stated_xywh
+        x1, y1, x2, y2 = self.box_xyxy
+        return x1, y1, x2 - x1, y2 - y1
 
 
 @dataclass(slots=True)
@@ -206,6 +248,7 @@ class Omissions:
 
     skip_broken: bool = False
     left_out: list[LeftOut] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
 
     def broken(self, error: DatasetError) -> None:
         """Record the entry and go on, or raise its error where skipping was not asked for."""
@@ -216,6 +259,22 @@ class Omissions:
     def drop(self, reason: str, where: str) -> None:
         """Leave out what is no box."""
         self.left_out.append(LeftOut(reason, where))
+
+    def remark(self, kind: str, where: str) -> None:
+        """Record what was put right."""
+        self.remarks.append(Remark(kind, where))
+
+    def nothing_left(self, what: str) -> DatasetError:
+        """The error of a set of which nothing is left, with the first reasons."""
+        return DatasetError(what + first_reasons(self.left_out))
+
+
+def first_reasons(left_out: Sequence[LeftOut], most: int = 2) -> str:
+    """A clause with the first things that were left out and why; empty where nothing was."""
+    if not left_out:
+        return ""
+    more = f" (and {len(left_out) - most} more)" if len(left_out) > most else ""
+    return ": " + "; ".join(str(omission) for omission in left_out[:most]) + more
 
 
 def build_image(
@@ -236,9 +295,9 @@ def build_image(
         else:
             omissions.drop(reason, f"{file_name}: {entry.where}")
     boxes = np.array([entry.box_xyxy for entry in kept], dtype=np.float32).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
+    stated = np.array([entry.xywh() for entry in kept], dtype=np.float64).reshape(-1, 4)
     areas = [
-        entry.area if entry.area is not None else side[0] * side[1] for entry, side in zip(kept, sides, strict=True)
+        entry.area if entry.area is not None else side[2] * side[3] for entry, side in zip(kept, stated, strict=True)
     ]
     return ImageAnnotations(
         image_id=image_id,
@@ -249,8 +308,9 @@ def build_image(
             np.array([entry.class_id for entry in kept], dtype=np.int64),
             np.array([entry.is_crowd for entry in kept], dtype=bool),
         ),
-        areas=np.array(areas, dtype=np.float32),
+        areas=np.array(areas, dtype=np.float64),
         masks=tuple(entry.mask for entry in kept) if keep_masks else (),
+        stated_xywh=stated,
     )
 
 

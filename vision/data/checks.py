@@ -81,11 +81,12 @@ class ImageReport:
 
 
 def check_annotations(annotations: AnnotationSet) -> list[DatasetFinding]:
-    """What the reader left out, and boxes over the edge, given twice or smaller than a pixel."""
+    """What the reader left out or put right, and boxes over the edge, given twice or smaller than a pixel."""
     findings = [
         DatasetFinding(omission.reason if omission.reason != BROKEN else "broken entry", omission.item)
         for omission in annotations.left_out
     ]
+    findings += [DatasetFinding(remark.kind, remark.item) for remark in annotations.remarks]
     for image in annotations.images:
         findings += _check_boxes(image)
     return findings

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import assert_never
 
-from handeye.vision.data.annotations import BROKEN, AnnotationSet, Omissions
-from handeye.vision.data.coco import coco_content, read_coco, write_coco
+from handeye.vision.data.annotations import AnnotationSet, Omissions
+from handeye.vision.data.coco import read_coco, write_coco
 from handeye.vision.data.voc import read_voc, voc_root, write_voc
 from handeye.vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
 from handeye.vision.errors import DatasetError
@@ -47,7 +46,7 @@ def read_annotations(
     match kind:
         case "coco":
             file = path / ANNOTATIONS_NAME if path.is_dir() else path
-            return read_coco(file, keep_masks=keep_masks, skip_broken=skip_broken)
+            return read_coco(file, images or images_folder(path), keep_masks=keep_masks, skip_broken=skip_broken)
         case "voc":
             return read_voc(path, images, skip_broken=skip_broken)
         case "yolo":
@@ -78,12 +77,6 @@ def images_folder(path: Path) -> Path | None:
     path = Path(path)
     root = path if path.is_dir() else voc_root(path) or path.parent
     return next((folder for name in ("JPEGImages", "images") if (folder := root / name).is_dir()), None)
-
-
-def evaluation_source(path: Path, annotations: AnnotationSet) -> Path | Mapping[str, object]:
-    """What COCO's evaluation reads: a COCO file itself, or the content of one for other formats and skimmed sets."""
-    is_whole = Path(path).suffix.lower() == ".json" and not annotations.dropped[BROKEN]
-    return path if is_whole else coco_content(annotations)
 
 
 def convert(

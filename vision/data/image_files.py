@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def leave_out(annotations: AnnotationSet, problems: Mapping[int, str]) -> Annota
     if not kept:
         raise DatasetError(f"none of the {len(annotations)} images can be used; {next(iter(problems.values()))}")
     named = tuple(LeftOut(BROKEN, text) for text in problems.values())
-    return AnnotationSet(kept, annotations.categories, annotations.left_out + named)
+    return replace(annotations, images=kept, left_out=annotations.left_out + named)
 
 
 class RecentImages:

@@ -28,6 +28,8 @@ from handeye.vision.images import IMAGE_SUFFIXES
 CLASSES_NAME = "classes.txt"
 """Names in the order of the class ids, one a line; VOC itself has no such list."""
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
+DIFFICULT = {"": False, "unspecified": False, "false": False, "no": False, "none": False, "true": True, "yes": True}
+"""Words that stand where VOC has 0 and 1."""
 
 
 def read_voc(path: Path, images: Path | None = None, *, skip_broken: bool = False) -> AnnotationSet:
@@ -57,7 +59,7 @@ def read_voc(path: Path, images: Path | None = None, *, skip_broken: bool = Fals
         except DatasetError as error:
             omissions.broken(error)
     if not built:
-        raise DatasetError(f"{path}: no annotated images")
+        raise omissions.nothing_left(f"{path}: no annotated images")
     return AnnotationSet(tuple(built), categories, tuple(omissions.left_out))
 
 
@@ -220,10 +222,20 @@ def _entry(where: str, position: str, element: Element, class_of_name: Mapping[s
     corners = [element.findtext(f"bndbox/{corner}") for corner in CORNERS]
     try:
         x1, y1, x2, y2 = (float(corner or "missing") for corner in corners)
-        is_difficult = bool(int(element.findtext("difficult", "0").strip() or 0))
     except ValueError as error:
         raise DatasetError(f"{where}: {position}: expected numbers for {', '.join(CORNERS)}: {error}") from error
+    is_difficult = _is_difficult(f"{where}: {position}", element)
     return Entry(position, (x1, y1, x2, y2), class_of_name[name], is_crowd=is_difficult)
+
+
+def _is_difficult(where: str, element: Element) -> bool:
+    """Optional: absent, empty and Unspecified (what VOC's own tool wrote for pose) mean no."""
+    word = element.findtext("difficult", "").strip().lower()
+    if word.isdecimal():
+        return bool(int(word))
+    if word not in DIFFICULT:
+        raise DatasetError(f"{where}: difficult is {word!r}, expected 0 or 1")
+    return DIFFICULT[word]
 
 
 def _to_xml(image: ImageAnnotations, names: Sequence[str]) -> Element:

@@ -60,7 +60,7 @@ def read_yolo(
     for label in _labels_without_image(source):
         omissions.drop(NO_IMAGE, str(label))
     if not built:
-        raise DatasetError(f"{path}: none of its {len(source.images)} images can be read")
+        raise omissions.nothing_left(f"{path}: none of its {len(source.images)} images can be read")
     return AnnotationSet(tuple(built), source.categories, tuple(omissions.left_out))
 
 

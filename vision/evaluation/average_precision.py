@@ -1,23 +1,26 @@
 """COCO mAP and recall of boxes, computed by faster-coco-eval, whose numbers equal those of pycocotools.
 
-A metric that is undefined, because nothing of that size is annotated, is -1 as in COCO. At most 100 detections of an
-image count, the best scores first.
+A metric that is undefined, because nothing of that size is annotated, is -1 as in COCO, and None as `value`. At most
+100 detections of an image count, the best scores first.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from jaxtyping import Float
 
+from handeye.vision.data.annotations import AnnotationSet
+from handeye.vision.data.coco import coco_content
+from handeye.vision.data.formats import read_annotations
 from handeye.vision.errors import DatasetError
 from handeye.vision.runtime.detections import Detections
+
+UNDEFINED = -1.0
 
 
 @dataclass(frozen=True)
@@ -47,33 +50,44 @@ class CocoMetrics:
         """The twelve metrics by name."""
         return {name: value for name, value in asdict(self).items() if isinstance(value, float)}
 
+    def value(self, name: str) -> float | None:
+        """One of the twelve; None where it is undefined."""
+        return defined(self.summary()[name])
+
+
+def defined(value: float) -> float | None:
+    """The value of a metric; None for the -1 that stands for an undefined one."""
+    return None if value == UNDEFINED else value
+
 
 class GroundTruth:
-    """The annotations of a COCO file, loaded once and used for many evaluations.
+    """The annotations of a data set as the evaluation takes them, made once and used for many evaluations.
 
-    class_names are the category names in the order of their ids: class_id k of a detector trained on this file is
-    the k-th smallest category_id. Raises DatasetError when the file is missing or lacks what evaluation needs.
+    Boxes, areas and crowds are those of the reader that training uses; ids of annotations are counted anew.
     """
 
-    def __init__(self, annotations: Path | Mapping[str, Any], image_ids: Iterable[int] | None = None) -> None:
-        """`annotations` is a COCO file or its content; `image_ids` restricts the evaluation to these images."""
-        self.origin, content = _read_annotations(annotations)
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        self.category_ids = tuple(int(category["id"]) for category in categories)
-        self.class_names = tuple(str(category["name"]) for category in categories)
-        known = {int(image["id"]) for image in content["images"]}
-        self.image_ids = sorted(known if image_ids is None else set(image_ids))
-        if unknown := set(self.image_ids) - known:
+    def __init__(
+        self, annotations: AnnotationSet, origin: Path | str = "annotations", image_ids: Iterable[int] | None = None
+    ) -> None:
+        """`origin` names the set in messages; `image_ids` restricts the evaluation to these images."""
+        self.origin, self.category_ids = str(origin), annotations.categories.category_ids
+        self.class_names = annotations.categories.names
+        self.names = {image.image_id: image.file_name for image in annotations.images}
+        self.image_ids = sorted(self.names if image_ids is None else set(image_ids))
+        if unknown := set(self.image_ids) - self.names.keys():
             raise DatasetError(f"{self.origin}: has no image with id {min(unknown)}")
-        self.annotated_names = self._names_with_boxes(content["annotations"])
-        self.coco = COCO({**content, "annotations": [_with_area(box) for box in content["annotations"]]})
+        counts = annotations.boxes_per_class()
+        self.annotated_names = {name for name, count in zip(self.class_names, counts, strict=True) if count}
+        self.coco = COCO(coco_content(annotations))
+
+    @classmethod
+    def read(cls, path: Path, images: Path | None = None, *, split: str = "val") -> GroundTruth:
+        """Read annotations of any format; file names are relative to `images`. Raises DatasetError."""
+        return cls(read_annotations(path, images, split=split), path)
 
     def file_names(self) -> dict[int, str]:
-        """The image file of each image_id that is evaluated. Raises DatasetError when the file names none."""
-        images = {int(image["id"]): image for image in self.coco.dataset["images"]}
-        if nameless := [image_id for image_id in self.image_ids if not images[image_id].get("file_name")]:
-            raise DatasetError(f"{self.origin}: the image {nameless[0]} has no file_name")
-        return {image_id: images[image_id]["file_name"] for image_id in self.image_ids}
+        """The image file of each image_id that is evaluated."""
+        return {image_id: self.names[image_id] for image_id in self.image_ids}
 
     def category_of_class(self, class_names: tuple[str, ...]) -> dict[int, int]:
         """class_id of a model -> category_id of this file: by name where the model has every annotated class.
@@ -96,23 +110,12 @@ class GroundTruth:
             f"do not match the model's {len(class_names)} ({', '.join(class_names[:5])}, ...)"
         )
 
-    def _names_with_boxes(self, annotations: Iterable[Mapping[str, Any]]) -> set[str]:
-        names = dict(zip(self.category_ids, self.class_names, strict=True))
-        used = {int(annotation["category_id"]) for annotation in annotations}
-        if unknown := used - names.keys():
-            raise DatasetError(f"{self.origin}: an annotation has category_id {min(unknown)}, which is no category")
-        return {names[category_id] for category_id in used}
 
-
-def evaluate_boxes(
-    ground_truth: GroundTruth | Path | Mapping[str, Any], detections: Mapping[int, Detections]
-) -> CocoMetrics:
+def evaluate_boxes(ground_truth: GroundTruth, detections: Mapping[int, Detections]) -> CocoMetrics:
     """COCO metrics of `detections`, keyed by the image_id of the annotations; an image without an entry has none.
 
     Boxes are in pixels of the original images. Raises DatasetError for an unknown image or class.
     """
-    if not isinstance(ground_truth, GroundTruth):
-        ground_truth = GroundTruth(ground_truth)
     if unknown := detections.keys() - set(ground_truth.image_ids):
         raise DatasetError(f"{ground_truth.origin}: detections name the image {min(unknown)}, which is not evaluated")
     return evaluate_rows(ground_truth, _result_rows(ground_truth, detections))
@@ -162,27 +165,6 @@ def _result_rows(ground_truth: GroundTruth, detections: Mapping[int, Detections]
 def _by_class(class_names: tuple[str, ...], precision: Float[np.ndarray, "T R K"]) -> dict[str, float]:
     """Mean precision of each class; -1 marks classes without ground truth, as in COCO's arrays."""
     return {name: float(values.mean()) for name, values in zip(class_names, precision.transpose(2, 0, 1), strict=True)}
-
-
-def _read_annotations(annotations: Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(annotations, Mapping):
-        origin, content = "annotations", annotations
-    else:
-        origin = str(annotations)
-        try:
-            content = json.loads(Path(annotations).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise DatasetError(f"{origin}: cannot be read as a COCO file: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, Mapping) or not isinstance(content.get(key), list):
-            raise DatasetError(f"{origin}: is no COCO file of boxes: the list {key!r} is missing")
-    return origin, content
-
-
-def _with_area(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """The annotation with the fields that small data sets leave out: area (of the box) and iscrowd."""
-    _, _, width, height = annotation["bbox"]
-    return {"area": width * height, "iscrowd": 0, **annotation}
 
 
 def _discard(*_: object) -> None:

@@ -19,6 +19,7 @@ from handeye.vision.config import Config
 from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.batches import Batch
 from handeye.vision.errors import MissingPackageError
+from handeye.vision.evaluation.average_precision import defined
 from handeye.vision.evaluation.matching import draw_matched_image, worst_images
 from handeye.vision.evaluation.plots import (
     ConfusionMatrix,
@@ -87,7 +88,8 @@ class RunRecord:
         self, entry: Mapping[str, Any], annotations: AnnotationSet, images: Path, detections: Mapping[int, Detections]
     ) -> None:
         """Log an evaluation, given its line in the journal; draw its curves and the worst images."""
-        scores = {f"validation/{key}": value for key, value in entry.items() if key.startswith(("AP", "AR"))}
+        known = {key: value for key, value in entry.items() if key.startswith(("AP", "AR"))}
+        scores = {f"validation/{key}": value for key, value in known.items() if defined(value) is not None}
         figures = {key: value for key, value in scores.items() if isinstance(value, float)}
         self.accelerator.log(figures, step=entry["step"])
         folder = self.run.path

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from handeye.vision.config import read_yaml
+from handeye.vision.evaluation.average_precision import defined
 from handeye.vision.evaluation.matching import LEGEND
 from handeye.vision.files import whole_files, write_html_report
 from handeye.vision.training.run_folder import RunFolder
@@ -40,9 +41,16 @@ def _summary(run: RunFolder) -> str:
         rows["last losses"] = ", ".join(f"{name} {value:.3f}" for name, value in steps[-1]["losses"].items())
     if metrics:
         metric = read_yaml(run.config)["evaluation"]["metric"]
-        best = max(metrics, key=lambda entry: entry[metric])
-        rows[f"best {metric}"] = f"{best[metric]:.4f} after epoch {best['epoch']}"
-        figures = {name: value for name, value in metrics[-1].items() if isinstance(value, float)}
+        known = [entry for entry in metrics if defined(entry[metric]) is not None]
+        best = max(known, key=lambda entry: (entry[metric], entry["epoch"]), default=None)
+        rows[f"best {metric}"] = (
+            "undefined: nothing annotated" if best is None else f"{best[metric]:.4f} after epoch {best['epoch']}"
+        )
+        figures = {
+            name: value
+            for name, value in metrics[-1].items()
+            if isinstance(value, float) and defined(value) is not None
+        }
         rows["last evaluation"] = f"epoch {metrics[-1]['epoch']}: " + ", ".join(
             f"{name} {value:.3f}" for name, value in figures.items()
         )

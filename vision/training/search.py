@@ -253,6 +253,8 @@ def _train(search: Search, trial: optuna.Trial, overrides: Sequence[str]) -> flo
     config = _load(search, overrides)
     run = RunFolder.create(search.folder / f"trial-{trial.number:04d}", config)
     result = train_detector(config, run, Console(quiet=True), after_evaluation)
+    if result.is_finished and result.progress.best_value is None:
+        raise UserError(f"{config.evaluation.metric} is undefined on {config.data.val_annotations}: nothing to tune by")
     return result.progress.best_value if result.is_finished else None
 
 

@@ -19,7 +19,7 @@ from torch._dynamo.exc import TorchDynamoException
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.data.batches import Batch, BatchPlan, iterate_batches, normalise_images
 from handeye.vision.detector import Detector
-from handeye.vision.evaluation.average_precision import evaluate_boxes
+from handeye.vision.evaluation.average_precision import CocoMetrics, defined, evaluate_boxes
 from handeye.vision.losses.build import build_loss
 from handeye.vision.training.checkpoint_state import Progress, telling_full_disk
 from handeye.vision.training.config import TrainDetectorConfig, has_stalled
@@ -104,7 +104,7 @@ class Training(TrainingLoop[Detector, Batch]):
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
         self.samples = training_samples(config, train_set, detector_config)
         self.plan = batch_plan(config, len(train_set), detector_config, self.accelerator)
-        self.validation = validation_set(config, console)
+        self.validation = validation_set(config, detector_config.class_names, console)
         say(console, about_precision)
         splits = {"train": train_set} | ({} if self.validation is None else {"val": self.validation[0]})
         self.record = RunRecord(config, run, self.accelerator, detector_config.preprocessing, splits)
@@ -151,8 +151,9 @@ class Training(TrainingLoop[Detector, Batch]):
         if config is None or not self.plan.ends_epoch(self.progress.step):
             return False
         entries = self.run.metrics.read() if self.accelerator.is_main_process else []
-        values = [entry[self.config.evaluation.metric] for entry in entries]
-        return any_of_all(has_stalled(config, values), self.accelerator.device)
+        values = [defined(entry[self.config.evaluation.metric]) for entry in entries]
+        known = [value for value in values if value is not None]
+        return any_of_all(has_stalled(config, known), self.accelerator.device)
 
     def is_evaluation_due(self) -> bool:
         """At the end of every n-th epoch and of the run."""
@@ -176,14 +177,14 @@ class Training(TrainingLoop[Detector, Batch]):
         if not self.accelerator.is_main_process:
             return
         metrics = evaluate_boxes(ground_truth, detections)
-        value = metrics.summary()[self.config.evaluation.metric]
+        value = metrics.value(self.config.evaluation.metric)
         entry = {"epoch": epoch, "step": self.progress.step, **metrics.summary()}
         self.run.metrics.append({**entry, "AP_of_class": dict(metrics.AP_of_class)})
-        self._keep_best(epoch, value, detector)
+        if value is not None:
+            self._keep_best(epoch, value, detector)
         self.record.after_evaluation(entry, annotations, images, detections)
-        best = f"best {self.progress.best_value:.3f} at epoch {self.progress.best_epoch}"
-        display.say(f"epoch {epoch}  AP {metrics.AP:.3f}  AP50 {metrics.AP50:.3f}  AP75 {metrics.AP75:.3f}  ({best})")
-        if self.after_evaluation is not None:
+        display.say(f"epoch {epoch}  {_in_words(metrics)}  ({self._best_in_words()})")
+        if self.after_evaluation is not None and value is not None:
             self.after_evaluation(epoch, value)
 
     def after_evaluation_saved(self) -> None:
@@ -231,10 +232,20 @@ class Training(TrainingLoop[Detector, Batch]):
             raise TrainingError(f"compile: this network cannot be compiled here, leave it out ({why})") from error
 
     def _keep_best(self, epoch: int, value: float, detector: Detector) -> None:
-        if self.progress.best_value is None or value > self.progress.best_value:
+        """Of equal values the later one counts: its weights are trained longer."""
+        if self.progress.best_value is None or value >= self.progress.best_value:
             self.progress.best_value, self.progress.best_epoch = value, epoch
             extra = {"epoch": str(epoch), self.config.evaluation.metric: f"{value:.4f}"}
             save_weights(self.run.best, detector, extra)
+
+    def _best_in_words(self) -> str:
+        value = self.progress.best_value
+        return "no best yet" if value is None else f"best {value:.3f} at epoch {self.progress.best_epoch}"
+
+
+def _in_words(metrics: CocoMetrics) -> str:
+    values = {name: metrics.value(name) for name in ("AP", "AP50", "AP75")}
+    return "  ".join(f"{name} {'undefined' if value is None else f'{value:.3f}'}" for name, value in values.items())
 
 
 def _loop_config(config: TrainDetectorConfig, plan: BatchPlan) -> LoopConfig:

@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from handeye.vision.boxes.targets import BoxTargets
-from handeye.vision.data.annotations import BROKEN, AnnotationSet
+from handeye.vision.data.annotations import BROKEN, AnnotationSet, first_reasons
 from handeye.vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
-from handeye.vision.data.formats import evaluation_source, read_annotations
+from handeye.vision.data.formats import read_annotations
 from handeye.vision.data.image_files import without_broken
 from handeye.vision.detector import DetectorConfig
-from handeye.vision.errors import ConfigError
-from handeye.vision.evaluation.average_precision import GroundTruth
+from handeye.vision.errors import ConfigError, DatasetError
+from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes
 from handeye.vision.training.config import FROM_ANNOTATIONS, TrainDetectorConfig
 from handeye.vision.training.console import say
 
@@ -60,7 +60,12 @@ def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str
 def training_samples(
     config: TrainDetectorConfig, train_set: AnnotationSet, detector: DetectorConfig
 ) -> TrainingSamples:
-    """The training images with augmentation. Raises DatasetError when files are missing."""
+    """The training images with augmentation. Raises DatasetError when files are missing or nothing is annotated."""
+    if not train_set.num_objects():
+        raise DatasetError(
+            f"{config.data.annotations}: nothing to learn: {len(train_set)} images without a box"
+            + first_reasons(train_set.left_out)
+        )
     return TrainingSamples(
         train_set,
         config.data.images,
@@ -94,11 +99,26 @@ def batch_plan(
     )
 
 
-def validation_set(config: TrainDetectorConfig, console: Console) -> tuple[AnnotationSet, Path, GroundTruth] | None:
-    """The validation annotations, their folder and COCO's view of them; None without any."""
+def validation_set(
+    config: TrainDetectorConfig, class_names: tuple[str, ...], console: Console
+) -> tuple[AnnotationSet, Path, GroundTruth] | None:
+    """The validation annotations, their folder and COCO's view of them; None without any.
+
+    Raises DatasetError when files are missing or the classes are not the model's; says when the metric is undefined.
+    """
     if config.data.val_annotations is None:
         return None
     images = config.data.val_images or config.data.images
     annotations = read_split(config, config.data.val_annotations, images, "val", console)
     check_files([images / image.file_name for image in annotations.images])
-    return annotations, images, GroundTruth(evaluation_source(config.data.val_annotations, annotations))
+    ground_truth = GroundTruth(annotations, config.data.val_annotations)
+    ground_truth.category_of_class(class_names)
+    metric = config.evaluation.metric
+    if evaluate_boxes(ground_truth, {}).value(metric) is None:
+        what = "objects of that size" if annotations.num_objects() else "boxes"
+        say(
+            console,
+            f"{config.data.val_annotations}: no {what}, so {metric} is undefined: "
+            "no weights will be kept as the best, and nothing stops early",
+        )
+    return annotations, images, ground_truth

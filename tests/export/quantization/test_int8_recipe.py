@@ -40,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sets_of_images_are_found_or_it_is_said_why_not(folder: Path, tmp_path: Path):
     assert list(ImageSet.from_folder(folder).files) == list(range(8))
-    coco = ImageSet.from_coco(folder / "all.json")
+    coco = ImageSet.from_annotations(folder / "all.json")
     assert list(coco.files) == list(range(10, 18))
     assert coco.files[12] == folder / "2.png"
     with pytest.raises(SourceError, match="expected a folder with images"):
         ImageSet.from_folder(tmp_path)
     with pytest.raises(DatasetError, match=r"0\.png.*name their folder"):
-        ImageSet.from_coco(folder / "all.json", tmp_path)
+        ImageSet.from_annotations(folder / "all.json", tmp_path)
 
 
 def test_a_part_of_the_images_is_spread_over_all(folder: Path, float_model):
@@ -85,7 +85,7 @@ def test_the_plain_recipe_quantises_everything(folder: Path, float_model):
 def test_the_other_forms_are_made_and_judged_on_annotations(folder: Path, float_model, form):
     model, manifest = float_model
     config = Int8Config(form=form, rules=(MinMaxRule(),), equalize=False, allowed_loss=1.0)
-    images = ImageSet.from_coco(folder / "all.json")
+    images = ImageSet.from_annotations(folder / "all.json")
     result = make_int8(model, manifest, images, config)
     assert ("stem" in result.pinned.values()) == (form == "onnxruntime")
     assert 0 <= evaluate_model(result.model, manifest, images, "onnxruntime") <= 1
@@ -133,7 +133,7 @@ def test_the_published_network_bears_eight_bits(shared, tmp_path: Path):
     annotations = {
         split: shared(f"data/coco_mini/annotations/instances_{split}2017.json") for split in ("train", "val")
     }
-    train, val = (ImageSet.from_coco(annotations[split]) for split in ("train", "val"))
+    train, val = (ImageSet.from_annotations(annotations[split]) for split in ("train", "val"))
     reached = {}
     for name, config in (("ours", Int8Config(rules=(SquaredErrorRule(),), allowed_loss=1.0)), ("plain", PLAIN)):
         path = tmp_path / f"{name}.onnx"

@@ -271,7 +271,7 @@ def test_the_class_of_detr_is_the_category_id_of_coco():
 
 
 def test_coco_evaluation_finds_the_categories_by_name(coco_val2014):
-    ground_truth = GroundTruth(coco_val2014 / "instances_val2014_100.json")
+    ground_truth = GroundTruth.read(coco_val2014 / "instances_val2014_100.json")
     mapped = ground_truth.category_of_class(COCO_NAMES_BY_CATEGORY_ID)
     assert len(mapped) == 80
     assert all(class_id == category_id for class_id, category_id in mapped.items())

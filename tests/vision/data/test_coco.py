@@ -7,6 +7,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
@@ -20,7 +21,8 @@ from handeye.vision.data.annotations import (
     Categories,
     annotations_from_lists,
 )
-from handeye.vision.data.coco import read_coco, write_coco
+from handeye.vision.data.checks import check_annotations
+from handeye.vision.data.coco import ID_TWICE, NO_AREA, coco_content, read_coco, write_coco
 from handeye.vision.errors import DatasetError
 
 GOOD: dict[str, Any] = {
@@ -151,9 +153,12 @@ ABSURD = {
     "an empty list of images": (changed("images", value=[]), "no images"),
     "an empty list of categories": (changed("categories", value=[]), "no categories"),
     "an image without a name": (without("images", 0, "file_name"), "images[0]: no 'file_name'"),
-    "an image without a size": (without("images", 1, "width"), "images[1]: no 'width'"),
-    "an image of no pixels": (changed("images", 0, "height", value=0), "a.jpg: an image of 0 x 64"),
-    "an image id of text": (changed("images", 0, "id", value="7"), "expected a whole number, got '7'"),
+    "a size that nobody knows": (without("images", 1, "width"), "images[1]: states no size, and the image cannot"),
+    "an image of no pixels": (
+        changed("images", 0, "height", value=0),
+        "images[0]: states no size, and the image cannot",
+    ),
+    "an image id of no text": (changed("images", 0, "id", value=" "), "expected a whole number, got ' '"),
     "an image id used twice": (changed("images", 1, "id", value=7), "is used twice"),
     "a file name used twice": (changed("images", 1, "file_name", value="a.jpg"), "is used twice"),
     "a file name that climbs out": (changed("images", 0, "file_name", value="../../x.jpg"), "below the image folder"),
@@ -170,6 +175,12 @@ ABSURD = {
     "a category id used twice": (changed("categories", 1, "id", value=90), "category id 90 is used twice"),
     "a category id of NaN": (changed("categories", 1, "id", value=float("nan")), "expected a whole number"),
     "an infinite image size": (changed("images", 0, "width", value=float("inf")), "expected a whole number"),
+    "a category without a word": (changed("categories", 0, "name", value=None), "the name of a class, got None"),
+    "a class name used twice": (
+        changed("categories", value=[{"id": 0, "name": "a", "supercategory": "none"}, {"id": 1, "name": "a"}]),
+        "categories[1]: the class name 'a' is used twice (ids 0 and 1)",
+    ),
+    "an area of text": (changed("annotations", 0, "area", value="5"), "expected a number, got '5'"),
     "a crowd flag of text": (changed("annotations", 0, "iscrowd", value="no"), "expected a whole number"),
 }
 
@@ -219,3 +230,70 @@ def test_a_set_of_a_hundred_thousand_boxes_in_one_image(tmp_path):
     image = annotations_from_lists(1, "a.jpg", (40, 40), boxes, [0] * len(boxes))
     write_coco(tmp_path / "many.json", AnnotationSet((image,), Categories((1,), ("one",))))
     assert read_coco(tmp_path / "many.json").num_boxes() == 100_000
+
+
+@pytest.mark.parametrize(("value", "is_crowd"), [(False, False), (True, True), (None, False), (0, False), (1.0, True)])
+def test_a_crowd_flag_may_be_a_flag_or_null(tmp_path, value, is_crowd):
+    (image, *_) = read_coco(write(tmp_path, changed("annotations", 0, "iscrowd", value=value))).images
+    assert image.boxes.is_crowd[0] == is_crowd
+
+
+@pytest.mark.parametrize("area", [None, float("nan"), float("inf"), -4.0])
+def test_an_area_that_is_none_is_that_of_the_box(tmp_path, area):
+    box = [1.1, 2.3, 7.7, 9.9]
+    content = changed("annotations", 0, "bbox", value=box)
+    content["annotations"][0]["area"] = area
+    annotations = read_coco(write(tmp_path, content))
+    image = next(each for each in annotations.images if each.image_id == content["annotations"][0]["image_id"])
+    assert image.areas[0] == box[2] * box[3]
+    assert [remark.kind for remark in annotations.remarks] == ([] if area is None else [NO_AREA])
+
+
+def test_every_digit_of_a_box_and_an_area_is_kept(tmp_path):
+    """COCO's evaluation compares them in double precision: 0.1 + 0.2 - 0.1 is not 0.2."""
+    content = changed("annotations", 0, "bbox", value=[0.1, 0.3, 0.2, 1 / 3])
+    content["annotations"][0]["area"] = 1023.9999999999
+    annotations = read_coco(write(tmp_path, content))
+    written = coco_content(annotations)["annotations"]
+    assert isinstance(written, list)
+    assert (written[0]["bbox"], written[0]["area"]) == ([0.1, 0.3, 0.2, 1 / 3], 1023.9999999999)
+
+
+@pytest.mark.parametrize("size", [{}, {"width": -1, "height": -1}, {"width": None, "height": 0}])
+def test_a_size_that_is_not_stated_is_that_of_the_image(tmp_path, size):
+    for entry in GOOD["images"]:
+        (tmp_path / "pictures" / entry["file_name"]).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "pictures" / entry["file_name"]), np.zeros((48, 64, 3), np.uint8))
+    content = json.loads(json.dumps(GOOD))
+    content["images"] = [{"id": entry["id"], "file_name": entry["file_name"], **size} for entry in GOOD["images"]]
+    annotations = read_coco(write(tmp_path, content), tmp_path / "pictures")
+    assert {image.size_hw for image in annotations.images} == {(48, 64)}
+    with pytest.raises(DatasetError, match=r"no images: .*images\[0\]: states no size, .*images\[1\]: states no size"):
+        read_coco(write(tmp_path, content), tmp_path / "elsewhere", skip_broken=True)
+
+
+def test_image_ids_may_be_texts(tmp_path):
+    content = json.loads(json.dumps(GOOD))
+    names = {entry["id"]: f"img_{entry['id']}" for entry in GOOD["images"]}
+    first = GOOD["images"][0]["id"]
+    names[first] = str(first)
+    for entry in content["images"]:
+        entry["id"] = names[entry["id"]]
+    for entry in content["annotations"]:
+        entry["image_id"] = names[entry["image_id"]]
+    expected, got = read_coco(write(tmp_path, GOOD)), read_coco(write(tmp_path, content))
+    assert got.images[0].image_id == first, "a text of digits is its number"
+    assert len({image.image_id for image in got.images}) == len(expected)
+    for one, other in zip(expected.images, got.images, strict=True):
+        np.testing.assert_array_equal(one.boxes.xyxy, other.boxes.xyxy)
+
+
+def test_annotation_ids_given_twice_are_found_and_cost_nothing(tmp_path):
+    content = json.loads(json.dumps(GOOD))
+    for entry in content["annotations"]:
+        entry["id"] = 0
+    annotations = read_coco(write(tmp_path, content))
+    assert annotations.num_boxes() == read_coco(write(tmp_path, GOOD)).num_boxes()
+    findings = check_annotations(annotations)
+    assert [finding.kind for finding in findings] == [ID_TWICE] * (len(content["annotations"]) - 1)
+    assert "annotations[1]: id 0" in findings[0].item

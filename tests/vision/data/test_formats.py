@@ -11,7 +11,7 @@ import pytest
 from handeye.tools.command_line import run_command
 from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 from handeye.vision.data.coco import read_coco, write_coco
-from handeye.vision.data.formats import convert, evaluation_source, format_of, images_folder, read_annotations
+from handeye.vision.data.formats import convert, format_of, images_folder, read_annotations
 from handeye.vision.data.yolo_txt import CROWD
 from handeye.vision.errors import DatasetError
 from tests.vision.data.drawn_images import draw_set
@@ -148,13 +148,25 @@ def test_masks_survive_within_coco_and_on_request_only(coco_val2014, tmp_path):
     assert not any(image.masks for image in read_coco(path).images)
 
 
-def test_evaluation_reads_a_coco_file_whole_and_other_sets_as_coco(tmp_path):
-    annotations, images = draw_set(tmp_path)
-    write_coco(tmp_path / "a.json", annotations)
-    assert evaluation_source(tmp_path / "a.json", annotations) == tmp_path / "a.json"
-    convert(annotations, images, "voc", tmp_path / "voc", "copy")
-    content = evaluation_source(tmp_path / "voc", annotations)
-    assert content == json.loads((tmp_path / "a.json").read_text())
+@pytest.mark.parametrize(("word", "is_difficult"), [("Unspecified", False), ("", False), ("1", True), ("True", True)])
+def test_difficult_is_optional_and_may_be_a_word(tmp_path, word, is_difficult):
+    (tmp_path / "a.xml").write_text(VOC_FILE.format(word))
+    (image,) = read_annotations(tmp_path).images
+    assert image.boxes.is_crowd.tolist() == [is_difficult]
+
+
+def test_what_is_wrong_is_named_where_nothing_is_left(tmp_path):
+    (tmp_path / "a.xml").write_text(VOC_FILE.format("hard"))
+    with pytest.raises(DatasetError, match=r"a\.xml: object\[0\]: difficult is 'hard', expected 0 or 1"):
+        read_annotations(tmp_path)
+    (tmp_path / "a.xml").write_bytes(b"\xb5\xc4")
+    with pytest.raises(DatasetError, match=r"no annotated images: .*a\.xml: not valid XML"):
+        read_annotations(tmp_path, skip_broken=True)
+
+
+VOC_FILE = """<annotation><filename>a.jpg</filename><size><width>9</width><height>9</height></size>
+<object><name>x</name><difficult>{}</difficult>
+<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object></annotation>"""
 
 
 def test_convert_dataset_reports_and_refuses_to_overwrite(tmp_path, capsys):

@@ -8,7 +8,7 @@ import pytest
 
 from handeye.vision.data.annotations import AnnotationSet, Categories, annotations_from_lists
 from handeye.vision.data.coco import read_coco, write_coco
-from handeye.vision.evaluation.average_precision import evaluate_boxes
+from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes
 from handeye.vision.evaluation.plots import (
     PrecisionRecall,
     best_common_threshold,
@@ -116,7 +116,7 @@ def test_areas_agree_with_faster_coco_eval_on_real_annotations(coco_val2014):
         detections[image.image_id] = Detections(
             boxes[order], scores[order], class_ids[order].astype(np.int64), annotations.categories.names
         )
-    expected = evaluate_boxes(path, detections).AP50_of_class
+    expected = evaluate_boxes(GroundTruth.read(path), detections).AP50_of_class
     curves = precision_recall(annotations, detections)
     assert len(curves) > 30
     for curve in curves:
@@ -128,7 +128,7 @@ def test_written_sets_give_the_same_figure(tmp_path):
     write_coco(tmp_path / "a.json", annotations)
     detections = {1: found([A, FAR, B], [0.9, 0.8, 0.7])}
     (curve,) = precision_recall(annotations, detections)
-    assert pytest.approx(curve.average_precision) == evaluate_boxes(tmp_path / "a.json", detections).AP50
+    assert pytest.approx(curve.average_precision) == evaluate_boxes(GroundTruth(annotations), detections).AP50
 
 
 def test_plots_are_image_files(tmp_path):
