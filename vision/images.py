@@ -8,6 +8,8 @@ was trained and what runs cannot drift apart.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -174,7 +176,7 @@ def resize_antialiased(
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Image files of a folder by suffix, sorted; with `recursive` of its subfolders too.
+    """Image files of a folder by suffix, in natural order; with `recursive` of its subfolders too.
 
     Hidden files are left out: half-written ones of a killed process, and macOS's companions. Links are followed, and
     loops of links end.
@@ -189,7 +191,12 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
             visible = (Path(place, name) for name in names if not name.startswith("."))
             found += [path for path in visible if has_image_suffix(path)]
         seen.add(real)
-    return sorted(found)
+    return natural_order(found)
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Sorted with numbers by their value: 2.jpg before 10.jpg, as cameras and editors count their frames."""
+    return sorted(paths, key=lambda path: ([_text_and_numbers(part) for part in path.parts], path))
 
 
 def has_image_suffix(path: Path) -> bool:
@@ -232,6 +239,11 @@ def decode_image(content: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
     if image_bgr is None:
         raise SourceError(f"{origin}: is not an image that OpenCV can decode, or it is damaged")
     return cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB, dst=image_bgr)
+
+
+def _text_and_numbers(name: str) -> list[str | int]:
+    """The name cut into text and whole numbers, which take turns, so that lists of two names can be compared."""
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split("([0-9]+)", name))]
 
 
 def _fit(image: np.ndarray, resized_hw: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:

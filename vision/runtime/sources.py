@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from handeye.vision.errors import SourceError
-from handeye.vision.images import IMAGE_SUFFIXES, has_image_suffix, list_images, read_image
+from handeye.vision.images import IMAGE_SUFFIXES, has_image_suffix, list_images, natural_order, read_image
 from handeye.vision.runtime.video_writer import quiet_opencv
 
 USUAL_FPS = 25.0
@@ -75,7 +75,7 @@ def open_stream(source: str, timeout_s: float = 10.0) -> Stream:
     if path.is_dir():
         return ImageFiles(_images_in(path))
     if glob.has_magic(source) and not path.exists():
-        matches = sorted(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - may be absolute
+        matches = natural_order(Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207 - absolute
         return ImageFiles([match for match in matches if has_image_suffix(match)], source)
     if not path.exists():
         raise SourceError(f"{source}: there is no such file, folder or pattern; a camera is given by its number")

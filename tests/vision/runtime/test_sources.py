@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from handeye.vision.errors import SourceError
+from handeye.vision.images import list_images
 from handeye.vision.runtime.sources import open_stream
 from handeye.vision.runtime.video_writer import VideoWriter
 
@@ -159,6 +160,17 @@ def test_folders_and_patterns_give_images_in_the_order_of_their_names(tmp_path: 
     with open_stream(str(tmp_path)) as stream:
         assert stream.num_images == 3
         assert stream.fps is None
+
+
+def test_frames_numbered_without_zeros_come_in_the_order_of_their_numbers(tmp_path: Path):
+    numbers = [*range(9, 13), *range(99, 102), 0, 2, 10**20]
+    write_images(tmp_path, [f"cam{place}/frame{number}.png" for place in (10, 2) for number in numbers])
+    ordered = [f"frame{number}.png" for number in sorted(numbers)]
+    assert [name for name, _, _ in read_all(str(tmp_path / "cam2"))] == ordered
+    assert [name for name, _, _ in read_all(str(tmp_path / "cam2/*.png"))] == ordered
+    both = [f"cam{place}/{name}" for place in (2, 10) for name in ordered]
+    assert [name for name, _, _ in read_all(str(tmp_path / "*/*.png"))] == both
+    assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=True)] == both
 
 
 def test_an_image_is_known_by_its_content_when_its_suffix_is_not(tmp_path: Path):
