@@ -118,7 +118,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         content = json.loads(text)
     except ValueError as error:
-        raise ModelFileError(f"{path}: its handeye manifest cannot be used: it is not JSON: {error}") from error
+        raise ModelFileError(f"{path}: its handeye manifest cannot be used: Invalid JSON: {error}") from error
     manifest = validate_manifest(content, origin=f"{path}: its handeye manifest cannot be used")
     if manifest.graph_sha256 != file.graph_sha256:
         raise ModelFileError(f"{path}: the graph is not the one its manifest was written for; export the model again")
