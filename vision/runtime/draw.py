@@ -173,7 +173,16 @@ def _font_with(letters: str, size_px: int) -> ImageFont.FreeTypeFont | None:
             font = ImageFont.truetype(name, size_px)
         except OSError:
             continue
-        missing = bytes(font.getmask(NO_LETTER))
-        if all(bytes(font.getmask(letter)) != missing for letter in letters):
+        missing = _drawn_by(font, NO_LETTER)
+        if all(_drawn_by(font, letter) != missing for letter in letters):
             return font
     return None
+
+
+def _drawn_by(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
+    """The pixels of a letter."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (round(2 * font.size), round(2 * font.size)))
+    ImageDraw.Draw(canvas).text((0, 0), letter, fill=255, font=font)
+    return canvas.tobytes()
