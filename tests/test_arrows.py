@@ -19,7 +19,7 @@ PACKAGES = {
 }
 # Low to high: a module may import its own layer and the layers below it.
 VISION_LAYERS = (
-    {"errors", "files", "config", "images", "boxes"},
+    {"errors", "files", "config", "jpeg", "images", "boxes"},
     {"layers"},
     {"backbones", "necks", "heads"},
     {"detector", "classifier"},
@@ -32,7 +32,7 @@ VISION_LAYERS = (
     {"training"},
 )
 # These run on the robot computer: they lean on nothing but these, however high they stand.
-RUNTIME_MAY_IMPORT = {"errors", "files", "config", "images", "boxes", "runtime"}
+RUNTIME_MAY_IMPORT = {"errors", "files", "config", "jpeg", "images", "boxes", "runtime"}
 TRACKING_MAY_IMPORT = RUNTIME_MAY_IMPORT | {"tracking"}
 # A room of robot and what it must not import.
 ROBOT_WALLS = {

@@ -38,10 +38,13 @@ class Arguments(StreamArguments):
 
 
 def run(arguments: Arguments) -> int:
-    """Detect until the source ends; a source that breaks off keeps what was done and ends with an error."""
+    """Detect until the source ends; a source that breaks off keeps what was done and ends with an error.
+
+    Images that cannot be read are named and skipped; then the exit code is 1.
+    """
     output, source = arguments.output, arguments.source
     detector = arguments.load()
-    with handeye.stream(detector, source, timeout_s=arguments.timeout_s) as frames:
+    with handeye.stream(detector, source, timeout_s=arguments.timeout_s, skip_broken=True) as frames:
         attention = None
         if arguments.show == "attention" and arguments.draw:
             attention = AttentionMaps(detector.image_detector)
@@ -52,7 +55,7 @@ def run(arguments: Arguments) -> int:
     report_stream(arguments, detector, done, output, {"detections": writing.num_detections})
     if done.failure is not None:
         raise done.failure
-    return 0
+    return 1 if done.num_broken else 0
 
 
 @dataclass(slots=True)

@@ -25,8 +25,9 @@ class DetectorArguments:
     engine: EngineChoice = "auto"
     """Inference engine; auto takes the fastest that is installed. Checkpoints run in torch."""
     model_format: ModelFormat | None = None
-    """Format of an ONNX file that another program exported: yolox gives raw head outputs; rtdetr (and D-FINE) gives
-    boxes, scores and labels, and takes the size of the image as second input."""
+    """Format of an ONNX file that another program exported: yolox, of which the first run shows whether its boxes
+    are decoded (yolox-raw and yolox-decoded state it where it does not show); rtdetr (and D-FINE) gives boxes, scores
+    and labels, and takes the size of the image as second input."""
     score_threshold: float | None = None
     """Drop detections with a lower score; the default comes with the model."""
     iou_threshold: float | None = None

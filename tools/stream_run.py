@@ -55,10 +55,12 @@ class StreamArguments(DetectorArguments):
 
 @dataclass(slots=True)
 class StreamRun:
-    """The stages of each frame and the whole run, in seconds, and how the source broke off if it did."""
+    """The stages of each frame and the whole run, in seconds; how many images could not be read; how the source broke
+    off if it did."""
 
     stages_s: list[Mapping[str, float]] = field(default_factory=list)
     wall_s: float = 0.0
+    num_broken: int = 0
     failure: SourceError | None = None
 
 
@@ -69,7 +71,13 @@ def run_stream(
 
     A source that gives no frame at all raises its SourceError.
     """
-    errors, done = Console(stderr=True), StreamRun()
+    errors, done, num_told = Console(stderr=True, soft_wrap=True, highlight=False, markup=False), StreamRun(), 0
+
+    def tell() -> int:
+        for note in stream.notes[num_told:]:
+            errors.print(f"handeye: {note}")
+        return len(stream.notes)
+
     started = time.perf_counter()
     with Progress(console=errors, transient=True, disable=not errors.is_terminal) as progress:
         task = progress.add_task(doing, total=arguments.frames or stream.num_images)
@@ -78,10 +86,13 @@ def run_stream(
                 step(frame, result)
                 done.stages_s.append(stream.stage_times_s)
                 progress.advance(task)
+                num_told = tell()
         except SourceError as error:
             done.failure = error
         except KeyboardInterrupt:
-            errors.print("stopped", highlight=False)
+            errors.print("stopped")
+        num_told = tell()
+    done.num_broken = stream.num_broken
     done.wall_s = time.perf_counter() - started
     if not done.stages_s:
         raise done.failure or SourceError(f"{arguments.source}: stopped before the first image")
@@ -96,12 +107,14 @@ def report_stream(
     fps = num_images / sum(sum(call.values()) for call in done.stages_s)
     console = Console(highlight=False, soft_wrap=True)
     print_stages(console, stages, title=f"{detector.engine}, {detector.threads} threads")
-    counts = ", ".join(f"{number} {what}" for what, number in ({"images": num_images} | dict(found)).items())
+    counted = {"images": num_images} | ({"skipped": done.num_broken} if done.num_broken else {}) | dict(found)
+    counts = ", ".join(f"{number} {what}" for what, number in counted.items())
     console.print(f"{counts}: {fps:.1f} fps; {num_images / done.wall_s:.1f} fps with drawing and writing")
     console.print(f"results in {output}")
     if arguments.json is not None:
         result = {
             "images": num_images,
+            "skipped": done.num_broken,
             "fps": fps,
             "wall_fps": num_images / done.wall_s,
             "engine": detector.engine,

@@ -35,11 +35,14 @@ class Arguments(StreamArguments, TrackerArguments):
 
 
 def run(arguments: Arguments, overrides: list[str]) -> int:
-    """Track until the source ends; a source that breaks off keeps what was done and ends with an error."""
+    """Track until the source ends; a source that breaks off keeps what was done and ends with an error.
+
+    Images that cannot be read are named and skipped; then the exit code is 1.
+    """
     config = arguments.load_config(overrides)
     output, source = arguments.output, arguments.source
     detector = arguments.load()
-    with handeye.track(detector, source, config, timeout_s=arguments.timeout_s) as frames:
+    with handeye.track(detector, source, config, timeout_s=arguments.timeout_s, skip_broken=True) as frames:
         frames.detector.warm_up()
         with StreamFiles(output, source, lines_name=LINES_NAME, fps=frames.fps, draw=arguments.draw) as files:
             writing = TrackWriter(frames.tracker, files)
@@ -48,7 +51,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     report_stream(arguments, detector, done, output, found)
     if done.failure is not None:
         raise done.failure
-    return 0
+    return 1 if done.num_broken else 0
 
 
 @dataclass(slots=True)

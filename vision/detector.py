@@ -6,6 +6,7 @@ The type of the output is the same in training and inference; it does not depend
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from handeye.vision.backbones.build import BackboneConfig, build_backbone
 from handeye.vision.backbones.cspdarknet import CSPDarknetConfig
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import Config
+from handeye.vision.errors import ConfigError
 from handeye.vision.heads.build import HeadConfig, build_head
 from handeye.vision.heads.outputs import GridOutput, QueryOutput
 from handeye.vision.heads.yolox import YoloxHeadConfig
@@ -28,6 +30,9 @@ from handeye.vision.necks.path_aggregation import PathAggregationConfig
 
 DetectorOutput = GridOutput | QueryOutput
 """What a detector gives: heads over cells the first, heads of queries the second; both have `rows`."""
+
+USUAL_MULTIPLE = 32
+"""Sizes that it divides fit every detector whose coarsest stride is at most 32: nothing needs to be built to know."""
 
 
 class DetectorConfig(Config):
@@ -62,7 +67,16 @@ class DetectorConfig(Config):
         if len(self.class_names) != self.num_classes:
             raise ValueError(f"num_classes is {self.num_classes} but class_names holds {len(self.class_names)} names")
         if len(set(self.class_names)) != self.num_classes:
-            raise ValueError("class_names holds a name twice")
+            twice = [name for name, number in Counter(self.class_names).items() if number > 1]
+            raise ValueError(f"class_names holds a name twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_size(self) -> DetectorConfig:
+        has_fixed_size = self.preprocessing.resize != "shorter_side"
+        if has_fixed_size and any(side % USUAL_MULTIPLE for side in self.preprocessing.size_hw):
+            with torch.device("meta"):  # the shapes of all parts, without their numbers
+                Detector(self)
         return self
 
 
@@ -82,6 +96,7 @@ class Detector(nn.Module):
         self.head = build_head(config.head, self.neck.channels, self.neck.strides, config.num_classes)
         narrow(self, config.widths)
         self.size_multiple = _size_multiple((self.backbone, self.neck, self.head), self.backbone.strides[-1])
+        require_multiple(config.preprocessing.size_hw, self.size_multiple, "preprocessing.size_hw")
 
     def forward(
         self,
@@ -89,18 +104,25 @@ class Detector(nn.Module):
         targets: Sequence[BoxTargets] | None = None,
         is_pad: Bool[Tensor, "B H W"] | None = None,
     ) -> DetectorOutput:
-        """Raises ValueError for a height or width that `size_multiple` does not divide."""
+        """Raises ConfigError for a height or width that `size_multiple` does not divide."""
         height, width = images.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            raise ValueError(
-                f"expected a height and width that are multiples of {self.size_multiple}, got {height} x {width}"
-            )
+        require_multiple((height, width), self.size_multiple, "input")
         if is_pad is None and (height % self.backbone.strides[-1] or width % self.backbone.strides[-1]):
             # The features cover more than the input: only a mask tells the head how large the input is.
             is_pad = torch.zeros_like(images[:, 0], dtype=torch.bool)
         features = self.backbone(images)  # one (B, C, H/s, W/s) for each stride s
         pyramid = self.neck(features)  # one for each stride of the neck
         return self.head(pyramid, targets, is_pad)
+
+
+def require_multiple(size_hw: tuple[int, int], multiple: int, what: str) -> None:
+    """Raise ConfigError, with the next larger size that fits, unless `multiple` divides height and width."""
+    if any(side % multiple for side in size_hw):
+        height, width = (-(-side // multiple) * multiple for side in size_hw)
+        raise ConfigError(
+            f"{what}: expected a height and width that are multiples of {multiple}, got {size_hw[0]} x {size_hw[1]}; "
+            f"{height} x {width} would do"
+        )
 
 
 def _size_multiple(parts: Sequence[nn.Module], coarsest: int) -> int:

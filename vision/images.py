@@ -8,6 +8,8 @@ was trained and what runs cannot drift apart.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +25,32 @@ from typing_extensions import assert_never
 from handeye.vision.config import Config
 from handeye.vision.errors import SourceError
 from handeye.vision.files import replacing
+from handeye.vision.jpeg import decode_jpeg, is_cut_off
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    f".{name}"
+    for names in ("avif bmp dib gif jfif jp2 jpe", "jpeg jpg pbm pgm png pnm", "ppm tif tiff webp")
+    for name in names.split()
+)
 """Suffixes of the files that are taken for images, in lower case."""
+HEIF_BRANDS = {
+    b"avif",
+    b"avis",
+    b"heic",
+    b"heim",
+    b"heis",
+    b"heix",
+    b"hevc",
+    b"hevm",
+    b"hevs",
+    b"hevx",
+    b"mif1",
+    b"msf1",
+}
+"""Of HEIC and AVIF images, which share their container with mp4."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue on the scale 0..1, as all published weights that start from it have them."""
@@ -174,7 +196,7 @@ def resize_antialiased(
 
 
 def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Image files of a folder by suffix, sorted; with `recursive` of its subfolders too.
+    """Image files of a folder by suffix, in natural order; with `recursive` of its subfolders too.
 
     Hidden files are left out: half-written ones of a killed process, and macOS's companions. Links are followed, and
     loops of links end.
@@ -189,12 +211,22 @@ def list_images(folder: Path, *, recursive: bool = False) -> list[Path]:
             visible = (Path(place, name) for name in names if not name.startswith("."))
             found += [path for path in visible if has_image_suffix(path)]
         seen.add(real)
-    return sorted(found)
+    return natural_order(found)
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Sorted with numbers by their value: 2.jpg before 10.jpg, as cameras and editors count their frames."""
+    return sorted(paths, key=lambda path: ([_text_and_numbers(part) for part in path.parts], path))
 
 
 def has_image_suffix(path: Path) -> bool:
     """Whether a file's name is that of an image."""
     return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether a file of these first twelve bytes is a HEIC or AVIF image."""
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
@@ -225,13 +257,26 @@ def decode_image(content: bytes, origin: str) -> UInt8[np.ndarray, "h w 3"]:
         raise SourceError(f"{origin}: is empty")
     if _is_cut_off(content):
         raise SourceError(f"{origin}: is cut off; the end of the image is missing")
+    lost = ""
     try:
-        image_bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if content.startswith(b"\xff\xd8"):
+            image_bgr, lost = decode_jpeg(content, origin)
+        else:
+            image_bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise SourceError(f"{origin}: cannot be decoded as an image: {' '.join(str(error).split())}") from error
+    if lost:
+        raise SourceError(f"{origin}: is damaged, part of the image is missing ({lost})")
+    if image_bgr is None and is_heif(content[:12]):
+        raise SourceError(f"{origin}: is a HEIC image, which OpenCV does not decode; convert it to JPEG or PNG")
     if image_bgr is None:
         raise SourceError(f"{origin}: is not an image that OpenCV can decode, or it is damaged")
     return cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB, dst=image_bgr)
+
+
+def _text_and_numbers(name: str) -> list[str | int]:
+    """The name cut into text and whole numbers, which take turns, so that lists of two names can be compared."""
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split("([0-9]+)", name))]
 
 
 def _fit(image: np.ndarray, resized_hw: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
@@ -291,20 +336,7 @@ def _normalise(values: np.ndarray, preprocessing: Preprocessing) -> None:
 def _is_cut_off(content: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; their decoders fill the missing rows with grey and report nothing."""
     if content.startswith(b"\xff\xd8"):
-        return content.rfind(b"\xff\xd9", _start_of_scan(content)) < 0
+        return is_cut_off(content)
     if content.startswith(b"\x89PNG"):
         return b"IEND\xaeB`\x82" not in content
     return False
-
-
-def _start_of_scan(content: bytes) -> int:
-    """Offset of the JPEG's first scan: segments are skipped by length: an EXIF thumbnail has an end marker too."""
-    position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF:
-        marker = content[position + 1]
-        if marker == 0xDA:
-            return position
-        has_length = marker != 0xFF and marker != 0x01 and not 0xD0 <= marker <= 0xD9
-        length = int.from_bytes(content[position + 2 : position + 4], "big") + 2 if has_length else 2
-        position += 1 if marker == 0xFF else length
-    return len(content)

@@ -15,7 +15,8 @@ from handeye.robot.camera.rectification import Undistortion
 from handeye.robot.errors import CameraError
 from handeye.robot.types import Frame
 from handeye.vision.errors import SourceError
-from handeye.vision.runtime.sources import CameraStream, StreamImage
+from handeye.vision.runtime.camera_stream import CameraStream
+from handeye.vision.runtime.video_file import StreamImage
 
 
 class OpencvCamera:

@@ -20,6 +20,7 @@ from handeye.robot.camera.rectification import depth_to_metres
 from handeye.robot.errors import CameraError, TransformError
 from handeye.robot.transforms import nearest_transform
 from handeye.robot.types import Frame
+from handeye.vision.images import natural_order
 
 # Recorded poses are printed with few digits; a rotation is accepted up to this and then made exact.
 _POSE_TOLERANCE = 1e-2
@@ -97,7 +98,7 @@ def load_rgbd_recording(folder: Path) -> RgbdRecording:
     folder = Path(folder)
     if not folder.is_dir():
         raise CameraError(f"{folder}: expected a folder with a recording, there is none")
-    if poses := sorted(folder.rglob("*.pose.txt")):
+    if poses := natural_order(folder.rglob("*.pose.txt")):
         return _load_seven_scenes(folder, poses)
     if (folder / "odometry.log").is_file():
         return _load_open3d(folder)
@@ -122,7 +123,7 @@ def _load_open3d(folder: Path) -> RgbdRecording:
     if not rows or len(rows) % 5 or any(len(row) != 4 for i, row in enumerate(rows) if i % 5):
         raise CameraError(f"{path}: expected groups of five lines, counters and a 4 x 4 pose")
     poses = [_exact_pose(np.array(rows[i + 1 : i + 5], dtype=np.float64), str(path)) for i in range(0, len(rows), 5)]
-    colors, depths = sorted((folder / "color").iterdir()), sorted((folder / "depth").iterdir())
+    colors, depths = (natural_order((folder / kind).iterdir()) for kind in ("color", "depth"))
     if not len(poses) == len(colors) == len(depths):
         raise CameraError(f"{folder}: {len(poses)} poses, {len(colors)} colour and {len(depths)} depth images")
     frames = tuple(RecordedFrame(*images) for images in zip(colors, depths, poses, strict=True))

@@ -50,7 +50,8 @@ def load(
     """Load a detector: a native checkpoint (.safetensors), an ONNX file or a TensorRT engine.
 
     engine: inference engine of an ONNX file; auto takes the fastest that is installed. Checkpoints run in torch.
-    model_format: format of an ONNX file that another program exported: "yolox" or "rtdetr" (D-FINE's too).
+    model_format: format of an ONNX file that another program exported: "yolox" ("yolox-raw", "yolox-decoded")
+        or "rtdetr" (D-FINE's too).
     score_threshold, iou_threshold: lowest score and NMS threshold, in [0, 1]; None takes those of the model.
     classes: names of the classes to keep; None keeps all.
     threads: threads of the engine; None takes one per processor.

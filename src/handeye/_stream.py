@@ -41,12 +41,14 @@ class FrameStream(ABC, Generic[Result]):
     Raises SourceError when the source breaks off.
     """
 
-    def __init__(self, detector: Detector, source: str | Path | int, timeout_s: float) -> None:
+    def __init__(
+        self, detector: Detector, source: str | Path | int, timeout_s: float, *, skip_broken: bool = False
+    ) -> None:
         self.detector = detector
         self.source = str(source)
         self.stage_times_s: Mapping[str, float] = {}
         """Seconds of each stage of the latest frame; `read` includes waiting for a camera."""
-        self._stream = open_stream(self.source, timeout_s)
+        self._stream = open_stream(self.source, timeout_s, skip_broken=skip_broken)
         self._results = self._run()
 
     @property
@@ -58,6 +60,16 @@ class FrameStream(ABC, Generic[Result]):
     def num_images(self) -> int | None:
         """How many images there are; None when only the source knows."""
         return self._stream.num_images
+
+    @property
+    def num_broken(self) -> int:
+        """How many images could not be read so far and were skipped."""
+        return self._stream.num_broken
+
+    @property
+    def notes(self) -> list[str]:
+        """What did not end the stream but should be known, one line each: skipped files, a camera that was reopened."""
+        return self._stream.notes
 
     def __enter__(self) -> Self:
         return self
@@ -112,17 +124,19 @@ class TrackStream(FrameStream[BoxTracks]):
         source: str | Path | int,
         tracker: TrackerName | BoxTrackingConfig | ImageTracker,
         timeout_s: float,
+        *,
+        skip_broken: bool = False,
     ) -> None:
         config = tracker_config(tracker) if isinstance(tracker, str) else tracker
         if isinstance(config, BoxTrackingConfig):
             detector = detector.for_tracking(config)
-        super().__init__(detector, source, timeout_s)
+        super().__init__(detector, source, timeout_s, skip_broken=skip_broken)
         self.tracker = ImageTracker(config, self.fps) if isinstance(config, BoxTrackingConfig) else config
         self._num_images = 0
 
     def _process(self, frame: StreamImage) -> tuple[StreamImage, BoxTracks]:
         if self.fps is None:  # single images count as taken one after the other at the tracker's frame rate
-            frame = frame._replace(stamp_s=self._num_images / self.tracker.frame_rate)
+            frame = frame._replace(stamp_s=(self._num_images + self.num_broken) / self.tracker.frame_rate)
         self._num_images += 1
         detections = self.detector(frame.image_rgb)
         started = time.perf_counter()
@@ -134,16 +148,20 @@ class TrackStream(FrameStream[BoxTracks]):
         return frame, tracks
 
 
-def stream(detector: Detector, source: str | Path | int, *, timeout_s: float = 10.0) -> DetectionStream:
+def stream(
+    detector: Detector, source: str | Path | int, *, timeout_s: float = 10.0, skip_broken: bool = False
+) -> DetectionStream:
     """Detect in every frame of a source: `for frame, detections in handeye.stream(detector, "video.mp4"): ...`.
 
     source: an image, a folder, a pattern ("shots/*.png"), a video file, a camera index (0) or a URL ("rtsp://...").
-    timeout_s: how long a camera may take to open or to give its next frame, in seconds.
+    timeout_s: how long a camera may take to open or to give its next frame, in seconds. One that hangs up is opened
+        again up to five times.
+    skip_broken: skip images of a folder or pattern that cannot be read; `notes` names them, `num_broken` counts them.
 
     The iterator is also a context manager, which closes the source when the loop is left early. Raises SourceError
     when the source cannot be opened or breaks off.
     """
-    return DetectionStream(detector, source, timeout_s)
+    return DetectionStream(detector, source, timeout_s, skip_broken=skip_broken)
 
 
 def track(
@@ -152,17 +170,19 @@ def track(
     tracker: TrackerName | BoxTrackingConfig | ImageTracker = "bytetrack",
     *,
     timeout_s: float = 10.0,
+    skip_broken: bool = False,
 ) -> TrackStream:
     """Detect and track along a source: `for frame, tracks in handeye.track(detector, "video.mp4"): ...`.
 
     tracker: "sort", "bytetrack" or "ocsort" with the settings of its paper, a configuration, or an `ImageTracker`.
-    source, timeout_s: as for `handeye.stream`; images without a time count as taken at the tracker's frame rate.
+    source, timeout_s, skip_broken: as for `handeye.stream`; images without a time count as taken at the tracker's
+        frame rate, skipped ones too.
 
     The detector gives all scores that the tracker can use, unless `load` was given a score_threshold; with an
     `ImageTracker` its threshold stays. Raises SourceError when the source cannot be opened, breaks off or gives frames
     out of order.
     """
-    return TrackStream(detector, source, tracker, timeout_s)
+    return TrackStream(detector, source, tracker, timeout_s, skip_broken=skip_broken)
 
 
 def tracker_config(

@@ -112,6 +112,20 @@ def test_images_keep_their_names_and_are_never_overwritten(sample, tmp_path: Pat
     assert (folder / "kitchen.jpg").read_bytes() == original
 
 
+def test_a_broken_image_of_a_folder_is_named_and_the_others_are_done(tmp_path: Path, detect, capfd):
+    folder = tmp_path / "shots"
+    folder.mkdir()
+    for number in range(4):
+        assert cv2.imwrite(str(folder / f"{number}.png"), np.full((40, 60, 3), 60 * number, np.uint8))
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:-20])
+    assert detect(folder) == 1
+    assert [line["name"] for line in read_lines(tmp_path)] == ["0.png", "1.png", "3.png"]
+    output = capfd.readouterr()
+    assert "2.png: is cut off" in output.err
+    assert "3 images, 1 skipped" in output.out
+    assert json.loads((tmp_path / "r.json").read_text())["skipped"] == 1
+
+
 def test_without_drawing_only_the_lines_are_written(sample, tmp_path: Path, detect):
     assert detect(sample("video/bottles.mp4"), "--frames", "2", "--no-draw") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]

@@ -181,6 +181,17 @@ def test_images_in_a_folder_come_one_after_the_other_at_the_configured_rate(
     assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == [f"{n}.png" for n in range(4)]
 
 
+def test_a_broken_image_of_a_folder_takes_its_time_and_is_skipped(sample: Find, tmp_path: Path, track: Track) -> None:
+    (tmp_path / "shots").mkdir()
+    for number, image_rgb in enumerate(frames_of(sample("video/cubes.mp4"), 0, 4)):
+        assert cv2.imwrite(str(tmp_path / f"shots/{number}.png"), cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    (tmp_path / "shots/1.png").write_bytes(b"")
+    assert track(tmp_path / "shots", "frame_rate=5") == 1
+    assert [(line["name"], line["stamp_s"]) for line in read_lines(tmp_path)] == [
+        (f"{n}.png", n / 5) for n in (0, 2, 3)
+    ]
+
+
 @pytest.mark.parametrize(
     ("source", "options", "told"),
     [

@@ -44,6 +44,20 @@ def test_other_sizes_are_refused_in_words(detector, size_hw):
         detector(torch.rand(1, 3, *size_hw))
 
 
+@pytest.mark.parametrize(("size_hw", "next_size"), [([72, 128], "96 x 128"), ([720, 1280], "736 x 1280")])
+def test_a_configured_size_that_the_stride_does_not_divide_is_a_mistake_in_the_configuration(size_hw, next_size):
+    content = {**small_config().model_dump(), "preprocessing": {"size_hw": size_hw}}
+    with pytest.raises(ConfigError, match=rf"size_hw.*multiples of 32, got .*{next_size} would do") as caught:
+        validate_config(DetectorConfig, content, origin="train.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_class_that_is_named_twice_is_told():
+    content = {**small_config().model_dump(), "num_classes": 3, "class_names": ("a", "b", "a")}
+    with pytest.raises(ConfigError, match="class_names holds a name twice: a"):
+        validate_config(DetectorConfig, content, origin="train.yaml")
+
+
 def test_training_and_use_give_the_same_kind_of_output(detector):
     images = torch.rand(2, 3, 64, 96)
     in_use = detector(images)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -226,6 +228,41 @@ def test_grey_alpha_and_16_bit_images_become_8_bit_rgb(tmp_path: Path):
     np.testing.assert_array_equal(read_image(write(tmp_path / "deep.png", deep)), colours)
     # The TIFF decoder rounds where the PNG decoder cuts.
     assert np.abs(read_image(write(tmp_path / "deep.tif", deep)).astype(int) - colours).max() <= 1
+
+
+def smooth_jpeg() -> bytes:
+    return cv2.imencode(".jpg", cv2.resize(random_image(60, 80), (640, 480)))[1].tobytes()
+
+
+def without_middle(jpeg: bytes) -> bytes:
+    """Its decoder finds header and end, and fills what it misses with grey."""
+    return jpeg[: len(jpeg) // 3] + jpeg[2 * len(jpeg) // 3 :]
+
+
+def test_a_jpeg_without_its_middle_is_told_by_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    path = tmp_path / "lost.jpg"
+    path.write_bytes(without_middle(smooth_jpeg()))
+    with pytest.raises(SourceError, match=r"lost\.jpg: is damaged, part of the image is missing"):
+        read_image(path)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_damaged_jpeg_is_told_from_those_that_other_threads_decode(capfd: pytest.CaptureFixture[str]):
+    whole = smooth_jpeg()
+    damaged = without_middle(whole)
+
+    def is_damaged(number: int) -> bool:
+        try:
+            decode_image(damaged if number % 7 == 3 else whole, f"{number}.jpg")
+        except SourceError as error:
+            return str(error).startswith(f"{number}.jpg: is damaged")
+        return False
+
+    with ThreadPoolExecutor(6) as threads:
+        assert list(threads.map(is_damaged, range(42))) == [number % 7 == 3 for number in range(42)]
+    assert capfd.readouterr().err == ""
+    print("after it all", file=sys.stderr)
+    assert capfd.readouterr().err == "after it all\n"
 
 
 def with_orientation(jpeg: bytes, orientation: int) -> bytes:

@@ -23,6 +23,7 @@ from handeye.vision.checkpoints.rtdetr import RTDETR_KEYS, RTDETRV2_KEYS, TRANSF
 from handeye.vision.checkpoints.torchvision_backbones import published_backbones
 from handeye.vision.checkpoints.yolox import YOLOX_KEYS
 from handeye.vision.checkpoints.zoo import published_models
+from handeye.vision.config import validate_config
 from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.heads.detr import DetrHeadConfig
@@ -130,6 +131,5 @@ def _config_of(name: str, class_names: tuple[str, ...] | None) -> DetectorConfig
     config = models[name].config
     if class_names is None:
         return config
-    return DetectorConfig.model_validate(
-        {**config.model_dump(), "num_classes": len(class_names), "class_names": class_names}
-    )
+    content = {**config.model_dump(), "num_classes": len(class_names), "class_names": class_names}
+    return validate_config(DetectorConfig, content, origin=f"{name} with other classes")

@@ -20,7 +20,7 @@ from handeye.vision.errors import UserError
 from handeye.vision.images import ResizeTransform, preprocess
 from handeye.vision.runtime.engines import EngineChoice, available_processors
 from handeye.vision.runtime.image_detector import ImageDetector, ModelFormat
-from handeye.vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows
+from handeye.vision.runtime.manifest import Manifest, OutputLayout, QueryRows, YoloxRows, validate_manifest
 
 if TYPE_CHECKING:
     from handeye.vision.detector import Detector
@@ -69,12 +69,13 @@ def open_detector(
 
 def detector_manifest(detector: Detector, name: str, class_names: Sequence[str] | None = None) -> Manifest:
     """What the runtime must know of a detector, from its configuration; class_names None means all of them."""
-    return Manifest(
-        name=name,
-        class_names=tuple(class_names or detector.config.class_names),
-        preprocessing=detector.config.preprocessing,
-        output=output_layout(detector),
-    )
+    content = {
+        "name": name,
+        "class_names": tuple(class_names or detector.config.class_names),
+        "preprocessing": detector.config.preprocessing,
+        "output": output_layout(detector),
+    }
+    return validate_manifest(content, origin=name)
 
 
 class TorchSession:

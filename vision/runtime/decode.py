@@ -17,6 +17,9 @@ from handeye.vision.boxes.formats import cxcywh_to_xyxy
 from handeye.vision.boxes.nms import nms
 from handeye.vision.runtime.manifest import OutputLayout, PostprocessedBoxes, QueryRows, YoloxRows
 
+CLEAR_FACTOR = 2.0
+"""How many times farther from their cells boxes must lie by one reading than by the other."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedRows:
@@ -119,6 +122,29 @@ def decode_boxes(
     """Raw head values tx, ty, tw, th of cells (column, row) -> cx, cy, w, h in pixels of the network input."""
     with np.errstate(over="ignore"):
         return np.concatenate([(raw[:, :2] + cells) * strides, np.exp(raw[:, 2:]) * strides], axis=1)
+
+
+def boxes_are_decoded(
+    rows: Float32[np.ndarray, "cells channels"], input_hw: tuple[int, int], strides: tuple[int, ...]
+) -> bool | None:
+    """Whether the rows of a YOLOX network hold boxes in pixels, not raw head values; None where they could be either.
+
+    tx and ty of a trained head stay within a few cells of 0. So raw ones lie near 0 whatever their cell, while decoded
+    centres lie near their cells, and no decoded size is negative.
+    """
+    cells, stride = grid_cells(input_hw, strides)
+    if len(rows) != len(cells):
+        return None
+    boxes = rows[:, :4].astype(np.float64)
+    finite = np.isfinite(boxes).all(axis=1)
+    if not finite.any():
+        return None
+    boxes, cells, stride = boxes[finite], cells[finite], stride[finite]
+    offset_if_raw = np.median(np.abs(boxes[:, :2] - 0.5))
+    offset_if_decoded = np.median(np.abs(boxes[:, :2] / stride - cells - 0.5))
+    looks_decoded = offset_if_decoded < offset_if_raw
+    is_clear = max(offset_if_raw, offset_if_decoded) > CLEAR_FACTOR * min(offset_if_raw, offset_if_decoded)
+    return bool(looks_decoded) if is_clear and not (looks_decoded and (boxes[:, 2:] < 0).any()) else None
 
 
 @lru_cache(maxsize=8)

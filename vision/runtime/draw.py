@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import colorsys
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -10,8 +12,25 @@ from jaxtyping import Float, Float32, Int32, UInt8
 
 from handeye.vision.runtime.detections import Detections
 
+if TYPE_CHECKING:
+    from PIL import ImageFont
+
 Colour = tuple[int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT_FILES = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "Arial Unicode.ttf",
+    "PingFang.ttc",
+    "msyh.ttc",
+    "malgun.ttf",
+)
+"""Fonts of Linux, macOS and Windows for letters beyond ASCII, as Pillow finds them."""
+NO_LETTER = "\U0010ffff"
+"""No font has it: fonts draw the same box for it as for every letter that they lack."""
 GOLDEN_RATIO = 0.618034
 BACKGROUND = 0.5
 """Brightness of the image where there is no attention."""
@@ -99,8 +118,17 @@ def _fixed_point(points: Float[np.ndarray, "..."]) -> Int32[np.ndarray, "..."]:
 
 
 def _draw_label(image_rgb: np.ndarray, label: str, corner: tuple[int, int], colour: Colour, thickness: int) -> None:
-    """A filled tag above the box, or inside it where the image ends."""
+    """A filled tag above the box, or inside it where the image ends.
+
+    OpenCV's font has ASCII only. Other letters are drawn by Pillow with a font found here, or else as code points.
+    """
     scale = 0.4 + 0.15 * (thickness - 1)
+    if not label.isascii():
+        tag = _tag_beyond_ascii(label, colour, size_px=round(32 * scale))
+        if tag is not None:
+            _paste(image_rgb, tag, corner)
+            return
+        label = label.encode("ascii", "backslashreplace").decode()
     (width, height), baseline = cv2.getTextSize(label, FONT, scale, max(1, thickness // 2))
     tag_height = height + baseline + 2
     left = max(0, min(corner[0], image_rgb.shape[1] - width - 4))
@@ -109,3 +137,52 @@ def _draw_label(image_rgb: np.ndarray, label: str, corner: tuple[int, int], colo
     cv2.rectangle(image_rgb, (left, top), (left + width + 4, top + tag_height), colour, cv2.FILLED)
     origin = (left + 2, top + height + 2)
     cv2.putText(image_rgb, label, origin, FONT, scale, text_colour(colour), max(1, thickness // 2), cv2.LINE_AA)
+
+
+def _tag_beyond_ascii(label: str, colour: Colour, size_px: int) -> UInt8[np.ndarray, "h w 3"] | None:
+    """The label on its colour; None without Pillow or a font that has its letters."""
+    font = _font_with("".join(sorted({letter for letter in label if not letter.isascii()})), size_px)
+    if font is None:
+        return None
+    from PIL import Image, ImageDraw
+
+    left, top, right, bottom = font.getbbox(label)
+    tag = Image.new("RGB", (int(right - left) + 4, int(bottom - top) + 4), colour)
+    ImageDraw.Draw(tag).text((2 - left, 2 - top), label, fill=text_colour(colour), font=font)
+    return np.asarray(tag)
+
+
+def _paste(image_rgb: np.ndarray, tag: UInt8[np.ndarray, "h w 3"], corner: tuple[int, int]) -> None:
+    height, width = tag.shape[:2]
+    left = max(0, min(corner[0], image_rgb.shape[1] - width))
+    top = corner[1] - height if corner[1] >= height else corner[1]
+    top = max(0, min(top, image_rgb.shape[0] - height))
+    place = image_rgb[top : top + height, left : left + width]
+    place[:] = tag[: place.shape[0], : place.shape[1]]
+
+
+@lru_cache(maxsize=256)
+def _font_with(letters: str, size_px: int) -> ImageFont.FreeTypeFont | None:
+    """The first of FONT_FILES on this computer that has all the letters."""
+    try:
+        from PIL import ImageFont
+    except ImportError:  # no dependency of ours: it comes with torchvision and Matplotlib
+        return None
+    for name in FONT_FILES:
+        try:
+            font = ImageFont.truetype(name, size_px)
+        except OSError:
+            continue
+        missing = _drawn_by(font, NO_LETTER)
+        if all(_drawn_by(font, letter) != missing for letter in letters):
+            return font
+    return None
+
+
+def _drawn_by(font: ImageFont.FreeTypeFont, letter: str) -> bytes:
+    """The pixels of a letter."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (round(2 * font.size), round(2 * font.size)))
+    ImageDraw.Draw(canvas).text((0, 0), letter, fill=255, font=font)
+    return canvas.tobytes()

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from typing_extensions import assert_never
 
-from handeye.vision.errors import MissingPackageError, UserError
+from handeye.vision.errors import MissingPackageError, ModelFileError, UserError
 
 EngineChoice = Literal["auto", "onnxruntime", "openvino"]
 EngineName = Literal["onnxruntime", "openvino"]
@@ -48,7 +48,11 @@ class Session(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """Compute all outputs. They stay valid until the next call; copy what must live longer."""
+        """Compute all outputs. They stay valid until the next call; copy what must live longer.
+
+        Inputs are converted to the types that the network declares. Raises ModelFileError where that is impossible, or
+        the engine fails.
+        """
         ...
 
 
@@ -96,6 +100,20 @@ def fastest_engine() -> EngineName:
     if not engines:
         raise MissingPackageError("no inference engine is installed; add one with: pip install 'handeye[cpu]'")
     return engines[0]
+
+
+def as_input(values: np.ndarray, wanted: np.dtype, name: str) -> np.ndarray:
+    """An input in the type that a network declares for it.
+
+    Raises ModelFileError where the type is no number, or cannot hold the values: pixels / 255 as whole numbers.
+    """
+    if values.dtype == wanted:
+        return values
+    with np.errstate(invalid="ignore", over="ignore"):
+        converted = values.astype(wanted) if wanted.kind in "fiu" else None
+    if converted is None or (wanted.kind in "iu" and not np.array_equal(converted, values)):
+        raise ModelFileError(f"input {name!r} takes {wanted}, which cannot hold what the preprocessing gives")
+    return converted
 
 
 def require_tensorrt() -> None:

@@ -161,7 +161,8 @@ class ImageDetector:
         return values[None], transform
 
     def _infer(self, batch: Float32[np.ndarray, "1 3 H W"]) -> Float32[np.ndarray, "rows channels"]:
-        return self.session.run({self._input_name: batch})[self._output_name][0]
+        rows = self.session.run({self._input_name: batch})[self._output_name][0]
+        return rows if rows.dtype == np.float32 else rows.astype(np.float32)
 
 
 def percentiles_ms(durations_s: Sequence[float]) -> dict[str, float]:

@@ -8,6 +8,8 @@ graph with the weights, field 14 repeats the metadata entries, each with a key (
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +97,8 @@ class Manifest(Config):
     @field_validator("class_names")
     @classmethod
     def _names_differ(cls, class_names: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(class_names)) < len(class_names):
-            raise ValueError("two classes share a name")
+        if twice := [name for name, number in Counter(class_names).items() if number > 1]:
+            raise ValueError(f"two classes share a name: {', '.join(twice)}")
         return class_names
 
 
@@ -114,14 +116,24 @@ def read_manifest(path: Path) -> Manifest:
             "--model-format yolox or rtdetr"
         )
     try:
-        manifest = Manifest.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelFileError(f"{path}: its handeye manifest cannot be used: {key}: {first['msg']}") from error
+        content = json.loads(text)
+    except ValueError as error:
+        raise ModelFileError(f"{path}: its handeye manifest cannot be used: Invalid JSON: {error}") from error
+    manifest = validate_manifest(content, origin=f"{path}: its handeye manifest cannot be used")
     if manifest.graph_sha256 != file.graph_sha256:
         raise ModelFileError(f"{path}: the graph is not the one its manifest was written for; export the model again")
     return manifest
+
+
+def validate_manifest(content: object, origin: str) -> Manifest:
+    """The manifest with that content. Raises ModelFileError, which begins with `origin`, where there is none."""
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ModelFileError(f"{origin}: {f'{key}: ' * bool(key)}{reason}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 
 from handeye.vision.errors import ModelFileError
-from handeye.vision.runtime.engines import Precision, Shape
+from handeye.vision.runtime.engines import Precision, Shape, as_input
 
 
 @functools.cache
@@ -55,12 +55,21 @@ class OpenvinoSession:
         self._request = compiled.create_infer_request()
         self.engine = f"openvino {openvino.__version__.partition('-')[0]}"
         self.num_threads = num_threads
+        self._path = path
+        self._types = {port.any_name: _type(path, port) for port in compiled.inputs}
         self.inputs = {port.any_name: _shape(port) for port in compiled.inputs}
         self.outputs = {port.any_name: _shape(port) for port in compiled.outputs}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute all outputs; they are OpenVINO's own buffers, overwritten by the next call."""
-        values = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        """Compute all outputs; they are OpenVINO's own buffers, overwritten by the next call.
+
+        Raises ModelFileError where OpenVINO fails or an input has another type.
+        """
+        try:
+            given = {name: as_input(value, self._types[name], name) for name, value in inputs.items()}
+            values = self._request.infer(given, share_inputs=True, share_outputs=True)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{self._path}: cannot be run: {' '.join(str(error).split())}") from error
         return {name: values[index] for index, name in enumerate(self.outputs)}
 
 
@@ -84,6 +93,14 @@ def _has_signed_activations(model: openvino.Model) -> bool:
 
 def _is_rounding_of_computed(node: openvino.Node) -> bool:
     return node.get_type_name() == "FakeQuantize" and node.input_value(0).get_node().get_type_name() != "Constant"
+
+
+def _type(path: Path, port: openvino.ConstOutput) -> np.dtype:
+    try:
+        return np.dtype(port.get_element_type().to_dtype())
+    except (RuntimeError, TypeError) as error:
+        declared = port.get_element_type().get_type_name()
+        raise ModelFileError(f"{path}: its input {port.any_name!r} is {declared}, which NumPy has not") from error
 
 
 def _shape(port: openvino.ConstOutput) -> Shape:

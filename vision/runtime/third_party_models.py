@@ -1,9 +1,10 @@
 """ONNX files that other projects' exporters wrote: YOLOX, and RT-DETR or D-FINE with their post-processing inside.
 
-They have no manifest; naming their format supplies one. The graphs of RT-DETR and D-FINE filter their boxes themselves:
-besides the image they take the size to which boxes are scaled (`orig_target_sizes`, width and height), and they give
-`labels` (1, N), `boxes` (1, N, 4) as corners and `scores` (1, N). Given the size of the network's input, their boxes
-are in its pixels, as ours are.
+They have no manifest; naming their format supplies one. Whether YOLOX's exporter decoded the boxes
+(--decode_in_inference) shows in the numbers that the network gives for a grey image. The graphs of RT-DETR and D-FINE
+filter their boxes themselves: besides the image they take the size to which boxes are scaled (`orig_target_sizes`,
+width and height), and they give `labels` (1, N), `boxes` (1, N, 4) as corners and `scores` (1, N). Given the size of
+the network's input, their boxes are in its pixels, as ours are.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ from typing_extensions import assert_never
 
 from handeye.vision.errors import ModelFileError
 from handeye.vision.images import Preprocessing
+from handeye.vision.runtime.decode import boxes_are_decoded, grid_cells
 from handeye.vision.runtime.engines import Session, Shape
-from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, YoloxRows
+from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, YoloxRows, validate_manifest
 
-ModelFormat = Literal["yolox", "rtdetr"]
+ModelFormat = Literal["yolox", "yolox-raw", "yolox-decoded", "rtdetr"]
 IMAGE, SIZE = "images", "orig_target_sizes"
 OUTPUTS = ("boxes", "scores", "labels")
 ROWS = "rows"
 COCO_CLASSES = 80
+SCORE_SLACK = 1e-3
+"""What a sigmoid in float16 may exceed 0 and 1 by."""
 
 
 def open_third_party(path: Path, session: Session, model_format: ModelFormat) -> tuple[Session, Manifest]:
     """The session of a third-party file as our runtime runs it, and the manifest that the file lacks."""
     match model_format:
-        case "yolox":
-            return session, _manifest_from_shapes(path, session)
+        case "yolox" | "yolox-raw" | "yolox-decoded":
+            manifest = _manifest_from_shapes(path, session)
+            return session, _with_box_convention(path, session, manifest, model_format)
         case "rtdetr":
             input_hw = _rtdetr_input_hw(session, path)
             manifest = rtdetr_manifest(path, input_hw)
@@ -48,13 +53,14 @@ def yolox_manifest(path: Path, input_hw: tuple[int, int], num_classes: int) -> M
     names = _names_beside(path) or tuple(str(number) for number in range(num_classes))
     if len(names) != num_classes:
         raise ModelFileError(f"{_names_file(path)}: holds {len(names)} names, but {path} has {num_classes} classes")
-    return Manifest(
-        name=Path(path).stem,
-        class_names=names,
-        preprocessing=Preprocessing(size_hw=input_hw),
-        output=YoloxRows(decoded=False),
-        made_by="named by --model-format yolox",
-    )
+    content = {
+        "name": Path(path).stem,
+        "class_names": names,
+        "preprocessing": Preprocessing(size_hw=input_hw),
+        "output": YoloxRows(decoded=False),
+        "made_by": "named by --model-format yolox",
+    }
+    return validate_manifest(content, origin=str(_names_file(path)))
 
 
 def rtdetr_manifest(path: Path, input_hw: tuple[int, int]) -> Manifest:
@@ -63,13 +69,14 @@ def rtdetr_manifest(path: Path, input_hw: tuple[int, int]) -> Manifest:
     Classes come from coco_classes.txt beside it. The file does not tell how many classes it has, so without that list
     the names are "0" to "79", COCO's.
     """
-    return Manifest(
-        name=Path(path).stem,
-        class_names=_names_beside(path) or tuple(str(number) for number in range(COCO_CLASSES)),
-        preprocessing=Preprocessing(size_hw=input_hw, resize="stretch", colour="rgb", scale=1 / 255),
-        output=PostprocessedBoxes(),
-        made_by="named by --model-format rtdetr",
-    )
+    content = {
+        "name": Path(path).stem,
+        "class_names": _names_beside(path) or tuple(str(number) for number in range(COCO_CLASSES)),
+        "preprocessing": Preprocessing(size_hw=input_hw, resize="stretch", colour="rgb", scale=1 / 255),
+        "output": PostprocessedBoxes(),
+        "made_by": "named by --model-format rtdetr",
+    }
+    return validate_manifest(content, origin=str(_names_file(path)))
 
 
 class RtdetrSession:
@@ -125,6 +132,42 @@ def _manifest_from_shapes(path: Path, session: Session) -> Manifest:
     return yolox_manifest(path, (height, width), channels - 5)
 
 
+def _with_box_convention(path: Path, session: Session, manifest: Manifest, model_format: ModelFormat) -> Manifest:
+    """The manifest, with `decoded` as the rows for a grey image show it.
+
+    Raises ModelFileError where they contradict the format that was named, or do not show it and none was named.
+    """
+    (input_name, shape), (output_name, *_) = next(iter(session.inputs.items())), session.outputs
+    layout, input_hw = manifest.output, manifest.preprocessing.size_hw
+    assert isinstance(layout, YoloxRows)
+    grey = np.full((1, shape[1] or 3, *input_hw), manifest.preprocessing.pad_value, np.float32)
+    rows = np.asarray(session.run({input_name: grey})[output_name], np.float32)[0]
+    num_cells = len(grid_cells(input_hw, layout.strides)[0])
+    if len(rows) != num_cells:
+        raise ModelFileError(
+            f"{path}: expected one output of shape (1, {num_cells}, 5 + classes), one row for each cell of strides "
+            f"{layout.strides}, the file has {dict(session.outputs)}"
+        )
+    scores = rows[:, 4:]
+    if not ((scores >= -SCORE_SLACK) & (scores <= 1 + SCORE_SLACK)).all():
+        raise ModelFileError(
+            f"{path}: expected objectness and class scores between 0 and 1, got {scores.min():.3g} to "
+            f"{scores.max():.3g}; export it with the sigmoid inside"
+        )
+    seen = boxes_are_decoded(rows, input_hw, layout.strides)
+    stated = {"yolox-raw": False, "yolox-decoded": True}.get(model_format)
+    if seen is None and stated is None:
+        raise ModelFileError(
+            f"{path}: its numbers do not show whether its boxes are decoded; name it: --model-format yolox-raw or "
+            "yolox-decoded"
+        )
+    if None not in (seen, stated) and seen != stated:
+        found = "decoded boxes, in pixels" if seen else "raw head values"
+        raise ModelFileError(f"{path}: gives {found}, so it is not {model_format}; leave it to --model-format yolox")
+    decoded = bool(stated if seen is None else seen)
+    return manifest.model_copy(update={"output": layout.model_copy(update={"decoded": decoded})})
+
+
 def _names_file(path: Path) -> Path:
     return Path(path).with_name("coco_classes.txt")
 
@@ -134,4 +177,8 @@ def _names_beside(path: Path) -> tuple[str, ...]:
     names_file = _names_file(path)
     if not names_file.is_file():
         return ()
-    return tuple(line.strip() for line in names_file.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = names_file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"{names_file}: cannot be read as UTF-8 text: {error}") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from handeye.vision.boxes.targets import BoxTargets
+from handeye.vision.config import validate_config
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, first_reasons
 from handeye.vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
 from handeye.vision.data.formats import read_annotations
@@ -39,7 +40,7 @@ def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Pa
             "leave detector.class_names and detector.num_classes out to take them from the annotations"
         )
     content = {**config.model_dump(), "num_classes": len(names), "class_names": names}
-    return DetectorConfig.model_validate(content)
+    return validate_config(DetectorConfig, content, origin=str(origin))
 
 
 def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str, console: Console) -> AnnotationSet:

@@ -166,3 +166,9 @@ def test_folders_without_a_recording_are_refused(tmp_path: Path):
     (tmp_path / "odometry.log").write_text("0 0 1\n1 0 0 0\n")
     with pytest.raises(CameraError, match="five lines"):
         load_rgbd_recording(tmp_path)
+
+
+def test_frames_numbered_without_zeros_come_in_the_order_of_their_numbers(tmp_path: Path):
+    write_recording(tmp_path, num=12)
+    names = [frame.color_path.name for frame in load_rgbd_recording(tmp_path).frames]
+    assert names == [f"frame-{number}.color.png" for number in range(12)]

@@ -6,14 +6,19 @@ import itertools
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from handeye.vision.errors import SourceError
-from handeye.vision.runtime.sources import CameraStream, believable_fps, open_stream
+from handeye.vision.runtime.camera_stream import CameraStream, Capture
+from handeye.vision.runtime.sources import open_stream
+from handeye.vision.runtime.video_file import VideoFile, believable_fps
+from handeye.vision.runtime.video_writer import VideoWriter
 
 LEVELS = 250
 """Levels of brightness by which frames of the network camera are told apart; then they begin anew."""
@@ -95,6 +100,54 @@ def test_a_camera_that_ends_gives_its_last_frame_and_an_error(camera):
         next(images)
 
 
+class FixedCamera:
+    """Gives so many frames of one brightness, then hangs up."""
+
+    def __init__(self, num_frames: int, level: int) -> None:
+        self._left, self._level = num_frames, level
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self._left -= 1
+        return self._left >= 0, np.full((4, 4, 3), self._level, np.uint8)
+
+    def release(self) -> None:
+        """Nothing is kept open."""
+
+
+def test_a_camera_that_hangs_up_is_opened_again_and_the_pauses_begin_anew():
+    steps: list[Capture | None] = [None, FixedCamera(1, 20), None, FixedCamera(1, 30), None, None]
+
+    def reopen() -> Capture:
+        step = steps.pop(0)
+        if step is None:
+            raise SourceError("nobody answers")
+        return step
+
+    stream = CameraStream(FixedCamera(2, 10), "door", 5.0, reopen=reopen, retry_delays_s=(0.0, 0.0))
+    with stream, pytest.raises(SourceError, match="door: the camera ended after 4 frames"):
+        list(stream)
+    assert steps == []
+    assert [note.partition(";")[0] for note in stream.notes] == [
+        f"door: hung up after {number} frames" for number in (2, 2, 3, 3, 4, 4)
+    ]
+    assert "(1 of 2)" in stream.notes[2]
+
+
+def test_a_reader_waits_while_the_camera_is_opened_again():
+    opening = threading.Event()
+
+    def reopen() -> Capture:
+        opening.wait()
+        return SteppedCamera()
+
+    stream = CameraStream(FixedCamera(0, 0), "door", 0.01, reopen=reopen, retry_delays_s=(0.0,))
+    reading = threading.Thread(target=lambda: next(iter(stream), None), daemon=True)
+    reading.start()
+    reading.join(0.2)
+    assert reading.is_alive()
+    opening.set()
+
+
 def test_leaving_the_context_releases_the_camera():
     capture = SteppedCamera()
     with CameraStream(capture, "test", timeout_s=5.0) as stream:
@@ -169,3 +222,31 @@ def test_a_slow_reader_of_a_network_camera_falls_behind_by_no_frame():
 @pytest.mark.parametrize(("claimed", "believed"), [(29.97, 29.97), (0.0, 25.0), (-1.0, 25.0), (90000.0, 25.0)])
 def test_frame_rates_that_no_camera_has_are_not_believed(claimed: float, believed: float):
     assert believable_fps(claimed) == believed
+
+
+class FilesOf(SimpleHTTPRequestHandler):
+    """Serves a folder."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - named by the standard library
+        """Say nothing."""
+
+
+def test_a_file_at_an_address_is_a_file_and_no_camera(tmp_path: Path):
+    with VideoWriter(tmp_path / "full.mp4", fps=10.0) as writer:
+        for number in range(20):
+            writer.write(np.full((48, 64, 3), 5 * number, np.uint8))
+    cv2.imwrite(str(tmp_path / "one.jpg"), np.full((48, 64, 3), 90, np.uint8))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(FilesOf, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        base = f"http://127.0.0.1:{server.server_address[1]}"
+        for address in (f"{base}/full.mp4", (tmp_path / "full.mp4").as_uri()):
+            with open_stream(address, timeout_s=60.0) as stream:
+                assert isinstance(stream, VideoFile)
+                assert stream.num_images == 20
+                assert [image.name for image in stream] == [f"full_{number:06d}" for number in range(20)]
+        with open_stream(f"{base}/one.jpg?now", timeout_s=60.0) as stream:
+            assert len(list(stream)) == 1
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from handeye.vision.runtime import draw
 from handeye.vision.runtime.detections import Detections
-from handeye.vision.runtime.draw import class_colour, draw_attention, draw_detections, text_colour
+from handeye.vision.runtime.draw import class_colour, draw_attention, draw_box, draw_detections, text_colour
 
 NAMES = tuple(f"class {number}" for number in range(80))
 
@@ -92,3 +93,26 @@ def test_attention_is_coloured_by_who_looked_and_grey_elsewhere():
     assert (image == 100).all()
     nothing = draw_attention(image, found[:0], maps[:0])
     assert (nothing == 50).all()
+
+
+def drawn_label(label: str) -> np.ndarray:
+    image = np.full((80, 400, 3), 30, np.uint8)
+    draw_box(image, np.array([10.0, 50.0, 390.0, 75.0]), label, (200, 40, 40), 2)
+    return image[:45]
+
+
+def test_names_beyond_ascii_are_drawn_in_their_letters_or_as_code_points(monkeypatch: pytest.MonkeyPatch):
+    """Never as question marks, in which all names of one length look alike."""
+    unknown = "\U0010fffe"  # no font has it
+    np.testing.assert_array_equal(drawn_label(f"a{unknown}"), drawn_label("a\\U0010fffe"))
+    if draw._font_with("кошбс", 18) is None:
+        pytest.skip("Pillow finds no font with Cyrillic letters here")
+    labels = ("кошка", "собак", "?????", "\\u043a\\u043e\\u0448\\u043a\\u0430")
+    images = [drawn_label(label) for label in labels]
+    for first in range(len(images)):
+        for second in range(first):
+            assert (images[first] != images[second]).any(), (labels[first], labels[second])
+    monkeypatch.setattr(draw, "FONT_FILES", ())
+    draw._font_with.cache_clear()
+    np.testing.assert_array_equal(drawn_label("кошка"), drawn_label(labels[-1]))
+    draw._font_with.cache_clear()

@@ -13,6 +13,7 @@ from handeye.vision.boxes.iou import pairwise_iou
 from handeye.vision.data.coco import read_coco
 from handeye.vision.errors import ModelFileError
 from handeye.vision.images import Preprocessing, read_image
+from handeye.vision.runtime.decode import decode_boxes, grid_cells
 from handeye.vision.runtime.image_detector import ImageDetector
 from handeye.vision.runtime.manifest import QueryRows, YoloxRows
 from tests.vision.runtime.tiny_models import CLASSES, constant_model, empty_rows, write_model
@@ -122,6 +123,56 @@ def test_third_party_files_that_are_no_yolox_are_rejected(tmp_path: Path):
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelFileError, match="fixed size"):
+        ImageDetector.load(path, model_format="yolox", num_threads=1)
+
+
+def write_yolox(path: Path, *, decoded: bool, spread: float = 0.0) -> Path:
+    """A network as YOLOX's exporter leaves it, with the box 18 30 38 42; its other cells are off by `spread` cells."""
+    cells, strides = grid_cells(SIZE, (8, 16, 32))
+    rows = empty_rows(SIZE)
+    rows[:, :2] = spread * np.random.default_rng(0).standard_normal((len(rows), 2)) + 0.5
+    rows[:, 2:4] = spread * np.random.default_rng(1).standard_normal((len(rows), 2)) + 0.5
+    wanted = np.array([28, 36, 20, 12], np.float32)  # centre and size, from the cell of stride 8 at (3, 4)
+    number = int(np.flatnonzero((cells == (3, 4)).all(axis=1) & (strides[:, 0] == 8))[0])
+    rows[number] = [*(wanted[:2] / 8 - cells[number]), *np.log(wanted[2:] / 8), 0.9, 0.9, 0, 0]
+    if decoded:
+        rows[:, :4] = decode_boxes(rows[:, :4], cells, strides)
+    path.write_bytes(constant_model(rows, SIZE).SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+@pytest.mark.parametrize("decoded", [False, True])
+def test_whether_yoloxs_exporter_decoded_the_boxes_shows_in_their_numbers(tmp_path: Path, decoded: bool, spread: float):
+    path = write_yolox(tmp_path / "net.onnx", decoded=decoded, spread=spread)
+    right, wrong = ("yolox-decoded", "yolox-raw")[:: 1 if decoded else -1]
+    for model_format in ("yolox", right):
+        found = ImageDetector.load(path, model_format=model_format, num_threads=1)(IMAGE)
+        np.testing.assert_allclose(found.boxes_xyxy, [[36, 60, 76, 84]], atol=1e-3)
+    with pytest.raises(ModelFileError, match=rf"net\.onnx.*so it is not {wrong}"):
+        ImageDetector.load(path, model_format=wrong, num_threads=1)
+
+
+def test_yolox_boxes_that_could_be_either_must_be_stated(tmp_path: Path):
+    path = write_yolox(tmp_path / "net.onnx", decoded=False, spread=300.0)
+    with pytest.raises(ModelFileError, match=r"net\.onnx.*yolox-raw or yolox-decoded"):
+        ImageDetector.load(path, model_format="yolox", num_threads=1)
+    assert len(ImageDetector.load(path, model_format="yolox-raw", num_threads=1)(IMAGE)) == 1
+
+
+def test_yolox_scores_that_are_no_probabilities_are_rejected(tmp_path: Path):
+    rows = empty_rows(SIZE)
+    rows[3, 4:] = -4.0
+    path = tmp_path / "logits.onnx"
+    path.write_bytes(constant_model(rows, SIZE).SerializeToString())
+    with pytest.raises(ModelFileError, match=r"logits\.onnx.*between 0 and 1"):
+        ImageDetector.load(path, model_format="yolox", num_threads=1)
+
+
+def test_class_names_beside_a_third_party_file_must_differ(tmp_path: Path):
+    path = write_yolox(tmp_path / "net.onnx", decoded=False)
+    (tmp_path / "coco_classes.txt").write_text("cube\nball\ncube\n")
+    with pytest.raises(ModelFileError, match=r"coco_classes\.txt.*share a name: cube"):
         ImageDetector.load(path, model_format="yolox", num_threads=1)
 
 

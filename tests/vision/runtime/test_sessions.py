@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import TensorProto
 
 from handeye.vision.errors import MissingPackageError, ModelFileError
 from handeye.vision.runtime import engines as sessions
 from handeye.vision.runtime.engines import available_processors, fastest_engine, installed_engines, open_session
-from tests.vision.runtime.tiny_models import constant_model, empty_rows
+from tests.vision.runtime.tiny_models import constant_model, empty_rows, mean_model
 
 ENGINES = ("onnxruntime", "openvino")
 
@@ -37,6 +38,29 @@ def test_arrays_go_in_and_out_by_name(model, engine):
     for value in (0.0, 7.0):
         values = session.run({"images": np.full((1, 3, 64, 96), value, np.float32)})
         np.testing.assert_array_equal(values["rows"][0], rows)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("declared", ["FLOAT16", "DOUBLE", "UINT8"])
+def test_inputs_are_given_in_the_type_that_the_network_declares(tmp_path: Path, engine, declared: str):
+    path = tmp_path / "typed.onnx"
+    path.write_bytes(mean_model(getattr(TensorProto, declared), (4, 6)).SerializeToString())
+    session = open_session(path, engine, 1)
+    pixels = np.full((1, 3, 4, 6), 114, np.float32)
+    assert session.run({"images": pixels})["mean"].tolist() == [114]
+    if declared == "UINT8":
+        for impossible in (pixels / 255, pixels * 3, -pixels):
+            with pytest.raises(ModelFileError, match=r"typed\.onnx.*'images' takes uint8"):
+                session.run({"images": impossible})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_an_engine_says_when_it_runs_is_one_line_of_ours(tmp_path: Path, engine):
+    path = tmp_path / "fixed.onnx"
+    path.write_bytes(mean_model(TensorProto.FLOAT, (4, 6)).SerializeToString())
+    with pytest.raises(ModelFileError, match=r"fixed\.onnx: cannot be run") as caught:
+        open_session(path, engine, 1).run({"images": np.zeros((1, 3, 5, 6), np.float32)})
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from handeye.vision.errors import SourceError
+from handeye.vision.images import list_images
 from handeye.vision.runtime.sources import open_stream
 from handeye.vision.runtime.video_writer import VideoWriter
 
@@ -161,6 +162,43 @@ def test_folders_and_patterns_give_images_in_the_order_of_their_names(tmp_path: 
         assert stream.fps is None
 
 
+def test_frames_numbered_without_zeros_come_in_the_order_of_their_numbers(tmp_path: Path):
+    numbers = [*range(9, 13), *range(99, 102), 0, 2, 10**20]
+    write_images(tmp_path, [f"cam{place}/frame{number}.png" for place in (10, 2) for number in numbers])
+    ordered = [f"frame{number}.png" for number in sorted(numbers)]
+    assert [name for name, _, _ in read_all(str(tmp_path / "cam2"))] == ordered
+    assert [name for name, _, _ in read_all(str(tmp_path / "cam2/*.png"))] == ordered
+    both = [f"cam{place}/{name}" for place in (2, 10) for name in ordered]
+    assert [name for name, _, _ in read_all(str(tmp_path / "*/*.png"))] == both
+    assert [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, recursive=True)] == both
+
+
+def test_every_suffix_that_opencv_reads_counts_in_a_folder_and_the_rest_is_noted(tmp_path: Path):
+    write_images(tmp_path, ["a.jpg", "b.jpe", "c.pnm", "d.png"])
+    (tmp_path / "d.png").rename(tmp_path / "d")
+    (tmp_path / "a.jpg").rename(tmp_path / "a.jfif")
+    (tmp_path / "notes.txt").write_text("not an image")
+    with open_stream(str(tmp_path)) as stream:
+        assert [image.name for image in stream] == ["a.jfif", "b.jpe", "c.pnm", "d"]
+        (note,) = stream.notes
+    assert "1 files (notes.txt)" in note
+
+
+def test_a_heic_image_is_called_one(tmp_path: Path):
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(500))
+    with pytest.raises(SourceError, match=r"IMG_0001\.HEIC: is a HEIC image.*JPEG or PNG"):
+        read_all(str(path))
+
+
+def test_images_behind_the_first_of_a_file_are_noted(tmp_path: Path):
+    path = tmp_path / "pages.tif"
+    assert cv2.imwritemulti(str(path), [np.full((8, 9, 3), level, np.uint8) for level in (10, 20, 30)])
+    with open_stream(str(path)) as stream:
+        assert [round(float(image.image_rgb.mean())) for image in stream] == [10]
+        assert "only the first of its 3 images" in stream.notes[0]
+
+
 def test_an_image_is_known_by_its_content_when_its_suffix_is_not(tmp_path: Path):
     write_images(tmp_path, ["image.png"])
     (tmp_path / "image.png").rename(tmp_path / "image")
@@ -182,3 +220,60 @@ def test_a_broken_image_among_good_ones_is_reported_by_name(tmp_path: Path):
         assert next(images).name == "a.png"
         with pytest.raises(SourceError, match=r"b\.png: is empty"):
             next(images)
+
+
+def test_broken_images_are_skipped_by_name_where_that_is_wanted(tmp_path: Path):
+    write_images(tmp_path, ["a.png", "c.png"])
+    (tmp_path / "b.png").write_bytes(b"")
+    with open_stream(str(tmp_path), skip_broken=True) as stream:
+        assert [image.name for image in stream] == ["a.png", "c.png"]
+        assert stream.num_broken == 1
+        assert stream.notes == [f"skipped: {tmp_path / 'b.png'}: is empty"]
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "c.png").write_bytes(b"")
+    with open_stream(str(tmp_path), skip_broken=True) as stream, pytest.raises(SourceError, match=r"a\.png: is empty"):
+        list(stream)
+
+
+def write_at_times(path: Path, stamps_s: list[float]) -> None:
+    """A video of variable frame rate: MJPEG in Matroska, its clusters stamped frame by frame."""
+    even = path.with_name("even.mkv")
+    writer = cv2.VideoWriter(str(even), cv2.VideoWriter.fourcc(*"MJPG"), 60, (64, 48))
+    for frame in frames(len(stamps_s)):
+        writer.write(frame)
+    writer.release()
+    content = bytearray(even.read_bytes())
+    # Cluster (1F43B675) with its Timestamp (E7), which becomes 0; SimpleBlock (A3): size, track, time in ms after it.
+    position = number = 0
+    while (cluster := content.find(b"\x1f\x43\xb6\x75", position)) >= 0:
+        position = content.index(b"\xe7", cluster + 4) + 2
+        num_bytes = content[position - 1] - 0x80
+        content[position : position + num_bytes] = bytes(num_bytes)
+    position = content.index(b"\x1f\x43\xb6\x75")
+    while number < len(stamps_s):
+        position = content.index(b"\xa3", position)
+        first = content[position + 1]
+        width = 9 - first.bit_length()
+        block = position + 1 + width
+        size = int.from_bytes(content[position + 1 : block], "big") & ((1 << 7 * width) - 1)
+        if content[block] == 0x81 and content[block + 4 : block + 6] == b"\xff\xd8":
+            content[block + 1 : block + 3] = round(stamps_s[number] * 1e3).to_bytes(2, "big", signed=True)
+            number, position = number + 1, block + size
+        else:
+            position += 1
+    duration = content.index(b"\x44\x89\x88") + 3  # Duration, eight bytes, in ms
+    content[duration : duration + 8] = np.array(stamps_s[-1] * 1e3 + 17, ">f8").tobytes()
+    path.write_bytes(content)
+
+
+def test_frames_at_irregular_times_make_a_whole_video_at_their_average_rate(tmp_path: Path):
+    """As a screen is recorded: the nominal rate is 60, but half a second may pass without a frame."""
+    gaps_s = np.tile([0.017, 0.033, 0.5, 0.033, 0.2], 8)
+    stamps_s = [0.0, *np.cumsum(gaps_s).round(3).tolist()]
+    path = tmp_path / "screen.mkv"
+    write_at_times(path, stamps_s)
+    read = read_all(str(path))
+    np.testing.assert_allclose([stamp_s for _, _, stamp_s in read], stamps_s, atol=1e-3)
+    with open_stream(str(path)) as stream:
+        assert stream.fps == pytest.approx((len(stamps_s) - 1) / stamps_s[-1], rel=1e-3)
+        assert stream.num_images == len(stamps_s)

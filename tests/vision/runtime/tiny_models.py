@@ -54,3 +54,18 @@ def write_model(path: Path, rows: np.ndarray, size_hw: tuple[int, int] = (64, 96
     helper.set_model_props(model, {METADATA_KEY: manifest.model_dump_json()})
     path.write_bytes(model.SerializeToString())
     return manifest
+
+
+def mean_model(input_type: int, size_hw: tuple[int, int]) -> onnx.ModelProto:
+    """A graph images (1, 3, H, W) of the given type -> mean (1,), computed in float32."""
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["numbers"], ["mean"], axes=[1, 2, 3], keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "mean",
+        [helper.make_tensor_value_info("images", input_type, [1, 3, *size_hw])],
+        [helper.make_tensor_value_info("mean", TensorProto.FLOAT, [1])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
