@@ -19,6 +19,7 @@ from handeye.vision.data.annotations import (
     ImageAnnotations,
     Omissions,
     build_image,
+    read_text,
     safe_name,
 )
 from handeye.vision.data.image_files import read_size
@@ -84,14 +85,12 @@ def voc_root(path: Path) -> Path | None:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """The names in a text file, one a line. Raises DatasetError when it cannot be read or names one twice."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names or len(set(names)) != len(names):
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in lines:
+        raise DatasetError(f"{path}: line {lines.index('') + 1} is empty; class ids count the lines")
+    if not lines or len(set(lines)) != len(lines):
         raise DatasetError(f"{path}: expected one class name a line, none of them twice")
-    return names
+    return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +112,7 @@ def _find(path: Path) -> _Source:
     root = voc_root(path)
     if root is None:
         raise DatasetError(f"{path}: an image list needs a folder Annotations above it")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as an image list: {error}") from error
+    lines = read_text(path).splitlines()
     # Lists of a single class have a second column; the name of an image holds no space there.
     rows = [line.strip() for line in lines if line.strip()]
     known = (name if (root / "Annotations" / f"{name}.xml").exists() else name.split()[0] for name in rows)
