@@ -61,11 +61,11 @@ class Arguments:
 def run(arguments: Arguments) -> int:
     """Check, print, write the report; 1 when something was found."""
     from handeye.vision.data.checks import DatasetFinding, check_annotations, fit_anchors
-    from handeye.vision.data.formats import images_folder
+    from handeye.vision.data.formats import find_images
 
     if arguments.against_images and len(arguments.against_images) != len(arguments.against):
         raise UserError("--against-images needs one folder for each --against, or none")
-    images = images_folder(arguments.annotations, arguments.images, arguments.split)
+    images = find_images(arguments.annotations, arguments.images, arguments.split)
     annotations, reports = _examine(arguments.annotations, images, arguments.split, arguments.threads)
     findings = [*check_annotations(annotations), *(found for report in reports.values() for found in report.findings)]
     if not annotations.num_boxes():
@@ -145,13 +145,13 @@ def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[Annota
 
 def _leaks(arguments: Arguments, annotations: AnnotationSet, reports: dict[int, ImageReport]) -> list[DatasetFinding]:
     from handeye.vision.data.checks import LEAK, DatasetFinding, check_leaks
-    from handeye.vision.data.formats import images_folder, other_splits
+    from handeye.vision.data.formats import find_images, other_splits
 
     findings = []
     folders = arguments.against_images or tuple(arguments.images for _ in arguments.against)
     for path, given in zip(arguments.against, folders, strict=True):
         for split in other_splits(arguments.annotations, path, arguments.split):
-            images = images_folder(path, given, split)
+            images = find_images(path, given, split)
             others, other_reports = _examine(path, images, split, arguments.threads)
             pairs = check_leaks(annotations, reports, others, other_reports)
             origin = path if split == arguments.split else f"{path} ({split})"

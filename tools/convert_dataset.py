@@ -44,10 +44,10 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert and report counts."""
-    from handeye.vision.data.formats import convert, format_of, images_folder, read_annotations
+    from handeye.vision.data.formats import convert, find_images, format_of, read_annotations
     from handeye.vision.data.image_files import without_missing
 
-    images = images_folder(arguments.source, arguments.images, arguments.split)
+    images = find_images(arguments.source, arguments.images, arguments.split)
     annotations = read_annotations(
         arguments.source,
         images,

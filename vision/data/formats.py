@@ -75,21 +75,20 @@ def format_of(path: Path) -> Format:
             raise DatasetError(f"{path}: {suffix or 'no suffix'}: expected {EXPECTED}")
 
 
-def images_folder(path: Path, given: Path | None = None, split: str = "train") -> Path:
-    """The folder of the images: the one given, or where the format or a usual layout keeps them.
-
-    Of a data.yaml that of `split`. Raises DatasetError where only the user knows, or where it is no folder.
-    """
-    path = Path(path)
-    if given is None:
-        found = find_set(path, None, split).folder if format_of(path) == "yolo" else _usual_folder(path)
-    else:
-        found = Path(given)
+def find_images(path: Path, given: Path | None = None, split: str = "train") -> Path:
+    """The folder of the images: the one given, else `images_folder`. Raises DatasetError where there is none."""
+    found = images_folder(path, split) if given is None else Path(given)
     if found is None:
         raise DatasetError(f"{path}: name the folder of its images with --images (data.images)")
     if not found.is_dir():
         raise DatasetError(f"{found}: is not a folder of images")
     return found
+
+
+def images_folder(path: Path, split: str = "train") -> Path | None:
+    """The folder of images where YOLO's layout (of a data.yaml, its `split`) or a usual one says; else None."""
+    path = Path(path)
+    return find_set(path, None, split).folder if format_of(path) == "yolo" else _usual_folder(path)
 
 
 def other_splits(path: Path, other: Path, split: str) -> tuple[str, ...]:
@@ -140,7 +139,7 @@ def convert(
 def _format_of_folder(folder: Path) -> Format:
     if description_in(folder) or _holds(folder / "labels", ".txt"):
         return "yolo"
-    if (folder / "Annotations").is_dir() or any(folder.glob("*.xml")):
+    if (folder / "Annotations").is_dir() or any(not file.name.startswith(".") for file in folder.glob("*.xml")):
         return "voc"
     if (folder / ANNOTATIONS_NAME).is_file():
         return "coco"
@@ -154,7 +153,7 @@ def _format_of_folder(folder: Path) -> Format:
 
 def _holds(folder: Path, suffix: str) -> bool:
     """Whether a folder or one below it has a file of that suffix."""
-    return any(name.endswith(suffix) for _, _, names in os.walk(folder) for name in names)
+    return any(name.endswith(suffix) and not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
 
 
 def _usual_folder(path: Path) -> Path | None:

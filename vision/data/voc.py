@@ -105,7 +105,7 @@ class _Source:
 def _find(path: Path) -> _Source:
     if path.is_dir():
         annotations = path / "Annotations" if (path / "Annotations").is_dir() else path
-        names = tuple(sorted(_relative_stem(file, annotations) for file in annotations.rglob("*.xml")))
+        names = tuple(sorted(_names_in(annotations)))
         if not names:
             raise DatasetError(f"{path}: no XML file in {annotations}")
         return _Source(path, annotations, names)
@@ -123,12 +123,13 @@ def _names_to_read(source: _Source) -> Sequence[str]:
     """A list's own files, and all others too where the classes are known from all files only."""
     if (source.root / CLASSES_NAME).is_file():
         return source.names
-    every = {_relative_stem(file, source.annotations) for file in source.annotations.rglob("*.xml")}
-    return sorted(every | set(source.names))
+    return sorted(_names_in(source.annotations) | set(source.names))
 
 
-def _relative_stem(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
+def _names_in(folder: Path) -> set[str]:
+    """Of every XML file below the folder the path without its suffix; hidden ones are companions that macOS leaves."""
+    files = (file for file in folder.rglob("*.xml") if not file.name.startswith("."))
+    return {file.relative_to(folder).with_suffix("").as_posix() for file in files}
 
 
 def _parse(path: Path) -> Element:

@@ -11,7 +11,7 @@ from rich.console import Console
 from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.data.annotations import BROKEN, AnnotationSet
 from handeye.vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
-from handeye.vision.data.formats import evaluation_source, images_folder, read_annotations
+from handeye.vision.data.formats import evaluation_source, find_images, read_annotations
 from handeye.vision.data.image_files import without_broken
 from handeye.vision.detector import DetectorConfig
 from handeye.vision.errors import ConfigError
@@ -44,7 +44,7 @@ def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Pa
 
 def training_images(config: TrainDetectorConfig) -> Path:
     """The folder of the training images. Raises DatasetError where it is neither named nor found."""
-    return images_folder(config.data.annotations, config.data.images)
+    return find_images(config.data.annotations, config.data.images)
 
 
 def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str, console: Console) -> AnnotationSet:
@@ -103,7 +103,7 @@ def validation_set(config: TrainDetectorConfig, console: Console) -> tuple[Annot
     """The validation annotations, their folder and COCO's view of them; None without any."""
     if config.data.val_annotations is None:
         return None
-    images = images_folder(config.data.val_annotations, config.data.val_images or config.data.images, "val")
+    images = find_images(config.data.val_annotations, config.data.val_images or config.data.images, "val")
     annotations = read_split(config, config.data.val_annotations, images, "val", console)
     check_files([images / image.file_name for image in annotations.images])
     return annotations, images, GroundTruth(evaluation_source(config.data.val_annotations, annotations))

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from handeye.vision.data.annotations import AnnotationSet, Categories
-from handeye.vision.data.formats import convert, format_of, images_folder, read_annotations
+from handeye.vision.data.formats import convert, find_images, format_of, images_folder, read_annotations
 from handeye.vision.data.yolo_txt import NO_IMAGE
 from handeye.vision.errors import DatasetError
 from tests.vision.data.drawn_images import draw_set
@@ -170,7 +170,7 @@ def test_a_data_yaml_says_where_its_images_are(drawn, text):
     (folder / "valid/images/2.png").unlink()
     (folder / "data.yaml").write_text(text + "names: [one, two]\n", encoding="utf-8")
     for split, count in (("train", 3), ("val", 2)):
-        images = images_folder(folder / "data.yaml", split=split)
+        images = find_images(folder / "data.yaml", split=split)
         annotations = read_annotations(folder / "data.yaml", images, split=split)
         assert [len(annotations), annotations.num_boxes()] == [count, count]
         assert all((images / image.file_name).is_file() for image in annotations.images)
