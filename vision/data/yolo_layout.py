@@ -225,10 +225,10 @@ def _classes(path: Path, content: dict[str, Any]) -> tuple[Categories, tuple[int
     names = content.get("names")
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
-    is_table = isinstance(names, dict) and all(key.isdecimal() for key in names)
-    numbered = {int(key): name for key, name in names.items()} if is_table else {}
+    table = names if isinstance(names, dict) else {}
+    numbered = {int(key): name for key, name in table.items() if key.isdecimal()}
     is_text = all(isinstance(name, str) for name in numbered.values())
-    if not numbered or not is_text or sorted(numbered) != list(range(len(names))):
+    if not numbered or not is_text or sorted(numbered) != list(range(len(table))):
         raise DatasetError(f"{path}: names must be a list, or a table with the keys 0, 1, 2, ... without a gap")
     if twice := [name for name, count in Counter(numbered.values()).items() if count > 1]:
         raise DatasetError(f"{path}: names has {twice[0]!r} twice")
