@@ -6,6 +6,7 @@ EXIF orientation says, so annotations must be made for the upright image.
 examples:
   handeye check-dataset train.json --images images --output report
   handeye check-dataset train.json --against val.json test.json
+  handeye check-dataset data.yaml --against data.yaml
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 LISTED = 10
 NUM_ANCHORS = 9
+NO_BOXES = "set without a box"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,9 @@ class Arguments:
     images: Path | None = None
     """Folder of the images; found automatically in a usual layout."""
     against: tuple[Path, ...] = ()
-    """Annotations of other splits: their images must not be in this one."""
+    """Annotations of other splits: their images must not be in this one. The same data.yaml: its other splits."""
     against_images: tuple[Path, ...] = ()
-    """Folder of images for each of them; --images by default."""
+    """Folder of images for each of them; by default --images, else found automatically."""
     split: str = "train"
     """Which split of a data.yaml to check."""
     input_size: tuple[int, int] = (640, 640)
@@ -58,14 +60,17 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Check, print, write the report; 1 when something was found."""
-    from handeye.vision.data.checks import check_annotations, fit_anchors
+    from handeye.vision.data.checks import DatasetFinding, check_annotations, fit_anchors
+    from handeye.vision.data.formats import find_images
 
     if arguments.against_images and len(arguments.against_images) != len(arguments.against):
         raise UserError("--against-images needs one folder for each --against, or none")
-    images = _folder(arguments.annotations, arguments.images)
+    images = find_images(arguments.annotations, arguments.images, arguments.split)
     annotations, reports = _examine(arguments.annotations, images, arguments.split, arguments.threads)
     findings = [*check_annotations(annotations), *(found for report in reports.values() for found in report.findings)]
-    findings += _leaks(arguments, images, annotations, reports)
+    if not annotations.num_boxes():
+        findings.append(DatasetFinding(NO_BOXES, f"{arguments.annotations}: {len(annotations)} images"))
+    findings += _leaks(arguments, annotations, reports)
     usable = sum(not any(found.is_image for found in report.findings) for report in reports.values())
     anchors = fit_anchors(annotations, Preprocessing(size_hw=arguments.input_size), NUM_ANCHORS)
     result = summarise(annotations, findings, usable, anchors)
@@ -125,17 +130,6 @@ def print_result(origin: Path, result: Mapping[str, Any], findings: Sequence[Dat
         console.print("nothing wrong found")
 
 
-def _folder(annotations: Path, images: Path | None) -> Path:
-    from handeye.vision.data.formats import images_folder
-
-    found = images or images_folder(annotations)
-    if found is None:
-        raise DatasetError(f"{annotations}: name the folder of its images with --images")
-    if not found.is_dir():
-        raise DatasetError(f"{found}: is not a folder of images")
-    return found
-
-
 def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[AnnotationSet, dict[int, ImageReport]]:
     """Read everything that can be read, and look at every image."""
     from handeye.vision.data.checks import check_images
@@ -149,17 +143,19 @@ def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[Annota
     return annotations, reports
 
 
-def _leaks(
-    arguments: Arguments, images: Path, annotations: AnnotationSet, reports: dict[int, ImageReport]
-) -> list[DatasetFinding]:
+def _leaks(arguments: Arguments, annotations: AnnotationSet, reports: dict[int, ImageReport]) -> list[DatasetFinding]:
     from handeye.vision.data.checks import LEAK, DatasetFinding, check_leaks
+    from handeye.vision.data.formats import find_images, other_splits
 
     findings = []
-    folders = arguments.against_images or tuple(images for _ in arguments.against)
-    for path, folder in zip(arguments.against, folders, strict=True):
-        others, other_reports = _examine(path, _folder(path, folder), arguments.split, arguments.threads)
-        pairs = check_leaks(annotations, reports, others, other_reports)
-        findings += [DatasetFinding(LEAK, f"{pair.one} looks like {pair.other} of {path}") for pair in pairs]
+    folders = arguments.against_images or tuple(arguments.images for _ in arguments.against)
+    for path, given in zip(arguments.against, folders, strict=True):
+        for split in other_splits(arguments.annotations, path, arguments.split):
+            images = find_images(path, given, split)
+            others, other_reports = _examine(path, images, split, arguments.threads)
+            pairs = check_leaks(annotations, reports, others, other_reports)
+            origin = path if split == arguments.split else f"{path} ({split})"
+            findings += [DatasetFinding(LEAK, f"{pair.one} looks like {pair.other} of {origin}") for pair in pairs]
     return findings
 
 

@@ -17,7 +17,6 @@ from typing import Literal
 from rich.console import Console
 
 from handeye.tools.command_line import Positional
-from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json
 
 
@@ -45,12 +44,10 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Convert and report counts."""
-    from handeye.vision.data.formats import convert, format_of, images_folder, read_annotations
+    from handeye.vision.data.formats import convert, find_images, format_of, read_annotations
     from handeye.vision.data.image_files import without_missing
 
-    images = arguments.images or images_folder(arguments.source)
-    if images is None:
-        raise DatasetError(f"{arguments.source}: name the folder of its images with --images")
+    images = find_images(arguments.source, arguments.images, arguments.split)
     annotations = read_annotations(
         arguments.source,
         images,
@@ -82,6 +79,8 @@ def run(arguments: Arguments) -> int:
 def _print(result: dict[str, object], items: list[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{result['output']}: {result['images']} images, {result['boxes']} boxes as {result['format']}")
+    if not result["boxes"]:
+        console.print("none of these images has a box")
     for item in items[:10]:
         console.print(f"left out: {item}", markup=False)
     if len(items) > 10:

@@ -13,6 +13,7 @@ import pytest
 from handeye.tools.command_line import run_command
 from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.coco import write_coco
+from handeye.vision.data.formats import convert
 from tests.vision.data.drawn_images import draw_set
 
 
@@ -74,3 +75,29 @@ def test_what_cannot_be_used_at_all_is_exit_code_2(tmp_path, capfd, spoil, messa
     told = capfd.readouterr().err.strip()
     assert message in told
     assert len(told.splitlines()) == 1
+
+
+def test_a_set_without_a_box_is_not_in_order(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    empty = tuple(replace(image, boxes=image.boxes[:0], areas=image.areas[:0]) for image in annotations.images)
+    write_coco(tmp_path / "a.json", AnnotationSet(empty, annotations.categories))
+    code, result = check(tmp_path / "a.json", images)
+    assert (code, result["problems"]) == (1, {"set without a box": 1})
+
+
+def test_the_splits_of_one_data_yaml_are_compared(tmp_path, capfd):
+    annotations, images = draw_set(tmp_path)
+    for split, numbers in (("train", (0, 1)), ("valid", (1, 2))):
+        chosen = AnnotationSet(tuple(annotations.images[number] for number in numbers), annotations.categories)
+        convert(chosen, images, "yolo", tmp_path / split, "copy")
+    file = tmp_path / "data.yaml"
+    file.write_text("train: train/images\nval: valid/images\nnames: [one, two]\n", encoding="utf-8")
+    words = ["check-dataset", str(file), "--json", str(tmp_path / "r.json")]
+    assert run_command(words) == 0
+    assert run_command([*words, "--against", str(tmp_path)]) == 1
+    findings = json.loads((tmp_path / "r.json").read_text())["findings"]
+    assert [finding["item"] for finding in findings] == [f"1.png looks like 1.png of {tmp_path} (val)"]
+    capfd.readouterr()
+    file.write_text("train: train/images\nnames: [one, two]\n", encoding="utf-8")
+    assert run_command([*words, "--against", str(file)]) == 2
+    assert "no split other than 'train'" in capfd.readouterr().err

@@ -16,9 +16,10 @@ from typing_extensions import assert_never
 from handeye.vision.data.annotations import AnnotationSet, Omissions
 from handeye.vision.data.coco import read_coco, write_coco
 from handeye.vision.data.voc import read_voc, voc_root, write_voc
-from handeye.vision.data.yolo_txt import DATA_NAME, read_yolo, write_yolo
+from handeye.vision.data.yolo_layout import description_in, find_set, stated_splits, swapped
+from handeye.vision.data.yolo_txt import read_yolo, write_yolo
 from handeye.vision.errors import DatasetError
-from handeye.vision.images import has_image_suffix
+from handeye.vision.images import has_image_suffix, list_images
 
 Format = Literal["coco", "voc", "yolo"]
 ImagePlacement = Literal["link", "copy"]
@@ -38,8 +39,9 @@ def read_annotations(
     """Read annotations of whatever format; file names are relative to `images`.
 
     A COCO file is a .json; VOC is a folder with Annotations/ or XML files, or an image list below one; YOLO is a
-    data.yaml, of which `split` is read, a folder with images and labels, or a list of image paths. `keep_masks` keeps
-    masks where the format has them. Raises DatasetError, or with `skip_broken` lists what is broken in `left_out`.
+    data.yaml or Darknet's obj.data, of which `split` is read, a folder with images and labels, or a list of image
+    paths. `keep_masks` keeps masks where the format has them. Raises DatasetError, or with `skip_broken` lists what
+    is broken in `left_out`.
     """
     path = Path(path)
     kind = format_of(path)
@@ -64,7 +66,7 @@ def format_of(path: Path) -> Format:
     match path.suffix.lower():
         case ".json":
             return "coco"
-        case ".yaml" | ".yml":
+        case ".yaml" | ".yml" | ".data":
             return "yolo"
         case ".txt":
             return "yolo" if voc_root(path) is None or _lists_files(path) else "voc"
@@ -72,11 +74,35 @@ def format_of(path: Path) -> Format:
             raise DatasetError(f"{path}: {suffix or 'no suffix'}: expected {EXPECTED}")
 
 
-def images_folder(path: Path) -> Path | None:
-    """The folder of images in the usual layouts; None where only the user knows."""
+def find_images(path: Path, given: Path | None = None, split: str = "train") -> Path:
+    """The folder of the images: the one given, else `images_folder`. Raises DatasetError where there is none."""
+    found = images_folder(path, split) if given is None else Path(given)
+    if found is None:
+        raise DatasetError(f"{path}: name the folder of its images with --images (data.images)")
+    if not found.is_dir():
+        raise DatasetError(f"{found}: is not a folder of images")
+    return found
+
+
+def images_folder(path: Path, split: str = "train") -> Path | None:
+    """The folder of images where YOLO's layout (of a data.yaml, its `split`) or a usual one says; else None."""
     path = Path(path)
-    root = path if path.is_dir() else voc_root(path) or path.parent
-    return next((folder for name in ("JPEGImages", "images") if (folder := root / name).is_dir()), None)
+    return find_set(path, None, split).folder if format_of(path) == "yolo" else _usual_folder(path)
+
+
+def other_splits(path: Path, other: Path, split: str) -> tuple[str, ...]:
+    """Which splits of `other` to compare with `split` of `path`: where both are one data.yaml all others, else `split`.
+
+    Raises DatasetError where the data.yaml has no other split.
+    """
+    description = description_in(Path(other))
+    mine = description_in(Path(path))
+    if description is None or mine is None or not description.samefile(mine):
+        return (split,)
+    others = tuple(name for name in stated_splits(description) if name != split)
+    if not others:
+        raise DatasetError(f"{other}: has no split other than {split!r} to compare with")
+    return others
 
 
 def convert(
@@ -104,15 +130,29 @@ def convert(
 
 
 def _format_of_folder(folder: Path) -> Format:
-    if (folder / DATA_NAME).is_file() or (folder / "labels").is_dir() or "labels" in folder.parts:
+    if description_in(folder) or _holds(folder / "labels", ".txt"):
         return "yolo"
-    if (folder / "Annotations").is_dir() or any(folder.glob("*.xml")):
+    if (folder / "Annotations").is_dir() or any(not file.name.startswith(".") for file in folder.glob("*.xml")):
         return "voc"
     if (folder / ANNOTATIONS_NAME).is_file():
         return "coco"
-    if any(folder.glob("*.txt")):
+    # Last, because a set of any format may lie below folders of these names.
+    here = folder.absolute()
+    counterparts = {swapped(here, "images", "labels"), swapped(here, "labels", "images")} - {here}
+    if (folder / "labels").is_dir() or _holds(folder, ".txt") or any(other.is_dir() for other in counterparts):
         return "yolo"
     raise DatasetError(f"{folder}: no annotations found; expected {EXPECTED}")
+
+
+def _holds(folder: Path, suffix: str) -> bool:
+    """Whether a folder or one below it has a file of that suffix."""
+    return any(name.endswith(suffix) and not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
+
+
+def _usual_folder(path: Path) -> Path | None:
+    root = path if path.is_dir() else voc_root(path) or path.parent
+    folders = [folder for name in ("JPEGImages", "images") if (folder := root / name).is_dir()]
+    return folders[0] if folders else root if list_images(root) else None
 
 
 def _lists_files(path: Path) -> bool:

@@ -19,6 +19,7 @@ from handeye.vision.data.annotations import (
     ImageAnnotations,
     Omissions,
     build_image,
+    read_text,
     safe_name,
 )
 from handeye.vision.data.image_files import read_size
@@ -86,14 +87,12 @@ def voc_root(path: Path) -> Path | None:
 
 def read_classes(path: Path) -> tuple[str, ...]:
     """The names in a text file, one a line. Raises DatasetError when it cannot be read or names one twice."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
-    names = tuple(line.strip() for line in lines if line.strip())
-    if not names or len(set(names)) != len(names):
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in lines:
+        raise DatasetError(f"{path}: line {lines.index('') + 1} is empty; class ids count the lines")
+    if not lines or len(set(lines)) != len(lines):
         raise DatasetError(f"{path}: expected one class name a line, none of them twice")
-    return names
+    return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,17 +107,14 @@ class _Source:
 def _find(path: Path) -> _Source:
     if path.is_dir():
         annotations = path / "Annotations" if (path / "Annotations").is_dir() else path
-        names = tuple(sorted(_relative_stem(file, annotations) for file in annotations.rglob("*.xml")))
+        names = tuple(sorted(_names_in(annotations)))
         if not names:
             raise DatasetError(f"{path}: no XML file in {annotations}")
         return _Source(path, annotations, names)
     root = voc_root(path)
     if root is None:
         raise DatasetError(f"{path}: an image list needs a folder Annotations above it")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as an image list: {error}") from error
+    lines = read_text(path).splitlines()
     # Lists of a single class have a second column; the name of an image holds no space there.
     rows = [line.strip() for line in lines if line.strip()]
     known = (name if (root / "Annotations" / f"{name}.xml").exists() else name.split()[0] for name in rows)
@@ -129,12 +125,13 @@ def _names_to_read(source: _Source) -> Sequence[str]:
     """A list's own files, and all others too where the classes are known from all files only."""
     if (source.root / CLASSES_NAME).is_file():
         return source.names
-    every = {_relative_stem(file, source.annotations) for file in source.annotations.rglob("*.xml")}
-    return sorted(every | set(source.names))
+    return sorted(_names_in(source.annotations) | set(source.names))
 
 
-def _relative_stem(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).with_suffix("").as_posix()
+def _names_in(folder: Path) -> set[str]:
+    """Of every XML file below the folder the path without its suffix; hidden ones are companions that macOS leaves."""
+    files = (file for file in folder.rglob("*.xml") if not file.name.startswith("."))
+    return {file.relative_to(folder).with_suffix("").as_posix() for file in files}
 
 
 def _parse(path: Path) -> Element:

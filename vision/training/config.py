@@ -49,12 +49,12 @@ class DataConfig(Config):
 
     annotations: Path
     """The training images' boxes: a COCO file, a Pascal VOC folder or image list, or a YOLO data.yaml or folder."""
-    images: Path
-    """Folder to which its file names are relative."""
+    images: Path | None = None
+    """Folder to which its file names are relative; null finds it, as data.yaml says or in a usual layout."""
     val_annotations: Path | None = None
     """The same for the validation images (of a data.yaml, its split val); null trains without evaluation."""
     val_images: Path | None = None
-    """Folder of these images; null means the training images' folder."""
+    """Folder of these images; null means the training images' folder, and with `images: null` finds it likewise."""
     num_workers: Annotated[int, Field(ge=0)] = 2
     """Worker processes that prepare batches; 0 prepares them in the training process."""
     cache_images: bool = False

@@ -44,6 +44,7 @@ from handeye.vision.training.training_data import (
     batch_targets,
     read_split,
     resolve_classes,
+    training_images,
     training_samples,
     validation_set,
 )
@@ -100,7 +101,7 @@ class Training(TrainingLoop[Detector, Batch]):
         config, about_precision = settle_precision(config, run, training_device())
         self.config, self.after_evaluation = config, after_evaluation
         self.accelerator = _accelerator(config, run)
-        train_set = read_split(config, config.data.annotations, config.data.images, "train", console)
+        train_set = read_split(config, config.data.annotations, training_images(config), "train", console)
         detector_config = resolve_classes(config.detector, train_set, config.data.annotations)
         self.samples = training_samples(config, train_set, detector_config)
         self.plan = batch_plan(config, len(train_set), detector_config, self.accelerator)

@@ -12,7 +12,7 @@ from handeye.vision.boxes.targets import BoxTargets
 from handeye.vision.config import validate_config
 from handeye.vision.data.annotations import BROKEN, AnnotationSet, first_reasons
 from handeye.vision.data.batches import Batch, BatchPlan, TrainingSamples, check_files
-from handeye.vision.data.formats import read_annotations
+from handeye.vision.data.formats import find_images, read_annotations
 from handeye.vision.data.image_files import without_broken
 from handeye.vision.detector import DetectorConfig
 from handeye.vision.errors import ConfigError, DatasetError
@@ -43,6 +43,11 @@ def resolve_classes(config: DetectorConfig, train_set: AnnotationSet, origin: Pa
     return validate_config(DetectorConfig, content, origin=str(origin))
 
 
+def training_images(config: TrainDetectorConfig) -> Path:
+    """The folder of the training images. Raises DatasetError where it is neither named nor found."""
+    return find_images(config.data.annotations, config.data.images)
+
+
 def read_split(config: TrainDetectorConfig, path: Path, images: Path, split: str, console: Console) -> AnnotationSet:
     """Read the annotations of a split and print what was found and what was left out."""
     skip_broken, keep_masks = config.data.skip_broken, split == "train" and config.augmentation.copy_paste is not None
@@ -69,7 +74,7 @@ def training_samples(
         )
     return TrainingSamples(
         train_set,
-        config.data.images,
+        training_images(config),
         config.augmentation,
         detector.preprocessing,
         config.seed,
@@ -109,7 +114,7 @@ def validation_set(
     """
     if config.data.val_annotations is None:
         return None
-    images = config.data.val_images or config.data.images
+    images = find_images(config.data.val_annotations, config.data.val_images or config.data.images, "val")
     annotations = read_split(config, config.data.val_annotations, images, "val", console)
     check_files([images / image.file_name for image in annotations.images])
     ground_truth = GroundTruth(annotations, config.data.val_annotations)

@@ -101,6 +101,13 @@ def test_every_list_of_a_voc_folder_has_the_same_classes(tmp_path):
     assert (len(one), one.categories.names) == (1, ("cat", "dog"))
 
 
+def test_companions_of_macos_are_no_annotations(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    convert(annotations, images, "voc", tmp_path / "voc", "copy")
+    (tmp_path / "voc/Annotations/._0.xml").write_bytes(b"\0\5\x16\7")
+    assert_same(annotations, read_annotations(tmp_path / "voc"), VOC_PX)
+
+
 def test_what_yolo_cannot_say_is_counted(tmp_path):
     image = annotations_from_lists(
         1, "0.png", (40, 50), [[0.0, 0.0, 20.0, 20.0], [-5.0, 5.0, 30.0, 50.0]], [0, 1], is_crowd=[True, False]
