@@ -138,7 +138,10 @@ class EpisodeDataset:
         return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.holds_images}
 
     def read_images(self, index: int, key: str) -> UInt8[np.ndarray, "T H W 3"] | np.ndarray:
-        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
+        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm.
+
+        Frames of a video belong to the rows by time stamps. Raises DatasetError, also for a row without a frame.
+        """
         if key not in self.features or not self.features[key].holds_images:
             cameras = ", ".join(name for name, feature in self.features.items() if feature.holds_images) or "none"
             raise DatasetError(f"{self.folder}: has no camera {key!r}; its cameras: {cameras}")
@@ -148,7 +151,11 @@ class EpisodeDataset:
             return np.stack([self._decode(row, key) for row in column])
         (chunk, file), from_s = place.videos[key]
         path = self.folder / self.info.video_path.format(video_key=key, chunk_index=chunk, file_index=file)
-        return read_video(path, from_s, place.end - place.begin, self.fps)
+        stamps_s = _column(self._rows_of(index), "timestamp", self.features["timestamp"], self._data_file(index))
+        try:
+            return read_video(path, from_s + stamps_s.astype(np.float64), 1.0 / self.fps)
+        except DatasetError as error:
+            raise DatasetError(f"episode {index}: {error}") from error
 
     def _place(self, index: int) -> _EpisodePlace:
         if not 0 <= index < len(self._places):
