@@ -177,7 +177,8 @@ def test_missing_streams(tmp_path: Path) -> None:
     writer = EpisodeWriter.open(tmp_path, FPS, features, "test arm")
     states = np.random.default_rng(0).normal(size=(LENGTH, 2)).astype(np.float32)
     writer.add(Episode({"observation.state": states}, "lift"))
-    assert only(tmp_path) == DataProblem(checks.NO_STREAM, "action is missing; recorded are observation.state")
+    told = "action is missing; recorded are observation.state (--action-key takes another)"
+    assert only(tmp_path) == DataProblem(checks.NO_STREAM, told)
 
 
 def test_missing_pictures(tmp_path: Path) -> None:
