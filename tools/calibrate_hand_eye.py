@@ -43,7 +43,7 @@ class Arguments:
     """Solve for camera and board in closed form, then by maximum likelihood, with leave-one-out errors."""
 
     samples: Positional[Path]
-    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board] as JSON or MoveIt's YAML."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
@@ -103,10 +103,12 @@ def run(arguments: Arguments) -> int:
 
 def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
     """Samples of either kind, and the board where images show it. Raises UserError for images without a camera file."""
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in {".json", ".yaml", ".yml"}:
         return load_pose_pairs(path), None
     if not path.is_dir():
-        raise UserError(f"{path}: expected a folder of images with poses.yaml, or a .json file of pairs of poses")
+        raise UserError(
+            f"{path}: expected a folder of images with poses.yaml, or pairs of poses as .json or MoveIt's .yaml"
+        )
     if camera is None:
         raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
