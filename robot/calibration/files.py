@@ -172,7 +172,8 @@ def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrins
         T_camera_board.append(board_pose(view, intrinsics).T_camera_board)
         measurements.append(measure(view.points_board, view.pixels_uv, intrinsics))
     if not names:
-        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; is it the right --board?")
+        reason = detector.explain() or "is it the right --board?"
+        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; {reason}")
     pairs = PosePairs(np.stack(T_base_tool), np.stack(T_camera_board), tuple(names))
     return Samples(pairs, tuple(measurements), tuple(without))
 
