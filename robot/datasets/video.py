@@ -43,12 +43,14 @@ def read_video(path: Path, stamps_s: Float[np.ndarray, " T"], period_s: float) -
     """
     if not np.isfinite(stamps_s).all():
         raise DatasetError(f"{path}: the rows' timestamps hold NaN or infinity, no frame can be found by them")
-    away_s, images = np.full(len(stamps_s), MOST_PERIODS * period_s), dict[int, np.ndarray]()
+    away_s = np.full(len(stamps_s), MOST_PERIODS * period_s)
+    images: dict[int, np.ndarray] = {}
     try:
         for at_s, frame in _frames_from(path, float(stamps_s.min()) - period_s):
             nearer = np.flatnonzero(np.abs(stamps_s - at_s) < away_s)
             if len(nearer):
-                images |= dict.fromkeys(nearer.tolist(), frame.to_ndarray(format="rgb24"))
+                image: np.ndarray = frame.to_ndarray(format="rgb24")
+                images.update((row, image) for row in nearer.tolist())
                 away_s[nearer] = np.abs(stamps_s[nearer] - at_s)
             if at_s >= stamps_s.max():
                 break

@@ -141,7 +141,7 @@ def rename_numbers(folder: Path, names: dict[str, str]) -> None:
     """As openpi's converters call them, in every file."""
     for path in (*(folder / "data").rglob("*.parquet"), *(folder / "meta/episodes").rglob("*.parquet")):
         table = pq.read_table(path)
-        columns = ["/".join(names.get(part, part) for part in column.split("/")) for column in table.column_names]
+        columns = ["/".join(str(names.get(part, part)) for part in column.split("/")) for column in table.column_names]
         pq.write_table(table.rename_columns(columns), path)
     for path, inside in ((folder / "meta/info.json", "features"), (folder / "meta/stats.json", None)):
         content = json.loads(path.read_text())
