@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from handeye.robot.transforms import make_transform, quat_wxyz_to_rotation
+from handeye.robot.transforms import QUAT_SLACK, make_transform, quat_wxyz_to_rotation
 from handeye.vision.config import Config
 
 Vector2 = tuple[float, float]
@@ -20,6 +20,8 @@ Vector3 = tuple[float, float, float]
 Vector4 = tuple[float, float, float, float]
 Vector6 = tuple[float, float, float, float, float, float]
 
+EXACT_QUAT = 1e-6
+"""A quaternion whose length is as near to 1 as this stays as it is written."""
 # The camera looks along the tool's z axis, turned by 15 degrees about its x axis so that the grasp point is in view.
 _CAMERA_TILT_RAD = math.radians(-15.0)
 
@@ -29,14 +31,18 @@ class PoseConfig(Config):
 
     translation_m: Vector3 = (0.0, 0.0, 0.0)
     quat_wxyz: Vector4 = (1.0, 0.0, 0.0, 0.0)
-    """Unit quaternion, scalar first."""
+    """Unit quaternion, scalar first; one of three printed digits is normalised."""
 
-    @model_validator(mode="after")
-    def _is_rotation(self) -> PoseConfig:
-        norm = math.sqrt(sum(value * value for value in self.quat_wxyz))
-        if abs(norm - 1.0) > 1e-6:
-            raise ValueError(f"quat_wxyz must have length 1, has {norm:.6f}")
-        return self
+    @field_validator("quat_wxyz")
+    @classmethod
+    def _normalised(cls, quat_wxyz: Vector4) -> Vector4:
+        length = math.hypot(*quat_wxyz)
+        if not abs(length - 1.0) <= QUAT_SLACK:
+            raise ValueError(f"quat_wxyz must have length 1, has {length:.6f}")
+        if abs(length - 1.0) <= EXACT_QUAT:
+            return quat_wxyz
+        w, x, y, z = (value / length for value in quat_wxyz)
+        return w, x, y, z
 
     def matrix(self) -> Float[np.ndarray, "4 4"]:
         """The homogeneous matrix of the transform."""

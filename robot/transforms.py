@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float
 from handeye.robot.errors import TransformError
 
 ROTATION_TOLERANCE = 1e-6
+QUAT_SLACK = 1.001e-3
+"""Largest error of a quaternion's length: four numbers of three printed digits are off by 0.0005 each."""
 Angle = TypeVar("Angle", float, np.ndarray)
 _SMALL_ANGLE = 1e-4  # below it series are used; their first neglected term is then under 1e-17
 
@@ -176,9 +178,9 @@ def rotation_to_rpy(R: Float[np.ndarray, "*batch 3 3"]) -> Float[np.ndarray, "*b
 
 
 def quat_wxyz_to_rotation(quat_wxyz: Float[np.ndarray, "*batch 4"]) -> Float[np.ndarray, "*batch 3 3"]:
-    """Rotation of a unit quaternion, scalar first; TransformError if its length is off by more than 1e-3."""
+    """Rotation of a unit quaternion, scalar first; TransformError if its length is off by more than QUAT_SLACK."""
     length = np.linalg.norm(quat_wxyz, axis=-1, keepdims=True)
-    if not np.all(np.abs(length - 1.0) <= 1e-3):
+    if not np.all(np.abs(length - 1.0) <= QUAT_SLACK):
         raise TransformError(f"expected a unit quaternion, scalar first, got {quat_wxyz.tolist()}")
     w, x, y, z = np.moveaxis(quat_wxyz / length, -1, 0)
     rows = [

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from handeye.robot.calibration.files import (
     HandEyeFile,
@@ -22,7 +24,7 @@ from handeye.robot.calibration.files import (
 from handeye.robot.calibration.hand_eye import Setting, transform_errors
 from handeye.robot.calibration.poses import ViewSpread, random_views
 from handeye.robot.calibration.refinement import NoiseLevels
-from handeye.robot.transforms import translation
+from handeye.robot.transforms import make_transform, translation
 from handeye.tools.command_line import run_command
 from handeye.vision.config import load_config
 from tests.robot.calibration.hand_eye_scene import BOARD, EXACT, INTRINSICS, make_samples
@@ -60,6 +62,77 @@ def test_samples_become_a_file_that_check_believes_until_the_camera_moves(settin
     assert run_command(["calibrate", "check", samples, "--hand-eye", str(output)]) == 0
     moved = write_pairs(tmp_path / "moved.json", pairs.T_base_tool, translation(0.02, 0.0, 0.0) @ pairs.T_camera_board)
     assert run_command(["calibrate", "check", moved, "--hand-eye", str(output)]) == 1
+
+
+def _xyzw_as_wxyz(T: np.ndarray) -> np.ndarray:
+    numbers = Rotation.from_matrix(T[:, :3, :3]).as_quat()
+    return make_transform(Rotation.from_quat(numbers, scalar_first=True).as_matrix(), T[:, :3, 3])
+
+
+@pytest.mark.parametrize(
+    ("setting", "change", "told"),
+    [
+        (
+            Setting.EYE_IN_HAND,
+            lambda tool, board: (np.linalg.inv(tool), board),
+            "it fits if the setting is eye-to-hand",
+        ),
+        (
+            Setting.EYE_TO_HAND,
+            lambda tool, board: (np.linalg.inv(tool), board),
+            "it fits if the setting is eye-in-hand",
+        ),
+        (
+            Setting.EYE_TO_HAND,
+            lambda tool, board: (_xyzw_as_wxyz(tool), board),
+            "the tool's quaternions are xyzw, read",
+        ),
+        (Setting.EYE_IN_HAND, lambda tool, board: (tool, _xyzw_as_wxyz(board)), "the board's quaternions are xyzw"),
+        (Setting.EYE_IN_HAND, lambda tool, board: (tool[1:], board[:-1]), "belongs to the image after it"),
+        (Setting.EYE_TO_HAND, lambda tool, board: (tool[:-1], board[1:]), "belongs to the image before it"),
+        (Setting.EYE_TO_HAND, lambda tool, board: (tool[::-1], board), "none of the usual mistakes explains it"),
+    ],
+)
+def test_samples_that_fit_nothing_are_not_written_and_the_mistake_is_named(
+    setting: Setting,
+    change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    told: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    _, pairs, _ = make_samples(setting, 7, NoiseLevels(), seed=3)
+    samples = write_pairs(tmp_path / "pairs.json", *change(pairs.T_base_tool, pairs.T_camera_board))
+    output = tmp_path / "hand_eye.yaml"
+    words = ["calibrate", "hand-eye", samples, "--setting", setting.value, "--output", str(output)]
+    assert run_command(words) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert "no calibration fits" in error
+    assert len(error.splitlines()) == 1
+    assert not output.exists()
+
+
+def test_a_calibration_that_does_not_hold_is_written_when_forced(tmp_path: Path):
+    _, pairs, _ = make_samples(Setting.EYE_TO_HAND, 5, NoiseLevels(), seed=3)
+    samples = write_pairs(tmp_path / "pairs.json", np.linalg.inv(pairs.T_base_tool), pairs.T_camera_board)
+    output = tmp_path / "hand_eye.yaml"
+    words = ["calibrate", "hand-eye", samples, "--setting", "eye-to-hand", "--output", str(output)]
+    assert run_command(words) == 2
+    assert not output.exists()
+    assert run_command([*words, "--force"]) == 0
+    assert load_config(HandEyeFile, output).leave_one_out_m > 10e-3
+    assert run_command([*words, "--limit-mm", "0"]) == 2
+
+
+def test_check_names_the_mistake_in_new_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    _, pairs, _ = make_samples(Setting.EYE_IN_HAND, 8, EXACT, seed=8)
+    output = tmp_path / "hand_eye.yaml"
+    samples = write_pairs(tmp_path / "pairs.json", pairs.T_base_tool, pairs.T_camera_board)
+    words = ["--setting", "eye-in-hand", "--output", str(output)]
+    assert run_command(["calibrate", "hand-eye", samples, *words]) == 0
+    wrong = write_pairs(tmp_path / "wrong.json", np.linalg.inv(pairs.T_base_tool), pairs.T_camera_board)
+    assert run_command(["calibrate", "check", wrong, "--hand-eye", str(output)]) == 1
+    assert "it would if the tool's poses are T_tool_base" in capsys.readouterr().out
 
 
 def test_mirrored_and_sheared_samples_and_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

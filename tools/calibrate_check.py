@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from handeye.robot.calibration.files import HandEyeFile
+from handeye.robot.calibration.diagnosis import Limits, explain_check
+from handeye.robot.calibration.files import load_hand_eye
 from handeye.robot.calibration.hand_eye import transform_errors
 from handeye.tools.calibrate_hand_eye import load_samples
 from handeye.tools.command_line import Positional
-from handeye.vision.config import load_config
 from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
@@ -22,9 +23,9 @@ class Arguments:
     """Predict the board pose of new samples; the board must not have moved. Exit code 1 for large errors."""
 
     samples: Positional[Path]
-    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board] as JSON or MoveIt's YAML."""
     hand_eye: Path = Path("hand_eye.yaml")
-    """The calibration, from `handeye calibrate hand-eye`."""
+    """The calibration, from `handeye calibrate hand-eye` or easy_handeye."""
     camera: Path | None = None
     """The camera's file; needed for images."""
     board: Path | None = None
@@ -41,16 +42,19 @@ def run(arguments: Arguments) -> int:
     """Compare with the limits."""
     if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
         raise UserError("expected --limit-mm and --limit-deg above 0")
-    hand_eye = load_config(HandEyeFile, arguments.hand_eye).hand_eye()
     samples, _ = load_samples(arguments.samples, arguments.camera, arguments.board)
+    hand_eye = load_hand_eye(arguments.hand_eye, samples.pairs)
     errors_m, errors_rad = transform_errors(hand_eye.predict(samples.pairs.T_base_tool), samples.pairs.T_camera_board)
+    limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))
     median_mm, median_deg = 1e3 * float(np.median(errors_m)), float(np.rad2deg(np.median(errors_rad)))
     worst = samples.pairs.names[int(np.argmax(errors_m))]
-    passes = median_mm <= arguments.limit_mm and median_deg <= arguments.limit_deg
+    passes = limits.hold(errors_m, errors_rad)
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{len(samples.pairs)} samples: median {median_mm:.2f} mm, {median_deg:.3f} degrees")
     console.print(f"worst: {1e3 * errors_m.max():.2f} mm, {np.rad2deg(errors_rad.max()):.3f} degrees; {worst}")
-    console.print("the calibration holds" if passes else "the calibration does not hold: camera or board has moved")
+    mistakes = [] if passes else explain_check(samples.pairs, hand_eye, limits)
+    reason = f"it would if {'; or: '.join(map(str, mistakes))}" if mistakes else "camera or board has moved"
+    console.print("the calibration holds" if passes else f"the calibration does not hold: {reason}")
     if arguments.json is not None:
         result = {"passes": passes, "samples": len(samples.pairs), "median_mm": median_mm, "median_deg": median_deg}
         write_json(arguments.json, {**result, "worst_mm": 1e3 * float(errors_m.max()), "worst_sample": worst})

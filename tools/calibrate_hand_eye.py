@@ -1,7 +1,11 @@
-"""Solve the hand-eye calibration AX = ZB and its uncertainty: `handeye calibrate hand-eye`."""
+"""Solve the hand-eye calibration AX = ZB and its uncertainty: `handeye calibrate hand-eye`.
+
+A calibration beyond the limits is not written, exit code 2; the error names the mistake that explains the samples.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handeye.robot.calibration.board import BoardConfig
+from handeye.robot.calibration.diagnosis import Limits, explain_samples
 from handeye.robot.calibration.files import (
     HandEyeFile,
     Provenance,
@@ -21,8 +26,9 @@ from handeye.robot.calibration.files import (
     pose_config,
     save_config,
 )
-from handeye.robot.calibration.hand_eye import ClosedForm, Setting, solve_hand_eye, transform_errors
+from handeye.robot.calibration.hand_eye import ClosedForm, PosePairs, Setting, solve_hand_eye, transform_errors
 from handeye.robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
+from handeye.robot.errors import CalibrationError
 from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
 from handeye.vision.errors import UserError
@@ -37,7 +43,7 @@ class Arguments:
     """Solve for camera and board in closed form, then by maximum likelihood, with leave-one-out errors."""
 
     samples: Positional[Path]
-    """Folder of images with poses.yaml, or a JSON list of pairs [T_base_tool, T_camera_board]."""
+    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board] as JSON or MoveIt's YAML."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
@@ -46,12 +52,20 @@ class Arguments:
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
     output: Path = Path("hand_eye.yaml")
     """Calibration file to write."""
+    limit_mm: float = 10.0
+    """Largest median leave-one-out distance with which it is written, in millimetres."""
+    limit_deg: float = 1.0
+    """Largest median leave-one-out angle, in degrees."""
+    force: bool = False
+    """Write it beyond these limits too."""
     json: Path | None = None
     """Write the result to this file."""
 
 
 def run(arguments: Arguments) -> int:
     """Load, solve, refine, leave one out, write, and list outliers."""
+    if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
+        raise UserError("expected --limit-mm and --limit-deg above 0")
     samples, board = load_samples(arguments.samples, arguments.camera, arguments.board)
     pairs, setting = samples.pairs, Setting(arguments.setting)
     closed = {method.value: solve_hand_eye(pairs, setting, method) for method in ClosedForm}
@@ -63,7 +77,6 @@ def run(arguments: Arguments) -> int:
     file = _file(
         refined, errors_m, errors_rad, Provenance(source=str(arguments.samples), samples=pairs.names, board=board)
     )
-    save_config(arguments.output, file)
     result = {
         **file.model_dump(mode="json", exclude={"provenance"}),
         refined.hand_eye.names[0]: X.tolist(),
@@ -78,6 +91,10 @@ def run(arguments: Arguments) -> int:
         },
     }
     show(result, refined.hand_eye.names[0])
+    limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))
+    if not (arguments.force or limits.hold(errors_m, errors_rad)):
+        raise CalibrationError(f"{arguments.samples}: {_misfit(file, pairs, limits)}")
+    save_config(arguments.output, file)
     console.print(f"written: {arguments.output}")
     if arguments.json is not None:
         write_json(arguments.json, result)
@@ -86,10 +103,12 @@ def run(arguments: Arguments) -> int:
 
 def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
     """Samples of either kind, and the board where images show it. Raises UserError for images without a camera file."""
-    if path.suffix.lower() == ".json":
+    if path.suffix.lower() in {".json", ".yaml", ".yml"}:
         return load_pose_pairs(path), None
     if not path.is_dir():
-        raise UserError(f"{path}: expected a folder of images with poses.yaml, or a .json file of pairs of poses")
+        raise UserError(
+            f"{path}: expected a folder of images with poses.yaml, or pairs of poses as .json or MoveIt's .yaml"
+        )
     if camera is None:
         raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
@@ -115,6 +134,17 @@ def show(result: dict[str, Any], name: str) -> None:
     console.print(table)
     for sample in result["without_board"]:
         console.print(f"left out, no board in it: {sample}")
+
+
+def _misfit(file: HandEyeFile, pairs: PosePairs, limits: Limits) -> str:
+    """What is wrong, in one line."""
+    found = explain_samples(pairs, file.setting, limits)
+    advice = "; or: ".join(map(str, found)) if found else "none of the usual mistakes explains it"
+    return (
+        f"no calibration fits: predicted from the others, a board is {1e3 * file.leave_one_out_m:.0f} mm and "
+        f"{math.degrees(file.leave_one_out_rad):.1f} degrees off (median); "
+        f"{'it fits if ' if found else ''}{advice}; --force writes it all the same"
+    )
 
 
 def _file(refined: Refinement, errors_m: np.ndarray, errors_rad: np.ndarray, provenance: Provenance) -> HandEyeFile:

@@ -14,6 +14,7 @@ from rich.table import Table
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, BoardView
 from handeye.robot.calibration.files import Provenance, lens_file, save_config
 from handeye.robot.calibration.lens import (
+    MIN_VIEWS,
     Coverage,
     LensCalibration,
     calibrate_lens,
@@ -102,6 +103,9 @@ def collect_views(arguments: Arguments, board: BoardConfig) -> tuple[tuple[Board
                 console.print(f"{len(views)} views; {shown}")
     if size_hw is None:
         raise CalibrationError(f"{arguments.source}: gave no image")
+    reason = detector.explain() if len(views) < MIN_VIEWS else None
+    if reason is not None:
+        raise CalibrationError(f"{arguments.source}: the board is in {len(views)} images; {reason}")
     return tuple(views), (size_hw[0], size_hw[1]), num_images
 
 

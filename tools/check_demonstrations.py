@@ -24,6 +24,7 @@ from handeye.robot.datasets.dataset_checks import DemonstrationReport, check_dem
 from handeye.robot.datasets.episode_checks import CheckSettings, number_names
 from handeye.robot.datasets.format import BOOK_KEEPING
 from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.tools.command_line import Positional
 from handeye.vision.errors import DatasetError, UserError
 from handeye.vision.files import write_json
@@ -41,6 +42,10 @@ class Arguments:
     """List episodes shorter than this."""
     frozen_s: float = 1.0
     """List video streams that freeze for this long while others continue."""
+    state_key: str = STATE_KEY
+    """Name of the state in the data set."""
+    action_key: str = ACTION_KEY
+    """Name of the actions."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -49,7 +54,7 @@ def run(arguments: Arguments) -> int:
     """Check and print; 1 for problems."""
     if arguments.shortest_s < 0 or arguments.frozen_s <= 0:
         raise UserError("--shortest-s must not be negative, --frozen-s must be above 0")
-    dataset = EpisodeDataset.open(arguments.dataset)
+    dataset = EpisodeDataset.open(arguments.dataset, {STATE_KEY: arguments.state_key, ACTION_KEY: arguments.action_key})
     if not dataset.num_episodes:
         raise DatasetError(f"{arguments.dataset}: holds no episode")
     settings = CheckSettings(arguments.shortest_s, arguments.frozen_s)

@@ -72,7 +72,9 @@ class PolicyExport:
     def describe(self) -> str:
         """One line for the user."""
         engines = ", ".join(f"{parity.engine} {parity.worst:.1e}" for parity in self.parities)
-        return f"{self.path} ({self.path.stat().st_size / 1e6:.2f} MB), deviations from torch: {engines}"
+        wrong = [parity.engine for parity in self.parities if not parity.worst <= PARITY_LIMIT]
+        verdict = f"; not faithful in {', '.join(wrong)}: expected at most {PARITY_LIMIT:g}" if wrong else ""
+        return f"{self.path} ({self.path.stat().st_size / 1e6:.2f} MB), deviations from torch: {engines}{verdict}"
 
 
 def export_checkpoint(checkpoint: Path, path: Path) -> PolicyExport:

@@ -57,8 +57,8 @@ def _load(arguments: Arguments) -> ActPolicy:
     if arguments.fps is not None:
         if arguments.fps < 1:
             raise UserError(f"--fps {arguments.fps}: expected at least 1")
-        return load_lerobot_policy(arguments.folder, fps=arguments.fps)
+        return load_lerobot_policy(arguments.folder, fps=arguments.fps, on_note=print)
     assert arguments.dataset is not None
     # Cameras and their size are in the configuration of the policy.
     named = signature_of(EpisodeDataset.open(arguments.dataset), (), (1, 1))
-    return load_lerobot_policy(arguments.folder, fps=named.fps, named=named)
+    return load_lerobot_policy(arguments.folder, fps=named.fps, named=named, on_note=print)

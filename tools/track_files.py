@@ -9,6 +9,7 @@ examples:
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from handeye.vision.errors import TrackingError, UserError
 from handeye.vision.files import write_json
 from handeye.vision.tracking.box_tracker import NOMINAL_RATE
 from handeye.vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
-from handeye.vision.tracking.metrics import TrackingScores, evaluate_tracks
-from handeye.vision.tracking.mot_files import read_mot_detections, read_mot_tracks, write_mot
+from handeye.vision.tracking.metrics import TrackingScores, evaluate_tracks, without_distractors
+from handeye.vision.tracking.mot_files import read_mot_detections, read_mot_ground_truth, write_mot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +35,9 @@ class Arguments(TrackerArguments):
     output: Path
     """MOT file of tracks to write."""
     ground_truth: Path | None = None
-    """MOT file of ground truth; its frames without detections are tracked too."""
+    """MOT file of ground truth; its frames without detections are tracked too, and distractors are forgiven."""
+    score_scale: float = 1.0
+    """What a score of 1 is in the file of detections: 100 for per cent."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -44,16 +47,18 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     config = arguments.load_config(overrides)
     if config.camera_motion is not None:
         raise UserError("camera_motion: needs images, and a MOT file has none; set it to null")
+    if not 0.0 < arguments.score_scale < math.inf:
+        raise UserError(f"--score-scale: expected a number above 0, got {arguments.score_scale:g}")
     _refuse_overwriting(arguments)
-    found = read_mot_detections(arguments.detections)
-    truth = None if arguments.ground_truth is None else read_mot_tracks(arguments.ground_truth)
+    found = read_mot_detections(arguments.detections, arguments.score_scale)
+    truth = None if arguments.ground_truth is None else read_mot_ground_truth(arguments.ground_truth)
     rate = config.frame_rate or NOMINAL_RATE
-    last_frame = max(found.last_frame, truth.last_frame if truth is not None else 0)
+    last_frame = max(found.last_frame, truth.boxes.last_frame if truth is not None else 0)
     try:
         result = track_sequence(found, build_box_tracker(config.tracker, rate), last_frame, rate)
     except TrackingError as error:
         raise UserError(f"{arguments.detections}: {error}") from error
-    scores = None if truth is None else evaluate_tracks(truth, result.tracks)
+    scores = None if truth is None else evaluate_tracks(truth.boxes, without_distractors(truth, result.tracks))
     write_mot(arguments.output, result.tracks)
     summary = _summary(result, scores) | {"tracker": config.tracker.kind, "output": str(arguments.output)}
     _print(summary)

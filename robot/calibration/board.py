@@ -24,6 +24,8 @@ from handeye.vision.config import Config
 
 MIN_CORNERS = 8
 """With fewer the pose is unreliable."""
+MIN_MARKERS = 6
+"""As many of one dictionary are no accident, and between them are corners."""
 
 
 class MarkerDictionary(Enum):
@@ -38,8 +40,18 @@ class MarkerDictionary(Enum):
     DICT_5X5_250 = "DICT_5X5_250"
     DICT_5X5_1000 = "DICT_5X5_1000"
     DICT_6X6_50 = "DICT_6X6_50"
+    DICT_6X6_100 = "DICT_6X6_100"
     DICT_6X6_250 = "DICT_6X6_250"
     DICT_6X6_1000 = "DICT_6X6_1000"
+    DICT_7X7_50 = "DICT_7X7_50"
+    DICT_7X7_100 = "DICT_7X7_100"
+    DICT_7X7_250 = "DICT_7X7_250"
+    DICT_7X7_1000 = "DICT_7X7_1000"
+    DICT_ARUCO_ORIGINAL = "DICT_ARUCO_ORIGINAL"
+    DICT_ARUCO_MIP_36H12 = "DICT_ARUCO_MIP_36H12"
+    DICT_APRILTAG_16H5 = "DICT_APRILTAG_16H5"
+    DICT_APRILTAG_25H9 = "DICT_APRILTAG_25H9"
+    DICT_APRILTAG_36H10 = "DICT_APRILTAG_36H10"
     DICT_APRILTAG_36H11 = "DICT_APRILTAG_36H11"
 
     @property
@@ -132,12 +144,16 @@ class BoardDetector:
         self.board = board
         self._points = board.corners_board()
         self._detector: Any = cv2.aruco.CharucoDetector(board.build())
+        self._unexplained: _Unexplained | None = None
 
     def __call__(self, image_rgb: UInt8[np.ndarray, "H W 3"], name: str = "image") -> BoardView | None:
         """The corners that are seen; None for fewer than MIN_CORNERS, or if all lie on one line of the board."""
         grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
-        pixels, ids, _, _ = self._detector.detectBoard(grey)
+        pixels, ids, _, marker_ids = self._detector.detectBoard(grey)
         if ids is None or len(ids) < MIN_CORNERS:
+            markers = 0 if marker_ids is None else len(marker_ids)
+            if markers >= MIN_MARKERS and (self._unexplained is None or markers > self._unexplained.markers):
+                self._unexplained = _Unexplained(name, grey, markers)
             return None
         corner_ids = np.asarray(ids).reshape(-1)
         rows, columns = np.divmod(corner_ids, self.board.columns - 1)
@@ -145,6 +161,36 @@ class BoardDetector:
             return None
         pixels_uv = np.asarray(pixels, dtype=np.float64).reshape(-1, 2)
         return BoardView(name, corner_ids, pixels_uv, self._points[corner_ids])
+
+    def explain(self) -> str | None:
+        """What is wrong with the board where an image showed its markers without corners between them, else None."""
+        if self._unexplained is None:
+            return None
+        seen, best, told = self._unexplained, MIN_CORNERS - 1, ""
+        for change in self._variants():
+            found = BoardDetector(self.board.model_copy(update=change))._detector.detectBoard(seen.grey)[1]
+            if found is not None and len(found) > best:
+                best = len(found)
+                told = ", ".join(f"{key}: {str(value).lower()}" for key, value in change.items())
+        what = f"{seen.name} shows {seen.markers} markers of the board, but hardly a corner between them"
+        if told:
+            return f"{what}; with {told} it shows {best} of {self.board.num_corners} corners"
+        return f"{what}: are columns, rows, square_m and marker_m those of the print?"
+
+    def _variants(self) -> list[dict[str, Any]]:
+        """Boards with the same markers: of the other pattern, and with columns and rows exchanged."""
+        other = {"legacy_pattern": not self.board.legacy_pattern}
+        turned = {"columns": self.board.rows, "rows": self.board.columns}
+        return [other, turned, turned | other]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Unexplained:
+    """The image with most markers among those without a view of the board."""
+
+    name: str
+    grey: UInt8[np.ndarray, "H W"]
+    markers: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

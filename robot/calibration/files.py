@@ -13,13 +13,14 @@ from jaxtyping import Float
 from pydantic import Field
 
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, board_pose
+from handeye.robot.calibration.foreign_files import easy_hand_eye, foreign_intrinsics, read_moveit_samples
 from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
 from handeye.robot.calibration.refinement import BoardMeasurement, measure, measure_pose
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
 from handeye.robot.config import PoseConfig, Vector3
 from handeye.robot.errors import CameraError
 from handeye.robot.transforms import nearest_transform, rotation_to_quat_wxyz
-from handeye.vision.config import Config, dump_config, load_config
+from handeye.vision.config import Config, dump_config, load_config, read_yaml
 from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.images import read_image
@@ -120,11 +121,23 @@ def lens_file(intrinsics: Intrinsics, rms_px: float, provenance: Provenance) -> 
 
 
 def load_intrinsics(path: Path) -> Intrinsics:
-    """The camera of a camera.yaml. Raises ConfigError naming the file."""
+    """The camera of a camera.yaml, a ROS camera_info or Kalibr's camchain. Raises UserError naming the file."""
+    foreign = foreign_intrinsics(read_yaml(path), str(path))
+    if foreign is not None:
+        return foreign
     try:
         return load_config(LensFile, path).intrinsics()
     except ConfigError as error:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
+
+
+def load_hand_eye(path: Path, pairs: PosePairs) -> HandEye:
+    """A hand_eye.yaml, or easy_handeye's result, which lacks the board: it is where these samples see it.
+
+    Raises UserError naming the file.
+    """
+    foreign = easy_hand_eye(read_yaml(path), pairs, str(path))
+    return load_config(HandEyeFile, path).hand_eye() if foreign is None else foreign
 
 
 def save_config(path: Path, config: Config) -> None:
@@ -159,22 +172,29 @@ def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrins
         T_camera_board.append(board_pose(view, intrinsics).T_camera_board)
         measurements.append(measure(view.points_board, view.pixels_uv, intrinsics))
     if not names:
-        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; is it the right --board?")
+        reason = detector.explain() or "is it the right --board?"
+        raise UserError(f"{folder}: none of its {len(poses)} images shows the board; {reason}")
     pairs = PosePairs(np.stack(T_base_tool), np.stack(T_camera_board), tuple(names))
     return Samples(pairs, tuple(measurements), tuple(without))
 
 
 def load_pose_pairs(path: Path) -> Samples:
-    """A JSON list of [T_base_tool, T_camera_board], 4 x 4 each in m, as MoveIt's calibration saves them.
+    """A JSON list of [T_base_tool, T_camera_board], 4 x 4 each in m, or the YAML that MoveIt's calibration saves.
 
     Raises UserError for another form and TransformError for matrices that are no rigid transforms.
     """
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        return _samples_of_pairs(read_moveit_samples(path), path)
     try:
         recorded = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: expected a JSON list of pairs of 4 x 4 matrices: {error}") from error
     if recorded.ndim != 4 or recorded.shape[1:] != (2, 4, 4):
         raise UserError(f"{path}: expected a list of [T_base_tool, T_camera_board], 4 x 4 each, got {recorded.shape}")
+    return _samples_of_pairs(recorded, path)
+
+
+def _samples_of_pairs(recorded: Float[np.ndarray, "N 2 4 4"], path: Path) -> Samples:
     rigid = np.stack(
         [
             nearest_transform(pair, _PRINTED_DIGITS, f"{path}: sample {number}, [T_base_tool, T_camera_board]")

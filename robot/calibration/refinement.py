@@ -31,6 +31,8 @@ from handeye.robot.transforms import (
 NUM_SHARED = 12  # translation and rotation of X, then of Z
 _EM_STEPS = 12
 _GAUSS_NEWTON_STEPS = 3
+_MOST_EVALUATIONS = 100
+"""Of the residuals in one fit: samples that fit need a dozen, those that fit nothing would go on for minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +266,9 @@ def _most_likely(problem: Reprojection, start: np.ndarray, noise: NoiseLevels) -
     prior = _prior_sigmas(problem, noise)
     # Steps in units of each parameter's own accuracy; metres and radians then mix without harm.
     jacobian: Any = partial(_weighted_jacobian, problem, noise=noise)
-    found: Any = least_squares(residuals, start, jacobian, method="lm", x_scale="jac", xtol=1e-12, ftol=1e-12)
+    found: Any = least_squares(
+        residuals, start, jacobian, method="lm", x_scale="jac", xtol=1e-12, ftol=1e-12, max_nfev=_MOST_EVALUATIONS
+    )
     return found.x
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -26,7 +27,8 @@ from handeye.robot.datasets.episode_checks import (
     number_names,
 )
 from handeye.robot.datasets.format import BOOK_KEEPING, Feature
-from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.statistics import Statistics, episode_statistics, merge_statistics
 from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.vision.errors import DatasetError
 
@@ -35,6 +37,12 @@ OTHER_SIZE, OTHER_RATE = "images of another size", "video of another rate"
 DUPLICATE, JUMP, OTHER_STATISTICS = "episode given twice", "jump of an action", "statistics of other data"
 JUMP_FACTOR, JUMP_SAMPLES, JUMP_QUANTILE = 8.0, 200, 0.995
 """A step is a jump above JUMP_FACTOR times the JUMP_QUANTILE of its number, from JUMP_SAMPLES steps on."""
+WRAPPED = "joint a whole turn away"
+TURN_RAD, TURN_SLACK_RAD, CLUSTER_RAD = 2 * math.pi, 0.3, 1.0
+"""A wrap is a step of a turn, within the slack, where other steps are shorter than the slack; or episodes whose medians
+are whole turns apart and otherwise within CLUSTER_RAD."""
+ANGLES = ("joint", "qpos", "wrist", "shoulder", "elbow", "_rad", "roll", "pitch", "yaw")
+"""Words in the names of numbers that are compared between episodes: other numbers may be 6.28 apart for a reason."""
 STATISTICS_SLACK, IMAGE_SLACK = 1e-3, 0.03
 """Relative to a number's range; of the brightness of images, which video coding and subsampling change a little."""
 
@@ -62,6 +70,8 @@ def check_demonstrations(
         on_episode()
     if ACTION_KEY in dataset.features:
         check.findings += check_jumps(check.actions, number_names(ACTION_KEY, dataset.features[ACTION_KEY]))
+    if STATE_KEY in dataset.features:
+        check.findings += check_turns(check.states, number_names(STATE_KEY, dataset.features[STATE_KEY]))
     if len(check.lengths) == dataset.num_episodes:
         check.findings += check_statistics(check.statistics, dataset)
     return DemonstrationReport(check.findings, check.lengths, check.statistics)
@@ -71,7 +81,9 @@ def check_streams_exist(dataset: EpisodeDataset) -> Iterator[DataProblem]:
     """Missing states and actions, and videos whose rate is not that of the frames."""
     for key in (STATE_KEY, ACTION_KEY):
         if key not in dataset.features:
-            yield DataProblem(NO_STREAM, f"{key} is missing; recorded are {', '.join(dataset.info.recorded)}")
+            option = "--state-key" if key == STATE_KEY else "--action-key"
+            recorded = ", ".join(dataset.info.recorded)
+            yield DataProblem(NO_STREAM, f"{key} is missing; recorded are {recorded} ({option} takes another)")
     for key, feature in dataset.features.items():
         rate = feature.info.get("video.fps", dataset.fps)
         if rate != dataset.fps:
@@ -98,6 +110,35 @@ def check_jumps(actions: Mapping[int, Float[np.ndarray, "T D"]], names: Sequence
                 first = frames[0]
                 jump = f"{name} jumps by {lengths[first]:.4g} before frame {first + 1}"
                 yield DataProblem(JUMP, f"{jump}; nearly all its steps are below {longest / JUMP_FACTOR:.3g}", index)
+
+
+def check_turns(states: Mapping[int, Float[np.ndarray, "T D"]], names: Sequence[str]) -> Iterator[DataProblem]:
+    """Joints that a driver wraps into -pi..pi, within an episode or between them: a policy sees one pose as two."""
+    for place, name in enumerate(names):
+        columns = {index: values[:, place] for index, values in states.items()}
+        steps = np.concatenate([np.zeros(0), *(np.abs(np.diff(column)) for column in columns.values())])
+        is_turn = np.abs(steps - TURN_RAD) < TURN_SLACK_RAD
+        if is_turn.any() and steps[~is_turn].max(initial=0.0) < TURN_SLACK_RAD:
+            for index, column in columns.items():
+                frames = np.flatnonzero(np.abs(np.abs(np.diff(column)) - TURN_RAD) < TURN_SLACK_RAD)
+                if len(frames):
+                    frame = int(frames[0]) + 1
+                    values = f"from {column[frame - 1]:.3f} to {column[frame]:.3f} in frame {frame}"
+                    yield DataProblem(WRAPPED, f"{STATE_KEY}: {name} goes {values}: unwrap it", index)
+        elif columns and any(word in name.lower() for word in ANGLES):
+            yield from _turns_between_episodes(name, {index: float(np.median(one)) for index, one in columns.items()})
+
+
+def _turns_between_episodes(name: str, medians: Mapping[int, float]) -> Iterator[DataProblem]:
+    away = np.array(list(medians.values())) - next(iter(medians.values()))
+    turns = np.round(away / TURN_RAD)
+    if np.abs(away - TURN_RAD * turns).max() >= CLUSTER_RAD:
+        return
+    for index, turn in zip(medians, turns.tolist(), strict=True):
+        if turn:
+            first, value = next(iter(medians)), medians[index]
+            others = f"about {value:.3f}, {turn:+.0f} turns from episode {first}"
+            yield DataProblem(WRAPPED, f"{STATE_KEY}: {name} is {others}: unwrap it", index)
 
 
 def check_statistics(found: Statistics, dataset: EpisodeDataset) -> Iterator[DataProblem]:
@@ -153,6 +194,7 @@ class _Check:
     lengths: dict[int, int] = field(default_factory=dict)
     statistics: Statistics = field(default_factory=dict)
     actions: dict[int, Float[np.ndarray, "T D"]] = field(default_factory=dict)
+    states: dict[int, Float[np.ndarray, "T D"]] = field(default_factory=dict)
     seen: dict[bytes, int] = field(default_factory=dict)
 
     def check_episode(self, index: int) -> None:
@@ -179,7 +221,10 @@ class _Check:
             if key in columns and columns[key].ndim == 2:
                 names = number_names(key, dataset.features[key])
                 yield from check_joints(key, columns[key], names, self.bounds, dataset.fps)
-        digest = hashlib.sha256(b"".join(columns[key].tobytes() for key in (STATE_KEY, ACTION_KEY) if key in columns))
+        numbers = [columns[key] for key in (STATE_KEY, ACTION_KEY) if key in columns]
+        if not numbers:
+            return
+        digest = hashlib.sha256(b"".join(values.tobytes() for values in numbers))
         first = self.seen.setdefault(digest.digest(), index)
         if first != index:
             yield DataProblem(DUPLICATE, f"the states and actions of episode {first}")
@@ -214,5 +259,6 @@ class _Check:
         statistics = episode_statistics(sound | dict(images), self.dataset.features)
         self.statistics = self.statistics | merge_statistics(self.statistics, statistics)
         self.lengths[index] = len(columns["index"])
-        if ACTION_KEY in sound:
-            self.actions[index] = sound[ACTION_KEY].reshape(self.lengths[index], -1).astype(np.float64)
+        for key, kept in ((ACTION_KEY, self.actions), (STATE_KEY, self.states)):
+            if key in sound:
+                kept[index] = sound[key].reshape(self.lengths[index], -1).astype(np.float64)

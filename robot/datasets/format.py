@@ -41,7 +41,7 @@ class Feature:
 
     dtype is a numpy name, "string", "video" (RGB in an mp4) or "image" (PNG in the row: 16-bit depth in mm). shape is
     that of one frame, (1,) for a number, (H, W, 3) or (H, W, 1) for images. names label its last axis, or all axes
-    of an image. info is what else the file says about it.
+    of an image; a row of numbers has a different name for each, or none. info is what else the file says about it.
     """
 
     dtype: str
@@ -205,28 +205,61 @@ def _info_from_json(content: Mapping[str, Any]) -> DatasetInfo:
     if absent:
         raise ValueError(f"features {sorted(absent)} are missing")
     fps = content["fps"]
-    if not (isinstance(fps, int) and fps > 0):
+    # LeRobot's own converter from v2.1 wrote 10.0.
+    if isinstance(fps, bool) or not (isinstance(fps, int | float) and fps > 0 and float(fps).is_integer()):
         raise ValueError(f"fps: expected a whole number above 0, got {fps!r}")
     return DatasetInfo(
-        fps=fps,
+        fps=int(fps),
         features=features,
         robot_type=content.get("robot_type") or "unknown",
         total_episodes=int(content["total_episodes"]),
         total_frames=int(content["total_frames"]),
         total_tasks=int(content["total_tasks"]),
-        data_path=content["data_path"],
-        video_path=content.get("video_path") or VIDEO_PATH,
+        data_path=_template(content["data_path"], DATA_PATH),
+        video_path=_template(content.get("video_path") or VIDEO_PATH, VIDEO_PATH),
         chunks_size=int(content.get("chunks_size", FILES_IN_CHUNK)),
     )
 
 
 def _feature_from_json(row: Mapping[str, Any]) -> Feature:
-    names = row.get("names")
-    if isinstance(names, dict):
-        # LeRobot allows a group name before the list, as {"motors": [...]}.
-        names = next(iter(names.values()), None)
-    labels = tuple(str(name) for name in names) if isinstance(names, list) else None
-    return Feature(row["dtype"], tuple(int(size) for size in row["shape"]), labels, row.get("info") or {})
+    shape = tuple(int(size) for size in row["shape"])
+    names = _flat_names(row.get("names"))
+    labels = None if names is None else tuple(names)
+    if labels is not None and len(shape) == 1:
+        labels = _distinct(labels) if len(labels) == shape[0] else None
+    return Feature(row["dtype"], shape, labels, row.get("info") or {})
+
+
+def _flat_names(names: Any) -> list[str] | None:
+    """Names from a list, from groups of lists as {"motors": [...]}, or from places by name as {"x": 0, "y": 1}.
+
+    With several groups a name is preceded by that of its group: both arms may have a joint of one name.
+    """
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    if not isinstance(names, dict):
+        return None
+    if all(isinstance(group, list) for group in names.values()):
+        return [f"{group}_{name}" if len(names) > 1 else str(name) for group, row in names.items() for name in row]
+    if sorted(map(str, names.values())) == sorted(map(str, range(len(names)))):
+        return sorted(names, key=lambda name: int(names[name]))
+    return None
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names that occur twice get their place, as "gripper[6]" and "gripper[7]"."""
+    return tuple(f"{name}[{place}]" if names.count(name) > 1 else name for place, name in enumerate(names))
+
+
+def _template(given: str, ours: str) -> str:
+    """The path of a file by its indices; `ours` for one by episode, which some writers of v3.0 keep from v2.1."""
+    try:
+        given.format(video_key="", chunk_index=0, file_index=0)
+    except KeyError:
+        return ours
+    except IndexError:
+        raise ValueError(f"path {given!r}: expected one as {ours!r}") from None
+    return given
 
 
 def pyarrow() -> tuple[Any, Any]:

@@ -1,14 +1,9 @@
-"""Read demonstrations: LeRobot data sets v3.0 without LeRobot and torch, and the statistics of their features.
-
-Statistics are LeRobot's: images by channel in 0..1, and quantiles of a data set as the weighted mean of those of its
-episodes, which is an approximation; everything else is exact.
-"""
+"""Read demonstrations: LeRobot data sets v3.0 without LeRobot and torch."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,6 @@ import numpy as np
 from jaxtyping import UInt8
 
 from handeye.robot.datasets.format import (
-    STATS_PATH,
     TASKS_PATH,
     DatasetInfo,
     Episode,
@@ -26,17 +20,18 @@ from handeye.robot.datasets.format import (
     read_table,
     to_numpy,
 )
+from handeye.robot.datasets.statistics import (
+    Statistics,
+    episode_statistics,
+    merge_statistics,
+    read_statistics,
+    statistics_of_rows,
+)
 from handeye.robot.datasets.video import read_video
 from handeye.vision.errors import DatasetError
 
 Place = tuple[int, int]
 """Chunk and file index."""
-
-Statistics = dict[str, dict[str, np.ndarray]]
-"""{feature: {"min" | "max" | "mean" | "std" | "count" | "q01" ...: array}}."""
-QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-IMAGES = 100
-"""Images of an episode that enter its statistics, evenly spaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +49,16 @@ class EpisodeDataset:
     """A data set of demonstrations, opened by `open`; episodes are read lazily."""
 
     def __init__(
-        self, folder: Path, info: DatasetInfo, stats: Statistics, tasks: list[str], places: list[_EpisodePlace]
+        self,
+        folder: Path,
+        info: DatasetInfo,
+        stats: Statistics,
+        tasks: list[str],
+        places: list[_EpisodePlace],
+        keys: Mapping[str, str],
     ) -> None:
         self.folder = folder
+        self._keys = keys
         self.info = info
         self.stats = stats
         """Statistics by feature, as meta/stats.json has them."""
@@ -65,17 +67,27 @@ class EpisodeDataset:
         self._cached: tuple[Place, Any] | None = None
 
     @classmethod
-    def open(cls, folder: Path) -> EpisodeDataset:
-        """Read meta/. Raises DatasetError with the reason unless it is a complete data set v3.0."""
-        info = read_info(folder)
+    def open(cls, folder: Path, keys: Mapping[str, str] | None = None) -> EpisodeDataset:
+        """Read meta/. Raises DatasetError with the reason unless it is a complete data set v3.0.
+
+        `keys` gives numbers the names that they have here, as {"observation.state": "state"}.
+        """
+        keys = {ours: theirs for ours, theirs in (keys or {}).items() if ours != theirs}
+        info = _renamed(read_info(folder), keys, folder)
         rows = _read_episode_rows(folder)
         counted = [row for row in rows if row["episode_index"] < info.total_episodes]
         places = _read_places(folder, info, counted)
         # A recording killed between its last files has described an episode that info.json does not count yet;
         # stats.json may or may not include it.
         was_cut_off = len(rows) > len(counted)
-        stats = _merge_rows(counted, info) if was_cut_off else _read_stats(folder, info) if places else {}
-        return cls(folder, info, stats, _read_tasks(folder) if places else [], places)
+        tasks, incomplete = _read_tasks(folder) if places else [], tuple[str, ...]()
+        if was_cut_off:
+            stats = statistics_of_rows(counted, info, keys)
+        else:
+            stats, incomplete = read_statistics(folder, info, keys) if places else ({}, ())
+        dataset = cls(folder, info, stats, tasks, places, keys)
+        dataset.stats |= dataset.measure(incomplete)
+        return dataset
 
     @property
     def fps(self) -> int:
@@ -135,10 +147,23 @@ class EpisodeDataset:
     def read_columns(self, index: int) -> dict[str, np.ndarray]:
         """The columns of an episode as stored, unchecked. Raises DatasetError."""
         table, path = self._rows_of(index), self._data_file(index)
-        return {key: _column(table, key, one, path) for key, one in self.features.items() if not one.holds_images}
+        features = {key: feature for key, feature in self.features.items() if not feature.holds_images}
+        return {key: _column(table, self._keys.get(key, key), feature, path) for key, feature in features.items()}
+
+    def measure(self, keys: Sequence[str]) -> Statistics:
+        """Statistics of these features, which are no images, over all episodes. Raises DatasetError."""
+        measured: Statistics = {}
+        for index in range(self.num_episodes if keys else 0):
+            columns = self.read_columns(index)
+            of_episode = episode_statistics({key: columns[key] for key in keys}, self.features)
+            measured = merge_statistics(measured, of_episode)
+        return measured
 
     def read_images(self, index: int, key: str) -> UInt8[np.ndarray, "T H W 3"] | np.ndarray:
-        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm. Raises DatasetError."""
+        """The images of one camera, RGB; depth images as (T, H, W) uint16, mm.
+
+        Frames of a video belong to the rows by time stamps. Raises DatasetError, also for a row without a frame.
+        """
         if key not in self.features or not self.features[key].holds_images:
             cameras = ", ".join(name for name, feature in self.features.items() if feature.holds_images) or "none"
             raise DatasetError(f"{self.folder}: has no camera {key!r}; its cameras: {cameras}")
@@ -148,7 +173,11 @@ class EpisodeDataset:
             return np.stack([self._decode(row, key) for row in column])
         (chunk, file), from_s = place.videos[key]
         path = self.folder / self.info.video_path.format(video_key=key, chunk_index=chunk, file_index=file)
-        return read_video(path, from_s, place.end - place.begin, self.fps)
+        stamps_s = _column(self._rows_of(index), "timestamp", self.features["timestamp"], self._data_file(index))
+        try:
+            return read_video(path, from_s + stamps_s.astype(np.float64), 1.0 / self.fps)
+        except DatasetError as error:
+            raise DatasetError(f"episode {index}: {error}") from error
 
     def _place(self, index: int) -> _EpisodePlace:
         if not 0 <= index < len(self._places):
@@ -189,20 +218,15 @@ class EpisodeDataset:
         return image[..., ::-1] if image.ndim == 3 else image
 
 
-def episode_statistics(columns: Mapping[str, np.ndarray], features: Mapping[str, Feature]) -> Statistics:
-    """Statistics of the arrays of one episode, one row per frame; texts have none."""
-    statistics = {}
-    for key, values in columns.items():
-        feature = features[key]
-        if feature.dtype == "string":
-            continue
-        statistics[key] = _image_statistics(values) if feature.holds_images else _number_statistics(values)
-    return statistics
-
-
-def merge_statistics(first: Statistics, second: Statistics) -> Statistics:
-    """Statistics of both together; deviations by the parallel formula of Chan, Golub and LeVeque (1979)."""
-    return {key: _merge(first[key], second[key]) if key in first else second[key] for key in second}
+def _renamed(info: DatasetInfo, keys: Mapping[str, str], folder: Path) -> DatasetInfo:
+    """With the features under our names; one that already has such a name gives way."""
+    ours = {theirs: key for key, theirs in keys.items()}
+    for key in ours:
+        if key not in info.recorded or info.features[key].holds_images:
+            numbers = ", ".join(key for key, feature in info.recorded.items() if not feature.holds_images)
+            raise DatasetError(f"{folder}: has no numbers {key!r}; it has {numbers}")
+    kept = {key: feature for key, feature in info.features.items() if key not in keys}
+    return replace(info, features={ours.get(key, key): feature for key, feature in kept.items()})
 
 
 def _column(table: Any, key: str, feature: Feature, path: Path) -> np.ndarray:
@@ -235,54 +259,26 @@ def _read_places(folder: Path, info: DatasetInfo, rows: list[dict[str, Any]]) ->
 
 
 def _episode_place(row: Mapping[str, Any], info: DatasetInfo, folder: Path) -> _EpisodePlace:
+    def whole(column: str) -> int:
+        value = row[column]
+        if isinstance(value, float) and value.is_integer():
+            return int(value)  # pandas turns a column with a gap into floats
+        if isinstance(value, bool) or not isinstance(value, int):
+            episode = row["episode_index"]
+            raise DatasetError(f"{folder}: meta/episodes: {column} of episode {episode} is {value}, expected an index")
+        return value
+
     def place(prefix: str) -> Place:
-        return row[f"{prefix}/chunk_index"], row[f"{prefix}/file_index"]
+        return whole(f"{prefix}/chunk_index"), whole(f"{prefix}/file_index")
 
     try:
         videos = {
             key: (place(f"videos/{key}"), float(row[f"videos/{key}/from_timestamp"])) for key in info.keys_of("video")
         }
-        begin, end = row["dataset_from_index"], row["dataset_to_index"]
+        begin, end = whole("dataset_from_index"), whole("dataset_to_index")
         return _EpisodePlace(begin, end, place("data"), place("meta/episodes"), videos)
     except KeyError as error:
         raise DatasetError(f"{folder}: meta/episodes has no column {error}") from error
-
-
-def _merge_rows(rows: list[dict[str, Any]], info: DatasetInfo) -> Statistics:
-    """Statistics of all episodes from those of each."""
-    merged: Statistics = {}
-    for row in rows:
-        of_episode: Statistics = {}
-        for column, value in row.items():
-            if column.startswith("stats/") and value is not None:
-                key, _, name = column.removeprefix("stats/").rpartition("/")
-                of_episode.setdefault(key, {})[name] = np.array(value)
-        known = {key: value for key, value in of_episode.items() if key in info.features}
-        merged = merge_statistics(merged, known) if merged else known
-    return merged
-
-
-def _read_stats(folder: Path, info: DatasetInfo) -> Statistics:
-    """meta/stats.json. Raises DatasetError when it belongs to other features or another number of frames."""
-    path = folder / STATS_PATH
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
-    stats = {key: {name: np.array(value) for name, value in row.items()} for key, row in content.items()}
-    for key, feature in info.features.items():
-        # Of matrices and images LeRobot keeps other shapes.
-        if feature.holds_images or feature.dtype == "string" or len(feature.shape) != 1:
-            continue
-        if key not in stats:
-            raise DatasetError(f"{path}: has no statistics of {key}: are they of another data set?")
-        shape, count = stats[key]["mean"].shape, int(stats[key]["count"][0])
-        if shape != feature.shape or count != info.total_frames:
-            raise DatasetError(
-                f"{path}: statistics of another data set: {key} has shape {shape} over {count} frames there, "
-                f"{feature.shape} over {info.total_frames} frames here"
-            )
-    return stats
 
 
 def _read_tasks(folder: Path) -> list[str]:
@@ -293,42 +289,3 @@ def _read_tasks(folder: Path) -> list[str]:
         raise DatasetError(f"{folder / TASKS_PATH}: expected columns task and task_index, got {table.column_names}")
     rows = zip(table.column("task_index").to_pylist(), table.column(names).to_pylist(), strict=True)
     return [name for _, name in sorted(rows)]
-
-
-def _number_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    rows = values.reshape(len(values), -1).astype(np.float64)
-    shape = values.shape[1:] or (1,)
-    result = {
-        "min": rows.min(axis=0),
-        "max": rows.max(axis=0),
-        "mean": rows.mean(axis=0),
-        "std": rows.std(axis=0),
-        **{name: np.quantile(rows, share, axis=0) for name, share in QUANTILES.items()},
-    }
-    return {name: value.reshape(shape) for name, value in result.items()} | {"count": np.array([len(values)])}
-
-
-def _image_statistics(images: np.ndarray) -> dict[str, np.ndarray]:
-    """Of colours in 0..1 with shape (3, 1, 1), of depth in mm with shape (1, 1, 1); count is that of images."""
-    chosen = images[np.unique(np.linspace(0, len(images) - 1, IMAGES).round().astype(int))]
-    scale = 255.0 if chosen.dtype == np.uint8 else 1.0
-    channels = chosen.shape[-1] if chosen.ndim == 4 else 1
-    statistics = _number_statistics(chosen.reshape(-1, channels) / scale)
-    shaped = {name: value.reshape(channels, 1, 1) for name, value in statistics.items() if name != "count"}
-    return shaped | {"count": np.array([len(chosen)])}
-
-
-def _merge(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    n, m = float(first["count"][0]), float(second["count"][0])
-    mean = (n * first["mean"] + m * second["mean"]) / (n + m)
-    spread = sum(weight * (part["std"] ** 2 + (part["mean"] - mean) ** 2) for weight, part in ((n, first), (m, second)))
-    merged = {
-        "min": np.minimum(first["min"], second["min"]),
-        "max": np.maximum(first["max"], second["max"]),
-        "mean": mean,
-        "std": np.sqrt(spread / (n + m)),
-        "count": first["count"] + second["count"],
-    }
-    for name in QUANTILES.keys() & first.keys() & second.keys():
-        merged[name] = (n * first[name] + m * second[name]) / (n + m)
-    return merged

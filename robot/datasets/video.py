@@ -5,16 +5,19 @@ H.264 with a key frame every two images: larger files, but any image takes at mo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from handeye.vision.errors import DatasetError, MissingPackageError
 
 CODEC, PIXELS, QUALITY, KEY_EVERY = "libx264", "yuv420p", 20, 2
+MOST_PERIODS = 0.501
+"""Farthest a frame may be from its row: half a period, and what time bases and float32 stamps round."""
 MISSING = "videos need the package av: pip install 'handeye[demonstrations]'"
 
 
@@ -32,25 +35,45 @@ def write_video(path: Path, images_rgb: UInt8[np.ndarray, "T H W 3"], fps: int) 
         container.mux(stream.encode())
 
 
-def read_video(path: Path, from_s: float, num_frames: int, fps: int) -> UInt8[np.ndarray, "T H W 3"]:
-    """Decode `num_frames` images from `from_s` seconds on. Raises DatasetError where there are fewer."""
-    images = []
+def read_video(path: Path, stamps_s: Float[np.ndarray, " T"], period_s: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """Decode for each stamp the frame nearest in time.
+
+    Raises DatasetError, naming the stamp, where none is within half a period: a frame that is missing in the video must
+    not shift those after it.
+    """
+    if not np.isfinite(stamps_s).all():
+        raise DatasetError(f"{path}: the rows' timestamps hold NaN or infinity, no frame can be found by them")
+    away_s = np.full(len(stamps_s), MOST_PERIODS * period_s)
+    images: dict[int, np.ndarray] = {}
     try:
-        with _av().open(str(path)) as container:
-            stream: Any = container.streams.video[0]
-            stream.thread_count = 1
-            # Seeking lands on the key frame before; half a period absorbs rounded stamps.
-            container.seek(int(max(from_s, 0.0) / stream.time_base), stream=stream, backward=True)
-            for image in container.decode(stream):
-                if image.time is not None and image.time > from_s - 0.5 / fps:
-                    images.append(image.to_ndarray(format="rgb24"))
-                if len(images) == num_frames:
-                    break
+        for at_s, frame in _frames_from(path, float(stamps_s.min()) - period_s):
+            nearer = np.flatnonzero(np.abs(stamps_s - at_s) < away_s)
+            if len(nearer):
+                image: np.ndarray = frame.to_ndarray(format="rgb24")
+                images.update((row, image) for row in nearer.tolist())
+                away_s[nearer] = np.abs(stamps_s[nearer] - at_s)
+            if at_s >= stamps_s.max():
+                break
     except (OSError, IndexError, _av().FFmpegError) as error:
         raise DatasetError(f"{path}: cannot be read as a video: {error}") from error
-    if len(images) < num_frames:
-        raise DatasetError(f"{path}: expected {num_frames} images from {from_s:.3f} s on, found {len(images)}")
-    return np.stack(images)
+    missing = sorted(set(range(len(stamps_s))) - images.keys())
+    if missing:
+        more = f" nor for {len(missing) - 1} other rows" if len(missing) > 1 else ""
+        raise DatasetError(
+            f"{path}: no frame within half a period of {stamps_s[missing[0]]:.3f} s (row {missing[0]}){more}"
+        )
+    return np.stack([images[row] for row in range(len(stamps_s))])
+
+
+def _frames_from(path: Path, from_s: float) -> Iterator[tuple[float, Any]]:
+    """Times and frames from the key frame before `from_s` on."""
+    with _av().open(str(path)) as container:
+        stream: Any = container.streams.video[0]
+        stream.thread_count = 1
+        container.seek(int(max(from_s, 0.0) / stream.time_base), stream=stream, backward=True)
+        for frame in container.decode(stream):
+            if frame.time is not None:
+                yield frame.time, frame
 
 
 def video_info(height: int, width: int, fps: int) -> dict[str, Any]:

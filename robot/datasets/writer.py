@@ -35,7 +35,8 @@ from handeye.robot.datasets.format import (
     require_same_origin,
     save_origin,
 )
-from handeye.robot.datasets.reader import EpisodeDataset, Statistics, episode_statistics, merge_statistics
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.statistics import Statistics, episode_statistics, merge_statistics
 from handeye.robot.datasets.video import video_info, write_video
 from handeye.vision.errors import DatasetError
 from handeye.vision.files import write_json

@@ -23,6 +23,13 @@ class LeRobotDataConfig(Config):
 
     kind: Literal["lerobot"] = "lerobot"
     root: Path
+    state_key: str = STATE_KEY
+    """Name of the state in the data set: `state` in openpi's."""
+    action_key: str = ACTION_KEY
+
+    def keys(self) -> dict[str, str]:
+        """The data set's names by LeRobot's."""
+        return {STATE_KEY: self.state_key, ACTION_KEY: self.action_key}
 
 
 class ReplayBufferDataConfig(Config):

@@ -147,7 +147,8 @@ def signature_of(
     keys = ", ".join(source.features)
     for key in (STATE_KEY, ACTION_KEY, *(IMAGE_PREFIX + camera for camera in cameras)):
         if key not in source.features:
-            raise DatasetError(f"the demonstrations have no {key}; they have {keys}")
+            other = {STATE_KEY: "; data.state_key names another", ACTION_KEY: "; data.action_key names another"}
+            raise DatasetError(f"the demonstrations have no {key}; they have {keys}{other.get(key, '')}")
     return PolicySignature(
         state_names=_chosen(_names(source, STATE_KEY), state),
         environment_names=_names(source, ENVIRONMENT_KEY) if ENVIRONMENT_KEY in source.features else (),
@@ -268,7 +269,7 @@ def open_source(config: LeRobotDataConfig | ReplayBufferDataConfig) -> EpisodeSo
     """The demonstrations that a configuration names. Raises DatasetError."""
     match config:
         case LeRobotDataConfig():
-            return EpisodeDataset.open(config.root)
+            return EpisodeDataset.open(config.root, config.keys())
         case ReplayBufferDataConfig():
             return ReplayBuffer(config.root, config.columns(), config.fps)
         case _:

@@ -7,7 +7,7 @@ the weights. Formats as github.com/huggingface/lerobot (Apache-2.0), versions 0.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,15 +34,21 @@ C = TypeVar("C", bound=Config)
 WORDS = {STATE_KEY: "state", ENVIRONMENT_KEY: "environment", ACTION_KEY: "action"}
 EPSILON = 1e-8
 """What LeRobot adds to a deviation before it divides."""
+UNMOVED = 1e-6
+"""A number with a smaller deviation never moved in training; LeRobot would magnify whatever it does a million times."""
 Statistics = Mapping[str, Mapping[str, Tensor]]
 """By the key of the feature, with `_` for `.`, and by the name of the statistic."""
 
 
-def load_lerobot_policy(folder: Path, *, fps: int, named: PolicySignature | None = None) -> ActPolicy:
+def load_lerobot_policy(
+    folder: Path, *, fps: int, named: PolicySignature | None = None, on_note: Callable[[str], None] = lambda _: None
+) -> ActPolicy:
     """The policy in a folder, in eval mode; units in, units out.
 
     LeRobot stores neither the rate of the actions, `fps`, nor the names of the numbers: they are those that `named`
     has, the signature of its demonstrations, of state and environment in a row; without it state_0, state_1, ...
+    A number of the state or environment that never moved in training gets the deviation 1: at its place that changes
+    nothing, beside it the network sees no more than it can know. `on_note` is told of such numbers.
     Raises ModelFileError where a file is missing or damaged, where the configuration names an unsupported variant of
     ACT, where there are more or fewer numbers than names, and with the list of keys where the weights do not fit.
     """
@@ -57,7 +63,8 @@ def load_lerobot_policy(folder: Path, *, fps: int, named: PolicySignature | None
         raise ModelFileError(f"{folder}: {error}") from error
     own = policy.act.state_dict()
     policy.act.load_state_dict(LEROBOT_KEYS.to_ours(network, own, origin=str(folder)), strict=False)
-    _take_statistics(policy, config, statistics, folder)
+    for note in _take_statistics(policy, config, statistics, folder):
+        on_note(note)
     require_finite(policy, origin=str(folder))
     return policy.eval()
 
@@ -143,15 +150,25 @@ def _read_statistics(folder: Path) -> Statistics:
     return found
 
 
-def _take_statistics(policy: ActPolicy, config: LerobotActConfig, statistics: Statistics, folder: Path) -> None:
-    features = config.input_features | config.output_features
+def _take_statistics(policy: ActPolicy, config: LerobotActConfig, statistics: Statistics, folder: Path) -> list[str]:
+    """Put them into the policy; what is to be told of them."""
+    features, notes = config.input_features | config.output_features, []
     for normalizer in policy.normalizers():
-        mean, std = _scale_of(normalizer.key, features[normalizer.key], config, statistics, folder)
+        feature = features[normalizer.key]
+        mean, std = _scale_of(normalizer.key, feature, config, statistics, folder)
+        is_unmoved = std <= UNMOVED
+        if config.normalization_mapping.get(feature.type) == "MEAN_STD" and is_unmoved.any():
+            names = ", ".join(name for name, one in zip(normalizer.names, is_unmoved.tolist(), strict=True) if one)
+            is_action = normalizer.key == ACTION_KEY
+            done = "kept still" if is_action else "ignored"
+            notes.append(f"{normalizer.key}: {names} never moved in training: {done}")
+            std = std if is_action else torch.where(is_unmoved, torch.ones_like(std), std)
         normalizer.mean.copy_(mean)
         normalizer.std.copy_(std)
     for index, (key, feature) in enumerate(config.images().items()):
         channels = feature.model_copy(update={"shape": feature.shape[:1]})
         policy.image_mean[index], policy.image_std[index] = _scale_of(key, channels, config, statistics, folder)
+    return notes
 
 
 def _scale_of(

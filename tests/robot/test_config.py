@@ -25,6 +25,20 @@ def test_pose_refuses_what_is_no_rotation() -> None:
         PoseConfig(quat_wxyz=(1.0, 0.1, 0.0, 0.0))
 
 
+def test_a_quaternion_of_three_digits_is_normalised() -> None:
+    """0.0005 in each of four numbers changes the length by at most 0.001: the norm of the error."""
+    rng = np.random.default_rng(1)
+    for quat in [np.full(4, 0.5), *rng.standard_normal((50, 4))]:
+        exact = quat / np.linalg.norm(quat)
+        printed = PoseConfig(quat_wxyz=tuple((exact + 0.0005 * np.sign(exact)).tolist()))
+        assert np.linalg.norm(printed.quat_wxyz) == pytest.approx(1.0, abs=1e-12)
+        assert np.abs(np.array(printed.quat_wxyz) - exact).max() <= 0.0015
+    assert PoseConfig(quat_wxyz=(0.6, 0.8, 0.0, 0.0)).quat_wxyz == (0.6, 0.8, 0.0, 0.0)
+    for wrong in ((0.99, 0.0, 0.0, 0.0), (float("nan"), 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0)):
+        with pytest.raises(ValidationError):
+            PoseConfig(quat_wxyz=wrong)
+
+
 def test_box_contains_its_border_and_refuses_to_be_empty() -> None:
     box = BoxConfig(low_m=(0.0, 0.0, 0.0), high_m=(1.0, 1.0, 1.0))
     assert box.contains(np.array([0.0, 1.0, 0.5]))

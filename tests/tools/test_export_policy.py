@@ -36,10 +36,13 @@ def test_the_file_computes_what_the_checkpoint_does(tmp_path: Path, capsys: pyte
     assert str(output) in capsys.readouterr().out
 
 
-def test_an_engine_that_computes_something_else_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_computes_something_else_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_policy(tmp_path / "best.safetensors", small_policy())
     monkeypatch.setattr(export_policy, "PARITY_LIMIT", -1.0)
     assert run_command(["export-policy", str(tmp_path / "best.safetensors"), "--output", str(tmp_path / "p.onnx")]) == 1
+    assert "; not faithful in " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,18 @@ def test_figures_of_cubes_on_the_table_are_those_of_a_second_count(sample: Find,
     assert result["MOTA"] > 90
 
 
+def test_a_tracked_reflection_is_forgiven_and_scores_may_be_in_per_cent(tmp_path: Path) -> None:
+    """Two persons and a reflection (class 12, flag 0): by the benchmark's rule nothing is wrong."""
+    rows = [(frame, number, 100 * number + 6 * frame) for frame in range(1, 21) for number in range(3)]
+    (tmp_path / "det.txt").write_text("\n".join(f"{frame},-1,{left},20,40,100,90" for frame, _, left in rows))
+    for flag, label, false_positives in ((0, 12, 0), (0, 3, 20)):
+        lines = [f"{f},{n},{left},20,40,100,{f'{flag},{label}' if n == 2 else '1,1'},1" for f, n, left in rows]
+        (tmp_path / "gt.txt").write_text("\n".join(lines))
+        result = call(tmp_path, tmp_path / "det.txt", "--ground-truth", tmp_path / "gt.txt", "--score-scale", "100")
+        assert (result["false_positives"], result["misses"]) == (false_positives, 0)
+        assert result["MOTA"] == 100 * (1 - false_positives / 40)
+
+
 def test_without_ground_truth_there_are_no_figures_and_bytetrack_is_taken(sample: Find, tmp_path: Path) -> None:
     result = call(tmp_path, sample("mot/det.txt"))
     assert list(result) == [*KEYS, "tracker", "output"]
@@ -100,6 +112,8 @@ def test_a_file_without_detections_is_tracked_too(tmp_path: Path) -> None:
         (["absent.txt"], "absent.txt"),
         (["det.txt", "--ground-truth", "absent.txt"], "absent.txt"),
         (["bad.txt"], "bad.txt, line 2: expected numbers"),
+        (["percent.txt"], "percent.txt, line 1: expected a score from 0 to 1, got 95"),
+        (["det.txt", "--score-scale", "0"], "--score-scale: expected a number above 0"),
         (["huge.txt"], "huge.txt: expected finite boxes"),
         (["det.txt", "--ground-truth", "det.txt"], "det.txt, line 1: expected an id from 0 on"),
         (["det.txt", "--tracker", "sort", "--config", "c.yaml"], "give one of them"),
@@ -115,6 +129,7 @@ def test_mistakes_are_one_line_and_exit_code_2(
     Path("det.txt").write_text("1,-1,10,10,20,20,0.9,-1,-1,-1\n")
     Path("tracks.txt").write_text("1,-1,10,10,20,20,0.9,-1,-1,-1\n")
     Path("bad.txt").write_text("1,-1,10,10,20,20,0.9\n1,-1,x,10,20,20,0.9\n")
+    Path("percent.txt").write_text("1,-1,10,10,20,20,95\n")
     Path("huge.txt").write_text("1,-1,1e39,10,20,20,0.9\n")
     Path("c.yaml").write_text("tracker: {kind: sort}\ncamera_motion: {}\n")
     assert run_command(["track-files", *words, "--output", "tracks.txt", "--json", "r.json"]) == 2

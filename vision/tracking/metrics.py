@@ -14,7 +14,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import linear_sum_assignment
 
 from handeye.vision.boxes.iou import pairwise_iou
-from handeye.vision.tracking.mot_files import MotBoxes
+from handeye.vision.tracking.mot_files import GroundTruth, MotBoxes
 
 MATCH_IOU = 0.5
 """Least IoU of a match in MOTA and IDF1."""
@@ -56,6 +56,28 @@ def evaluate_tracks(truth: MotBoxes, tracks: MotBoxes) -> TrackingScores:
     Needs motmetrics (ModuleNotFoundError without it).
     """
     return score_frames(pair_frames(truth, tracks))
+
+
+def without_distractors(truth: GroundTruth, tracks: MotBoxes) -> MotBoxes:
+    """The tracks that the benchmark judges: without boxes that match a distractor.
+
+    All labelled boxes take part in the matching, which is one to one and as good as possible in each frame; so a box
+    on a person beside a reflection stays.
+    """
+    parts, last = [], max(truth.boxes.last_frame, truth.distractors.last_frame, tracks.last_frame)
+    frames = zip(
+        *(part.by_frame(last) for part in (truth.boxes, truth.left_out, truth.distractors, tracks)), strict=True
+    )
+    for used, left_out, distractors, tracked in frames:
+        labelled = np.concatenate([used.boxes_xyxy, left_out.boxes_xyxy, distractors.boxes_xyxy])
+        ious = pairwise_iou(labelled, tracked.boxes_xyxy)
+        fit = np.where(ious >= MATCH_IOU - _ROUNDING, ious, 0.0)
+        rows, columns = linear_sum_assignment(fit, maximize=True)
+        is_forgiven = (fit[rows, columns] > 0.0) & (rows >= len(used) + len(left_out))
+        is_judged = np.ones(len(tracked), dtype=bool)
+        is_judged[columns[is_forgiven]] = False
+        parts.append(tracked[is_judged])
+    return MotBoxes.joined(parts)
 
 
 def score_frames(frames: list[FramePairs]) -> TrackingScores:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from handeye.robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose
+from handeye.robot.calibration.board import BoardConfig, BoardDetector, MarkerDictionary, board_pose, draw_board
 from handeye.robot.calibration.hand_eye import transform_errors
 from handeye.robot.camera.intrinsics import Intrinsics
 from handeye.robot.errors import CameraError
@@ -74,6 +74,41 @@ def test_an_image_without_the_board_or_with_another_gives_nothing():
     T = make_transform(np.eye(3), np.array([-0.09, -0.12, 0.4]))
     image = BoardRenderer(other, INTRINSICS).render(T, SensorFaults(), np.random.default_rng(0))
     assert detector(image) is None
+
+
+PLAIN = BoardConfig(columns=6, rows=8, square_m=0.03, marker_m=0.02, dictionary=MarkerDictionary.DICT_4X4_50)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"legacy_pattern": True}, "with legacy_pattern: true it shows"),
+        ({"columns": 8, "rows": 6}, "with columns: 8, rows: 6 it shows"),
+        ({"columns": 8, "rows": 6, "legacy_pattern": True}, "columns: 8, rows: 6, legacy_pattern: true it shows"),
+        ({"columns": 5, "rows": 9}, "are columns, rows, square_m and marker_m those of the print?"),
+    ],
+)
+def test_a_board_of_another_pattern_is_told_from_one_that_is_absent(changes: dict[str, object], told: str):
+    printed = PLAIN.model_copy(update=changes)
+    image = np.repeat(np.pad(draw_board(printed, 60), 30, constant_values=255)[..., None], 3, axis=2)
+    detector = BoardDetector(PLAIN)
+    assert detector.explain() is None
+    assert detector(np.full((480, 640, 3), 128, dtype=np.uint8)) is None
+    assert detector.explain() is None, "an image without markers says nothing about the board"
+    assert detector(image, "07.jpg") is None
+    reason = detector.explain()
+    assert reason is not None
+    assert reason.startswith("07.jpg shows")
+    assert told in reason
+
+
+@pytest.mark.parametrize("dictionary", MarkerDictionary)
+def test_every_dictionary_is_one_of_opencvs(dictionary: MarkerDictionary):
+    board = BoardConfig(columns=5, rows=5, dictionary=dictionary)
+    picture = np.pad(draw_board(board, 60), 30, constant_values=255)
+    view = BoardDetector(board)(np.repeat(picture[..., None], 3, axis=2))
+    assert view is not None
+    assert len(view) == board.num_corners
 
 
 def test_corners_are_those_of_opencvs_board():

@@ -16,7 +16,8 @@ import pytest
 
 from handeye.robot.datasets import writer as episode_writer
 from handeye.robot.datasets.format import BOOK_KEEPING, Episode, numbers, require_same_origin, save_origin
-from handeye.robot.datasets.reader import EpisodeDataset, episode_statistics, merge_statistics
+from handeye.robot.datasets.reader import EpisodeDataset
+from handeye.robot.datasets.statistics import episode_statistics, merge_statistics
 from handeye.robot.datasets.writer import EpisodeWriter
 from handeye.vision.errors import DatasetError
 from tests.robot.datasets.drawn_episodes import FEATURES, FPS, SIZE_HW, draw_episode, open_writer

@@ -17,6 +17,7 @@ from torch import Tensor
 from handeye.robot.learning.act import ActLossConfig, Demonstration, act_loss
 from handeye.robot.learning.act_policy import ActPolicy, Observations
 from handeye.robot.learning.checkpoint import LEROBOT_KEYS
+from handeye.robot.learning.export import export_policy, measure_policy_parity
 from handeye.robot.learning.import_lerobot import load_lerobot_policy
 from handeye.robot.policies.onnx_policy import PolicySignature
 from handeye.vision.errors import ModelFileError
@@ -25,6 +26,7 @@ from tests.formula_weights import formula_weight
 RECORDED = Path(__file__).parent / "lerobot_act"
 VARIANTS = ("state", "images")
 TOLERANCE = 2e-5
+FEATURE_KEYS = (("input", "observation.state"), ("output", "action"))
 NORMALIZER = "policy_preprocessor_step_3_normalizer_processor.safetensors"
 NUM_PAD = 2
 
@@ -220,3 +222,26 @@ def test_statistics_that_cannot_be_are_told(copied: Path, key: str, value: Tenso
     save_file(statistics | {key: value}, copied / NORMALIZER)
     with pytest.raises(ModelFileError, match=message):
         load_lerobot_policy(copied, fps=25)
+
+
+def test_numbers_that_never_moved_are_ignored_and_named(copied: Path, tmp_path: Path) -> None:
+    """A state beside the one place it was trained at changes the chunk a little, and every engine agrees with torch."""
+    config = json.loads((copied / "config.json").read_text())
+    modes = config["normalization_mapping"] | {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
+    (copied / "config.json").write_text(json.dumps(config | {"normalization_mapping": modes}))
+    statistics = load_file(copied / NORMALIZER)
+    num_states, num_actions = (config[f"{way}_features"][key]["shape"][0] for way, key in FEATURE_KEYS)
+    still = {"observation.state.mean": torch.zeros(num_states), "observation.state.std": torch.ones(num_states)}
+    still |= {"action.mean": torch.full((num_actions,), 0.7), "action.std": torch.ones(num_actions)}
+    still["observation.state.std"][1] = still["action.std"][0] = 0.0
+    save_file(statistics | still, copied / NORMALIZER)
+    notes: list[str] = []
+    policy = load_lerobot_policy(copied, fps=25, on_note=notes.append)
+    assert notes == [
+        "observation.state: state_1 never moved in training: ignored",
+        "action: action_0 never moved in training: kept still",
+    ]
+    assert policy.normalise_state.std.tolist() == pytest.approx([1.0] * num_states)
+    assert policy.normalise_action.std[0] == pytest.approx(1e-8)
+    export_policy(policy, tmp_path / "p.onnx")
+    assert all(parity.worst < 1e-3 for parity in measure_policy_parity(policy, tmp_path / "p.onnx"))

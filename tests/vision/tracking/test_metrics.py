@@ -14,8 +14,15 @@ import pytest
 
 from handeye.vision.tracking.bytetrack import ByteTrackConfig
 from handeye.vision.tracking.image_tracker import BoxTrackerConfig, build_box_tracker, track_sequence
-from handeye.vision.tracking.metrics import MATCH_IOU, TrackingScores, evaluate_tracks, hota_scores, pair_frames
-from handeye.vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks
+from handeye.vision.tracking.metrics import (
+    MATCH_IOU,
+    TrackingScores,
+    evaluate_tracks,
+    hota_scores,
+    pair_frames,
+    without_distractors,
+)
+from handeye.vision.tracking.mot_files import GroundTruth, MotBoxes, read_mot_detections, read_mot_tracks
 from handeye.vision.tracking.sort import OcSortConfig, SortConfig
 from tests.vision.tracking.clear_mot import ClearMot
 from tests.vision.tracking.street import draw_street
@@ -72,6 +79,18 @@ def sequence(request: pytest.FixtureRequest, shared: Callable[[str], Path], samp
         return Sequence(folder / "gt.txt", folder / "det.txt")
     folder = shared(f"data/mot15/{request.param}")
     return Sequence(folder / "gt/gt.txt", folder / "det/det.txt")
+
+
+def test_a_box_on_a_person_is_judged_though_a_distractor_overlaps_it():
+    """Matching is one to one over all labels: the better fit takes the track, whatever it is."""
+    person, nothing = straight([1]), straight([])
+    near = straight([2], shift=4.0)
+    tracks = straight([7], shift=1.0)
+    judged = without_distractors(GroundTruth(person, nothing, near), tracks)
+    assert len(judged) == len(tracks)
+    assert len(without_distractors(GroundTruth(near, nothing, person), tracks)) == 0
+    assert len(without_distractors(GroundTruth(near, person, straight([3], shift=30.0)), tracks)) == len(tracks)
+    assert len(without_distractors(GroundTruth(nothing, nothing, person), nothing)) == 0
 
 
 def test_the_street_is_the_drawn_one(sample: Callable[[str], Path]):

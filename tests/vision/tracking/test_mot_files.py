@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from handeye.vision.errors import DatasetError
-from handeye.vision.tracking.mot_files import MotBoxes, read_mot_detections, read_mot_tracks, write_mot
+from handeye.vision.tracking.mot_files import (
+    MotBoxes,
+    read_mot_detections,
+    read_mot_ground_truth,
+    read_mot_tracks,
+    write_mot,
+)
 
 
 def some_tracks(rng: np.random.Generator, num: int = 50) -> MotBoxes:
@@ -60,7 +66,8 @@ def test_both_dialects_blank_lines_and_any_order_of_frames(tmp_path: Path):
         ("1,1,1,2,inf,4,1", "finite"),
         ("0,1,1,2,3,4,1", "frame number from 1 on, got 0"),
         ("1.5,1,1,2,3,4,1", "frame number from 1 on, got 1.5"),
-        ("99999999999,1,1,2,3,4,1", "frame number"),
+        ("99999999999,1,1,2,3,4,1", "frame number up to 1000000, got 99999999999: a time stamp"),
+        ("1403636580,1,1,2,3,4,1", "a time stamp"),
         ("1,0.5,1,2,3,4,1", "whole number as id"),
         ("1,1,1,2,-3,4,1", "width and height"),
         ("1,-1,1,2,3,4,1", "detections instead of tracks"),
@@ -74,6 +81,28 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, line: str, told: str):
         read_mot_tracks(path)
     assert f"{path}, line 2: " in str(error.value)
     assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("score", "scale"), [("40.86", 1), ("-0.1", 1), ("1.001", 1), ("101", 100), ("-1", 100)])
+def test_a_score_outside_its_range_is_named_with_its_line(tmp_path: Path, score: str, scale: float):
+    path = tmp_path / "det.txt"
+    path.write_text(f"1,-1,1,2,3,4,0.5\n2,-1,1,2,3,4,{score}\n")
+    with pytest.raises(DatasetError, match=f"line 2: expected a score from 0 to {scale}, got {score}") as error:
+        read_mot_detections(path, scale)
+    assert ("per cent" in str(error.value)) == (score in {"40.86", "1.001"})
+
+
+def test_scores_in_per_cent(tmp_path: Path):
+    (tmp_path / "det.txt").write_text("1,-1,1,2,3,4,95.27\n2,-1,1,2,3,4,0\n3,-1,1,2,3,4,100\n")
+    np.testing.assert_allclose(read_mot_detections(tmp_path / "det.txt", 100).scores, [0.9527, 0, 1])
+
+
+def test_ground_truth_by_flag_and_class(tmp_path: Path):
+    """MOT16 and later have the class in nine columns; the eighth of MOT15's ten is a place in the world."""
+    rows = ["1,1,0,0,9,9,1,1,1", "1,2,0,0,9,9,0,3,1", "1,3,0,0,9,9,0,12,1", "1,4,0,0,9,9,0,12,5,0", "1,5,0,0,9,9,1,8,1"]
+    (tmp_path / "gt.txt").write_text("\n".join(rows))
+    truth = read_mot_ground_truth(tmp_path / "gt.txt")
+    assert [part.ids.tolist() for part in (truth.boxes, truth.left_out, truth.distractors)] == [[1, 5], [2, 4], [3]]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00\x01"])
