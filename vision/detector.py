@@ -115,8 +115,11 @@ class Detector(nn.Module):
         return self.head(pyramid, targets, is_pad)
 
 
-def require_multiple(size_hw: tuple[int, int], multiple: int, what: str) -> None:
-    """Raise ConfigError, with the next larger size that fits, unless `multiple` divides height and width."""
+def require_multiple(size_hw: tuple[Any, Any], multiple: int, what: str) -> None:
+    """Raise ConfigError, with the next larger size that fits, unless `multiple` divides height and width.
+
+    These are ints, or scalar tensors while a graph is traced.
+    """
     if any(side % multiple for side in size_hw):
         height, width = (-(-side // multiple) * multiple for side in size_hw)
         raise ConfigError(

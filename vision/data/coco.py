@@ -212,7 +212,7 @@ def _read_entries(
     """The objects of every image id."""
     class_of_category = categories.class_of_category()
     entries: dict[int, list[Entry]] = defaultdict(list)
-    seen_ids: set[float | str] = set()
+    seen_ids: set[int | float | str] = set()
     for position, content_of_entry in enumerate(content["annotations"]):
         where = f"{path}: annotations[{position}]"
         try:
@@ -248,7 +248,7 @@ def _read_entry(
 
 
 def _remark(
-    where: str, content: Mapping[str, Any], entry: Entry, seen_ids: set[float | str], omissions: Omissions
+    where: str, content: Mapping[str, Any], entry: Entry, seen_ids: set[int | float | str], omissions: Omissions
 ) -> None:
     annotation_id = content.get("id")
     if isinstance(annotation_id, int | float | str):
