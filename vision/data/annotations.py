@@ -45,8 +45,8 @@ class LabelledBoxes:
     def __len__(self) -> int:
         return len(self.xyxy)
 
-    def __getitem__(self, chosen: Bool[np.ndarray, "N"] | Int64[np.ndarray, "M"]) -> LabelledBoxes:
-        """The chosen boxes: a mask or indices."""
+    def __getitem__(self, chosen: Bool[np.ndarray, "N"] | Int64[np.ndarray, "M"] | slice) -> LabelledBoxes:
+        """The chosen boxes: a mask, indices or a slice."""
         return LabelledBoxes(self.xyxy[chosen], self.class_ids[chosen], self.is_crowd[chosen])
 
     def moved(self, xyxy: Float32[np.ndarray, "N 4"]) -> LabelledBoxes:
