@@ -225,6 +225,10 @@ class Backwards:
 
     fps = 10.0
     num_images = None
+    num_broken = 0
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
 
     def __enter__(self) -> Backwards:
         return self
@@ -239,7 +243,7 @@ class Backwards:
 def test_time_that_runs_backwards_keeps_what_was_done_and_fails(
     tmp_path: Path, track: Track, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(handeye._stream, "open_stream", lambda source, timeout_s: Backwards())
+    monkeypatch.setattr(handeye._stream, "open_stream", lambda source, timeout_s, skip_broken: Backwards())
     assert track("clock.mp4") == 2
     assert "clock.mp4, frame_4: time runs backwards" in capfd.readouterr().err
     assert [line["stamp_s"] for line in read_lines(tmp_path)] == [0.0, 0.1, 0.2, 0.3]
