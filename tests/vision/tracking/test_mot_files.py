@@ -88,13 +88,13 @@ def test_a_score_outside_its_range_is_named_with_its_line(tmp_path: Path, score:
     path = tmp_path / "det.txt"
     path.write_text(f"1,-1,1,2,3,4,0.5\n2,-1,1,2,3,4,{score}\n")
     with pytest.raises(DatasetError, match=f"line 2: expected a score from 0 to {scale}, got {score}") as error:
-        read_mot_detections(path, scale)
+        read_mot_detections(path, float(scale))
     assert ("per cent" in str(error.value)) == (score in {"40.86", "1.001"})
 
 
 def test_scores_in_per_cent(tmp_path: Path):
     (tmp_path / "det.txt").write_text("1,-1,1,2,3,4,95.27\n2,-1,1,2,3,4,0\n3,-1,1,2,3,4,100\n")
-    np.testing.assert_allclose(read_mot_detections(tmp_path / "det.txt", 100).scores, [0.9527, 0, 1])
+    np.testing.assert_allclose(read_mot_detections(tmp_path / "det.txt", 100.0).scores, [0.9527, 0, 1])
 
 
 def test_ground_truth_by_flag_and_class(tmp_path: Path):
