@@ -128,9 +128,14 @@ def test_torch_itself_is_asked_what_it_is_held_to(environment, why):
 
 def test_gpus_are_asked_for_arithmetic_of_their_own(monkeypatch):
     asked = []
+
+    def without_bf16(**how: bool) -> bool:
+        asked.append(how)
+        return False
+
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "device", lambda device: io.StringIO())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", without_bf16)
     assert not bf16_of_device(torch.device("cuda")).is_fast
     assert asked == [{"including_emulation": False}]
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
