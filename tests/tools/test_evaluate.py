@@ -63,7 +63,11 @@ def annotate(tmp_path: Path, file_name: str, category: str) -> Path:
 
 @pytest.mark.parametrize(
     ("file_name", "category", "told"),
-    [("absent.jpg", "RBC", "absent.jpg"), ("absent.jpg", "unicorn", "unicorn"), ("", "RBC", "file_name must be one line")],
+    [
+        ("absent.jpg", "RBC", "absent.jpg"),
+        ("absent.jpg", "unicorn", "unicorn"),
+        ("", "RBC", "file_name must be one line"),
+    ],
 )
 def test_what_does_not_fit_is_one_line(sample, tmp_path: Path, capfd, file_name: str, category: str, told: str):
     annotations = annotate(tmp_path, file_name, category)
