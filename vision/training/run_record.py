@@ -88,9 +88,10 @@ class RunRecord:
         self, entry: Mapping[str, Any], annotations: AnnotationSet, images: Path, detections: Mapping[int, Detections]
     ) -> None:
         """Log an evaluation, given its line in the journal; draw its curves and the worst images."""
-        known = {key: value for key, value in entry.items() if key.startswith(("AP", "AR"))}
-        scores = {f"validation/{key}": value for key, value in known.items() if defined(value) is not None}
-        figures = {key: value for key, value in scores.items() if isinstance(value, float)}
+        known = {
+            key: value for key, value in entry.items() if key.startswith(("AP", "AR")) and isinstance(value, float)
+        }
+        figures = {f"validation/{key}": value for key, value in known.items() if defined(value) is not None}
         self.accelerator.log(figures, step=entry["step"])
         folder = self.run.path
         plot_metrics(folder / "metrics.png", self.run.metrics.read())
