@@ -140,7 +140,7 @@ class TrainingLoop(ABC, Generic[N, B]):
                     return False
                 self.evaluate_if_due(display)
                 if self.has_stalled():
-                    display.say(f"stopped early: nothing better since epoch {progress.best_epoch}")
+                    display.say(f"stopped early: no more gain; best epoch {progress.best_epoch}")
                     break
         return True
 

@@ -58,7 +58,7 @@ def test_training_on_other_data_writes_what_the_contract_says(drawn_set, tmp_pat
         (["train", "no_such.yaml"], "cannot be read"),
         (["train", SMOKE, "epoch=3"], "did you mean epochs"),
         (["train", SMOKE, "epochs=-3"], "epochs"),
-        (["train", SMOKE, "--data.annotations", "no_such.json"], "no_such.json"),
+        (["train", SMOKE, "--data.annotations", "no_such.json", "--data.images", "."], "no_such.json"),
         (["train", "--resume", "no_such_run"], "no run to resume"),
         (["train", "--resume", "no_such_run", "--output", "other"], "leave --output out"),
     ],
