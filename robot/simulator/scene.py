@@ -143,7 +143,7 @@ def _document(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: 
     _add_visual(root, cell, appearance)
     _add_assets(root, appearance)
     world, actuators, equality = add(root, "worldbody"), add(root, "actuator"), add(root, "equality")
-    _add_surroundings(world, cell, appearance)
+    _add_background(world, cell, appearance)
     wrist = add_arm(world, actuators, cell.joint_limits)
     add_gripper(wrist, actuators, equality, cell)
     _add_bin(world, cell.bin, cell.table.height_m, appearance)
@@ -181,7 +181,7 @@ def _add_assets(root: Element, appearance: Appearance) -> None:
         add(asset, "material", name=name, specular=specular, shininess=shininess)
 
 
-def _add_surroundings(world: Element, cell: WorkCellConfig, appearance: Appearance) -> None:
+def _add_background(world: Element, cell: WorkCellConfig, appearance: Appearance) -> None:
     table = cell.table
     for light in appearance.lights:
         _add_light(world, light)

@@ -107,7 +107,7 @@ def test_a_camera_that_hangs_holds_the_arm_and_lets_go_when_frames_come_again() 
     assert {reason for tick in frozen for reason in tick.decision.reasons} == {GateReason.STALE_OBSERVATION}
     assert frozen[0].decision.allowed
     assert not frozen[-1].decision.allowed
-    assert all(tick.percept is None for tick in frozen[1:]), "the same frame was taken for a new sighting"
+    assert all(tick.percept is None for tick in frozen[1:]), "the same frame was taken for a new one"
     bench.camera.is_frozen = False
     thawed = [bench.loop.tick() for _ in range(20)]
     assert thawed[-1].decision.allowed
