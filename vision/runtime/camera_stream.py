@@ -81,9 +81,13 @@ class CameraStream:
 
     @classmethod
     def from_capture(cls, capture: cv2.VideoCapture, source: str, timeout_s: float) -> CameraStream:
-        """The stream of a camera that `open_live` opened, and opens again when it hangs up."""
+        """The stream of a camera that `open_live` opened, and opens again when it hangs up.
+
+        A file that stands in for a camera knows how many frames it has: it ends, and does not start over.
+        """
         fps = believable_fps(capture.get(cv2.CAP_PROP_FPS))
-        return cls(capture, source, timeout_s, fps, reopen=lambda: open_live(source, timeout_s))
+        is_file = capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        return cls(capture, source, timeout_s, fps, reopen=None if is_file else lambda: open_live(source, timeout_s))
 
     @property
     def num_delivered(self) -> int:

@@ -15,6 +15,7 @@ from handeye.export.artefacts import build_models
 from handeye.export.graph.onnx_export import open_onnx
 from handeye.export.measurement import ImageSet
 from handeye.export.quantization.int8_recipe import Int8Config
+from handeye.export.quantization.x86_fusions import fuse_for_onnxruntime
 from handeye.vision.images import preprocess, read_image
 from handeye.vision.runtime.manifest import Manifest
 from tests.export.graphs import model_of, noise
