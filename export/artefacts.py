@@ -117,11 +117,15 @@ def count_size(artefact: Artefact, network: onnx.ModelProto) -> None:
 
 
 def evaluate_artefacts(
-    artefacts: Sequence[Artefact], engines: Sequence[EngineName], images: ImageSet, num_threads: int | None
+    artefacts: Sequence[Artefact],
+    engines: Sequence[EngineName],
+    images: ImageSet,
+    num_threads: int | None,
+    protocol: ProtocolName,
 ) -> None:
     """Fill in the AP of each file in each engine on annotated images."""
     for artefact in artefacts:
-        metrics = {engine: evaluate_file(artefact.path, images, engine, num_threads) for engine in engines}
+        metrics = {engine: evaluate_file(artefact.path, images, engine, num_threads, protocol) for engine in engines}
         artefact.AP = {engine: figures.AP for engine, figures in metrics.items()}
         artefact.AP50 = {engine: figures.AP50 for engine, figures in metrics.items()}
 

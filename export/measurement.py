@@ -17,14 +17,13 @@ from handeye.export.graph.onnx_export import write_onnx
 from handeye.vision.data.formats import images_folder
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.evaluation.average_precision import CocoMetrics, GroundTruth, evaluate_boxes
+from handeye.vision.evaluation.protocol import PROTOCOLS, ProtocolName
 from handeye.vision.images import Preprocessing, list_images, preprocess, read_image
 from handeye.vision.runtime.engines import EngineName, Session, open_session
 from handeye.vision.runtime.image_detector import ImageDetector, percentiles_ms
-from handeye.vision.runtime.manifest import Manifest, PostprocessedBoxes, read_manifest
+from handeye.vision.runtime.manifest import Manifest
 
 ROUNDS, CALLS, WARM_UP = 5, 20, 5
-SCORE_THRESHOLD, IOU_THRESHOLD = 0.001, 0.65
-"""The usual COCO evaluation protocol of detectors."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +71,17 @@ class ImageSet:
             yield preprocess(read_image(paths[place]), preprocessing)[0][None]
 
 
-def evaluate_file(path: Path, images: ImageSet, engine: EngineName, num_threads: int | None = None) -> CocoMetrics:
-    """COCO metrics of an exported file in one engine; NMS as in the file, if it is in the graph.
-
-    Raises ValueError for images without annotations.
-    """
+def evaluate_file(
+    path: Path,
+    images: ImageSet,
+    engine: EngineName,
+    num_threads: int | None = None,
+    protocol: ProtocolName = "deployed",
+) -> CocoMetrics:
+    """COCO metrics of an exported file in one engine. Raises ValueError for images without annotations."""
     if images.ground_truth is None:
         raise ValueError("these images have no annotations")
-    has_nms = isinstance(read_manifest(path).output, PostprocessedBoxes)
-    detector = ImageDetector.load(
-        path,
-        engine=engine,
-        score_threshold=SCORE_THRESHOLD,
-        iou_threshold=None if has_nms else IOU_THRESHOLD,
-        num_threads=num_threads,
-        clip_boxes=False,
-    )
+    detector = PROTOCOLS[protocol].apply(ImageDetector.load(path, engine=engine, num_threads=num_threads))
     found = {image_id: detector(read_image(file)) for image_id, file in images.files.items()}
     return evaluate_boxes(images.ground_truth, found)
 

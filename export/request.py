@@ -11,6 +11,7 @@ from typing import Literal
 
 from handeye.export.tensorrt.build_options import BuildOptions
 from handeye.vision.errors import UserError
+from handeye.vision.evaluation.protocol import ProtocolName
 from handeye.vision.evaluation.torch_session import CHECKPOINT_SUFFIX
 from handeye.vision.runtime.image_detector import ModelFormat
 
@@ -58,6 +59,9 @@ class ExportOptions:
     """Annotations on which to measure the AP of each file, in any format that training reads."""
     images: Path | None = None
     """Folder of the images that --annotations names."""
+    protocol: ProtocolName = "deployed"
+    """What is done to the boxes before AP is computed: deployed, as `handeye detect` runs them, or published, as in the
+    literature (boxes not cut at the edges of the image, NMS threshold 0.65)."""
     threads: int | None = None
     """Threads of the engines; by default one per processor."""
     pause_s: float = 0.2

@@ -113,7 +113,7 @@ def _measure_and_accept(request: ExportRequest, artefacts: Sequence[Artefact], e
     """Fill in AP, and, where there is anything to compare or a report to write, latency and what is rejected."""
     engines = installed_engines()
     if evaluation is not None:
-        evaluate_artefacts(artefacts, engines, evaluation, request.threads)
+        evaluate_artefacts(artefacts, engines, evaluation, request.threads, request.protocol)
     if len(artefacts) > 1 or request.report:
         compare_artefacts(artefacts, engines, evaluation, request.threads, request.pause_s)
         accept_or_reject(artefacts, request.allowed_loss)
@@ -129,5 +129,7 @@ def _facts(request: ExportRequest, model: onnx.ModelProto) -> dict[str, str]:
     if request.calibrate is not None:
         facts["calibrated on"] = str(request.calibrate)
     if request.annotations is not None:
-        facts["evaluated on"] = f"{request.annotations}, allowed loss {request.allowed_loss} AP"
+        facts["evaluated on"] = (
+            f"{request.annotations}, protocol {request.protocol}, allowed loss {request.allowed_loss} AP"
+        )
     return facts

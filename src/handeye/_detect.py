@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track as progress_bar
 
 from handeye.vision.errors import ModelFileError, SourceError
+from handeye.vision.evaluation.protocol import PROTOCOLS, ProtocolName
 from handeye.vision.evaluation.torch_session import open_detector
 from handeye.vision.images import read_image
 from handeye.vision.runtime.detections import Detections
@@ -29,11 +30,6 @@ from handeye.vision.tracking.image_tracker import (
 
 ImageInput: TypeAlias = "str | Path | UInt8[np.ndarray, 'h w 3']"
 Image = TypeVar("Image", str, Path, np.ndarray)
-
-EVALUATION_SCORE = 0.001
-"""COCO's protocol keeps nearly every detection."""
-EVALUATION_IOU = 0.65
-"""NMS threshold with which detectors publish their figures."""
 
 
 def load(
@@ -151,13 +147,7 @@ class Detector:
         if self._has_own_threshold or weakest is None:
             return self
         old = self.image_detector
-        lowered = ImageDetector(
-            old.session,
-            old.manifest,
-            score_threshold=weakest,
-            iou_threshold=old.iou_threshold,
-            clip_boxes=old.clip_boxes,
-        )
+        lowered = old.with_options(score_threshold=weakest, iou_threshold=old.iou_threshold, clip_boxes=old.clip_boxes)
         return Detector(lowered, self._classes)
 
     def _detect(self, image: ImageInput) -> Detections:
@@ -190,34 +180,43 @@ def evaluate(
     *,
     engine: EngineChoice = "auto",
     model_format: ModelFormat | None = None,
-    score_threshold: float | None = EVALUATION_SCORE,
-    iou_threshold: float | None = EVALUATION_IOU,
+    protocol: ProtocolName = "deployed",
+    score_threshold: float | None = None,
+    iou_threshold: float | None = None,
     threads: int | None = None,
     show_progress: bool = False,
 ) -> dict[str, Any]:
-    """COCO metrics of a model on an annotated data set, by the protocol with which detectors publish theirs.
+    """COCO metrics of a model on an annotated data set.
 
     annotations: the ground truth: a COCO file, a Pascal VOC folder or image list, a YOLO data.yaml (its split val) or
     folder; images: the folder of the images that it names.
+    protocol: deployed measures what `detector(image)` gives: boxes end at the edges of the image, NMS has the model's
+    own threshold. published measures as the literature does: boxes as the network gives them, NMS threshold 0.65.
+    iou_threshold replaces the protocol's. AP ranks all scores above 0.001 by either protocol; score_threshold (None:
+    the model's own) is where precision and recall are taken.
     The other arguments are those of `handeye.load`; show_progress draws a bar on stderr.
 
     Returns AP AP50 AP75 APs APm APl AR1 AR10 AR100 ARs ARm ARl as fractions in [0, 1] (-1 where nothing of that size
-    is annotated), AP_of_class {name: AP}, and images, engine, threads, score_threshold, iou_threshold and stages
+    is annotated), AP_of_class {name: AP}, precision and recall at score_threshold and IoU 0.5 (None where there is
+    nothing to count), and images, protocol, engine, threads, score_threshold, iou_threshold and stages
     {stage: {p50_ms, p95_ms, p99_ms}}. Raises DatasetError for annotations that are wrong or whose classes are not the
     model's, SourceError for an unreadable image, and what `load` raises.
     """
-    from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes
+    from handeye.vision.evaluation.average_precision import GroundTruth, evaluate_boxes, precision_and_recall
 
     ground_truth = GroundTruth.read(Path(annotations), Path(images))
-    detector = load(
-        model,
+    own = open_detector(
+        Path(model),
         engine=engine,
         model_format=model_format,
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
-        threads=threads,
-        clip_boxes=False,
+        num_threads=threads,
     )
+    rule = PROTOCOLS[protocol]
+    if iou_threshold is not None:
+        rule = replace(rule, iou_threshold=iou_threshold)
+    detector = Detector(rule.apply(own))
     ground_truth.category_of_class(detector.class_names)  # report classes that do not match before the work
     detector.warm_up()
     found: dict[int, Detections] = {}
@@ -228,9 +227,11 @@ def evaluate(
     metrics = evaluate_boxes(ground_truth, found)
     return metrics.summary() | {
         "images": len(found),
+        "protocol": protocol,
         "engine": detector.engine,
         "threads": detector.threads,
-        "score_threshold": detector.score_threshold,
+        **precision_and_recall(ground_truth, found, own.score_threshold),
+        "score_threshold": own.score_threshold,
         "iou_threshold": detector.iou_threshold,
         "AP_of_class": metrics.AP_of_class,
         "stages": stage_percentiles(stages_s),

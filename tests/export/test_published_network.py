@@ -42,6 +42,7 @@ def test_its_export_has_the_published_ap_in_every_engine(shared, tmp_path: Path)
     save_detector(checkpoint, published_yolox_nano(shared(MODEL)))
     annotations = shared("data/coco_mini/annotations/instances_val2017.json")
     data = ["--annotations", str(annotations), "--images", str(shared("data/coco_mini/val2017"))]
+    data += ["--protocol", "published"]
     result = tmp_path / "r.json"
     assert run_command(["export", str(checkpoint), "--output", str(tmp_path), *data, "--json", str(result)]) == 0
     exported = json.loads(result.read_text())

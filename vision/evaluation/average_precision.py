@@ -1,7 +1,7 @@
 """COCO mAP and recall of boxes, computed by faster-coco-eval, whose numbers equal those of pycocotools.
 
 A metric that is undefined, because nothing of that size is annotated, is -1 as in COCO, and None as `value`. At most
-100 detections of an image count, the best scores first.
+100 detections of a class in an image count, the best scores first.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from handeye.vision.data.annotations import AnnotationSet
 from handeye.vision.data.coco import coco_content
 from handeye.vision.data.formats import read_annotations
 from handeye.vision.errors import DatasetError
+from handeye.vision.evaluation.matching import match_detections
 from handeye.vision.runtime.detections import Detections
 
 UNDEFINED = -1.0
@@ -72,6 +73,7 @@ class GroundTruth:
         """`origin` names the set in messages; `image_ids` restricts the evaluation to these images."""
         self.origin, self.category_ids = str(origin), annotations.categories.category_ids
         self.class_names = annotations.categories.names
+        self.annotations = annotations
         self.names = {image.image_id: image.file_name for image in annotations.images}
         self.image_ids = sorted(self.names if image_ids is None else set(image_ids))
         if unknown := set(self.image_ids) - self.names.keys():
@@ -135,6 +137,38 @@ def evaluate_rows(ground_truth: GroundTruth, rows: Float[np.ndarray, "N 7"]) -> 
         AP_of_class=_by_class(ground_truth.class_names, precision),
         AP50_of_class=_by_class(ground_truth.class_names, precision[:1]),
     )
+
+
+def precision_and_recall(
+    ground_truth: GroundTruth, detections: Mapping[int, Detections], score_threshold: float, iou_threshold: float = 0.5
+) -> dict[str, float | None]:
+    """precision and recall of the detections above a score, over all classes; None where there is nothing to count.
+
+    A detection hits the object of its class that it overlaps by `iou_threshold` at least, one to one; crowds count
+    neither way.
+    """
+    evaluated, hits, false, missed = set(ground_truth.image_ids), 0, 0, 0
+    for image in ground_truth.annotations.images:
+        if image.image_id in evaluated:
+            found = _in_classes_of(ground_truth, detections[image.image_id]) if image.image_id in detections else None
+            if found is None:
+                missed += int((~image.boxes.is_crowd).sum())
+                continue
+            match = match_detections(image, found[found.scores > score_threshold], iou_threshold)
+            hits, false, missed = hits + match.num_hits, false + match.num_false, missed + match.num_missed
+    return {
+        "precision": hits / (hits + false) if hits + false else None,
+        "recall": hits / (hits + missed) if hits + missed else None,
+    }
+
+
+def _in_classes_of(ground_truth: GroundTruth, found: Detections) -> Detections:
+    """The detections with the class ids of the annotations; those of classes that it lacks are left out."""
+    category_of_class = ground_truth.category_of_class(found.class_names)
+    class_of_category = {category: row for row, category in enumerate(ground_truth.category_ids)}
+    found = found[np.isin(found.class_ids, list(category_of_class))]
+    class_ids = [class_of_category[category_of_class[int(class_id)]] for class_id in found.class_ids]
+    return Detections(found.boxes_xyxy, found.scores, np.array(class_ids, np.int64), tuple(ground_truth.class_names))
 
 
 def _result_rows(ground_truth: GroundTruth, detections: Mapping[int, Detections]) -> Float[np.ndarray, "N 7"]:

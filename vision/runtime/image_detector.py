@@ -31,6 +31,7 @@ from handeye.vision.runtime.manifest import (
 from handeye.vision.runtime.third_party_models import ModelFormat, open_third_party
 
 MAX_DETECTIONS = 300
+"""In one image. COCO counts the best 100 of each class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,16 @@ class ImageDetector:
         return cls(
             session,
             manifest,
+            score_threshold=score_threshold,
+            iou_threshold=iou_threshold,
+            clip_boxes=clip_boxes,
+        )
+
+    def with_options(self, *, score_threshold: float, iou_threshold: float, clip_boxes: bool) -> ImageDetector:
+        """The same network with other thresholds; the session is shared. Raises ModelFileError as the class does."""
+        return ImageDetector(
+            self.session,
+            self.manifest,
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             clip_boxes=clip_boxes,

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from handeye.vision.config import Config
 from handeye.vision.data.augmentation import AugmentationConfig
 from handeye.vision.detector import DetectorConfig
+from handeye.vision.evaluation.protocol import ProtocolName
 from handeye.vision.losses.build import LossConfig
 from handeye.vision.training.distillation import DistillationConfig
 from handeye.vision.training.features import require_compatible
@@ -69,10 +70,9 @@ class EvaluationConfig(Config):
     every_epochs: PositiveInt = 5
     """Epochs between evaluations; the last epoch is always evaluated."""
     batch_size: PositiveInt = 16
-    score_threshold: Fraction = 0.01
-    """Detections below it are dropped."""
-    iou_threshold: Fraction = 0.65
-    """Of NMS: of two boxes of a class that overlap more, the one with the lower score is dropped."""
+    protocol: ProtocolName = "deployed"
+    """What is done to the boxes before they are scored: deployed, as they will run, or published, as in the literature
+    (not cut at the edges of the image)."""
     metric: Literal["AP", "AP50", "AP75"] = "AP"
     """The best weights are those with the highest value of this."""
 

@@ -17,16 +17,17 @@ from torch import Tensor
 
 from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
 from handeye.vision.detector import Detector
-from handeye.vision.evaluation.torch_session import output_layout
+from handeye.vision.evaluation.protocol import PROTOCOLS, Protocol
+from handeye.vision.evaluation.torch_session import detector_manifest
 from handeye.vision.images import ResizeTransform, at_fixed_size, preprocess, read_image
 from handeye.vision.runtime.decode import decode_rows
 from handeye.vision.runtime.detections import Detections
+from handeye.vision.runtime.image_detector import MAX_DETECTIONS
+from handeye.vision.runtime.manifest import Manifest
 from handeye.vision.training.config import EvaluationConfig
 from handeye.vision.training.distributed import agree_on_buffers, process_state
 
 READING_THREADS = 2
-MAX_DETECTIONS = 100
-"""Per image, as COCO counts them."""
 
 
 @torch.inference_mode()
@@ -44,13 +45,14 @@ def detect_all(
     SourceError for an image that cannot be read.
     """
     found: dict[int, Detections] = {}
+    manifest, protocol = detector_manifest(detector, name="detector"), PROTOCOLS[config.protocol]
     with ThreadPoolExecutor(READING_THREADS) as readers:
         for batch in _in_batches(annotations.images, config.batch_size):
             prepared = list(readers.map(lambda image: _read(images / image.file_name, detector), batch))
             inputs = torch.from_numpy(np.stack([values for values, _ in prepared])).to(device)
             rows = _rows(detector, inputs)
             for image, image_rows, (_, resize) in zip(batch, rows, prepared, strict=True):
-                found[image.image_id] = _detections(image_rows, resize, detector, config)
+                found[image.image_id] = _detections(image_rows, resize, manifest, protocol)
             if after_batch is not None:
                 after_batch(len(found))
     return found
@@ -80,18 +82,19 @@ def _rows(detector: Detector, inputs: Float[Tensor, "B 3 H W"]) -> Float32[np.nd
 
 
 def _detections(
-    rows: Float32[np.ndarray, "rows channels"], resize: ResizeTransform, detector: Detector, config: EvaluationConfig
+    rows: Float32[np.ndarray, "rows channels"], resize: ResizeTransform, manifest: Manifest, protocol: Protocol
 ) -> Detections:
+    score_threshold, iou_threshold = protocol.thresholds(manifest)
     found = decode_rows(
         rows,
         resize.input_hw,
-        output_layout(detector),
-        score_threshold=config.score_threshold,
-        iou_threshold=config.iou_threshold,
+        manifest.output,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
         max_detections=MAX_DETECTIONS,
     )
-    boxes_xyxy = resize.boxes_to_image(found.boxes_xyxy)
-    return Detections(boxes_xyxy, found.scores, found.class_ids, detector.config.class_names)
+    boxes_xyxy = resize.boxes_to_image(found.boxes_xyxy, clip=protocol.clip_boxes)
+    return Detections(boxes_xyxy, found.scores, found.class_ids, manifest.class_names)
 
 
 def _in_batches(images: Sequence[ImageAnnotations], size: int) -> Iterator[list[ImageAnnotations]]:
