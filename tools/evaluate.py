@@ -2,8 +2,8 @@
 
 Measured is what `handeye detect` runs: boxes end at the edges of the image, and NMS has the model's own threshold.
 --protocol published measures as the literature does: boxes are not cut, and NMS has an IoU threshold of 0.65. By either
-protocol AP ranks every score above 0.001, and COCO counts the best 100 detections of each class in an image; precision and recall are
-those at the model's score threshold.
+protocol AP ranks every score above 0.001, and COCO counts the best 100 detections of each class in an image; precision
+and recall are those at the model's score threshold.
 
 examples:
   handeye evaluate model.onnx --annotations instances_val2017.json --images val2017

@@ -235,6 +235,11 @@ class BoxTracker(ABC):
         )
 
 
+def as_score(threshold: float) -> float:
+    """A threshold in the precision of scores, float32: a score of 0.6 is not above a threshold of 0.6."""
+    return float(np.float32(threshold))
+
+
 def _usable(detections: Detections) -> Seen:
     """Detections with area in a canonical order: by score, then by place.
 

@@ -26,7 +26,7 @@ from handeye.vision.tracking.box_association import (
     split_matched,
 )
 from handeye.vision.tracking.box_kalman import AreaModel, BoxMotion
-from handeye.vision.tracking.box_tracker import BoxTracker, Indices, Mask, Seen
+from handeye.vision.tracking.box_tracker import BoxTracker, Indices, Mask, Seen, as_score
 from handeye.vision.tracking.camera_motion import SimilarityMotion
 
 _TINY = 1e-6
@@ -142,7 +142,7 @@ class OcSortTracker(BoxTracker):
         if camera_motion is not None:
             self._past.carried(camera_motion, self._model.carried(self._past.motion_then, camera_motion))
         boxes = self._move(self._model.predict(self._table.motion, dt_frames), camera_motion)
-        good = np.flatnonzero(seen.scores > config.score_threshold)
+        good = np.flatnonzero(seen.scores > as_score(config.score_threshold))
         first = self._match_with_momentum(boxes, seen, good)
         last_boxes = np.nan_to_num(self._past.last[first.unmatched_tracks])
         second = _recover(last_boxes, seen.boxes[first.unmatched_detections], config.iou_threshold)
