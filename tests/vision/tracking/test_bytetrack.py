@@ -62,7 +62,7 @@ def test_weak_detections_do_not_find_lost_tracks_again_but_good_ones_do():
 
 @pytest.mark.parametrize(("frame_rate", "track_buffer", "lives"), [(30.0, 30.0, 31), (15.0, 30.0, 16), (30.0, 5.0, 6)])
 def test_a_lost_track_lives_as_long_as_the_buffer_says(frame_rate: float, track_buffer: float, lives: int):
-    """And a frame more. The same time at any frame rate: a scene of 30 frames a second shows a tracker of 15 every other."""
+    """And a frame more. A tracker of 15 frames a second sees every other frame of a scene of 30."""
     scene = settled(frame_rate=frame_rate, track_buffer=track_buffer)
     step = 30.0 / frame_rate
     scene.stamp_s += (step - 1.0) / 30.0
