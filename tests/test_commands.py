@@ -27,6 +27,7 @@ POSITIONALS = {
     "benchmark": "MODEL",
     "evaluate-policy": "POLICY",
     "evaluate-pusht": "POLICY",
+    "evaluate-tracks": "TRACKS",
     "detect": "MODEL SOURCE",
     "track": "MODEL SOURCE",
     "track-files": "DETECTIONS",

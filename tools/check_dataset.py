@@ -70,7 +70,7 @@ def run(arguments: Arguments) -> int:
     findings = [*check_annotations(annotations), *(found for report in reports.values() for found in report.findings)]
     if not annotations.num_boxes():
         findings.append(DatasetFinding(NO_BOXES, f"{arguments.annotations}: {len(annotations)} images"))
-    findings += _leaks(arguments, annotations, reports)
+    findings += _against_others(arguments, annotations, reports)
     usable = sum(not any(found.is_image for found in report.findings) for report in reports.values())
     anchors = fit_anchors(annotations, Preprocessing(size_hw=arguments.input_size), NUM_ANCHORS)
     result = summarise(annotations, findings, usable, anchors)
@@ -143,8 +143,11 @@ def _examine(path: Path, images: Path, split: str, threads: int) -> tuple[Annota
     return annotations, reports
 
 
-def _leaks(arguments: Arguments, annotations: AnnotationSet, reports: dict[int, ImageReport]) -> list[DatasetFinding]:
-    from handeye.vision.data.checks import LEAK, DatasetFinding, check_leaks
+def _against_others(
+    arguments: Arguments, annotations: AnnotationSet, reports: dict[int, ImageReport]
+) -> list[DatasetFinding]:
+    """Images and classes of this split beside those of the others."""
+    from handeye.vision.data.checks import LEAK, DatasetFinding, check_classes, check_leaks
     from handeye.vision.data.formats import find_images, other_splits
 
     findings = []
@@ -154,7 +157,8 @@ def _leaks(arguments: Arguments, annotations: AnnotationSet, reports: dict[int, 
             images = find_images(path, given, split)
             others, other_reports = _examine(path, images, split, arguments.threads)
             pairs = check_leaks(annotations, reports, others, other_reports)
-            origin = path if split == arguments.split else f"{path} ({split})"
+            origin = str(path) if split == arguments.split else f"{path} ({split})"
+            findings += check_classes(annotations, others, origin)
             findings += [DatasetFinding(LEAK, f"{pair.one} looks like {pair.other} of {origin}") for pair in pairs]
     return findings
 

@@ -248,6 +248,7 @@ GROUPS = {
             takes_overrides=True,
         ),
         Verb("evaluate-pusht", "handeye.tools.evaluate_pusht", "coverage and success rate of a policy in Push-T"),
+        Verb("evaluate-tracks", "handeye.tools.evaluate_tracks", "MOTA, IDF1 and HOTA of MOT track files"),
         Verb(
             "benchmark-tracking",
             "handeye.tools.benchmark_tracking",

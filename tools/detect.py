@@ -49,7 +49,7 @@ def run(arguments: Arguments) -> int:
         if arguments.show == "attention" and arguments.draw:
             attention = AttentionMaps(detector.image_detector)
         detector.warm_up()
-        with StreamFiles(output, source, lines_name=LINES_NAME, fps=frames.fps, draw=arguments.draw) as files:
+        with StreamFiles(output, source, frames, lines_name=LINES_NAME, draw=arguments.draw) as files:
             writing = DetectionWriter(detector, attention, files)
             done = run_stream(arguments, frames, writing, "detecting")
     report_stream(arguments, detector, done, output, {"detections": writing.num_detections})

@@ -6,12 +6,13 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from handeye._stream import FrameStream
 from handeye.vision.errors import UserError
 from handeye.vision.files import replacing
 from handeye.vision.runtime.detections import Detections
@@ -29,14 +30,18 @@ class StreamFiles:
     A source with a frame rate becomes FOLDER/NAME.mp4, single images become FOLDER/images/NAME.
     """
 
-    def __init__(self, folder: Path, source: str, *, lines_name: str, fps: float | None, draw: bool) -> None:
-        """The JSON lines go to FOLDER/LINES_NAME. Raises UserError when the output would overwrite the source."""
+    def __init__(self, folder: Path, source: str, stream: FrameStream[Any], *, lines_name: str, draw: bool) -> None:
+        """The JSON lines go to FOLDER/LINES_NAME; the video shows images of a camera at their times.
+
+        Raises UserError when the output would overwrite the source.
+        """
         self.folder = folder
         self.draw = draw
         stem = CAMERA_NAME if source.isdecimal() or "://" in source else Path(source).stem
-        self.video = folder / f"{stem}.mp4" if fps is not None else None
+        self.video = folder / f"{stem}.mp4" if stream.fps is not None else None
         self._lines_name = lines_name
-        self._fps = fps
+        self._fps = stream.fps
+        self._is_live = stream.num_images is None
         self._open = ExitStack()
         self._lines: TextIO | None = None
         self._writer: VideoWriter | None = None
@@ -61,7 +66,9 @@ class StreamFiles:
         self._lines.write(json.dumps(start | dict(line)) + "\n")
         if drawn is None:
             return
-        if self._writer is not None:
+        if self._writer is not None and self._is_live:
+            self._writer.write_at(drawn, image.stamp_s)
+        elif self._writer is not None:
             self._writer.write(drawn)
         else:
             _write_image(self.folder / "images" / image.name, drawn)

@@ -44,7 +44,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
     detector = arguments.load()
     with handeye.track(detector, source, config, timeout_s=arguments.timeout_s, skip_broken=True) as frames:
         frames.detector.warm_up()
-        with StreamFiles(output, source, lines_name=LINES_NAME, fps=frames.fps, draw=arguments.draw) as files:
+        with StreamFiles(output, source, frames, lines_name=LINES_NAME, draw=arguments.draw) as files:
             writing = TrackWriter(frames.tracker, files)
             done = run_stream(arguments, frames, writing, "tracking")
     found = {"tracks": writing.num_tracks, "boxes": writing.num_boxes}

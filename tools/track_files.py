@@ -10,20 +10,21 @@ examples:
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from handeye.tools.command_line import Positional
+from handeye.tools.evaluate_tracks import score_summary
 from handeye.tools.tracker_arguments import TrackerArguments
 from handeye.vision.errors import TrackingError, UserError
 from handeye.vision.files import write_json
 from handeye.vision.tracking.box_tracker import NOMINAL_RATE
 from handeye.vision.tracking.image_tracker import TrackedSequence, build_box_tracker, track_sequence
 from handeye.vision.tracking.metrics import TrackingScores, evaluate_tracks, without_distractors
-from handeye.vision.tracking.mot_files import read_mot_detections, read_mot_ground_truth, write_mot
+from handeye.vision.tracking.mot_files import Benchmark, read_mot_detections, read_mot_ground_truth, write_mot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Arguments(TrackerArguments):
     """MOT file of tracks to write."""
     ground_truth: Path | None = None
     """MOT file of ground truth; its frames without detections are tracked too, and distractors are forgiven."""
+    benchmark: Benchmark = "mot17"
+    """Whose distractor classes apply where the ground truth has classes: mot17 (MOT16 too) or mot20."""
     score_scale: float = 1.0
     """What a score of 1 is in the file of detections: 100 for per cent."""
     json: Path | None = None
@@ -51,7 +54,9 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         raise UserError(f"--score-scale: expected a number above 0, got {arguments.score_scale:g}")
     _refuse_overwriting(arguments)
     found = read_mot_detections(arguments.detections, arguments.score_scale)
-    truth = None if arguments.ground_truth is None else read_mot_ground_truth(arguments.ground_truth)
+    truth = (
+        None if arguments.ground_truth is None else read_mot_ground_truth(arguments.ground_truth, arguments.benchmark)
+    )
     rate = config.frame_rate or NOMINAL_RATE
     last_frame = max(found.last_frame, truth.boxes.last_frame if truth is not None else 0)
     try:
@@ -68,7 +73,6 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
 
 
 def _summary(result: TrackedSequence, scores: TrackingScores | None) -> dict[str, object]:
-    """Figures in percent are rounded to a tenth, as the field prints and compares them."""
     summary: dict[str, object] = {
         "frames": len(result.update_s),
         "tracks": len(np.unique(result.tracks.ids)),
@@ -76,9 +80,7 @@ def _summary(result: TrackedSequence, scores: TrackingScores | None) -> dict[str
         "update_ms_p50": 1e3 * float(np.median(result.update_s)) if len(result.update_s) else None,
     }
     if scores is not None:
-        summary |= {
-            key: round(value, 1) if isinstance(value, float) else value for key, value in asdict(scores).items()
-        }
+        summary |= score_summary(scores)
     return summary
 
 

@@ -1,4 +1,4 @@
-"""Atomic file writes (temporary file, fsync, rename), and the JSON files and HTML reports written that way."""
+"""Atomic file writes (temporary file, fsync, rename), JSON and HTML files written that way, and text files read."""
 
 import json
 import os
@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+
+from handeye.vision.errors import DatasetError
 
 REPORT_STYLE = (
     "body{font-family:sans-serif;max-width:74em;margin:2em auto;padding:0 1em}img{max-width:100%}"
@@ -38,6 +40,28 @@ def replacing(path: Path) -> Iterator[Path]:
 def whole_files(folder: Path, pattern: str) -> list[Path]:
     """The files in `folder` that match, by name, without those that a killed process left half written."""
     return sorted(path for path in folder.glob(pattern) if ".partial" not in path.suffixes)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8. Raises DatasetError where it cannot be read or is in another encoding."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "expected UTF-8"
+        raise DatasetError(f"{path}: cannot be read: {reason}") from error
+    if "\0" in text:
+        raise DatasetError(f"{path}: cannot be read: expected UTF-8")
+    return text
+
+
+def read_class_names(path: Path) -> tuple[str, ...]:
+    """The names in a text file, one a line. Raises DatasetError when it cannot be read or names one twice."""
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
+    if "" in lines:
+        raise DatasetError(f"{path}: line {lines.index('') + 1} is empty; class ids count the lines")
+    if not lines or len(set(lines)) != len(lines):
+        raise DatasetError(f"{path}: expected one class name a line, none of them twice")
+    return tuple(lines)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -101,3 +101,35 @@ def test_the_splits_of_one_data_yaml_are_compared(tmp_path, capfd):
     file.write_text("train: train/images\nnames: [one, two]\n", encoding="utf-8")
     assert run_command([*words, "--against", str(file)]) == 2
     assert "no split other than 'train'" in capfd.readouterr().err
+
+
+def test_a_class_that_only_the_other_split_has_is_told(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    write_coco(tmp_path / "a.json", AnnotationSet(annotations.images[:1], annotations.categories))
+    others = AnnotationSet(annotations.images[1:], replace(annotations.categories, names=("one", "three")))
+    write_coco(tmp_path / "b.json", others)
+    code, result = check(tmp_path / "a.json", images, "--against", str(tmp_path / "b.json"))
+    count = sum(int((image.boxes.class_ids == 1).sum()) for image in others.images)
+    assert code == 1
+    assert result["findings"] == [
+        {"kind": "class that this split lacks", "item": f"three: {count} boxes in {tmp_path / 'b.json'}"}
+    ]
+
+
+def test_a_category_that_only_groups_others_is_told(tmp_path):
+    annotations, images = draw_set(tmp_path)
+    path = tmp_path / "a.json"
+    write_coco(path, annotations)
+    content = json.loads(path.read_text())
+    for category in content["categories"]:
+        category["supercategory"] = "blocks"
+    content["categories"].append({"id": 0, "name": "blocks", "supercategory": "none"})
+    path.write_text(json.dumps(content))
+    code, result = check(path, images)
+    assert (code, result["problems"]) == (
+        1,
+        {"parent category without a box, which becomes a class of the detector all the same": 1},
+    )
+    content["annotations"][0]["category_id"] = 0
+    path.write_text(json.dumps(content))
+    assert check(path, images)[0] == 0

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from unicodedata import category
 
 import numpy as np
@@ -312,18 +312,6 @@ def build_image(
         masks=tuple(entry.mask for entry in kept) if keep_masks else (),
         stated_xywh=stated,
     )
-
-
-def read_text(path: Path) -> str:
-    """The text of a file in UTF-8. Raises DatasetError where it cannot be read or is in another encoding."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror or str(error) if isinstance(error, OSError) else "expected UTF-8"
-        raise DatasetError(f"{path}: cannot be read: {reason}") from error
-    if "\0" in text:
-        raise DatasetError(f"{path}: cannot be read: expected UTF-8")
-    return text
 
 
 def safe_name(where: str, value: object) -> str:

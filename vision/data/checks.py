@@ -25,6 +25,7 @@ from handeye.vision.images import Preprocessing, resize_transform
 
 MISSING, UNREADABLE, OTHER_SIZE = "missing image", "unreadable image", "image of another size"
 OVER_EDGE, DUPLICATE, TINY = "box over the image's edge", "box given twice", "box smaller than a pixel"
+UNKNOWN_CLASS = "class that this split lacks"
 LEAK = "image that is in another split too"
 EDGE_SLACK_PX = 1.0
 """Rounding in other tools puts edges this far outside."""
@@ -90,6 +91,17 @@ def check_annotations(annotations: AnnotationSet) -> list[DatasetFinding]:
     for image in annotations.images:
         findings += _check_boxes(image)
     return findings
+
+
+def check_classes(annotations: AnnotationSet, others: AnnotationSet, origin: str) -> list[DatasetFinding]:
+    """Classes with boxes in another split that `annotations` does not name: no model of its classes can find them."""
+    counted = zip(others.categories.names, others.boxes_per_class().tolist(), strict=True)
+    known = set(annotations.categories.names)
+    return [
+        DatasetFinding(UNKNOWN_CLASS, f"{name}: {count} boxes in {origin}")
+        for name, count in counted
+        if count and name not in known
+    ]
 
 
 def check_image(image: ImageAnnotations, folder: Path) -> ImageReport:

@@ -10,17 +10,18 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from handeye.vision.data.annotations import AnnotationSet, Categories, Entry, Omissions, build_image, safe_name
+from handeye.vision.data.annotations import AnnotationSet, Categories, Entry, Omissions, Remark, build_image, safe_name
 from handeye.vision.data.image_files import read_size
 from handeye.vision.data.masks import mask_from_coco, mask_to_coco
 from handeye.vision.errors import DatasetError, SourceError
 from handeye.vision.files import write_json
 
 ID_TWICE = "annotation id given twice"
+UNUSED_PARENT = "parent category without a box, which becomes a class of the detector all the same"
 NO_AREA = "area that is no area; that of the box is taken"
 LARGEST_ID = 2**53
 """Beyond it JSON readers of other languages, and the evaluation, no longer tell two ids apart."""
@@ -69,7 +70,8 @@ def parse_coco(
         )
         for image in images
     )
-    return AnnotationSet(built, categories, tuple(omissions.left_out), tuple(omissions.remarks))
+    annotations = AnnotationSet(built, categories, tuple(omissions.left_out), tuple(omissions.remarks))
+    return replace(annotations, remarks=(*annotations.remarks, *_unused_parents(origin, lists, annotations)))
 
 
 def write_coco(path: Path, annotations: AnnotationSet) -> None:
@@ -144,6 +146,14 @@ def _read_categories(path: Path, content: Mapping[str, Any]) -> Categories:
     if not names:
         raise DatasetError(f"{path}: no categories")
     return Categories.from_names(names)
+
+
+def _unused_parents(path: Path, content: Mapping[str, Any], annotations: AnnotationSet) -> list[Remark]:
+    """Roboflow's exports have a category 0 that only groups the others."""
+    stated = [(str(entry["name"]), str(entry.get("supercategory"))) for entry in content["categories"]]
+    parents = {parent for name, parent in stated if parent != name}
+    counted = zip(annotations.categories.names, annotations.boxes_per_class(), strict=True)
+    return [Remark(UNUSED_PARENT, f"{path}: {name}") for name, count in counted if name in parents and not count]
 
 
 def _class_name(where: str, entry: object) -> str:

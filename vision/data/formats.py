@@ -19,6 +19,7 @@ from handeye.vision.data.voc import read_voc, voc_root, write_voc
 from handeye.vision.data.yolo_layout import description_in, find_set, stated_splits, swapped
 from handeye.vision.data.yolo_txt import read_yolo, write_yolo
 from handeye.vision.errors import DatasetError
+from handeye.vision.files import read_text
 from handeye.vision.images import has_image_suffix, list_images
 
 Format = Literal["coco", "voc", "yolo"]
@@ -157,11 +158,7 @@ def _usual_folder(path: Path) -> Path | None:
 
 def _lists_files(path: Path) -> bool:
     """Whether the lines of a list are image files, rather than the bare names of VOC."""
-    try:
-        first = path.read_text(encoding="utf-8-sig").partition("\n")[0].strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
-    return has_image_suffix(Path(first))
+    return has_image_suffix(Path(read_text(path).partition("\n")[0].strip()))
 
 
 def _write(folder: Path, annotations: AnnotationSet, target: Format) -> Omissions:

@@ -19,11 +19,11 @@ from handeye.vision.data.annotations import (
     ImageAnnotations,
     Omissions,
     build_image,
-    read_text,
     safe_name,
 )
 from handeye.vision.data.image_files import read_size
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.files import read_class_names, read_text
 from handeye.vision.images import IMAGE_SUFFIXES
 
 CLASSES_NAME = "classes.txt"
@@ -83,16 +83,6 @@ def write_voc(folder: Path, annotations: AnnotationSet) -> None:
 def voc_root(path: Path) -> Path | None:
     """The folder that holds Annotations/ and of which `path` is an image list; None where there is none."""
     return next((parent for parent in Path(path).absolute().parents if (parent / "Annotations").is_dir()), None)
-
-
-def read_classes(path: Path) -> tuple[str, ...]:
-    """The names in a text file, one a line. Raises DatasetError when it cannot be read or names one twice."""
-    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
-    if "" in lines:
-        raise DatasetError(f"{path}: line {lines.index('') + 1} is empty; class ids count the lines")
-    if not lines or len(set(lines)) != len(lines):
-        raise DatasetError(f"{path}: expected one class name a line, none of them twice")
-    return tuple(lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +151,7 @@ def _parse(path: Path) -> Element:
 
 def _categories(source: _Source, roots: Mapping[str, Element]) -> Categories:
     if (source.root / CLASSES_NAME).is_file():
-        names = read_classes(source.root / CLASSES_NAME)
+        names = read_class_names(source.root / CLASSES_NAME)
     else:
         found = (element.findtext("name", "").strip() for root in roots.values() for element in root.iter("object"))
         names = tuple(sorted({name for name in found if name}))

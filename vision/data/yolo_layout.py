@@ -15,15 +15,16 @@ from typing import Any
 
 import yaml
 
-from handeye.vision.data.annotations import Categories, read_text
-from handeye.vision.data.voc import CLASSES_NAME, read_classes
+from handeye.vision.data.annotations import Categories
+from handeye.vision.data.voc import CLASSES_NAME
 from handeye.vision.errors import DatasetError
+from handeye.vision.files import read_class_names, read_text
 from handeye.vision.images import list_images
 
 DATA_NAME = "data.yaml"
 DARKNET_DATA, DARKNET_NAMES = "obj.data", "obj.names"
 SPLITS = {"train": "train", "val": "valid", "test": "test"}
-"""The splits of a data.yaml, and what obj.data calls them."""
+"""The splits of a data.yaml, and what obj.data and some exporters call them."""
 NO_LABELS = frozenset({CLASSES_NAME, "labels.txt", "train.txt", "val.txt", "valid.txt", "test.txt"})
 """Text files beside images or labels that are none."""
 
@@ -148,7 +149,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise DatasetError(f"{path}: cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected keys such as train and names")
-    return {key: value for key, value in content.items() if value not in ("", "~", "null")}
+    return _with_usual_splits({key: value for key, value in content.items() if value not in ("", "~", "null")})
 
 
 def _read_darknet(path: Path, text: str) -> dict[str, Any]:
@@ -156,8 +157,12 @@ def _read_darknet(path: Path, text: str) -> dict[str, Any]:
     stated = {key.strip(): value.strip() for key, _, value in pairs if value.strip()}
     if "names" not in stated:
         raise DatasetError(f"{path}: expected lines such as names = data/{DARKNET_NAMES}")
-    splits = {split: stated[key] for split, key in SPLITS.items() if key in stated}
-    return {**splits, "names": list(read_classes(_resolve(path.parent, stated["names"])))}
+    return _with_usual_splits(stated) | {"names": list(read_class_names(_resolve(path.parent, stated["names"])))}
+
+
+def _with_usual_splits(content: dict[str, Any]) -> dict[str, Any]:
+    """What the file calls valid is the split val, unless it has both."""
+    return {split: content[other] for split, other in SPLITS.items() if other in content} | content
 
 
 def _place(path: Path, root: object, place: str) -> Path:
@@ -214,7 +219,7 @@ def _classes_above(path: Path, label: Path) -> tuple[Categories, tuple[int, int]
     for place in dict.fromkeys(places):
         for name in (CLASSES_NAME, DARKNET_NAMES):
             if (place / name).is_file():
-                return _classes(place / name, {"names": list(read_classes(place / name))})
+                return _classes(place / name, {"names": list(read_class_names(place / name))})
         if (place / DATA_NAME).is_file():
             return _classes(place / DATA_NAME, _read_description(place / DATA_NAME))
     known = f"{DATA_NAME}, {CLASSES_NAME} or {DARKNET_NAMES}"

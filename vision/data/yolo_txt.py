@@ -21,13 +21,13 @@ from handeye.vision.data.annotations import (
     ImageAnnotations,
     Omissions,
     build_image,
-    read_text,
     safe_name,
 )
 from handeye.vision.data.image_files import read_size
 from handeye.vision.data.masks import Mask
 from handeye.vision.data.yolo_layout import DATA_NAME, YoloSource, find_set, label_of, labels_without_image
 from handeye.vision.errors import DatasetError, SourceError
+from handeye.vision.files import read_text
 
 CROWD = "a crowd, which YOLO text cannot hold"
 NO_IMAGE = "a label file without an image"

@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -176,5 +178,18 @@ def open_live(source: str, timeout_s: float) -> cv2.VideoCapture:
             capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
     if not capture.isOpened():
         what = f"camera {source}" if source.isdecimal() else source
-        raise SourceError(f"{what}: cannot be opened within {timeout_s:g} s")
+        raise SourceError(f"{what}: cannot be opened within {timeout_s:g} s{_refusal(source, timeout_s)}")
     return capture
+
+
+def _refusal(source: str, timeout_s: float) -> str:
+    """What the server of an HTTP address says, which OpenCV keeps to itself; nothing where it does not refuse."""
+    if not source.lower().startswith(("http://", "https://")):
+        return ""
+    try:
+        urlopen(source, timeout=timeout_s).close()  # noqa: S310 - the schemes are those above
+    except HTTPError as error:
+        return f": the server answers {error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        return f": {getattr(error, 'reason', error)}"
+    return ": it is no video that OpenCV can decode"

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 from typing_extensions import assert_never
 
-from handeye.vision.errors import ModelFileError
+from handeye.vision.errors import DatasetError, ModelFileError
+from handeye.vision.files import read_class_names
 from handeye.vision.images import Preprocessing
 from handeye.vision.runtime.decode import boxes_are_decoded, grid_cells
 from handeye.vision.runtime.engines import Session, Shape
@@ -178,7 +179,6 @@ def _names_beside(path: Path) -> tuple[str, ...]:
     if not names_file.is_file():
         return ()
     try:
-        text = names_file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelFileError(f"{names_file}: cannot be read as UTF-8 text: {error}") from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return read_class_names(names_file)
+    except DatasetError as error:
+        raise ModelFileError(str(error)) from error

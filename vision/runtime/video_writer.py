@@ -37,6 +37,9 @@ class VideoWriter:
         self._files = ExitStack()
         self._writer: cv2.VideoWriter | None = None
         self._image_hw = (0, 0)
+        self._last_bgr = np.zeros((0, 0, 3), np.uint8)
+        self._first_s: float | None = None
+        self._num_written = 0
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -55,7 +58,23 @@ class VideoWriter:
             self._writer = self._open(image_rgb.shape[:2])
         if image_rgb.shape[:2] != self._image_hw:
             raise ValueError(f"{self.path}: expected images of {self._image_hw}, got {image_rgb.shape[:2]}")
-        self._writer.write(cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+        self._last_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
+        self._writer.write(self._last_bgr)
+        self._num_written += 1
+
+    def write_at(self, image_rgb: UInt8[np.ndarray, "h w 3"], stamp_s: float) -> None:
+        """Append one image so that it is shown at its time after the first one, for sources without a steady rate.
+
+        The image before is repeated until then; an image that comes before its frame is due is left out.
+        """
+        if self._first_s is None:
+            self._first_s = stamp_s
+        due = round((stamp_s - self._first_s) * self.fps)
+        while self._writer is not None and self._num_written < due:
+            self._writer.write(self._last_bgr)
+            self._num_written += 1
+        if self._num_written == due:
+            self.write(image_rgb)
 
     def _open(self, image_hw: tuple[int, int]) -> cv2.VideoWriter:
         beside = self._files.enter_context(replacing(self.path))

@@ -7,9 +7,10 @@ numbers). Both are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -24,8 +25,9 @@ LAST_FRAME = 1_000_000
 """Nine hours at 30 frames a second; every frame is gone through, also those without boxes."""
 NO_ID = -1
 CLASS_COLUMN, CLASSED_COLUMNS = 7, 9
-DISTRACTORS = (2, 7, 8, 12)
-"""Classes of MOT16 and MOT17: person on vehicle, static person, distractor, reflection."""
+Benchmark = Literal["mot17", "mot20"]
+DISTRACTORS: Mapping[Benchmark, tuple[int, ...]] = {"mot17": (2, 7, 8, 12), "mot20": (2, 6, 7, 8, 12)}
+"""Classes of person on vehicle, static person, distractor and reflection; in MOT20 of non-motorised vehicle, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,12 +87,24 @@ def read_mot_detections(path: Path, score_scale: float = 1.0) -> MotBoxes:
     return MotBoxes(boxes.frames, np.full(len(boxes), NO_ID), boxes.boxes_xyxy, boxes.scores / score_scale)
 
 
-def read_mot_ground_truth(path: Path) -> GroundTruth:
-    """Ground truth. Raises DatasetError as read_mot_tracks does."""
+def read_mot_ground_truth(path: Path, benchmark: Benchmark = "mot17") -> GroundTruth:
+    """Ground truth; the benchmark (mot17 is MOT16 too) says which classes are distractors.
+
+    Raises DatasetError as read_mot_tracks does.
+    """
     table = _read(path, _IdCheck())
     boxes, is_used = _boxes(table), table[:, 6] != 0.0
-    is_distractor = ~is_used & np.isin(table[:, CLASS_COLUMN], DISTRACTORS)
+    is_distractor = ~is_used & np.isin(table[:, CLASS_COLUMN], DISTRACTORS[benchmark])
     return GroundTruth(boxes[is_used], boxes[~is_used & ~is_distractor], boxes[is_distractor])
+
+
+def in_sequence(parts: Sequence[MotBoxes], starts: Sequence[tuple[int, int]]) -> MotBoxes:
+    """Sequences as one: each with its frames and ids counted on from (frame, id) in `starts`."""
+    moved = (
+        MotBoxes(part.frames + frame, part.ids + track_id, part.boxes_xyxy, part.scores)
+        for part, (frame, track_id) in zip(parts, starts, strict=True)
+    )
+    return MotBoxes.joined(list(moved))
 
 
 def read_mot_tracks(path: Path) -> MotBoxes:

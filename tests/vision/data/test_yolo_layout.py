@@ -159,8 +159,12 @@ def test_lists_with_backslashes_are_read(drawn):
 
 @pytest.mark.parametrize(
     "text",
-    ["train: ../train/images\nval: ../valid/images\n", "path: .\ntrain: train\nval: valid/images\ntest:\n"],
-    ids=["one folder too high", "with path"],
+    [
+        "train: ../train/images\nval: ../valid/images\n",
+        "path: .\ntrain: train\nval: valid/images\ntest:\n",
+        "train: train/images\nvalid: valid/images\n",
+    ],
+    ids=["one folder too high", "with path", "valid for val"],
 )
 def test_a_data_yaml_says_where_its_images_are(drawn, text):
     folder = drawn / "set"

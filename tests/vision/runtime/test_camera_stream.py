@@ -247,6 +247,10 @@ def test_a_file_at_an_address_is_a_file_and_no_camera(tmp_path: Path):
                 assert [image.name for image in stream] == [f"full_{number:06d}" for number in range(20)]
         with open_stream(f"{base}/one.jpg?now", timeout_s=60.0) as stream:
             assert len(list(stream)) == 1
+        (tmp_path / "page.html").write_text("<p>no video</p>")
+        for name, reason in (("absent.mp4", "the server answers 404 File not found"), ("page.html", "it is no video")):
+            with pytest.raises(SourceError, match=f"cannot be opened within 60 s: {reason}"):
+                open_stream(f"{base}/{name}", timeout_s=60.0)
     finally:
         server.shutdown()
         server.server_close()
