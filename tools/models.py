@@ -1,6 +1,6 @@
 """List the model zoo: parameters, GFLOPs, published accuracy, licences and the address of the weights.
 
-Parameters and GFLOPs are counted here; accuracies are as published.
+Parameters and GFLOPs are counted in our networks; accuracies are as published.
 
 examples:
   handeye models
@@ -22,7 +22,7 @@ from handeye.vision.checkpoints.torchvision_backbones import (
     PublishedBackbone,
     published_backbones,
 )
-from handeye.vision.checkpoints.zoo import PublishedModel, count_cost, published_models
+from handeye.vision.checkpoints.zoo import PublishedModel, published_models
 from handeye.vision.files import write_json
 
 
@@ -51,7 +51,7 @@ def describe(model: PublishedModel) -> dict[str, Any]:
     height, width = model.config.preprocessing.size_hw
     return {
         "name": model.name,
-        **asdict(count_cost(model.config)),
+        **asdict(model.cost),
         "input_hw": [height, width],
         "classes": model.config.num_classes,
         "coco_ap": model.coco_ap,

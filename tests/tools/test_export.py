@@ -110,9 +110,11 @@ def test_int8_and_float16_share_a_report_with_float32(checkpoint: Path, tmp_path
 
 
 def test_two_rows_of_one_name_are_rejected(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    before, output = str(tmp_path / "before"), str(tmp_path / "out")
-    assert run_command(["export", str(checkpoint), "--output", before]) == 0
-    earlier = f"{before}/{checkpoint.stem}.onnx"
+    from handeye.export.graph.onnx_export import export_onnx
+    from handeye.vision.checkpoints.native import load_detector
+
+    output, earlier = str(tmp_path / "out"), str(tmp_path / f"before/{checkpoint.stem}.onnx")
+    export_onnx(load_detector(checkpoint), Path(earlier))
     assert run_command(["export", str(checkpoint), "--output", output, "--compare", earlier, earlier]) == 2
     assert f"two rows would be called {checkpoint.stem}" in capsys.readouterr().err
     assert run_command(["export", str(checkpoint), "--output", output, "--compare", "absent.onnx"]) == 2

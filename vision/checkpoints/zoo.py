@@ -15,6 +15,42 @@ from handeye.vision.checkpoints.rtdetr import RTDETR_RELEASES, RtdetrVariant, Rt
 from handeye.vision.checkpoints.yolox import YOLOX_SIZES, YoloxVariant, yolox_config
 from handeye.vision.detector import Detector, DetectorConfig
 
+COSTS = {
+    "yolox_nano": (912_159, 1.05),
+    "yolox_tiny": (5_055_855, 6.41),
+    "yolox_s": (8_968_255, 26.69),
+    "yolox_m": (25_326_495, 73.53),
+    "yolox_l": (54_208_895, 155.29),
+    "yolox_x": (99_071_455, 281.41),
+    "detr_resnet50": (41_524_768, 203.18),
+    "detr_resnet101": (60_464_672, 362.27),
+    "rtdetr_r18vd": (20_184_464, 58.39),
+    "rtdetr_r34vd": (31_441_668, 90.5),
+    "rtdetr_r50vd_m": (36_593_772, 97.5),
+    "rtdetr_r50vd": (42_891_372, 131.75),
+    "rtdetr_r101vd": (76_556_268, 249.63),
+    "rtdetrv2_r18vd": (20_184_464, 58.39),
+    "rtdetrv2_r34vd": (31_441_668, 90.5),
+    "rtdetrv2_r50vd_m": (36_593_772, 97.5),
+    "rtdetrv2_r50vd": (42_891_372, 131.75),
+    "rtdetrv2_r101vd": (76_556_268, 249.63),
+    "dfine_n": (3_782_693, 7.32),
+    "dfine_s": (10_321_877, 25.52),
+    "dfine_m": (19_590_064, 57.06),
+    "dfine_l": (31_244_152, 91.65),
+    "dfine_x": (62_621_560, 203.12),
+}
+"""Parameters and 1e9 operations at the model's own input size, as `count_cost` counts them in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCost:
+    """What a detector costs: its parameters, and the operations of one image at its own input size."""
+
+    parameters: int
+    gflops: float
+    """1e9 floating-point operations of convolutions and matrix products; a multiplication and an addition are two."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
@@ -29,6 +65,11 @@ class PublishedModel:
     weights_licence: str
     weights: PublishedFile
 
+    @property
+    def cost(self) -> ModelCost:
+        """As `count_cost` counts it."""
+        return ModelCost(*COSTS[self.name])
+
 
 def published_models() -> dict[str, PublishedModel]:
     """Every model of the zoo by name, family by family, each small to large."""
@@ -39,15 +80,6 @@ def published_models() -> dict[str, PublishedModel]:
         *map(_published_dfine, DFINE_PLANS),
     )
     return {model.name: model for model in models}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCost:
-    """What a detector costs: its parameters, and the operations of one image at its own input size."""
-
-    parameters: int
-    gflops: float
-    """1e9 floating-point operations of convolutions and matrix products; a multiplication and an addition are two."""
 
 
 def count_cost(config: DetectorConfig) -> ModelCost:

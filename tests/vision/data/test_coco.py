@@ -224,12 +224,12 @@ def test_annotations_check_themselves(box, class_id, message):
         annotations_from_lists(1, "a.jpg", (10, 10), [box], [class_id])
 
 
-def test_a_set_of_a_hundred_thousand_boxes_in_one_image(tmp_path):
-    corners = np.random.default_rng(0).uniform(0, 30, (100_000, 2))
+def test_a_set_of_many_boxes_in_one_image(tmp_path):
+    corners = np.random.default_rng(0).uniform(0, 30, (20_000, 2))
     boxes = np.concatenate([corners, corners + 1], axis=1)
     image = annotations_from_lists(1, "a.jpg", (40, 40), boxes, [0] * len(boxes))
     write_coco(tmp_path / "many.json", AnnotationSet((image,), Categories((1,), ("one",))))
-    assert read_coco(tmp_path / "many.json").num_boxes() == 100_000
+    assert read_coco(tmp_path / "many.json").num_boxes() == 20_000
 
 
 @pytest.mark.parametrize(("value", "is_crowd"), [(False, False), (True, True), (None, False), (0, False), (1.0, True)])

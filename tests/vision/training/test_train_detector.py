@@ -77,7 +77,9 @@ def test_a_run_leaves_what_it_promises(whole):
     assert not [path for path in run.path.iterdir() if "partial" in path.name]
 
 
-@pytest.mark.parametrize("stop_at", [1, 6, 8])
+@pytest.mark.parametrize(
+    "stop_at", [pytest.param(1, marks=pytest.mark.slow), 6, pytest.param(8, marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("quick_figures")
 def test_stopping_and_going_on_changes_nothing(small_config, whole, tmp_path, stop_at, monkeypatch):
     """Stopped by a signal: inside an epoch, before a measurement is made, among the weakly augmented epochs."""
@@ -111,7 +113,9 @@ QUERY_HEADS = {
 }
 
 
-@pytest.mark.parametrize("head", QUERY_HEADS)
+@pytest.mark.parametrize(
+    "head", ["rtdetr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("detr", "dfine"))]
+)
 @pytest.mark.usefixtures("quick_figures")
 def test_heads_of_queries_train_measure_and_go_on_as_if_never_stopped(small_config, tmp_path, head, monkeypatch):
     sizes = {"num_queries": 10, "hidden_dim": 16, "num_heads": 2, "num_decoder_layers": 2, "feed_forward_dim": 16}
