@@ -12,7 +12,8 @@
     ├── SafetyError               the safety gates do not know the arm's place, or it lies outside them
     ├── ArmError                  the arm or the gripper cannot be reached, refuses, or has not been entered
     ├── CalibrationError          images or poses do not determine what is to be calibrated (also a UserError)
-    └── CameraError               a camera cannot be opened or no longer delivers frames
+    ├── CameraError               a camera cannot be opened or no longer delivers frames
+    └── StageError                a stage of the control loop failed: device, perception or policy
 
 Errors in files and configurations are vision.errors.UserError; these here arise while the robot runs.
 """
@@ -78,6 +79,14 @@ class ArmError(RobotError):
 
 class CalibrationError(RobotError, UserError):
     """Images or poses do not determine what is to be calibrated; the message says what to record instead."""
+
+
+class StageError(RobotError):
+    """A stage of the control loop failed, by an error of any kind; `stage` names it, the cause is chained."""
+
+    def __init__(self, stage: str, cause: Exception) -> None:
+        super().__init__(f"{stage}: {' '.join(str(cause).split()) or type(cause).__name__}")
+        self.stage = stage
 
 
 class CameraError(RobotError):

@@ -88,6 +88,7 @@ class PickConfig(Config):
         shoulder_reach_min_m=0.05,
         hold_age_s=0.15,
         stop_age_s=1.0,
+        ahead_max_s=0.002,
     )
     """The gates of the simulated cell. A real cell must set its limits."""
     timeout_s: float = Field(default=60.0, gt=0)

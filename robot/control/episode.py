@@ -6,6 +6,7 @@ A policy that succeeds without noticing, or claims a success that did not happen
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,14 +15,24 @@ from typing import Protocol, runtime_checkable
 from typing_extensions import assert_never
 
 from handeye.robot.control.loop import ControlLoop, Tick
-from handeye.robot.interfaces import Outcome, PickTask
+from handeye.robot.errors import RobotError, SafetyError, StageError
+from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
+from handeye.vision.errors import UserError
 
 EPISODE_TIMEOUT = "episode_timeout"
 """The policy was still running when the episode timed out."""
+FAILED_STAGE = "_error"
+"""A device, the perception or the policy failed: camera_error, policy_error, ..."""
+START_REFUSED = "start_refused"
+"""The arm stood where the gates would not let it go."""
 GATE_STOP = "gate"
 """A gate latched the stop; the reason code of the gate follows."""
 WRONG_SUCCESS = "wrong_success"
 """The policy reported success, the success check did not."""
+
+NOTHING_DONE = PolicyStatus("begin", Outcome.FAILED)
+"""The status of an episode that ended before its first tick."""
+logger = logging.getLogger("handeye")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +56,9 @@ class SuccessCheck(Protocol):
 class EpisodeResult:
     """The result of one episode. cycle_s is the episode's clock from reset to the policy's end.
 
-    reason says why it is no success, None if it is, check_reason what the success check says. gate_violations counts
-    ticks by reason code, stage_ms holds every measured duration by stage.
+    reason says why it is no success, None if it is, check_reason what the success check says, error what a device or a
+    program said where one failed. gate_violations counts ticks by reason code, stage_ms holds every measured duration
+    by stage.
     """
 
     seed: int
@@ -60,6 +72,7 @@ class EpisodeResult:
     attempts: int
     gate_violations: Mapping[str, int]
     stage_ms: Mapping[str, list[float]] = field(repr=False)
+    error: str = ""
 
 
 def run_episode(
@@ -67,29 +80,42 @@ def run_episode(
 ) -> EpisodeResult:
     """Tick the loop until the policy has finished or `timeout_s` of its clock have passed, then check for success.
 
-    The cell must have been reset to `seed` and the arm entered. Errors of devices pass through.
+    The cell must have been reset to `seed` and the arm entered. A device, the perception or a policy that fails ends
+    the episode with its name as the reason; the arm has been stopped by then.
     """
     violations: Counter[str] = Counter()
-    began_s = loop.begin(task)
-    while True:
-        tick = loop.tick()
-        violations.update(reason.value for reason in tick.decision.reasons)
-        if tick.status.is_over or tick.decision.is_latched or tick.stamp_s - began_s >= timeout_s:
-            break
+    tick, began_s, failed, error = None, 0.0, None, ""
+    try:
+        began_s = loop.begin(task)
+        while tick is None or not _ends(tick, began_s, timeout_s):
+            tick = loop.tick()
+            violations.update(reason.value for reason in tick.decision.reasons)
+    except (StageError, SafetyError) as stopped:
+        if not isinstance(stopped.__cause__, RobotError | UserError | None):
+            logger.error("seed %d: a fault in a program stopped the episode", seed, exc_info=stopped)
+        failed = stopped.stage + FAILED_STAGE if isinstance(stopped, StageError) else START_REFUSED
+        error = str(stopped)
     checked = success_check()
+    status = NOTHING_DONE if tick is None else tick.status
+    outcome = Outcome.FAILED if failed else status.outcome
     return EpisodeResult(
         seed=seed,
-        success=checked.success and tick.status.outcome is Outcome.SUCCEEDED,
+        success=checked.success and outcome is Outcome.SUCCEEDED,
         checked_success=checked.success,
-        outcome=tick.status.outcome,
-        reason=failure_reason(tick, checked),
+        outcome=outcome,
+        reason=failed or (None if tick is None else failure_reason(tick, checked)),
         check_reason=checked.reason,
-        last_stage=tick.status.stage,
-        cycle_s=tick.stamp_s - began_s,
-        attempts=tick.status.attempts,
+        last_stage=status.stage,
+        cycle_s=0.0 if tick is None else tick.stamp_s - began_s,
+        attempts=status.attempts,
         gate_violations=dict(violations),
         stage_ms=loop.timer.durations_ms(),
+        error=error,
     )
+
+
+def _ends(tick: Tick, began_s: float, timeout_s: float) -> bool:
+    return tick.status.is_over or tick.decision.is_latched or tick.stamp_s - began_s >= timeout_s
 
 
 def failure_reason(tick: Tick, checked: CheckResult) -> str | None:

@@ -18,6 +18,8 @@ from handeye.robot.kinematics.limits import JointLimits
 from handeye.robot.types import NUM_JOINTS
 
 _ROUNDING = 1e-6  # relative; a motion planned exactly at a limit passes
+ROUNDING_SI = 1e-9
+"""rad or m by which a place at a limit may miss it: sums of rounded steps do. What is sent then lies at the limit."""
 JOINT_NAMES = tuple(f"joint {i + 1}" for i in range(NUM_JOINTS))
 
 
@@ -27,6 +29,7 @@ class GateReason(Enum):
     NOT_FINITE = "not_finite"
     STALE_OBSERVATION = "stale_observation"
     LOST_OBSERVATION = "lost_observation"
+    FUTURE_OBSERVATION = "future_observation"
     JOINT_LIMIT = "joint_limit"
     STEP = "step"
     VELOCITY = "velocity"
@@ -65,23 +68,25 @@ def check_finite(qpos_target: Float[np.ndarray, " 6"], gripper_target_m: float) 
     return _violations(GateReason.NOT_FINITE, (*JOINT_NAMES, "gripper"), np.isfinite(values), values, np.inf)
 
 
-def check_age(observation_age_s: float, hold_age_s: float, stop_age_s: float) -> Violations:
+def check_age(observation_age_s: float, hold_age_s: float, stop_age_s: float, ahead_max_s: float) -> Violations:
     """The observation is at most hold_age_s old, else stale; beyond stop_age_s, or of no known age, it is lost.
 
-    A negative age larger than hold_age_s means clocks that disagree, and counts as lost.
+    A stamp more than ahead_max_s ahead of now (a negative age) means that clocks disagree: no age can be believed.
     """
-    if abs(observation_age_s) <= hold_age_s:
+    if -ahead_max_s <= observation_age_s <= hold_age_s:
         return ()
+    if observation_age_s < -ahead_max_s:
+        return (GateViolation(GateReason.FUTURE_OBSERVATION, "age in s", observation_age_s, -ahead_max_s),)
     if hold_age_s < observation_age_s <= stop_age_s:
         return (GateViolation(GateReason.STALE_OBSERVATION, "age in s", observation_age_s, hold_age_s),)
     return (GateViolation(GateReason.LOST_OBSERVATION, "age in s", observation_age_s, stop_age_s),)
 
 
 def check_joint_limits(qpos_target: Float[np.ndarray, " 6"], limits: JointLimits, margin_rad: float) -> Violations:
-    """Every joint lies inside its position limits, at least margin_rad away from their ends."""
+    """Every joint lies inside its position limits, at least margin_rad away from their ends, but for rounding."""
     low, high = limits.qpos_low + margin_rad, limits.qpos_high - margin_rad
     bound = np.where(qpos_target < low, low, high)
-    inside = (qpos_target >= low) & (qpos_target <= high)
+    inside = (qpos_target >= low - ROUNDING_SI) & (qpos_target <= high + ROUNDING_SI)
     return _violations(GateReason.JOINT_LIMIT, JOINT_NAMES, inside, qpos_target, bound)
 
 
@@ -118,8 +123,8 @@ def check_acceleration(
 
 
 def check_gripper(gripper_target_m: float, opening_min_m: float, opening_max_m: float) -> Violations:
-    """The opening is one that the gripper has."""
-    if opening_min_m <= gripper_target_m <= opening_max_m:
+    """The opening is one that the gripper has, but for rounding."""
+    if opening_min_m - ROUNDING_SI <= gripper_target_m <= opening_max_m + ROUNDING_SI:
         return ()
     bound = opening_min_m if gripper_target_m < opening_min_m else opening_max_m
     return (GateViolation(GateReason.GRIPPER_RANGE, "gripper", gripper_target_m, bound),)
@@ -129,14 +134,14 @@ def check_workspace(
     p_base: Float[np.ndarray, " 3"], low_m: Float[np.ndarray, " 3"], high_m: Float[np.ndarray, " 3"]
 ) -> Violations:
     """The grasp point lies in the box along the base axes, border included."""
-    inside = (p_base >= low_m) & (p_base <= high_m)
+    inside = (p_base >= low_m - ROUNDING_SI) & (p_base <= high_m + ROUNDING_SI)
     bound = np.where(p_base < low_m, low_m, high_m)
     return _violations(GateReason.WORKSPACE, ("tcp x", "tcp y", "tcp z"), inside, p_base, bound)
 
 
 def check_table(heights_m: Float[np.ndarray, " P"], lowest_m: float, names: Sequence[str]) -> Violations:
     """The underside of each of P protected points is no lower than lowest_m (both over base z = 0)."""
-    return _violations(GateReason.TABLE, names, heights_m >= lowest_m, heights_m, lowest_m)
+    return _violations(GateReason.TABLE, names, heights_m >= lowest_m - ROUNDING_SI, heights_m, lowest_m)
 
 
 def check_tool_speed(

@@ -6,7 +6,8 @@ stages, and each stage is timed with the machine's own clock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from jaxtyping import Float
 
 from handeye.robot.control.gates import GateViolation
 from handeye.robot.control.safety import GateDecision, SafetyGates
+from handeye.robot.errors import StageError
 from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
 from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
 from handeye.robot.perception.pipeline import JointHistory, Percept, Perception
@@ -52,6 +54,15 @@ class TickSink(Protocol):
     def write(self, tick: Tick) -> None:
         """Called once a tick, after the command was sent."""
         ...
+
+
+@contextmanager
+def named_failure(culprit: str) -> Iterator[None]:
+    """Turn any error of the block into a StageError: beside an arm also a fault in a program ends in a named stop."""
+    try:
+        yield
+    except Exception as error:
+        raise StageError(culprit, error) from error
 
 
 class ControlLoop:
@@ -104,29 +115,36 @@ class ControlLoop:
         return self._next_tick_s
 
     def tick(self) -> Tick:
-        """Wait for the next tick and do it. A latched gate also stops the arm; errors of devices pass through."""
+        """Wait for the next tick and do it. A latched gate also stops the arm.
+
+        Raises StageError where a device, the perception or the policy fails; the arm has been told to stop by then.
+        """
         self._clock.wait_until(self._next_tick_s)
         self._next_tick_s += self._dt_s
-        with self.timer.stage("tick"):
-            return self._do_tick(self._clock.now_s())
+        try:
+            with self.timer.stage("tick"):
+                return self._do_tick(self._clock.now_s())
+        except StageError:
+            self._arm.stop()
+            raise
 
     def _do_tick(self, now_s: float) -> Tick:
-        with self.timer.stage("observe"):
+        with self._stage("observe", "arm"):
             joints = self._arm.read_state()
             self._history.add(joints)
         percept = self._perceive_when_due(now_s)
-        with self.timer.stage("decide"):
+        with self._stage("decide", "policy"):
             frame = None if percept is None else percept.frame
             chunk = self._policy.act(Observation(joints, frame, self._tracks, now_s, self._qpos_command))
-        with self.timer.stage("interpolate"):
+        with self._stage("interpolate", "policy"):
             set_point = interpolate_chunk(chunk, now_s)
         with self.timer.stage("gate"):
             decision = self._gates.check(
                 set_point.qpos_target,
                 set_point.gripper_target_m,
-                observation_age_s=self._observation_age_s(joints, now_s),
+                observation_age_s=self._observation_age_s(joints),
             )
-        with self.timer.stage("command"):
+        with self._stage("command", "arm"):
             self._qpos_command = self._send(decision)
         tick = Tick(now_s, joints, percept, chunk, set_point, decision, self._qpos_command, self._policy.status)
         with self.timer.stage("record"):
@@ -142,18 +160,32 @@ class ControlLoop:
         if now_s < self._next_frame_s - STAMP_TOLERANCE_S:
             return None
         self._next_frame_s += self._frame_period_s
-        with self.timer.stage("camera"):
+        with self._stage("camera", "camera"):
             frame = self._camera.read()
         if frame.stamp_s <= self._newest_frame_s:
             return None
         self._newest_frame_s = frame.stamp_s
-        percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
+        with named_failure("perception"):
+            percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
         self._tracks = percept.tracks
         return percept
 
-    def _observation_age_s(self, joints: JointState, now_s: float) -> float:
-        """Age of the older of joints and frame, beyond the one period that a frame may be old."""
+    def _observation_age_s(self, joints: JointState) -> float:
+        """Age of the older of joints and frame, beyond the one period that a frame may be old.
+
+        Negative where one of the two is stamped ahead of now.
+        """
+        now_s = self._clock.now_s()
+        newest_s = max(joints.stamp_s, self._newest_frame_s)
+        if newest_s > now_s + STAMP_TOLERANCE_S:
+            return now_s - newest_s
         return max(now_s - joints.stamp_s, now_s - self._newest_frame_s - self._frame_period_s, 0.0)
+
+    @contextmanager
+    def _stage(self, name: str, culprit: str) -> Iterator[None]:
+        """Time the block as one run of stage `name`; an error in it is one of `culprit`."""
+        with self.timer.stage(name), named_failure(culprit):
+            yield
 
     def _send(self, decision: GateDecision) -> Float[np.ndarray, " 6"]:
         """Command what the gates allow, or stop the arm when they have latched."""

@@ -86,6 +86,8 @@ class SafetyConfig(Config):
     """An observation older than this holds the arm until a newer one comes."""
     stop_age_s: float = Field(gt=0, allow_inf_nan=False)
     """An observation older than this latches the stop."""
+    ahead_max_s: float = Field(ge=0, allow_inf_nan=False)
+    """A stamp farther ahead of now than this latches the stop: clocks disagree, and ages mean nothing."""
 
     @model_validator(mode="after")
     def _holds_before_it_stops(self) -> SafetyConfig:
@@ -131,7 +133,7 @@ class SafetyGates:
         A measured opening may lie a hair outside the gripper's range; the nearest inside counts as commanded. Raises
         SafetyError, and changes nothing, when the arm stands where the gates would not have let it go.
         """
-        gripper_m = min(max(gripper_opening_m, self._cell.gripper.opening_min_m), self._cell.gripper.opening_max_m)
+        gripper_m = self._in_gripper_range(gripper_opening_m)
         links = link_frames(qpos)
         violations = check_finite(qpos, gripper_opening_m) or self._check_place(qpos, gripper_m, links)
         if violations:
@@ -153,7 +155,8 @@ class SafetyGates:
         if self._latched:
             return self._hold(last, self._latched)
         # While the arm is held for its observation's age, a target that runs on is no violation of its own.
-        blind = check_age(observation_age_s, self._config.hold_age_s, self._config.stop_age_s)
+        config = self._config
+        blind = check_age(observation_age_s, config.hold_age_s, config.stop_age_s, config.ahead_max_s)
         violations = blind or check_finite(qpos_target, gripper_target_m)
         if violations:
             return self._hold(last, violations)
@@ -163,12 +166,13 @@ class SafetyGates:
         violations += self._check_place(qpos_target, gripper_target_m, links)
         if violations:
             return self._hold(last, violations)
-        self._last = _LastCommand(qpos_target.copy(), last.qpos, p_tcp, gripper_target_m)
+        gripper_m = self._in_gripper_range(gripper_target_m)
+        self._last = _LastCommand(qpos_target.copy(), last.qpos, p_tcp, gripper_m)
         return GateDecision(
             allowed=True,
             violations=(),
             qpos_command=qpos_target.copy(),
-            gripper_command_m=gripper_target_m,
+            gripper_command_m=gripper_m,
             is_latched=False,
         )
 
@@ -204,6 +208,9 @@ class SafetyGates:
             + check_table(self._points.lowest_m(links), self._lowest_m, self._points.names)
             + check_singularity(qpos, self._margins)
         )
+
+    def _in_gripper_range(self, opening_m: float) -> float:
+        return min(max(opening_m, self._cell.gripper.opening_min_m), self._cell.gripper.opening_max_m)
 
     def _p_tcp(self, links: np.ndarray) -> np.ndarray:
         return apply_transform(links[NUM_JOINTS], self._p_tool_tcp)

@@ -77,6 +77,7 @@ def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
         "outcome": result.outcome.value,
         "reason": result.reason,
         "check_reason": result.check_reason,
+        "error": result.error,
         "last_stage": result.last_stage,
         "cycle_s": round(result.cycle_s, 4),
         "attempts": result.attempts,

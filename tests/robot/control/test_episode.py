@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from handeye.robot.control.episode import CheckResult, run_episode
+from handeye.robot.errors import ArmError, CameraError, PolicyInputError
 from handeye.robot.interfaces import Outcome
+from handeye.vision.errors import ModelFileError
 from tests.robot.control.fake_devices import HOME, TASK, Bench, ListedPolicy
 
 YES, NO = CheckResult(success=True), CheckResult(success=False, reason="not in the bin")
@@ -46,3 +49,49 @@ def test_a_latched_gate_ends_the_episode_and_is_its_reason() -> None:
     assert result.reason.startswith("gate_")
     assert result.gate_violations["step"] == 1
     assert result.cycle_s == pytest.approx(1 / 125)
+
+
+class Broken:
+    """A policy, camera or arm whose method `name` fails from the `after`-th call on."""
+
+    def __init__(self, part: object, name: str, error: Exception, after: int = 10) -> None:
+        self._part, self._name, self._error, self._left = part, name, error, after
+
+    def __getattr__(self, name: str) -> object:
+        if name == self._name:
+            self._left -= 1
+            if self._left < 0:
+                raise self._error
+        return getattr(self._part, name)
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "error", "reason"),
+    [
+        ("_camera", "read", CameraError("the cable is out"), "camera_error"),
+        ("_arm", "read_state", ArmError("no state for 0.1 s"), "arm_error"),
+        ("_arm", "command", ArmError("protective stop"), "arm_error"),
+        ("_policy", "act", PolicyInputError("no image"), "policy_error"),
+        ("_policy", "act", ZeroDivisionError(), "policy_error"),
+        ("_perception", "perceive", ModelFileError("the engine failed"), "perception_error"),
+    ],
+)
+def test_a_part_that_fails_ends_the_episode_by_name_and_stops_the_arm(
+    part: str, method: str, error: Exception, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(ListedPolicy([HOME], ends_after=1000))
+    setattr(bench.loop, part, Broken(getattr(bench.loop, part), method, error, after=2))
+    result = run_episode(bench.loop, TASK, lambda: NO, seed=5, timeout_s=60.0)
+    assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, reason)
+    assert (str(error) or type(error).__name__) in result.error
+    assert bench.arm.stops == 1
+    assert ("Traceback" in caplog.text) is isinstance(error, ZeroDivisionError), "a fault in a program shows its place"
+
+
+def test_an_arm_that_may_not_start_from_where_it_is_is_a_result() -> None:
+    bench = Bench(ListedPolicy([HOME]))
+    bench.arm.qpos = HOME + np.array([0.0, 1.2, 0.0, 0.0, 0.0, 0.0])
+    result = run_episode(bench.loop, TASK, lambda: NO, seed=0, timeout_s=60.0)
+    assert (result.success, result.reason, result.cycle_s, result.last_stage) == (False, "start_refused", 0.0, "begin")
+    assert "table" in result.error
+    assert not bench.arm.commands

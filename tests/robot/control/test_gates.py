@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from handeye.robot.control.gates import (
+    ROUNDING_SI,
     GateReason,
     GateViolation,
     Violations,
@@ -48,9 +49,10 @@ def test_finite_gate_passes_exactly_the_finite(qpos: np.ndarray, gripper_m: floa
 
 
 @given(joints, st.floats(0.0, 0.5))
-def test_joint_gate_passes_exactly_what_lies_inside(qpos: np.ndarray, margin_rad: float) -> None:
+def test_joint_gate_passes_what_lies_inside_but_for_rounding(qpos: np.ndarray, margin_rad: float) -> None:
     violations = check_joint_limits(qpos, UR10E_LIMITS, margin_rad)
-    assert (not violations) == bool(UR10E_LIMITS.contain(qpos, margin_rad))
+    assert not violations or not UR10E_LIMITS.contain(qpos, margin_rad)
+    assert violations or UR10E_LIMITS.contain(qpos, margin_rad - 2 * ROUNDING_SI)
     for violation in violations:
         joint = int(violation.where.removeprefix("joint ")) - 1
         assert violation.value == qpos[joint]
@@ -88,15 +90,15 @@ def test_acceleration_gate_sees_the_second_derivative(qpos: np.ndarray, qvel: np
 
 
 @given(st.floats(0.0, 0.05), st.floats(0.05, 0.1), st.floats(-0.2, 0.2))
-def test_gripper_gate_passes_exactly_its_range(low_m: float, high_m: float, target_m: float) -> None:
+def test_gripper_gate_passes_its_range_but_for_rounding(low_m: float, high_m: float, target_m: float) -> None:
     violations = check_gripper(target_m, low_m, high_m)
-    assert (not violations) == (low_m <= target_m <= high_m)
+    assert (not violations) == (low_m - ROUNDING_SI <= target_m <= high_m + ROUNDING_SI)
 
 
 @given(points)
-def test_workspace_gate_passes_exactly_the_box(p_base: np.ndarray) -> None:
+def test_workspace_gate_passes_the_box_but_for_rounding(p_base: np.ndarray) -> None:
     violations = check_workspace(p_base, LOW, HIGH)
-    outside = (p_base < LOW) | (p_base > HIGH)
+    outside = (p_base < LOW - ROUNDING_SI) | (p_base > HIGH + ROUNDING_SI)
     assert names(violations) == {f"tcp {'xyz'[i]}" for i in np.flatnonzero(outside)}
 
 
@@ -108,7 +110,7 @@ def test_the_border_of_the_workspace_belongs_to_it() -> None:
 def test_table_gate_names_the_points_below(heights: np.ndarray, lowest_m: float) -> None:
     labels = ("elbow", "camera", "left", "right")
     violations = check_table(heights, lowest_m, labels)
-    assert names(violations) == {labels[i] for i in np.flatnonzero(heights < lowest_m)}
+    assert names(violations) == {labels[i] for i in np.flatnonzero(heights < lowest_m - ROUNDING_SI)}
 
 
 @given(points, points, st.floats(0.01, 5.0))
@@ -133,25 +135,25 @@ def test_singularity_gate_names_what_is_singular(qpos: np.ndarray) -> None:
     [
         (0.0, []),
         (0.1, []),
-        (-1e-9, []),
+        (-0.01, []),
         (0.1001, [GateReason.STALE_OBSERVATION]),
         (0.3, [GateReason.STALE_OBSERVATION]),
         (0.3001, [GateReason.LOST_OBSERVATION]),
         (np.inf, [GateReason.LOST_OBSERVATION]),
         (np.nan, [GateReason.LOST_OBSERVATION]),
-        (-0.2, [GateReason.LOST_OBSERVATION]),
-        (-np.inf, [GateReason.LOST_OBSERVATION]),
+        (-0.0101, [GateReason.FUTURE_OBSERVATION]),
+        (-np.inf, [GateReason.FUTURE_OBSERVATION]),
     ],
 )
 def test_age_gate_holds_then_stops(age_s: float, reasons: list[GateReason]) -> None:
-    assert [violation.reason for violation in check_age(age_s, 0.1, 0.3)] == reasons
+    assert [violation.reason for violation in check_age(age_s, 0.1, 0.3, 0.01)] == reasons
 
 
 @pytest.mark.parametrize(
     ("reason", "violations"),
     [
         (GateReason.NOT_FINITE, check_finite(NAN_JOINTS, 0.0)),
-        (GateReason.LOST_OBSERVATION, check_age(float("nan"), 0.1, 0.3)),
+        (GateReason.LOST_OBSERVATION, check_age(float("nan"), 0.1, 0.3, 0.01)),
         (GateReason.JOINT_LIMIT, check_joint_limits(NAN_JOINTS, UR10E_LIMITS, 0.0)),
         (GateReason.STEP, check_step(NAN_JOINTS, np.zeros(6), 0.1)),
         (GateReason.VELOCITY, check_velocity(NAN_JOINTS, np.zeros(6), UR10E_LIMITS.qvel_max, DT_S)),

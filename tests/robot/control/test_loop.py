@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -128,3 +130,22 @@ def test_a_second_task_starts_without_memory_of_the_first() -> None:
     assert again.decision.allowed
     assert isinstance(bench.policy.seen[0].frame, Frame)
     assert bench.policy.seen[0].qpos_command is None
+
+
+@pytest.mark.parametrize(("ahead_s", "is_refused"), [(0.001, False), (0.05, True), (60.0, True)])
+def test_a_frame_from_the_future_stops_the_arm(ahead_s: float, *, is_refused: bool) -> None:
+    """A millisecond is what mapping one clock to another may miss."""
+    bench = Bench(ListedPolicy([HOME]), latency_s=-ahead_s)
+    decision = bench.run(2)[-1].decision
+    assert decision.reasons == ((GateReason.FUTURE_OBSERVATION,) if is_refused else ())
+    assert decision.is_latched is is_refused
+
+
+def test_joints_from_the_future_stop_the_arm() -> None:
+    bench = Bench(ListedPolicy([HOME]))
+    bench.run(3)
+    measured = bench.arm.read_state()
+    bench.arm.read_state = lambda: replace(measured, stamp_s=bench.clock.now_s() + 0.3)
+    decision = bench.loop.tick().decision
+    assert decision.reasons == (GateReason.FUTURE_OBSERVATION,)
+    assert decision.violations[0].value == pytest.approx(-0.3)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.control.gates import GateReason
+from handeye.robot.control.gates import GateReason, check_joint_limits, check_table, check_workspace
 from handeye.robot.control.safety import SafetyConfig, SafetyGates
 from handeye.robot.errors import SafetyError
 from handeye.robot.kinematics.collision_geometry import points_of_cell
@@ -39,6 +39,7 @@ LIMIT_VALUES: dict[str, float] = {
     "shoulder_reach_min_m": 0.02,
     "hold_age_s": 0.1,
     "stop_age_s": 0.3,
+    "ahead_max_s": 0.01,
 }
 
 
@@ -285,3 +286,21 @@ def test_holding_comes_before_stopping() -> None:
 def test_a_margin_must_leave_the_joints_room() -> None:
     with pytest.raises(ConfigError, match="no room"):
         SafetyGates(make_config(joint_margin_rad=3.2), CELL)
+
+
+@pytest.mark.parametrize(("opening_m", "sent_m"), [(0.08500000000000002, 0.085), (-1e-17, 0.0)])
+def test_an_opening_that_rounding_put_beside_the_range_is_sent_as_its_end(opening_m: float, sent_m: float) -> None:
+    gates = make_gates()
+    decision = gates.check(HOME, opening_m, observation_age_s=0.0)
+    assert decision.allowed
+    assert decision.gripper_command_m == sent_m
+    assert not gates.check(HOME, 0.0851, observation_age_s=0.0).allowed
+
+
+def test_places_at_a_limit_pass_with_the_rounding_of_sums_and_no_more() -> None:
+    low, high = np.zeros(3), np.ones(3)
+    for excess, is_inside in ((1e-12, True), (1e-6, False)):
+        assert (not check_workspace(high + excess, low, high)) is is_inside
+        assert (not check_table(np.array([-excess]), 0.0, ["tip"])) is is_inside
+        beyond = LIMITS.qpos_high - 0.02 + excess
+        assert (not check_joint_limits(beyond, LIMITS, 0.02)) is is_inside
