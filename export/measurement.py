@@ -43,14 +43,14 @@ class ImageSet:
         return cls(dict(enumerate(paths)), None)
 
     @classmethod
-    def from_annotations(cls, annotations: Path, folder: Path | None = None) -> ImageSet:
-        """The images that annotations of any format name, relative to `folder`.
+    def from_annotations(cls, annotations: Path, folder: Path | None = None, split: str = "val") -> ImageSet:
+        """The images that annotations of any format name (of a data.yaml its `split`), relative to `folder`.
 
         Without a folder they are searched for in images or JPEGImages, next to the file, where COCO keeps those of
         instances_NAME.json (../NAME), and in ../images. Raises DatasetError when they are in none of these.
         """
-        usual = folder or images_folder(annotations)
-        ground_truth = GroundTruth.read(annotations, usual)
+        usual = folder or images_folder(annotations, split)
+        ground_truth = GroundTruth.read(annotations, usual, split=split)
         names = ground_truth.file_names()
         above = annotations.parent.parent
         places = [annotations.parent, above / annotations.stem.removeprefix("instances_"), above / "images", above]

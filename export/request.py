@@ -49,10 +49,11 @@ class ExportOptions:
     dynamic_size: bool = False
     """Leave height and width free, in steps of the coarsest stride; detectors with positions or anchors cannot."""
     calibrate: Path | None = None
-    """Calibration images for INT8: a folder, or a COCO file, whose annotations guide the search for layers to keep in
-    float. A checkpoint trained with int8 brings its own ranges."""
+    """Calibration images for INT8: a folder of images, or annotations in any format that training reads (of a data.yaml
+    its split train), which guide the search for layers to keep in float. A checkpoint trained with int8 brings its own
+    ranges."""
     calibrate_images: Path | None = None
-    """Folder of the images that a COCO file given to --calibrate names; by default where COCO has them."""
+    """Folder of the images that annotations given to --calibrate name; by default where their format has them."""
     allowed_loss: float = 0.01
     """AP that FP16 and INT8 may lose."""
     annotations: Path | None = None
@@ -133,5 +134,5 @@ class ExportRequest(ExportOptions):
             int8 -= LEARNABLE
         if int8 and self.calibrate is None:
             raise UserError(
-                f"--format {','.join(sorted(int8))}: INT8 needs calibration images: --calibrate FOLDER or COCO.json"
+                f"--format {','.join(sorted(int8))}: INT8 needs calibration images: --calibrate FOLDER or ANNOTATIONS"
             )

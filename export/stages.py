@@ -26,6 +26,7 @@ from handeye.export.report import write_report
 from handeye.export.request import ExportRequest
 from handeye.export.result import Artefact, ExportResult, origin_of
 from handeye.vision.checkpoints.native import load_activation_ranges, load_detector
+from handeye.vision.data.formats import is_annotated
 from handeye.vision.detector import Detector
 from handeye.vision.errors import UserError
 from handeye.vision.runtime.engines import installed_engines
@@ -36,7 +37,7 @@ def make_artefacts(request: ExportRequest) -> ExportResult:
     """Write and measure the ONNX files of a request, and its report; everything but the engine."""
     learned_ranges = {} if request.is_onnx else load_activation_ranges(request.model)
     request.require_calibration(has_learned_ranges=bool(learned_ranges))
-    calibration, evaluation = _calibration_images(request), _evaluation_images(request)
+    calibration, evaluation = calibration_images(request), _evaluation_images(request)
     model, manifest, detector = _float32_model(request)
     compared = _open_compared(request, manifest)
     config = Int8Config(allowed_loss=request.allowed_loss)
@@ -54,12 +55,13 @@ def make_artefacts(request: ExportRequest) -> ExportResult:
     return ExportResult(artefacts=artefacts, parity=parity, facts=facts, report=report)
 
 
-def _calibration_images(request: ExportRequest) -> ImageSet | None:
+def calibration_images(request: ExportRequest) -> ImageSet | None:
+    """A folder of images as it is, or the images of annotations (of a data.yaml its split train); None without any."""
     if request.calibrate is None:
         return None
-    if request.calibrate.suffix.lower() == ".json":
-        return ImageSet.from_annotations(request.calibrate, request.calibrate_images)
-    return ImageSet.from_folder(request.calibrate)
+    if request.calibrate.is_dir() and not is_annotated(request.calibrate):
+        return ImageSet.from_folder(request.calibrate)
+    return ImageSet.from_annotations(request.calibrate, request.calibrate_images, split="train")
 
 
 def _evaluation_images(request: ExportRequest) -> ImageSet | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from handeye.export.parity import EngineParity
 from handeye.export.pipeline import export_model
 from handeye.export.request import ExportRequest
 from handeye.export.result import Artefact, ExportResult
+from handeye.export.stages import calibration_images
 from handeye.vision.checkpoints.native import save_detector
 from handeye.vision.checkpoints.yolox import yolox_config
 from handeye.vision.detector import Detector, DetectorConfig
@@ -108,3 +110,19 @@ def test_the_trtexec_command_is_known_before_a_build_fails(tmp_path: Path, monke
         export_model(request, on_artefacts=seen.append)
     assert [result.trtexec[:7] for result in seen] == ["trtexec"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "images", "boxes"),
+    [("bccd/JPEGImages", 13, None), ("bccd", 13, True), ("bccd/yolo", 13, True), ("bccd/yolo/data.yaml", 13, True)],
+)
+def test_calibration_takes_a_folder_of_images_or_annotations_of_any_format(
+    sample: Callable[[str], Path], place: str, images: int, boxes: bool | None
+):
+    calibrate = sample(place)
+    request = ExportRequest(model=Path("best.safetensors"), formats=("int8",), calibrate=calibrate)
+    found = calibration_images(request)
+    assert found is not None
+    assert len(found.files) == images
+    assert all(path.is_file() for path in found.files.values())
+    assert (found.ground_truth is not None) is bool(boxes)

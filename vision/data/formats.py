@@ -75,6 +75,13 @@ def format_of(path: Path) -> Format:
             raise DatasetError(f"{path}: {suffix or 'no suffix'}: expected {EXPECTED}")
 
 
+def is_annotated(folder: Path) -> bool:
+    """Whether a folder is that of a whole set, with annotations in it; one of images alone is not, whatever is near."""
+    return description_in(folder) is not None or any(
+        (folder / name).exists() for name in ("Annotations", "labels", ANNOTATIONS_NAME)
+    )
+
+
 def find_images(path: Path, given: Path | None = None, split: str = "train") -> Path:
     """The folder of the images: the one given, else `images_folder`. Raises DatasetError where there is none."""
     found = images_folder(path, split) if given is None else Path(given)
