@@ -8,7 +8,7 @@ estimate how many frames they hold, from a duration and a nominal rate: there th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
@@ -22,6 +22,8 @@ from handeye.vision.runtime.video_writer import quiet_opencv
 USUAL_FPS = 25.0
 MAX_FPS = 480.0
 RATE_TOLERANCE = 0.01
+HOLE = 5.0
+"""Frames that a pause must be worth to count as frames missing."""
 """By how much frames may come faster or slower than the nominal rate before their own rate is taken."""
 FIRST_BOXES = {b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"}
 COUNTED_SUFFIXES = {".avi", ".m4v", ".mov", ".mp4"}
@@ -112,6 +114,7 @@ class VideoFile:
         while packets.grab():
             stamps_s.append(packets.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
         packets.release()
+        self.notes += [f"{path}: no frame from {start_s:.2f} to {end_s:.2f} s" for start_s, end_s in holes(stamps_s)]
         self.num_images = len(stamps_s) or None
         span_s = max(stamps_s, default=0.0) - min(stamps_s, default=0.0)
         if span_s > 0:
@@ -156,6 +159,22 @@ class VideoFile:
             raise SourceError(
                 f"{self.origin}: breaks off after {num_decoded} of {claimed} frames; it is cut or damaged"
             )
+
+
+def holes(stamps_s: Sequence[float]) -> list[tuple[float, float]]:
+    """Where frames are missing in a video that is steady otherwise: intervals of five frames and more, in s.
+
+    A video in which a twentieth of the intervals are unlike the median has no rhythm that frames could be missing from.
+    """
+    if len(stamps_s) < 3:
+        return []
+    stamps = np.sort(stamps_s)
+    intervals = np.diff(stamps)
+    usual = float(np.median(intervals))
+    unlike = np.abs(intervals - usual) > 0.5 * usual
+    if usual <= 0.0 or unlike.mean() > 1 / 20:
+        return []
+    return [(float(stamps[i]), float(stamps[i + 1])) for i in np.flatnonzero(intervals >= HOLE * usual).tolist()]
 
 
 def open_capture(path: str) -> cv2.VideoCapture:

@@ -277,3 +277,19 @@ def test_frames_at_irregular_times_make_a_whole_video_at_their_average_rate(tmp_
     with open_stream(str(path)) as stream:
         assert stream.fps == pytest.approx((len(stamps_s) - 1) / stamps_s[-1], rel=1e-3)
         assert stream.num_images == len(stamps_s)
+
+
+def test_frames_missing_in_a_steady_video_are_told(tmp_path: Path):
+    stamps_s = [round(number / 25.0, 3) for number in range(60) if not 30 <= number < 40]
+    path = tmp_path / "hole.mkv"
+    write_at_times(path, stamps_s)
+    with open_stream(str(path)) as stream:
+        assert len(list(stream)) == 50
+        assert stream.notes == [f"{path}: no frame from 1.16 to 1.60 s"]
+
+
+def test_an_unsteady_video_has_no_frames_missing(tmp_path: Path):
+    path = tmp_path / "screen.mkv"
+    write_at_times(path, [0.0, *np.cumsum(np.tile([0.017, 0.033, 0.5, 0.033, 0.2], 8)).round(3).tolist()])
+    with open_stream(str(path)) as stream:
+        assert stream.notes == []
