@@ -20,6 +20,7 @@ from handeye.export.quantization.x86_fusions import fuse_for_onnxruntime
 from handeye.export.request import Precision
 from handeye.export.result import TARGET_ENGINE, Artefact
 from handeye.vision.errors import UserError
+from handeye.vision.evaluation.protocol import ProtocolName
 from handeye.vision.images import read_image
 from handeye.vision.runtime.engines import EngineName
 from handeye.vision.runtime.image_detector import ImageDetector

@@ -118,7 +118,7 @@ class BatchTargets:
         image_index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts)).to(device)
         return cls(xyxy_to_cxcywh(pixels_to_norm(boxes_xyxy, input_hw)), class_ids, image_index, counts)
 
-    def padded(self, values: Float[Tensor, "N *rest"] | Int64[Tensor, "N *rest"]) -> Tensor:
+    def padded(self, values: Float[Tensor, " N *rest"] | Int64[Tensor, " N *rest"]) -> Tensor:
         """Values of the objects as (B, M, *rest), M the most objects of an image, zeros after an image's own."""
         filled = values.new_zeros(len(self.counts), max(self.counts, default=0), *values.shape[1:])
         filled[self.image_index, self.place] = values

@@ -38,14 +38,14 @@ class LabelledBoxes:
     """
 
     xyxy: Float32[np.ndarray, "N 4"]
-    class_ids: Int64[np.ndarray, "N"]
-    is_crowd: Bool[np.ndarray, "N"]
+    class_ids: Int64[np.ndarray, " N"]
+    is_crowd: Bool[np.ndarray, " N"]
     """True for a box around a group: neither learnt nor background, nor counted as a missed object."""
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
-    def __getitem__(self, chosen: Bool[np.ndarray, "N"] | Int64[np.ndarray, "M"] | slice) -> LabelledBoxes:
+    def __getitem__(self, chosen: Bool[np.ndarray, " N"] | Int64[np.ndarray, " M"] | slice) -> LabelledBoxes:
         """The chosen boxes: a mask, indices or a slice."""
         return LabelledBoxes(self.xyxy[chosen], self.class_ids[chosen], self.is_crowd[chosen])
 
@@ -74,7 +74,7 @@ class ImageAnnotations:
     """Height and width in pixels, as the annotation file states them."""
     boxes: LabelledBoxes
     """Pixels of the original image; x1 < x2 and y1 < y2. A box may reach over the image's edge."""
-    areas: Float64[np.ndarray, "N"]
+    areas: Float64[np.ndarray, " N"]
     """Square pixels as the file states them (of the mask, where the file has masks); COCO metrics sort sizes by it."""
     masks: tuple[Mask | None, ...] = ()
     """The outline of each object; empty where the reader was not asked to keep them."""
@@ -189,7 +189,7 @@ class AnnotationSet:
         """Boxes that can be learnt and found: all but crowds."""
         return sum(int((~image.boxes.is_crowd).sum()) for image in self.images)
 
-    def boxes_per_class(self) -> Int64[np.ndarray, "num_classes"]:
+    def boxes_per_class(self) -> Int64[np.ndarray, " num_classes"]:
         """Count of boxes of each class, crowds included."""
         class_ids = [image.boxes.class_ids for image in self.images] or [np.zeros(0, dtype=np.int64)]
         return np.bincount(np.concatenate(class_ids), minlength=len(self.categories)).astype(np.int64)

@@ -108,7 +108,7 @@ def augment(
 
 
 @functools.lru_cache(maxsize=2)
-def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "num_images"]:
+def epoch_order(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, " num_images"]:
     """The order in which an epoch visits the images; kept, because each of its steps asks for it."""
     return np.random.default_rng([seed, epoch]).permutation(num_images)
 
@@ -126,7 +126,7 @@ def neighbours(seed: int, epoch: int, index: int, num_images: int) -> Int64[np.n
 
 
 @functools.lru_cache(maxsize=2)
-def _positions(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, "num_images"]:
+def _positions(seed: int, epoch: int, num_images: int) -> Int64[np.ndarray, " num_images"]:
     """Where in the epoch's order each image stands."""
     return np.argsort(epoch_order(seed, epoch, num_images))
 

@@ -135,7 +135,7 @@ def clip_boxes(boxes_xyxy: Float32[np.ndarray, "N 4"], size_hw: tuple[int, int])
 
 def still_visible(
     whole_xyxy: Float32[np.ndarray, "N 4"], clipped_xyxy: Float32[np.ndarray, "N 4"], config: VisibilityConfig
-) -> Bool[np.ndarray, "N"]:
+) -> Bool[np.ndarray, " N"]:
     """Which clipped boxes keep enough of themselves, by area and by side."""
     whole, clipped = (np.maximum(boxes[:, 2:] - boxes[:, :2], 0) for boxes in (whole_xyxy, clipped_xyxy))
     large = (clipped >= config.min_side_px).all(axis=1) & (clipped > 0).all(axis=1)

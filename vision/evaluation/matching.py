@@ -31,13 +31,13 @@ LEGEND = "left annotated: orange missed, grey crowd; right detected: green right
 class DetectionMatch:
     """The match of each detection of an image, and the objects that were missed."""
 
-    object_of: Int64[np.ndarray, "N"]
+    object_of: Int64[np.ndarray, " N"]
     """Row of the annotation that a detection matches, of its class or of another; -1 for none."""
-    is_hit: Bool[np.ndarray, "N"]
+    is_hit: Bool[np.ndarray, " N"]
     """The object is of the detection's class."""
-    counts: Bool[np.ndarray, "N"]
+    counts: Bool[np.ndarray, " N"]
     """False for a detection that hits nothing but lies in a crowd of its class: neither right nor wrong."""
-    is_missed: Bool[np.ndarray, "M"]
+    is_missed: Bool[np.ndarray, " M"]
     """The annotation is no crowd, and no detection of its class matches it."""
 
     @property
@@ -158,7 +158,7 @@ def _draw_detected(
 
 
 def _take_objects(
-    object_of: Int64[np.ndarray, "N"], order: Int64[np.ndarray, "N"], overlaps: Float[np.ndarray, "N M"]
+    object_of: Int64[np.ndarray, " N"], order: Int64[np.ndarray, " N"], overlaps: Float[np.ndarray, "N M"]
 ) -> None:
     """Give each unmatched detection its best free object; `overlaps` is -1 for pairs that must not match."""
     is_free = np.ones(overlaps.shape[1], dtype=bool)
@@ -171,7 +171,7 @@ def _take_objects(
             object_of[row], is_free[best] = best, False
 
 
-def _inside_a_crowd(found: Detections, image: ImageAnnotations, iou_threshold: float) -> Bool[np.ndarray, "N"]:
+def _inside_a_crowd(found: Detections, image: ImageAnnotations, iou_threshold: float) -> Bool[np.ndarray, " N"]:
     """Whether at least `iou_threshold` of a box's own area lies in one crowd of its class (COCO's rule)."""
     if not image.boxes.is_crowd.any():
         return np.zeros(len(found), dtype=bool)

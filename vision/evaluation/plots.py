@@ -56,9 +56,9 @@ class PrecisionRecall:
     """One class at one IoU threshold: what the detections down to each score find, best score first."""
 
     class_name: str
-    precision: Float64[np.ndarray, "N"]
-    recall: Float64[np.ndarray, "N"]
-    scores: Float64[np.ndarray, "N"]
+    precision: Float64[np.ndarray, " N"]
+    recall: Float64[np.ndarray, " N"]
+    scores: Float64[np.ndarray, " N"]
 
     @property
     def average_precision(self) -> float:
@@ -69,12 +69,12 @@ class PrecisionRecall:
         first = np.searchsorted(self.recall, np.linspace(0, 1, 101), side="left")
         return float(np.append(best_from_here, 0.0)[first].mean())
 
-    def at(self, thresholds: Float64[np.ndarray, "T"]) -> tuple[Float64[np.ndarray, "T"], Float64[np.ndarray, "T"]]:
+    def at(self, thresholds: Float64[np.ndarray, " T"]) -> tuple[Float64[np.ndarray, " T"], Float64[np.ndarray, " T"]]:
         """Precision and recall of the detections with at least these scores; without a detection both are 0."""
         num_kept = np.searchsorted(-self.scores, -thresholds, side="right")
         return np.insert(self.precision, 0, 0.0)[num_kept], np.insert(self.recall, 0, 0.0)[num_kept]
 
-    def f1(self, thresholds: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
+    def f1(self, thresholds: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
         """Harmonic mean of precision and recall of the detections with at least these scores."""
         precision, recall = self.at(thresholds)
         return 2 * precision * recall / np.maximum(precision + recall, 1e-9)
@@ -245,14 +245,14 @@ def _objects_per_class(annotations: AnnotationSet) -> np.ndarray:
 
 
 def _curve(
-    name: str, scores: Float[np.ndarray, "N"], is_hit: Bool[np.ndarray, "N"], num_objects: int
+    name: str, scores: Float[np.ndarray, " N"], is_hit: Bool[np.ndarray, " N"], num_objects: int
 ) -> PrecisionRecall:
     order = np.argsort(-scores, kind="stable")
     hits = is_hit[order].cumsum()
     return PrecisionRecall(name, hits / np.arange(1, len(hits) + 1), hits / num_objects, scores[order])
 
 
-def _smooth(values: Float64[np.ndarray, "N"]) -> Float64[np.ndarray, "N"]:
+def _smooth(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     """Mean over the last SMOOTHING_STEPS values, of fewer at the start; gaps stay out of it."""
     known = np.isfinite(values)
     sums, counts = (np.cumsum(np.insert(numbers, 0, 0.0)) for numbers in (np.where(known, values, 0.0), known))
