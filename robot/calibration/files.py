@@ -14,7 +14,7 @@ from pydantic import Field
 
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, board_pose
 from handeye.robot.calibration.foreign_files import easy_hand_eye, foreign_intrinsics, read_moveit_samples
-from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, place_board
 from handeye.robot.calibration.refinement import BoardMeasurement, measure, measure_pose
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
 from handeye.robot.config import PoseConfig, Vector3
@@ -78,17 +78,28 @@ class GuessFile(Config):
         return HandEye(self.setting, self.camera.matrix(), self.board.matrix())
 
 
-class HandEyeFile(GuessFile):
+class HandEyeFile(Config):
     """A solved calibration (hand_eye.yaml)."""
 
+    setting: Setting
+    camera: PoseConfig
+    """T_tool_camera for eye-in-hand, T_base_camera for eye-to-hand."""
+    board: PoseConfig | None = None
+    """T_base_board for eye-in-hand, T_tool_board for eye-to-hand; none where points were touched."""
     std_m: Vector3
     """Standard deviation of the camera's place, along the axes of the tool or base frame."""
     std_rad: Vector3
     """Of its orientation, about the same axes."""
     leave_one_out_m: float
-    """Median distance between each board and its place as predicted from all other samples."""
+    """Median distance between each board or point and its place as predicted from all other samples."""
     leave_one_out_rad: float
     provenance: Provenance
+
+    def hand_eye(self) -> HandEye:
+        """The solution as matrices. Raises ConfigError for one without a board."""
+        if self.board is None:
+            raise ConfigError("expected a board, this calibration was made from points")
+        return HandEye(self.setting, self.camera.matrix(), self.board.matrix())
 
 
 class PosesFile(Config):
@@ -132,12 +143,15 @@ def load_intrinsics(path: Path) -> Intrinsics:
 
 
 def load_hand_eye(path: Path, pairs: PosePairs) -> HandEye:
-    """A hand_eye.yaml, or easy_handeye's result, which lacks the board: it is where these samples see it.
+    """A hand_eye.yaml or easy_handeye's result. Where it lacks the board, that is where these samples see it.
 
     Raises UserError naming the file.
     """
     foreign = easy_hand_eye(read_yaml(path), pairs, str(path))
-    return load_config(HandEyeFile, path).hand_eye() if foreign is None else foreign
+    if foreign is not None:
+        return foreign
+    file = load_config(HandEyeFile, path)
+    return place_board(pairs, file.setting, file.camera.matrix()) if file.board is None else file.hand_eye()
 
 
 def save_config(path: Path, config: Config) -> None:

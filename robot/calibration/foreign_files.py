@@ -13,11 +13,10 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, mean_transform, tool_motion
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, place_board
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
 from handeye.robot.config import PoseConfig
 from handeye.robot.errors import CameraError
-from handeye.robot.transforms import inverse
 from handeye.vision.config import validate_config
 from handeye.vision.errors import UserError
 
@@ -96,5 +95,4 @@ def easy_hand_eye(content: Mapping[str, Any], pairs: PosePairs, origin: str) -> 
     except (KeyError, TypeError) as error:
         raise UserError(f"{origin}: expected a result of easy_handeye: {error} is missing") from error
     X = validate_config(PoseConfig, pose, origin).matrix()
-    unmoved = inverse(tool_motion(pairs.T_base_tool, setting))
-    return HandEye(setting, X, mean_transform(unmoved @ X @ pairs.T_camera_board))
+    return place_board(pairs, setting, X)
