@@ -18,7 +18,7 @@ from handeye.robot.calibration.refinement import BoardMeasurement, measure, meas
 from handeye.robot.calibration.sample_files import Rotation, read_pairs, read_pose
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
 from handeye.robot.config import PoseConfig, Vector3
-from handeye.robot.errors import CameraError, TransformError
+from handeye.robot.errors import CalibrationError, CameraError, TransformError
 from handeye.robot.transforms import rotation_to_quat_wxyz
 from handeye.vision.config import Config, dump_config, load_config, read_yaml, validate_config
 from handeye.vision.errors import ConfigError, UserError
@@ -214,7 +214,13 @@ def load_pose_pairs(path: Path, setting: Setting, rotation: Rotation | None = No
     """Pairs of poses as JSON or YAML, ours, MoveIt's or easy_handeye's; see sample_files. Raises UserError."""
     recorded = read_pairs(path, setting, rotation)
     pairs = PosePairs(recorded[:, 0], recorded[:, 1], tuple(str(number) for number in range(len(recorded))))
-    return Samples(pairs, tuple(measure_pose(T) for T in pairs.T_camera_board), ())
+    measurements = []
+    for name, T in zip(pairs.names, pairs.T_camera_board, strict=True):
+        try:
+            measurements.append(measure_pose(T))
+        except CalibrationError as error:
+            raise CalibrationError(f"{path}: sample {name}: {error}") from error
+    return Samples(pairs, tuple(measurements), ())
 
 
 def _with_poses(poses: object, origin: str, rotation: Rotation | None) -> object:

@@ -213,3 +213,16 @@ def test_the_poses_of_images_are_read_alike(tmp_path: Path):
     written(tmp_path / "poses.yaml", {"poses": [1, 2]})
     with pytest.raises(UserError, match=r"poses.yaml.*poses"):
         load_images_with_poses(tmp_path, BOARD, INTRINSICS)
+
+
+def test_a_frame_that_is_not_the_optical_one_is_named(tmp_path: Path):
+    # ROS has x forward in camera_link and z forward in camera_optical_frame.
+    content = easy2(Setting.EYE_IN_HAND, "eye_in_hand")
+    optical = ScipyRotation.from_euler("xyz", [-90, 0, -90], degrees=True).as_matrix()
+    _, pairs, _ = scene(Setting.EYE_IN_HAND)
+    link = make_transform(optical, np.zeros(3)) @ pairs.T_camera_board
+    for row, pose in zip(content["samples"], link, strict=True):
+        row["tracking"] = message(pose)
+    path = written(tmp_path / "cell.samples", content)
+    with pytest.raises(UserError, match=r"cell.samples: sample \d: .* not in front .* its frame not the optical one"):
+        load_pose_pairs(path, Setting.EYE_IN_HAND)
