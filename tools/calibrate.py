@@ -6,6 +6,7 @@ examples:
   handeye calibrate board board.png
   handeye calibrate intrinsics images/ --output camera.yaml
   handeye calibrate hand-eye samples/ --setting eye-in-hand --camera camera.yaml
+  handeye calibrate points pairs.csv
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ from typing import Annotated
 from typing_extensions import assert_never
 
 from handeye.robot.errors import RobotError
-from handeye.tools import calibrate_board, calibrate_check, calibrate_hand_eye, calibrate_intrinsics, calibrate_poses
+from handeye.tools import (
+    calibrate_board,
+    calibrate_check,
+    calibrate_hand_eye,
+    calibrate_intrinsics,
+    calibrate_points,
+    calibrate_poses,
+)
 from handeye.tools.command_line import step
 from handeye.vision.errors import UserError
 
@@ -24,6 +32,7 @@ Arguments = (
     | Annotated[calibrate_intrinsics.Arguments, step("intrinsics")]
     | Annotated[calibrate_poses.Arguments, step("poses")]
     | Annotated[calibrate_hand_eye.Arguments, step("hand-eye")]
+    | Annotated[calibrate_points.Arguments, step("points")]
     | Annotated[calibrate_check.Arguments, step("check")]
 )
 
@@ -40,6 +49,8 @@ def run(arguments: Arguments) -> int:
                 return calibrate_poses.run(arguments)
             case calibrate_hand_eye.Arguments():
                 return calibrate_hand_eye.run(arguments)
+            case calibrate_points.Arguments():
+                return calibrate_points.run(arguments)
             case calibrate_check.Arguments():
                 return calibrate_check.run(arguments)
             case _:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from rich.console import Console
 
 from handeye.robot.calibration.diagnosis import Limits, explain_check
-from handeye.robot.calibration.files import load_hand_eye
+from handeye.robot.calibration.files import load_hand_eye, load_setting
 from handeye.robot.calibration.hand_eye import transform_errors
+from handeye.robot.calibration.sample_files import Rotation
 from handeye.tools.calibrate_hand_eye import load_samples
 from handeye.tools.command_line import Positional
 from handeye.vision.errors import UserError
@@ -23,13 +25,15 @@ class Arguments:
     """Predict the board pose of new samples; the board must not have moved. Exit code 1 for large errors."""
 
     samples: Positional[Path]
-    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board] as JSON or MoveIt's YAML."""
+    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board]; also MoveIt's and easy_handeye's."""
     hand_eye: Path = Path("hand_eye.yaml")
     """The calibration, from `handeye calibrate hand-eye` or easy_handeye."""
     camera: Path | None = None
     """The camera's file; needed for images."""
     board: Path | None = None
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
+    rotation: Literal["rotvec", "quat_xyzw", "quat_wxyz"] | None = None
+    """How bare numbers after x, y, z turn: a rotation vector (rad) or a quaternion."""
     limit_mm: float = 5.0
     """Largest median distance that passes, in millimetres."""
     limit_deg: float = 0.5
@@ -42,7 +46,9 @@ def run(arguments: Arguments) -> int:
     """Compare with the limits."""
     if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
         raise UserError("expected --limit-mm and --limit-deg above 0")
-    samples, _ = load_samples(arguments.samples, arguments.camera, arguments.board)
+    rotation = None if arguments.rotation is None else Rotation(arguments.rotation)
+    setting = load_setting(arguments.hand_eye)
+    samples, _ = load_samples(arguments.samples, setting, rotation, arguments.camera, arguments.board)
     hand_eye = load_hand_eye(arguments.hand_eye, samples.pairs)
     errors_m, errors_rad = transform_errors(hand_eye.predict(samples.pairs.T_base_tool), samples.pairs.T_camera_board)
     limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))

@@ -28,6 +28,7 @@ from handeye.robot.calibration.files import (
 )
 from handeye.robot.calibration.hand_eye import ClosedForm, PosePairs, Setting, solve_hand_eye, transform_errors
 from handeye.robot.calibration.refinement import Refinement, leave_one_out, refine_hand_eye
+from handeye.robot.calibration.sample_files import SUFFIXES, Rotation
 from handeye.robot.errors import CalibrationError
 from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
@@ -43,13 +44,15 @@ class Arguments:
     """Solve for camera and board in closed form, then by maximum likelihood, with leave-one-out errors."""
 
     samples: Positional[Path]
-    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board] as JSON or MoveIt's YAML."""
+    """Folder of images with poses.yaml, or pairs [T_base_tool, T_camera_board]; also MoveIt's and easy_handeye's."""
     setting: Literal["eye-in-hand", "eye-to-hand"]
     """Where the camera is: on the tool, or beside the arm with the board on the tool."""
     camera: Path | None = None
     """The camera's file, from `handeye calibrate intrinsics`; needed for images."""
     board: Path | None = None
     """Squares and markers of the board (YAML; default: 7 x 10 squares of 25 mm)."""
+    rotation: Literal["rotvec", "quat_xyzw", "quat_wxyz"] | None = None
+    """How bare numbers after x, y, z turn: a rotation vector (rad) or a quaternion."""
     output: Path = Path("hand_eye.yaml")
     """Calibration file to write."""
     limit_mm: float = 10.0
@@ -66,8 +69,10 @@ def run(arguments: Arguments) -> int:
     """Load, solve, refine, leave one out, write, and list outliers."""
     if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
         raise UserError("expected --limit-mm and --limit-deg above 0")
-    samples, board = load_samples(arguments.samples, arguments.camera, arguments.board)
-    pairs, setting = samples.pairs, Setting(arguments.setting)
+    setting = Setting(arguments.setting)
+    rotation = None if arguments.rotation is None else Rotation(arguments.rotation)
+    samples, board = load_samples(arguments.samples, setting, rotation, arguments.camera, arguments.board)
+    pairs = samples.pairs
     closed = {method.value: solve_hand_eye(pairs, setting, method) for method in ClosedForm}
     refined = refine_hand_eye(closed[ClosedForm.PARK_MARTIN.value], pairs.T_base_tool, samples.measurements)
     predicted = leave_one_out(refined, pairs, samples.measurements)
@@ -101,18 +106,20 @@ def run(arguments: Arguments) -> int:
     return 0
 
 
-def load_samples(path: Path, camera: Path | None, board: Path | None) -> tuple[Samples, BoardConfig | None]:
+def load_samples(
+    path: Path, setting: Setting, rotation: Rotation | None, camera: Path | None, board: Path | None
+) -> tuple[Samples, BoardConfig | None]:
     """Samples of either kind, and the board where images show it. Raises UserError for images without a camera file."""
-    if path.suffix.lower() in {".json", ".yaml", ".yml"}:
-        return load_pose_pairs(path), None
+    if path.suffix.lower() in SUFFIXES:
+        return load_pose_pairs(path, setting, rotation), None
     if not path.is_dir():
         raise UserError(
-            f"{path}: expected a folder of images with poses.yaml, or pairs of poses as .json or MoveIt's .yaml"
+            f"{path}: expected a folder of images with poses.yaml, or pairs of poses as {', '.join(SUFFIXES)}"
         )
     if camera is None:
         raise UserError("--camera: images need the camera's file; make it with `handeye calibrate intrinsics`")
     config = load_config(BoardConfig, board)
-    return load_images_with_poses(path, config, load_intrinsics(camera)), config
+    return load_images_with_poses(path, config, load_intrinsics(camera), rotation), config
 
 
 def show(result: dict[str, Any], name: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from handeye.robot.calibration.board import BoardConfig
-from handeye.robot.calibration.files import GuessFile, PosesFile, load_intrinsics, pose_config, save_config
+from handeye.robot.calibration.files import PosesFile, load_guess, load_intrinsics, pose_config, save_config
 from handeye.robot.calibration.poses import ReachablePoses, ViewSpread, reachable_candidates, suggest_poses
 from handeye.robot.config import WorkCellConfig
 from handeye.tools.command_line import Positional
@@ -53,7 +53,7 @@ def run(arguments: Arguments) -> int:
     if arguments.number < 1 or arguments.seed < 0:
         raise UserError("expected --number of at least 1 and --seed of at least 0")
     board, intrinsics = load_config(BoardConfig, arguments.board), load_intrinsics(arguments.camera)
-    guess = load_config(GuessFile, arguments.guess).hand_eye()
+    guess = load_guess(arguments.guess)
     reach = ReachablePoses(load_config(WorkCellConfig, arguments.cell), guess, board)
     is_reachable = reach if arguments.arm == "ur10e" else lambda _: True
     candidates = reachable_candidates(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,20 +12,20 @@ from jaxtyping import Float
 from pydantic import Field
 
 from handeye.robot.calibration.board import BoardConfig, BoardDetector, board_pose
-from handeye.robot.calibration.foreign_files import easy_hand_eye, foreign_intrinsics, read_moveit_samples
-from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting
+from handeye.robot.calibration.foreign_files import easy_camera, easy_hand_eye, foreign_intrinsics
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, place_board
 from handeye.robot.calibration.refinement import BoardMeasurement, measure, measure_pose
+from handeye.robot.calibration.sample_files import Rotation, read_pairs, read_pose
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
 from handeye.robot.config import PoseConfig, Vector3
-from handeye.robot.errors import CameraError
-from handeye.robot.transforms import nearest_transform, rotation_to_quat_wxyz
-from handeye.vision.config import Config, dump_config, load_config, read_yaml
+from handeye.robot.errors import CalibrationError, CameraError, TransformError
+from handeye.robot.transforms import rotation_to_quat_wxyz
+from handeye.vision.config import Config, dump_config, load_config, read_yaml, validate_config
 from handeye.vision.errors import ConfigError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.images import read_image
 
 POSES_FILE = "poses.yaml"
-_PRINTED_DIGITS = 1e-3  # rotations in files are rounded; what is farther from a rotation was never one
 
 
 class Provenance(Config):
@@ -78,17 +77,28 @@ class GuessFile(Config):
         return HandEye(self.setting, self.camera.matrix(), self.board.matrix())
 
 
-class HandEyeFile(GuessFile):
+class HandEyeFile(Config):
     """A solved calibration (hand_eye.yaml)."""
 
+    setting: Setting
+    camera: PoseConfig
+    """T_tool_camera for eye-in-hand, T_base_camera for eye-to-hand."""
+    board: PoseConfig | None = None
+    """T_base_board for eye-in-hand, T_tool_board for eye-to-hand; none where points were touched."""
     std_m: Vector3
     """Standard deviation of the camera's place, along the axes of the tool or base frame."""
     std_rad: Vector3
     """Of its orientation, about the same axes."""
     leave_one_out_m: float
-    """Median distance between each board and its place as predicted from all other samples."""
+    """Median distance between each board or point and its place as predicted from all other samples."""
     leave_one_out_rad: float
     provenance: Provenance
+
+    def hand_eye(self) -> HandEye:
+        """The solution as matrices. Raises ConfigError for one without a board."""
+        if self.board is None:
+            raise ConfigError("expected a board, this calibration was made from points")
+        return HandEye(self.setting, self.camera.matrix(), self.board.matrix())
 
 
 class PosesFile(Config):
@@ -131,13 +141,30 @@ def load_intrinsics(path: Path) -> Intrinsics:
         raise error if str(path) in str(error) else ConfigError(f"{path}: {error}") from error
 
 
+def load_guess(path: Path) -> HandEye:
+    """Where camera and board are about; poses in any form. Raises UserError naming the file."""
+    content, origin = read_yaml(path), str(path)
+    poses = {key: content[key] for key in ("camera", "board") if key in content}
+    read = _with_poses(poses, origin, None)
+    return validate_config(GuessFile, {**content, **(read if isinstance(read, dict) else {})}, origin).hand_eye()
+
+
+def load_setting(path: Path) -> Setting:
+    """Where the camera of a hand_eye.yaml or easy_handeye's result is. Raises UserError naming the file."""
+    foreign = easy_camera(read_yaml(path), str(path))
+    return load_config(HandEyeFile, path).setting if foreign is None else foreign[0]
+
+
 def load_hand_eye(path: Path, pairs: PosePairs) -> HandEye:
-    """A hand_eye.yaml, or easy_handeye's result, which lacks the board: it is where these samples see it.
+    """A hand_eye.yaml or easy_handeye's result. Where it lacks the board, that is where these samples see it.
 
     Raises UserError naming the file.
     """
     foreign = easy_hand_eye(read_yaml(path), pairs, str(path))
-    return load_config(HandEyeFile, path).hand_eye() if foreign is None else foreign
+    if foreign is not None:
+        return foreign
+    file = load_config(HandEyeFile, path)
+    return place_board(pairs, file.setting, file.camera.matrix()) if file.board is None else file.hand_eye()
 
 
 def save_config(path: Path, config: Config) -> None:
@@ -155,9 +182,14 @@ class Samples:
     without_board: tuple[str, ...]
 
 
-def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrinsics) -> Samples:
+def load_images_with_poses(
+    folder: Path, board: BoardConfig, intrinsics: Intrinsics, rotation: Rotation | None = None
+) -> Samples:
     """Images and poses.yaml from a folder. Raises UserError for files that are missing, broken or do not fit."""
-    poses = load_config(PosesFile, folder / POSES_FILE).poses
+    path = folder / POSES_FILE
+    content = read_yaml(path)
+    read = {key: _with_poses(value, str(path), rotation) if key == "poses" else value for key, value in content.items()}
+    poses = validate_config(PosesFile, read, str(path)).poses
     detector, names, without = BoardDetector(board), [], []
     T_base_tool, T_camera_board, measurements = [], [], []
     for name, pose in poses.items():
@@ -178,28 +210,27 @@ def load_images_with_poses(folder: Path, board: BoardConfig, intrinsics: Intrins
     return Samples(pairs, tuple(measurements), tuple(without))
 
 
-def load_pose_pairs(path: Path) -> Samples:
-    """A JSON list of [T_base_tool, T_camera_board], 4 x 4 each in m, or the YAML that MoveIt's calibration saves.
-
-    Raises UserError for another form and TransformError for matrices that are no rigid transforms.
-    """
-    if path.suffix.lower() in {".yaml", ".yml"}:
-        return _samples_of_pairs(read_moveit_samples(path), path)
-    try:
-        recorded = np.array(json.loads(path.read_text(encoding="utf-8")), dtype=np.float64)
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: expected a JSON list of pairs of 4 x 4 matrices: {error}") from error
-    if recorded.ndim != 4 or recorded.shape[1:] != (2, 4, 4):
-        raise UserError(f"{path}: expected a list of [T_base_tool, T_camera_board], 4 x 4 each, got {recorded.shape}")
-    return _samples_of_pairs(recorded, path)
+def load_pose_pairs(path: Path, setting: Setting, rotation: Rotation | None = None) -> Samples:
+    """Pairs of poses as JSON or YAML, ours, MoveIt's or easy_handeye's; see sample_files. Raises UserError."""
+    recorded = read_pairs(path, setting, rotation)
+    pairs = PosePairs(recorded[:, 0], recorded[:, 1], tuple(str(number) for number in range(len(recorded))))
+    measurements = []
+    for name, T in zip(pairs.names, pairs.T_camera_board, strict=True):
+        try:
+            measurements.append(measure_pose(T))
+        except CalibrationError as error:
+            raise CalibrationError(f"{path}: sample {name}: {error}") from error
+    return Samples(pairs, tuple(measurements), ())
 
 
-def _samples_of_pairs(recorded: Float[np.ndarray, "N 2 4 4"], path: Path) -> Samples:
-    rigid = np.stack(
-        [
-            nearest_transform(pair, _PRINTED_DIGITS, f"{path}: sample {number}, [T_base_tool, T_camera_board]")
-            for number, pair in enumerate(recorded)
-        ]
-    )
-    pairs = PosePairs(rigid[:, 0], rigid[:, 1], tuple(str(number) for number in range(len(rigid))))
-    return Samples(pairs, tuple(measure_pose(T) for T in pairs.T_camera_board), ())
+def _with_poses(poses: object, origin: str, rotation: Rotation | None) -> object:
+    """Poses by name in any form as those of a configuration."""
+    if not isinstance(poses, dict):
+        return poses
+    read = {}
+    for name, pose in poses.items():
+        try:
+            read[name] = pose_config(read_pose(pose, rotation)).model_dump()
+        except (TypeError, ValueError, TransformError) as error:
+            raise ConfigError(f"{origin}: {name}: {error}") from error
+    return read

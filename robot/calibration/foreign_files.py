@@ -1,4 +1,4 @@
-"""Read files of other programs: ROS camera_info, Kalibr's camchain, MoveIt's samples, easy_handeye's result.
+"""Read files of other programs: ROS camera_info, Kalibr's camchain, easy_handeye's result.
 
 Each is recognised by its own keys. Pixels are counted alike in all of them: the centre of the first is (0, 0).
 """
@@ -6,26 +6,21 @@ Each is recognised by its own keys. Pixels are counted alike in all of them: the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float
 
-from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, mean_transform, tool_motion
+from handeye.robot.calibration.hand_eye import HandEye, PosePairs, Setting, place_board
+from handeye.robot.calibration.sample_files import easy_setting, read_pose
 from handeye.robot.camera.intrinsics import Intrinsics, Lens
-from handeye.robot.config import PoseConfig
 from handeye.robot.errors import CameraError
-from handeye.robot.transforms import inverse
-from handeye.vision.config import validate_config
 from handeye.vision.errors import UserError
 
 ROS_LENSES = {"plumb_bob": Lens.PINHOLE, "rational_polynomial": Lens.PINHOLE, "equidistant": Lens.FISHEYE}
 KALIBR_LENSES = {"radtan": Lens.PINHOLE, "equidistant": Lens.FISHEYE, "none": Lens.PINHOLE}
 RATIONAL = 8
 """OpenCV's coefficients beyond these are of a thin prism and a tilted sensor, which are not modelled here."""
-MOVEIT_KEYS = ("effector_wrt_world", "object_wrt_sensor")
 
 
 def foreign_intrinsics(content: Mapping[str, Any], origin: str) -> Intrinsics | None:
@@ -69,32 +64,29 @@ def _from_camchain(camera: Mapping[str, Any]) -> Intrinsics:
     return Intrinsics(K, (int(height), int(width)), distortion, lens=KALIBR_LENSES[model])
 
 
-def read_moveit_samples(path: Path) -> Float[np.ndarray, "N 2 4 4"]:
-    """The pairs of poses that MoveIt's calibration saves as YAML: a list of 16 numbers each. Raises UserError."""
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-        pairs = [[row[key] for key in MOVEIT_KEYS] for row in rows]
-        return np.array(pairs, dtype=np.float64).reshape(-1, 2, 4, 4)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: expected a list of {' and '.join(MOVEIT_KEYS)} as MoveIt saves it: {reason}"
-        ) from error
-
-
 def easy_hand_eye(content: Mapping[str, Any], pairs: PosePairs, origin: str) -> HandEye | None:
-    """The result of easy_handeye, with the board placed as these samples see it; None for other content."""
-    if not {"parameters", "transformation"} <= content.keys():
+    """The result of easy_handeye or easy_handeye2, with the board where these samples see it; None for other content.
+
+    Raises UserError naming the file.
+    """
+    found = easy_camera(content, origin)
+    return None if found is None else place_board(pairs, *found)
+
+
+def easy_camera(content: Mapping[str, Any], origin: str) -> tuple[Setting, Float[np.ndarray, "4 4"]] | None:
+    """The setting and X of such a result; None for other content. Raises UserError naming the file."""
+    if "parameters" not in content or not {"transformation", "transform"} & content.keys():
         return None
     try:
-        setting = Setting.EYE_IN_HAND if content["parameters"]["eye_on_hand"] else Setting.EYE_TO_HAND
+        setting = easy_setting(content["parameters"])
+        if setting is None:
+            raise KeyError("eye_on_hand or calibration_type")
+        if "transform" in content:
+            return setting, read_pose(content["transform"], None)
         numbers = content["transformation"]
-        pose = {
-            "translation_m": [numbers[axis] for axis in "xyz"],
-            "quat_wxyz": [numbers[f"q{axis}"] for axis in "wxyz"],
-        }
-    except (KeyError, TypeError) as error:
+        place, turn = [numbers[axis] for axis in "xyz"], [numbers[f"q{axis}"] for axis in "wxyz"]
+        return setting, read_pose({"translation_m": place, "quat_wxyz": turn}, None)
+    except KeyError as error:
         raise UserError(f"{origin}: expected a result of easy_handeye: {error} is missing") from error
-    X = validate_config(PoseConfig, pose, origin).matrix()
-    unmoved = inverse(tool_motion(pairs.T_base_tool, setting))
-    return HandEye(setting, X, mean_transform(unmoved @ X @ pairs.T_camera_board))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{origin}: expected a result of easy_handeye: {error}") from error

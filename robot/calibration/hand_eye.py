@@ -135,6 +135,12 @@ def solve_hand_eye(pairs: PosePairs, setting: Setting, method: ClosedForm) -> Ha
     # With U = inverse(G): U_i X C_i = Z for every sample i, so inverse(U_i) U_j X = X C_i inverse(C_j) for every pair.
     unmoved = inverse(tool_motion(pairs.T_base_tool, setting))
     X = solve_ax_xb(relative_motions(unmoved), relative_motions(inverse(pairs.T_camera_board)), method)
+    return place_board(pairs, setting, X)
+
+
+def place_board(pairs: PosePairs, setting: Setting, X: Float[np.ndarray, "4 4"]) -> HandEye:
+    """A known X, with the board where these samples see it: the mean over them."""
+    unmoved = inverse(tool_motion(pairs.T_base_tool, setting))
     return HandEye(setting, X, mean_transform(unmoved @ X @ pairs.T_camera_board))
 
 

@@ -134,7 +134,10 @@ def measure_pose(T_camera_board: Float[np.ndarray, "4 4"]) -> BoardMeasurement:
     points_board = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], axis=1)
     p_camera = apply_transform(T_camera_board, points_board)
     if (p_camera[:, 2] <= 0.0).any():
-        raise CalibrationError("the board is not in front of the camera: is T_camera_board inverted?")
+        raise CalibrationError(
+            "the board is not in front of the camera (z forward): is T_camera_board inverted, or its frame not the "
+            "optical one?"
+        )
     return BoardMeasurement(points_board, p_camera[:, :2] / p_camera[:, 2:], np.array([600.0, 600.0]))
 
 

@@ -93,12 +93,19 @@ def test_samples_that_moveit_saved(tmp_path: Path):
         {"effector_wrt_world": tool.ravel().tolist(), "object_wrt_sensor": board.ravel().tolist()}
         for tool, board in zip(pairs.T_base_tool, pairs.T_camera_board, strict=True)
     ]
-    found = load_pose_pairs(written(tmp_path / "samples.yaml", rows)).pairs
+    found = load_pose_pairs(written(tmp_path / "samples.yaml", rows), Setting.EYE_TO_HAND).pairs
     np.testing.assert_allclose(found.T_base_tool, pairs.T_base_tool, atol=1e-12)
     np.testing.assert_allclose(found.T_camera_board, pairs.T_camera_board, atol=1e-12)
-    for wrong in ([{"effector_wrt_world": [1.0] * 16}], [{**rows[0], "object_wrt_sensor": [1.0] * 15}], {"a": 1}):
-        with pytest.raises(UserError, match="as MoveIt saves it"):
-            load_pose_pairs(written(tmp_path / "wrong.yaml", wrong))
+    for wrong, told in (
+        ([{"effector_wrt_world": [1.0] * 16}], "sample 0: object_wrt_sensor is missing, as MoveIt saves it"),
+        (
+            [{**rows[0], "object_wrt_sensor": [1.0] * 15}],
+            "sample 0, T_camera_board: expected 4 x 4 numbers, or 6 or 7, got 15",
+        ),
+        ({"a": 1}, "or samples as MoveIt or easy_handeye saves them"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_pose_pairs(written(tmp_path / "wrong.yaml", wrong), Setting.EYE_TO_HAND)
 
 
 @pytest.mark.parametrize("setting", Setting)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handeye.robot.camera.intrinsics import Intrinsics, Lens, check_fits_image, check_pinhole, distort, undistort
+from handeye.robot.camera.distortion import Lens, distort, undistort
+from handeye.robot.camera.intrinsics import Intrinsics, check_fits_image, check_pinhole
 from handeye.robot.errors import CameraError
 
 K = np.array([[386.0, 0.0, 319.5], [0.0, 390.0, 239.5], [0.0, 0.0, 1.0]])
