@@ -1,7 +1,7 @@
 """Find errors in recorded demonstrations: numbers, clocks, video streams, joint limits and statistics.
 
-Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are listed; 2: no data set that can
-be read.
+Reads a LeRobot data set (v3.0, v2.1, v2.0) whole. Exit code 0: nothing found; 1: problems, which are listed; 2: no data
+set that can be read.
 
 examples:
   handeye check-demonstrations runs/demonstrations --json report.json

@@ -19,7 +19,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class LeRobotDataConfig(Config):
-    """A data set v3.0 of LeRobot's, as `handeye record` writes it."""
+    """A data set of LeRobot's: v3.0, as `handeye record` writes it, v2.1 or v2.0."""
 
     kind: Literal["lerobot"] = "lerobot"
     root: Path
