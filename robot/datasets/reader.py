@@ -1,4 +1,4 @@
-"""Read demonstrations, whatever their layout on disk: LeRobot's data sets v3.0 and v2, without LeRobot and torch."""
+"""Read demonstrations, whatever their layout on disk: LeRobot's data sets v3.0 and v2, ACT's HDF5; without torch."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from handeye.robot.datasets.format import DatasetInfo, Episode, Feature
+from handeye.robot.datasets.act_files import ACT_FPS, ActFiles, list_act_episodes
+from handeye.robot.datasets.format import INFO_PATH, DatasetInfo, Episode, Feature
 from handeye.robot.datasets.lerobot_files import LeRobotFiles
 from handeye.robot.datasets.statistics import Statistics, episode_statistics, merge_statistics
 from handeye.vision.errors import DatasetError
+from handeye.vision.images import natural_order
 
 Value = TypeVar("Value")
+LAYOUTS = "LeRobot's (meta/info.json, v2.0 to v3.0) and ACT's (episode_*.hdf5)"
+SHOWN = 5
+"""Names that are told of a folder in no known layout."""
 
 
 @runtime_checkable
@@ -75,9 +80,12 @@ class EpisodeDataset:
         self.stats |= self.measure(tuple(self._renamed(dict.fromkeys(incomplete))))
 
     @classmethod
-    def open(cls, folder: Path, keys: Mapping[str, str] | None = None) -> EpisodeDataset:
-        """Recognise the layout and read what describes the episodes. Raises DatasetError unless that is complete."""
-        return cls(LeRobotFiles.open(folder), keys)
+    def open(cls, folder: Path, keys: Mapping[str, str] | None = None, fps: int | None = None) -> EpisodeDataset:
+        """Recognise the layout and read what describes the episodes; `fps` is for files that do not hold their rate.
+
+        Raises DatasetError for other layouts, and for a set that is incomplete.
+        """
+        return cls(_open_layout(Path(folder), fps), keys)
 
     @property
     def folder(self) -> Path:
@@ -180,6 +188,23 @@ class EpisodeDataset:
         """The values under our names; one that already has such a name gives way."""
         ours = {theirs: key for key, theirs in self._keys.items()}
         return {ours.get(key, key): value for key, value in by_key.items() if key not in self._keys}
+
+
+def _open_layout(folder: Path, fps: int | None) -> Layout:
+    if fps is not None and fps < 1:
+        raise DatasetError(f"{folder}: a rate of {fps} frames per second; expected at least 1")
+    if (folder / INFO_PATH).exists():
+        files = LeRobotFiles.open(folder)
+        if fps is not None:
+            raise DatasetError(f"{folder / INFO_PATH}: states {files.info.fps} frames per second; leave fps out")
+        return files
+    if paths := list_act_episodes(folder):
+        return ActFiles(folder, paths, ACT_FPS if fps is None else fps)
+    found = "a file of another kind" if folder.is_file() else "no such folder"
+    if folder.is_dir():
+        names = [path.name for path in natural_order(folder.iterdir())]
+        found = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "") if names else "an empty folder"
+    raise DatasetError(f"{folder}: not a data set of demonstrations: {found}; layouts that are read: {LAYOUTS}")
 
 
 def _require_numbers(info: DatasetInfo, keys: Sequence[str], folder: Path) -> None:

@@ -19,10 +19,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class LeRobotDataConfig(Config):
-    """A data set of LeRobot's: v3.0, as `handeye record` writes it, v2.1 or v2.0."""
+    """Demonstrations in a layout that says what its numbers are: LeRobot's v3.0, as `handeye record` writes it, v2.1
+    and v2.0, and ACT's HDF5 files. It is recognised by the files."""
 
     kind: Literal["lerobot"] = "lerobot"
     root: Path
+    fps: PositiveInt | None = None
+    """Frames per second where the files do not hold it; of ACT's 50 if nothing is said."""
     state_key: str = STATE_KEY
     """Name of the state in the data set: `state` in openpi's."""
     action_key: str = ACTION_KEY

@@ -269,7 +269,7 @@ def open_source(config: LeRobotDataConfig | ReplayBufferDataConfig) -> EpisodeSo
     """The demonstrations that a configuration names. Raises DatasetError."""
     match config:
         case LeRobotDataConfig():
-            return EpisodeDataset.open(config.root, config.keys())
+            return EpisodeDataset.open(config.root, config.keys(), config.fps)
         case ReplayBufferDataConfig():
             return ReplayBuffer(config.root, config.columns(), config.fps)
         case _:
