@@ -47,7 +47,7 @@ class Arguments:
     action_key: str = ACTION_KEY
     """Name of the actions."""
     fps: int | None = None
-    """Frames per second where the files do not hold it (ACT's: 50)."""
+    """Frames per second where the files do not hold it: replay buffers; ACT's have 50 if nothing is said."""
     json: Path | None = None
     """Write the result to this file."""
 

@@ -31,7 +31,7 @@ class Arguments:
     episodes: tuple[int, ...] = ()
     """Episodes to show with time series and frames; by default a few, evenly spread."""
     fps: int | None = None
-    """Frames per second where the files do not hold it (ACT's: 50)."""
+    """Frames per second where the files do not hold it: replay buffers; ACT's have 50 if nothing is said."""
     json: Path | None = None
     """Write a summary and the episodes shown to this file."""
 

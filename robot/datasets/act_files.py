@@ -48,8 +48,7 @@ class ActFiles:
             self.ends.append((self.ends[-1] if self.ends else 0) + self._length(path, features))
         self.tasks = {0: folder.stem}
         """The folder is named by the task."""
-        counts = {"total_episodes": len(paths), "total_frames": self.ends[-1], "total_tasks": 1}
-        self.info = DatasetInfo(fps, features | BOOK_KEEPING, robot, **counts)
+        self.info = DatasetInfo(fps, features | BOOK_KEEPING, robot, len(paths), self.ends[-1], 1)
 
     def read_statistics(self) -> tuple[Statistics, tuple[str, ...]]:
         """None are stored."""

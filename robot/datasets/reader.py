@@ -1,4 +1,4 @@
-"""Read demonstrations, whatever their layout on disk: LeRobot's data sets v3.0 and v2, ACT's HDF5; without torch."""
+"""Read demonstrations, whatever their layout: LeRobot's v3.0 and v2, ACT's HDF5, replay buffers in zarr."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from jaxtyping import UInt8
 from handeye.robot.datasets.act_files import ACT_FPS, ActFiles, list_act_episodes
 from handeye.robot.datasets.format import INFO_PATH, DatasetInfo, Episode, Feature
 from handeye.robot.datasets.lerobot_files import LeRobotFiles
+from handeye.robot.datasets.replay_buffer import ENDS, ReplayBuffer, is_replay_buffer
 from handeye.robot.datasets.statistics import Statistics, episode_statistics, merge_statistics
 from handeye.vision.errors import DatasetError
 from handeye.vision.images import natural_order
 
 Value = TypeVar("Value")
-LAYOUTS = "LeRobot's (meta/info.json, v2.0 to v3.0) and ACT's (episode_*.hdf5)"
+LAYOUTS = (
+    "LeRobot's (meta/info.json, v2.0 to v3.0), ACT's (episode_*.hdf5) and Diffusion Policy's replay buffers "
+    f"(zarr folder or zip file with {ENDS})"
+)
 SHOWN = 5
 """Names that are told of a folder in no known layout."""
 
@@ -200,6 +204,10 @@ def _open_layout(folder: Path, fps: int | None) -> Layout:
         return files
     if paths := list_act_episodes(folder):
         return ActFiles(folder, paths, ACT_FPS if fps is None else fps)
+    if is_replay_buffer(folder):
+        if fps is None:
+            raise DatasetError(f"{folder}: a replay buffer does not hold its rate: give --fps, in training data.fps")
+        return ReplayBuffer(folder, None, fps)
     found = "a file of another kind" if folder.is_file() else "no such folder"
     if folder.is_dir():
         names = [path.name for path in natural_order(folder.iterdir())]
