@@ -1,7 +1,7 @@
 """Find errors in recorded demonstrations: numbers, clocks, video streams, joint limits and statistics.
 
-Reads a LeRobot data set v3.0 whole. Exit code 0: nothing found; 1: problems, which are listed; 2: no data set that can
-be read.
+Reads a data set of LeRobot (v3.0, v2.1, v2.0) or ACT (HDF5) whole. Exit code 0: nothing found; 1: problems, which are
+listed; 2: no data set that can be read.
 
 examples:
   handeye check-demonstrations runs/demonstrations --json report.json
@@ -46,6 +46,8 @@ class Arguments:
     """Name of the state in the data set."""
     action_key: str = ACTION_KEY
     """Name of the actions."""
+    fps: int | None = None
+    """Frames per second where the files do not hold it: replay buffers; ACT's have 50 if nothing is said."""
     json: Path | None = None
     """Write the result to this file."""
 
@@ -54,7 +56,8 @@ def run(arguments: Arguments) -> int:
     """Check and print; 1 for problems."""
     if arguments.shortest_s < 0 or arguments.frozen_s <= 0:
         raise UserError("--shortest-s must not be negative, --frozen-s must be above 0")
-    dataset = EpisodeDataset.open(arguments.dataset, {STATE_KEY: arguments.state_key, ACTION_KEY: arguments.action_key})
+    keys = {STATE_KEY: arguments.state_key, ACTION_KEY: arguments.action_key}
+    dataset = EpisodeDataset.open(arguments.dataset, keys, arguments.fps)
     if not dataset.num_episodes:
         raise DatasetError(f"{arguments.dataset}: holds no episode")
     settings = CheckSettings(arguments.shortest_s, arguments.frozen_s)

@@ -202,7 +202,8 @@ EXTRA_OF_PACKAGE = {
     "motmetrics": "tracking",
     "tensorrt": "tensorrt",
     "cuda": "tensorrt",
-    "numcodecs": "demonstrations",
+    "zarr": "demonstrations",
+    "h5py": "hdf5",
     "pyarrow": "demonstrations",
 }
 """Which extra installs a package that a verb may find missing."""

@@ -31,7 +31,8 @@ class Arguments:
     """Data set it was trained on: LeRobot's policies store neither the names of their state nor their rate. A policy
     with an environment may have been given the last numbers of the data set's state as that."""
     fps: int | None = None
-    """Without the data set: actions per second; the state is named state_0, state_1, ..."""
+    """Actions per second, where the data set does not hold it (ACT's: 50). Without the data set the state is named
+    state_0, state_1, ..."""
     json: Path | None = None
     """Write a summary as JSON to this file."""
 
@@ -52,13 +53,14 @@ def run(arguments: Arguments) -> int:
 
 
 def _load(arguments: Arguments) -> ActPolicy:
-    if (arguments.dataset is None) == (arguments.fps is None):
-        raise UserError("expected either --dataset, the data set it was trained on, or --fps, its actions per second")
-    if arguments.fps is not None:
-        if arguments.fps < 1:
-            raise UserError(f"--fps {arguments.fps}: expected at least 1")
+    if arguments.fps is not None and arguments.fps < 1:
+        raise UserError(f"--fps {arguments.fps}: expected at least 1")
+    if arguments.dataset is None:
+        if arguments.fps is None:
+            raise UserError(
+                "expected either --dataset, the data set it was trained on, or --fps, its actions per second"
+            )
         return load_lerobot_policy(arguments.folder, fps=arguments.fps, on_note=print)
-    assert arguments.dataset is not None
     # Cameras and their size are in the configuration of the policy.
-    named = signature_of(EpisodeDataset.open(arguments.dataset), (), (1, 1))
+    named = signature_of(EpisodeDataset.open(arguments.dataset, fps=arguments.fps), (), (1, 1))
     return load_lerobot_policy(arguments.folder, fps=named.fps, named=named, on_note=print)

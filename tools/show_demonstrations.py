@@ -30,6 +30,8 @@ class Arguments:
     """HTML page to write."""
     episodes: tuple[int, ...] = ()
     """Episodes to show with time series and frames; by default a few, evenly spread."""
+    fps: int | None = None
+    """Frames per second where the files do not hold it: replay buffers; ACT's have 50 if nothing is said."""
     json: Path | None = None
     """Write a summary and the episodes shown to this file."""
 
@@ -38,7 +40,7 @@ def run(arguments: Arguments) -> int:
     """Write the page."""
     if arguments.output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {arguments.output}: expected a name that ends in .html")
-    dataset = EpisodeDataset.open(arguments.dataset)
+    dataset = EpisodeDataset.open(arguments.dataset, fps=arguments.fps)
     if not dataset.num_episodes:
         raise DatasetError(f"{arguments.dataset}: holds no episode")
     chosen = list(arguments.episodes) or spread(dataset.num_episodes, SHOWN)

@@ -1,7 +1,8 @@
-"""The data set format of demonstrations: features, episodes, info.json, parquet columns, and their checks.
+"""The data set format of demonstrations: features, episodes, parquet columns, and their checks.
 
-The format on disk is LeRobot's data set v3.0 (huggingface/lerobot): `meta/info.json` names features and counts,
-`data/` has a row for each frame, `videos/` the cameras, `meta/episodes/` where each episode lies.
+What is written is LeRobot's data set v3.0 (huggingface/lerobot): `meta/info.json` names features and counts,
+`data/` has a row for each frame, `videos/` the cameras, `meta/episodes/` where each episode lies. Older versions and
+other layouts are read into the same features and episodes.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ class Feature:
     def holds_images(self) -> bool:
         """Whether it is a video or images."""
         return self.dtype in {"video", "image"}
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether it is numbers: neither images nor text."""
+        return not self.holds_images and self.dtype != "string"
 
     @property
     def array_shape(self) -> tuple[int, ...]:
@@ -118,6 +124,10 @@ class DatasetInfo:
     data_path: str = DATA_PATH
     video_path: str = VIDEO_PATH
     chunks_size: int = FILES_IN_CHUNK
+    version: str = VERSION
+    """codebase_version; what is written is VERSION."""
+    by_episode: bool = False
+    """Whether each episode has its own files, which rows of JSON describe: LeRobot's v2."""
 
     @property
     def recorded(self) -> dict[str, Feature]:
@@ -147,24 +157,16 @@ class DatasetInfo:
         }
 
 
-def read_info(folder: Path) -> DatasetInfo:
-    """Read meta/info.json. Raises DatasetError for a folder that is no data set v3.0, saying what it is instead."""
-    path = folder / INFO_PATH
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"{folder}: not a data set of demonstrations, {INFO_PATH} is missing") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error}") from error
-    version = content.get("codebase_version") if isinstance(content, dict) else None
-    if version != VERSION:
-        raise DatasetError(
-            f"{path}: codebase_version is {version!r}, expected {VERSION!r}; convert it with LeRobot first"
-        )
-    try:
-        return _info_from_json(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{path}: not what LeRobot {VERSION} writes: {error!r}") from error
+def book_keeping(index: int, begin: int, length: int, fps: int, task_index: int = 0) -> dict[str, np.ndarray]:
+    """The BOOK_KEEPING of an episode whose first frame is frame `begin` of the data set."""
+    frames = np.arange(length, dtype=np.int64)
+    return {
+        "timestamp": (frames / fps).astype(np.float32),
+        "frame_index": frames,
+        "episode_index": np.full(length, index, np.int64),
+        "index": begin + frames,
+        "task_index": np.full(length, task_index, np.int64),
+    }
 
 
 def check_episode(episode: Episode, info: DatasetInfo) -> None:
@@ -199,69 +201,6 @@ def _feature_to_json(feature: Feature) -> dict[str, Any]:
     return row | ({"info": dict(feature.info)} if feature.info else {})
 
 
-def _info_from_json(content: Mapping[str, Any]) -> DatasetInfo:
-    features = {key: _feature_from_json(row) for key, row in content["features"].items()}
-    absent = BOOK_KEEPING.keys() - features.keys()
-    if absent:
-        raise ValueError(f"features {sorted(absent)} are missing")
-    fps = content["fps"]
-    # LeRobot's own converter from v2.1 wrote 10.0.
-    if isinstance(fps, bool) or not (isinstance(fps, int | float) and fps > 0 and float(fps).is_integer()):
-        raise ValueError(f"fps: expected a whole number above 0, got {fps!r}")
-    return DatasetInfo(
-        fps=int(fps),
-        features=features,
-        robot_type=content.get("robot_type") or "unknown",
-        total_episodes=int(content["total_episodes"]),
-        total_frames=int(content["total_frames"]),
-        total_tasks=int(content["total_tasks"]),
-        data_path=_template(content["data_path"], DATA_PATH),
-        video_path=_template(content.get("video_path") or VIDEO_PATH, VIDEO_PATH),
-        chunks_size=int(content.get("chunks_size", FILES_IN_CHUNK)),
-    )
-
-
-def _feature_from_json(row: Mapping[str, Any]) -> Feature:
-    shape = tuple(int(size) for size in row["shape"])
-    names = _flat_names(row.get("names"))
-    labels = None if names is None else tuple(names)
-    if labels is not None and len(shape) == 1:
-        labels = _distinct(labels) if len(labels) == shape[0] else None
-    return Feature(row["dtype"], shape, labels, row.get("info") or {})
-
-
-def _flat_names(names: Any) -> list[str] | None:
-    """Names from a list, from groups of lists as {"motors": [...]}, or from places by name as {"x": 0, "y": 1}.
-
-    With several groups a name is preceded by that of its group: both arms may have a joint of one name.
-    """
-    if isinstance(names, list):
-        return [str(name) for name in names]
-    if not isinstance(names, dict):
-        return None
-    if all(isinstance(group, list) for group in names.values()):
-        return [f"{group}_{name}" if len(names) > 1 else str(name) for group, row in names.items() for name in row]
-    if sorted(map(str, names.values())) == sorted(map(str, range(len(names)))):
-        return sorted(names, key=lambda name: int(names[name]))
-    return None
-
-
-def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Names that occur twice get their place, as "gripper[6]" and "gripper[7]"."""
-    return tuple(f"{name}[{place}]" if names.count(name) > 1 else name for place, name in enumerate(names))
-
-
-def _template(given: str, ours: str) -> str:
-    """The path of a file by its indices; `ours` for one by episode, which some writers of v3.0 keep from v2.1."""
-    try:
-        given.format(video_key="", chunk_index=0, file_index=0)
-    except KeyError:
-        return ours
-    except IndexError:
-        raise ValueError(f"path {given!r}: expected one as {ours!r}") from None
-    return given
-
-
 def pyarrow() -> tuple[Any, Any]:
     """The modules pyarrow and pyarrow.parquet. Raises MissingPackageError."""
     try:
@@ -281,6 +220,17 @@ def read_table(path: Path) -> Any:
         return pq.ParquetFile(path).read()
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"{path}: cannot be read as parquet: {error}") from error
+
+
+def read_column(table: Any, key: str, feature: Feature, path: Path) -> np.ndarray:
+    """A feature's column of a table that was read from `path`. Raises DatasetError, naming both."""
+    if key not in table.column_names:
+        raise DatasetError(f"{path}: has no column {key}")
+    try:
+        values = to_numpy(table.column(key), feature.array_shape)
+    except ValueError as error:
+        raise DatasetError(f"{path}: {key}: {error}") from error
+    return values.astype(feature.array_dtype, copy=False)
 
 
 def list_column(values: np.ndarray) -> Any:

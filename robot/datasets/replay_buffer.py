@@ -1,25 +1,27 @@
-"""Read demonstrations from replay buffers of Diffusion Policy (Chi et al. 2023): zarr folders of version 2.
+"""Read demonstrations from replay buffers of Diffusion Policy (Chi et al. 2023): zarr stores, as folders or zip files.
 
-`data/NAME` holds all episodes one after the other, `meta/episode_ends` where each ends. An array is a folder with its
-description in `.zarray` and one compressed file for each chunk, named by its place.
+`data/NAME` holds all episodes one after the other, `meta/episode_ends` where each ends. The rate is not in the files.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numcodecs
 import numpy as np
 from pydantic import Field
 
+from handeye.robot.datasets.format import BOOK_KEEPING, DatasetInfo, Feature, book_keeping
+from handeye.robot.datasets.statistics import Statistics
+from handeye.robot.datasets.zarr_store import ZarrStore, has_zarr_array
+from handeye.robot.types import ACTION_KEY, STATE_KEY
 from handeye.vision.config import Config
 from handeye.vision.errors import DatasetError
+
+ENDS = "meta/episode_ends"
+KEYS = {"state": STATE_KEY, "action": ACTION_KEY}
+"""Arrays by the features that they are, where nothing else is said."""
+NUM_AXES_OF_IMAGES = 4
 
 
 class ColumnConfig(Config):
@@ -31,96 +33,69 @@ class ColumnConfig(Config):
     """Of the numbers that are left; by default the array's name and their place in it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayFeature:
-    """A feature's names and shape, as LeRobot describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ReplayEpisode:
-    """The features of one episode by key, a row for each frame."""
-
-    columns: Mapping[str, np.ndarray]
-
-
 class ReplayBuffer:
-    """An `EpisodeSource` over a replay buffer without images."""
+    """A `Layout`: a replay buffer, read whole, without images."""
 
-    image_keys: tuple[str, ...] = ()
-
-    def __init__(self, root: Path, columns: Mapping[str, ColumnConfig], fps: int) -> None:
-        """Read everything; `columns` says which array is which feature, `fps` the rate, which the folder does not hold.
+    def __init__(self, folder: Path, columns: Mapping[str, ColumnConfig] | None, fps: int) -> None:
+        """`columns` says which array is which feature, None takes every array of numbers; `fps` is the rate.
 
         Raises DatasetError where an array is missing, damaged or of another length than the episodes.
         """
-        root = Path(root)
-        self.fps = fps
-        ends = read_zarr_array(root / "meta/episode_ends")
-        self._bounds = [0, *(int(end) for end in ends)]
-        if sorted(set(self._bounds)) != self._bounds:
-            raise DatasetError(f"{root}: meta/episode_ends must rise from above zero, it is {ends[:8].tolist()} ...")
+        self.folder = folder
+        store = ZarrStore(folder, ENDS)
+        ends = store.read(ENDS).reshape(-1)
+        bounds = [0, *(int(end) for end in ends)]
+        if sorted(set(bounds)) != bounds or len(bounds) == 1:
+            raise DatasetError(f"{folder}: {ENDS} must rise from above zero, it is {ends[:8].tolist()} ...")
+        self.ends = bounds[1:]
+        """One beyond the last frame of each episode."""
+        self.tasks = {0: folder.name.removesuffix(".zip").removesuffix(".zarr")}
         self._columns: dict[str, np.ndarray] = {}
-        self.features: dict[str, ReplayFeature] = {}
-        for key, column in columns.items():
-            values, names = _take(column, _read_column(root, column), key)
-            if len(values) != self._bounds[-1]:
-                raise DatasetError(f"{root}: {column.array} has {len(values)} frames, the episodes {self._bounds[-1]}")
+        features: dict[str, Feature] = {}
+        for key, column in (_every_column(store) if columns is None else columns).items():
+            values, names = _take(column, _read_column(store, column), key)
+            if len(values) != bounds[-1]:
+                raise DatasetError(f"{folder}: {column.array} has {len(values)} frames, the episodes {bounds[-1]}")
             self._columns[key] = values
-            self.features[key] = ReplayFeature("float32", (values.shape[1],), names)
+            features[key] = Feature("float32", (values.shape[1],), names)
+        self.info = DatasetInfo(fps, features | BOOK_KEEPING, "unknown", len(self.ends), bounds[-1], 1)
 
-    @property
-    def num_episodes(self) -> int:
-        """Number of episodes."""
-        return len(self._bounds) - 1
+    def read_statistics(self) -> tuple[Statistics, tuple[str, ...]]:
+        """None are stored."""
+        return {}, tuple(self._columns)
 
-    def read_episode(self, number: int) -> ReplayEpisode:
-        """Episode 0, 1, ... with all its features."""
-        frames = slice(self._bounds[number], self._bounds[number + 1])
-        return ReplayEpisode({key: values[frames] for key, values in self._columns.items()})
+    def file_of(self, index: int) -> Path:
+        """All episodes are in one."""
+        return self.folder
 
-    def read_images(self, number: int, key: str) -> np.ndarray:
+    def read_columns(self, index: int) -> dict[str, np.ndarray]:
+        """The numbers of an episode, and the counters of its frames."""
+        begin, end = self.ends[index - 1] if index else 0, self.ends[index]
+        # A feature of one number has no axis for it.
+        rows = {
+            key: values[begin:end].reshape(end - begin, *self.info.features[key].array_shape)
+            for key, values in self._columns.items()
+        }
+        return rows | book_keeping(index, begin, end - begin, self.info.fps)
+
+    def read_images(self, index: int, key: str) -> np.ndarray:
         """Raises DatasetError: images are not read from replay buffers."""
-        raise DatasetError(f"{key}: a replay buffer is read without images; convert it to a LeRobot data set")
+        raise DatasetError(f"{self.folder}: {key}: a replay buffer is read without images")
 
 
-def read_zarr_array(folder: Path) -> np.ndarray:
-    """A whole array of zarr version 2. Raises DatasetError when it is missing, damaged or of another kind."""
-    try:
-        description = json.loads((folder / ".zarray").read_text(encoding="utf-8"))
-        shape, chunks = tuple(description["shape"]), tuple(description["chunks"])
-        if description["zarr_format"] != 2 or description.get("filters") or description["order"] != "C":
-            raise DatasetError(f"{folder}: expected a zarr array of version 2 in C order without filters")
-        dtype, separator = np.dtype(description["dtype"]), description.get("dimension_separator", ".")
-        array = np.full(shape, description["fill_value"] or 0, dtype)
-        for place in itertools.product(
-            *(range(math.ceil(size / step)) for size, step in zip(shape, chunks, strict=True))
-        ):
-            path = folder / separator.join(str(number) for number in place)
-            if path.is_file():  # a chunk that holds nothing but the fill value is left out
-                chunk = _decode(path.read_bytes(), description["compressor"], dtype).reshape(chunks)
-                corner = tuple(
-                    slice(number * step, (number + 1) * step) for number, step in zip(place, chunks, strict=True)
-                )
-                room = array[corner].shape
-                array[corner] = chunk[tuple(slice(size) for size in room)]
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{folder}: cannot be read as a zarr array: {error}") from error
-    return array
+def is_replay_buffer(path: Path) -> bool:
+    """Whether a folder is one, or a file may be."""
+    return has_zarr_array(path / ENDS) or (path.is_file() and path.suffix.lower() == ".zip")
 
 
-def _decode(content: bytes, compressor: Mapping[str, Any] | None, dtype: np.dtype) -> np.ndarray:
-    raw: Any = content if compressor is None else numcodecs.get_codec(dict(compressor)).decode(content)
-    return np.frombuffer(bytes(raw), dtype)
+def _every_column(store: ZarrStore) -> dict[str, ColumnConfig]:
+    shapes = store.shapes("data")
+    arrays = [name for name, shape in shapes.items() if 1 <= len(shape) < NUM_AXES_OF_IMAGES]
+    return {KEYS.get(name, name): ColumnConfig(array=name) for name in arrays}
 
 
-def _read_column(root: Path, column: ColumnConfig) -> np.ndarray:
-    values = read_zarr_array(root / "data" / column.array)
+def _read_column(store: ZarrStore, column: ColumnConfig) -> np.ndarray:
+    values = store.read(f"data/{column.array}")
     return values.reshape(len(values), -1).astype(np.float32)
 
 

@@ -40,7 +40,7 @@ def merge_statistics(first: Statistics, second: Statistics) -> Statistics:
     return {key: _merge(first[key], second[key]) if key in first else second[key] for key in second}
 
 
-def read_statistics(folder: Path, info: DatasetInfo, keys: Mapping[str, str]) -> tuple[Statistics, tuple[str, ...]]:
+def read_statistics(folder: Path, info: DatasetInfo) -> tuple[Statistics, tuple[str, ...]]:
     """meta/stats.json, and the features whose statistics are incomplete there, to be measured again.
 
     Raises DatasetError when the file belongs to other features or another number of frames.
@@ -52,27 +52,55 @@ def read_statistics(folder: Path, info: DatasetInfo, keys: Mapping[str, str]) ->
         raise DatasetError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise DatasetError(f"{path}: expected statistics by feature, got {type(content).__name__}")
-    content |= {ours: content.get(theirs) for ours, theirs in keys.items()}
     stats, incomplete = {}, []
     for key, row in content.items():
         arrays = _arrays(row)
         if arrays is not None:
             stats[key] = arrays
-        elif key in info.features and not info.features[key].holds_images and info.features[key].dtype != "string":
+        elif key in info.features and info.features[key].holds_numbers:
             incomplete.append(key)
     for key, feature in info.features.items():
-        # Of matrices and images LeRobot keeps other shapes.
-        if feature.holds_images or feature.dtype == "string" or len(feature.shape) != 1 or key in incomplete:
+        if not feature.holds_numbers or key in incomplete:
             continue
-        if key not in stats:
+        # Of matrices LeRobot keeps other shapes.
+        if key not in stats and len(feature.shape) == 1:
             raise DatasetError(f"{path}: has no statistics of {key}: are they of another data set?")
-        shape, count = stats[key]["mean"].shape, int(stats[key]["count"][0])
-        if shape != feature.shape or count != info.total_frames:
-            raise DatasetError(
-                f"{path}: statistics of another data set: {key} has shape {shape} over {count} frames there, "
-                f"{feature.shape} over {info.total_frames} frames here"
-            )
+        if key in stats:
+            _require_same_data(key, stats[key], feature, info.total_frames, str(path))
     return stats, tuple(incomplete)
+
+
+def statistics_of_episodes(
+    stated: Mapping[int, Any], lengths: Mapping[int, int], info: DatasetInfo, path: Path
+) -> tuple[Statistics, tuple[str, ...]]:
+    """The same from the statistics of each episode that v2.1 has; incomplete where one of them is.
+
+    Raises DatasetError where they are of other features or frames, naming the episode.
+    """
+    stats: Statistics = {}
+    rows = {index: stated.get(index) for index in lengths}
+    for key, feature in info.features.items():
+        of_episodes = {index: _arrays(row.get(key) if isinstance(row, dict) else None) for index, row in rows.items()}
+        for index, arrays in of_episodes.items():
+            is_unlike = arrays is not None and key in stats and arrays["mean"].shape != stats[key]["mean"].shape
+            if arrays is None or is_unlike:
+                stats.pop(key, None)
+                break
+            if feature.holds_numbers:
+                _require_same_data(key, arrays, feature, lengths[index], f"{path}: episode {index}")
+            stats[key] = _merge(stats[key], arrays) if key in stats else arrays
+    return stats, tuple(key for key, feature in info.features.items() if feature.holds_numbers and key not in stats)
+
+
+def _require_same_data(
+    key: str, arrays: Mapping[str, np.ndarray], feature: Feature, num_frames: int, origin: str
+) -> None:
+    shape, count = arrays["mean"].shape, int(arrays["count"][0])
+    if len(feature.shape) == 1 and (shape != feature.shape or count != num_frames):
+        raise DatasetError(
+            f"{origin}: statistics of another data set: {key} has shape {shape} over {count} frames there, "
+            f"{feature.shape} over {num_frames} frames here"
+        )
 
 
 def _arrays(row: Any) -> dict[str, np.ndarray] | None:
@@ -90,16 +118,15 @@ def _arrays(row: Any) -> dict[str, np.ndarray] | None:
     return arrays | {"count": arrays["count"].reshape(1).astype(np.int64)}
 
 
-def statistics_of_rows(rows: list[dict[str, Any]], info: DatasetInfo, keys: Mapping[str, str]) -> Statistics:
-    """Statistics of all episodes from those of each."""
+def statistics_of_rows(rows: list[dict[str, Any]], info: DatasetInfo) -> Statistics:
+    """Statistics of all episodes from those of each in the rows of v3.0."""
     merged: Statistics = {}
-    ours = {theirs: key for key, theirs in keys.items()}
     for row in rows:
         of_episode: Statistics = {}
         for column, value in row.items():
             if column.startswith("stats/") and value is not None:
                 key, _, name = column.removeprefix("stats/").rpartition("/")
-                of_episode.setdefault(ours.get(key, key), {})[name] = np.array(value)
+                of_episode.setdefault(key, {})[name] = np.array(value)
         known = {key: value for key, value in of_episode.items() if key in info.features}
         merged = merge_statistics(merged, known) if merged else known
     return merged

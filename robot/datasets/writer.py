@@ -25,16 +25,19 @@ from handeye.robot.datasets.format import (
     INFO_PATH,
     STATS_PATH,
     TASKS_PATH,
+    VERSION,
     DatasetInfo,
     Episode,
     Feature,
+    book_keeping,
     check_episode,
     list_column,
     pyarrow,
-    read_info,
     require_same_origin,
     save_origin,
 )
+from handeye.robot.datasets.lerobot_files import LeRobotFiles
+from handeye.robot.datasets.lerobot_info import read_info
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.statistics import Statistics, episode_statistics, merge_statistics
 from handeye.robot.datasets.video import video_info, write_video
@@ -92,6 +95,10 @@ class EpisodeWriter:
         cls, folder: Path, fps: int, features: Mapping[str, Feature], origin: Mapping[str, Any] | None
     ) -> EpisodeWriter:
         info = read_info(folder)
+        if info.version != VERSION or info.by_episode:
+            raise DatasetError(
+                f"{folder}: is a data set {info.version}, which is only read; record into another folder"
+            )
         if info.fps != fps:
             raise DatasetError(f"{folder}: was recorded at {info.fps} frames per second, these have {fps}")
         if info.recorded != dict(features):
@@ -99,13 +106,16 @@ class EpisodeWriter:
                 key for key in info.recorded.keys() | features.keys() if info.recorded.get(key) != features.get(key)
             )
             raise DatasetError(f"{folder}: its episodes differ in {', '.join(differing)}; record into another folder")
-        dataset = EpisodeDataset.open(folder)
+        files = LeRobotFiles.open(folder)
+        if sorted(files.tasks) != list(range(len(files.tasks))):
+            raise DatasetError(f"{folder}: its tasks are numbered {sorted(files.tasks)}; record into another folder")
+        dataset = EpisodeDataset(files)
         writer = cls(folder, info, dataset.stats, dataset.tasks, origin)
         if info.total_episodes:
             if origin is not None:
                 require_same_origin(folder, origin)
             # Never before the last file of any kind, so that files of several episodes are left alone.
-            writer._place = _after(max(dataset.last_places))
+            writer._place = _after(max(files.last_places))
         return writer
 
     def add(self, episode: Episode) -> int:
@@ -116,7 +126,9 @@ class EpisodeWriter:
             self._begin()
         if episode.task not in self._tasks:
             self._tasks.append(episode.task)
-        columns = dict(episode.columns) | self._book_keeping(index, length, episode.task)
+        task_index = self._tasks.index(episode.task)
+        counters = book_keeping(index, self.info.total_frames, length, self.info.fps, task_index)
+        columns = dict(episode.columns) | counters
         statistics = episode_statistics(columns, self.info.features)
         videos = self.info.keys_of("video")
         for key in videos:
@@ -147,16 +159,6 @@ class EpisodeWriter:
         )
         write_json(self.folder / INFO_PATH, info.to_json())
         self.info, self._statistics, self._place = info, merged, _after(self._place)
-
-    def _book_keeping(self, index: int, length: int, task: str) -> dict[str, np.ndarray]:
-        frames = np.arange(length, dtype=np.int64)
-        return {
-            "timestamp": (frames / self.info.fps).astype(np.float32),
-            "frame_index": frames,
-            "episode_index": np.full(length, index, np.int64),
-            "index": self.info.total_frames + frames,
-            "task_index": np.full(length, self._tasks.index(task), np.int64),
-        }
 
     def _episode_row(self, index: int, length: int, task: str, videos: tuple[str, ...]) -> dict[str, Any]:
         chunk, file = self._place

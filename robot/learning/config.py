@@ -19,10 +19,13 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class LeRobotDataConfig(Config):
-    """A data set v3.0 of LeRobot's, as `handeye record` writes it."""
+    """Demonstrations in a layout that says what its numbers are: LeRobot's v3.0, as `handeye record` writes it, v2.1
+    and v2.0, ACT's HDF5, and replay buffers whose state and action are called so. The files tell which it is."""
 
     kind: Literal["lerobot"] = "lerobot"
     root: Path
+    fps: PositiveInt | None = None
+    """Frames per second where the files do not hold it; of ACT's 50 if nothing is said."""
     state_key: str = STATE_KEY
     """Name of the state in the data set: `state` in openpi's."""
     action_key: str = ACTION_KEY
@@ -33,7 +36,8 @@ class LeRobotDataConfig(Config):
 
 
 class ReplayBufferDataConfig(Config):
-    """A replay buffer of Diffusion Policy, a zarr folder; the configuration says what its arrays are, and its rate."""
+    """A replay buffer of Diffusion Policy in zarr, a folder or a zip file; the configuration says what its arrays are,
+    and its rate."""
 
     kind: Literal["replay_buffer"] = "replay_buffer"
     root: Path

@@ -210,10 +210,12 @@ def _state(
 
 def _joined(recorded: Sequence[Mapping[str, np.ndarray]], key: str, width: int) -> Float32[np.ndarray, "N D"]:
     for number, columns in enumerate(recorded):
-        shape, wanted = columns[key].shape, (len(columns[STATE_KEY]), width)
-        if shape != wanted:
+        # A feature of one number comes without an axis for it.
+        shape, wanted = (*columns[key].shape, 1)[:2], (len(columns[STATE_KEY]), width)
+        if shape != wanted or columns[key].ndim > 2:
             raise DatasetError(f"episode {number} of the part: {key} has the shape {shape}, expected {wanted}")
-    return np.concatenate([columns[key] for columns in recorded]).astype(np.float32, copy=False)
+    together = np.concatenate([columns[key] for columns in recorded]).astype(np.float32, copy=False)
+    return together.reshape(-1, width)
 
 
 def _read_camera(
@@ -269,9 +271,9 @@ def open_source(config: LeRobotDataConfig | ReplayBufferDataConfig) -> EpisodeSo
     """The demonstrations that a configuration names. Raises DatasetError."""
     match config:
         case LeRobotDataConfig():
-            return EpisodeDataset.open(config.root, config.keys())
+            return EpisodeDataset.open(config.root, config.keys(), config.fps)
         case ReplayBufferDataConfig():
-            return ReplayBuffer(config.root, config.columns(), config.fps)
+            return EpisodeDataset(ReplayBuffer(config.root, config.columns(), config.fps))
         case _:
             assert_never(config)
 

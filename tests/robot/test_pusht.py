@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from handeye.robot import pusht
-from handeye.robot.datasets.replay_buffer import read_zarr_array
+from handeye.robot.datasets.zarr_store import read_zarr_array
 from handeye.robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
 from handeye.robot.pusht import (
     ENVIRONMENT_NAMES,

@@ -58,7 +58,7 @@ def test_the_data_set_names_the_numbers_and_tells_their_rate(folder: Path, tmp_p
     ("changes", "message"),
     [
         ({"--fps": "0"}, "--fps 0: expected at least 1"),
-        ({"--dataset": "demonstrations"}, "either --dataset"),
+        ({"--dataset": "demonstrations"}, "demonstrations: not a data set of demonstrations: no such folder"),
         ({"--output": "ours.onnx"}, "ends in .safetensors"),
     ],
 )

@@ -295,8 +295,8 @@ def test_older_versions_and_other_folders_are_named_as_what_they_are(tmp_path: P
     write_three(tmp_path)
     path = tmp_path / "meta/info.json"
     info = json.loads(path.read_text())
-    path.write_text(json.dumps(info | {"codebase_version": "v2.1"}))
-    with pytest.raises(DatasetError, match="'v2.1', expected 'v3.0'"):
+    path.write_text(json.dumps(info | {"codebase_version": "v1.6"}))
+    with pytest.raises(DatasetError, match="'v1.6', expected v2.0, v2.1, v3.0"):
         EpisodeDataset.open(tmp_path)
     path.write_text(json.dumps({**info, "features": {key: info["features"][key] for key in FEATURES}}))
     with pytest.raises(DatasetError, match="timestamp"):
@@ -316,6 +316,19 @@ def test_torn_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "meta/episodes/chunk-000/file-001.parquet").unlink()
     with pytest.raises(DatasetError, match="counts 3 episodes"):
         EpisodeDataset.open(tmp_path)
+
+
+def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """The thousandth file comes after the 999th, in text before it."""
+    write_three(tmp_path)
+    folder = tmp_path / "meta/episodes/chunk-000"
+    for old, new in ((2, 1000), (1, 999)):
+        (folder / f"file-{old:03d}.parquet").rename(folder / f"file-{new:03d}.parquet")
+    (tmp_path / "meta/episodes/chunk-1000").mkdir()
+    (folder / "file-1000.parquet").rename(tmp_path / "meta/episodes/chunk-1000/file-000.parquet")
+    (tmp_path / "meta/episodes/chunk-999").mkdir()
+    (folder / "file-999.parquet").rename(tmp_path / "meta/episodes/chunk-999/file-1000.parquet")
+    assert [EpisodeDataset.open(tmp_path).episode_length(index) for index in range(3)] == list(LENGTHS)
 
 
 def test_unknown_cameras_and_episodes_are_refused_by_name(tmp_path: Path) -> None:
