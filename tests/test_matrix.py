@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -49,8 +51,13 @@ NARROW = [f"detector.{part}.{key}" for part in ("neck", "head") for key in ("hid
 """The same: the width of tokens and queries behind backbones whose neck is the hybrid encoder alone."""
 
 
-def some_then_all(few: tuple[str, ...] = FEW) -> list[object]:
-    return [pytest.param(name, marks=() if name in few else pytest.mark.slow) for name in ALL]
+def some_then_all(few: tuple[str, ...] = FEW, more: Collection[str] = ()) -> list[object]:
+    """`few` by default, `more` with the slow tests, and all with the long ones; without `more` all are slow."""
+
+    def marks(name: str) -> Any:
+        return () if name in few else pytest.mark.slow if name in (more or ALL) else pytest.mark.long
+
+    return [pytest.param(name, marks=marks(name)) for name in ALL]
 
 
 def load(name: str, *overrides: str) -> TrainDetectorConfig:
@@ -105,7 +112,7 @@ def for_export(name: str) -> Detector:
     return Detector(small(name, f"detector.preprocessing.size_hw={list(size_hw)}", *all_cells).detector).eval()
 
 
-@pytest.mark.parametrize("name", some_then_all(("cspdarknet_rtdetrv2",)))
+@pytest.mark.parametrize("name", some_then_all(("cspdarknet_rtdetrv2",), FEW))
 def test_the_export_computes_what_torch_computes(name: str, tmp_path: Path):
     detector = for_export(name)
     with torch.no_grad():  # fresh predictions are nearly the same everywhere, and would prove little

@@ -88,7 +88,10 @@ def assert_annotated(tmp_path: Path, source: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_frames"), [("bottle-detection", 1189), ("one-by-one-person-detection", 1394)])
+@pytest.mark.parametrize(
+    ("name", "num_frames"),
+    [("bottle-detection", 1189), pytest.param("one-by-one-person-detection", 1394, marks=pytest.mark.long)],
+)
 def test_a_whole_video(shared, tmp_path: Path, detect, name: str, num_frames: int):
     assert detect(shared(f"data/video/{name}.mp4")) == 0
     assert len(read_lines(tmp_path)) == num_frames

@@ -174,7 +174,9 @@ def test_on_short_drives_tracks_are_at_least_as_good_as_ab3dmots(shared: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "at_least"), [("Car", 0.88), ("Pedestrian", 0.40), ("Cyclist", 0.97)])
+@pytest.mark.parametrize(
+    ("name", "at_least"), [("Car", 0.88), ("Pedestrian", 0.40), pytest.param("Cyclist", 0.97, marks=pytest.mark.long)]
+)
 def test_on_all_drives_mota_is_at_least_that_of_ab3dmots_way(shared: Callable[[str], Path], name: str, at_least: float):
     drives = load(shared("data/kitti_tracking"), name)
     ours, plain = best_mota(drives, track_ours), best_mota(drives, track_plainly)

@@ -224,7 +224,7 @@ def test_no_detections_give_no_positions():
     assert locate_objects(detections_of([]), good_frame(), ABOVE, CONFIG, table_height_m=0.0) == ()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_of_5000_boxes_is_placed_as_if_it_were_alone():
     rng = np.random.default_rng(11)
     depth, hit = cast(random_cubes(rng, 4, 0.01), ABOVE)

@@ -395,7 +395,9 @@ def four_scenes() -> tuple[torch.Tensor, list[BoxTargets]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    "version", [version if version == "v3" else pytest.param(version, marks=pytest.mark.long) for version in VERSIONS]
+)
 def test_four_images_are_learnt_by_heart(version):
     torch.manual_seed(0)
     coarse_only = version in ("v1", "v2")

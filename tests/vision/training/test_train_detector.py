@@ -254,7 +254,9 @@ IN_SILENCE: dict[str, Any] = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kill_after", [1, 4, 9])
+@pytest.mark.parametrize(
+    "kill_after", [pytest.param(1, marks=pytest.mark.long), 4, pytest.param(9, marks=pytest.mark.long)]
+)
 def test_kill_9_and_resume_equal_an_uninterrupted_run(kept_alive, tmp_path, kill_after):
     """In processes of their own, with loader workers, as a user's run is killed."""
     killed, config_path = RunFolder(tmp_path / "killed"), kept_alive.path.parent / "config.yaml"
@@ -356,7 +358,7 @@ def test_without_validation_images_it_trains_and_measures_nothing(small_config, 
     assert not result.run.best.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_overfits_a_few_images(small_config, tmp_path):
     # Colours alone tell the classes apart, so they stay as they are; seeds 0 and 2 reach an AP50 of 0.98 and 1.
     config = small_config(
