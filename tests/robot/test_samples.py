@@ -16,7 +16,7 @@ COPIED = {
     "policy/pusht/first_episodes.zarr/data": "data/pusht_cchi_v7_lowdim/pusht_cchi_v7_replay.zarr/data",
 }
 REWRITTEN = ("odometry.log", ".zarray")
-MADE_HERE = ("policy/act_aloha", "tracking/street")
+MADE_HERE = ("calibration/points", "policy/act_aloha", "tracking/street")
 """Numbers and drawings of our own: no licence of others lies beside them."""
 FOLDERS = ("calibration/*", "rgbd/*", "policy/*", "tracking/*")
 MOST_BYTES = 3_000_000
