@@ -87,12 +87,15 @@ def test_a_manifest_without_a_hash_is_not_enough_for_our_own_files(tmp_path: Pat
 def test_third_party_classes_come_from_the_file_beside_it_or_are_numbered(tmp_path: Path):
     path = tmp_path / "net.onnx"
     assert yolox_manifest(path, (64, 64), 3).class_names == ("0", "1", "2")
-    (tmp_path / "coco_classes.txt").write_text("cat\ndog\n\ntraffic light\n")
+    (tmp_path / "coco_classes.txt").write_text("cat\ndog\ntraffic light\n\n")
     manifest = yolox_manifest(path, (64, 64), 3)
     assert manifest.class_names == ("cat", "dog", "traffic light")
     assert manifest.output.decoded is False
     with pytest.raises(ModelFileError, match="holds 3 names"):
         yolox_manifest(path, (64, 64), 4)
+    (tmp_path / "coco_classes.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(ModelFileError, match=r"coco_classes\.txt: line 2 is empty; class ids count the lines"):
+        yolox_manifest(path, (64, 64), 2)
 
 
 def test_the_manifest_is_readable_by_whoever_opens_the_file():
