@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 SAMPLES = Path(__file__).resolve().parent / "data"
 Find = Callable[[str], Path]
@@ -19,6 +20,7 @@ def test_samples_are_small() -> None:
     assert max(sizes.values()) < 2.5e6
 
 
+@pytest.mark.slow
 def test_recordings_are_those_they_were_thinned_from(sample: Find, shared: Find) -> None:
     files = sorted(sample("reference").glob("*.npz"))
     assert len(files) >= 10
@@ -33,6 +35,7 @@ def test_recordings_are_those_they_were_thinned_from(sample: Find, shared: Find)
             np.testing.assert_array_equal(shipped[key], kept, err_msg=f"{file.name}: {key}")
 
 
+@pytest.mark.slow
 def test_what_was_copied_is_unchanged(sample: Find, shared: Find) -> None:
     copies = {"bccd": "data/bccd", "coco_val2014_100": "data/coco_eval_val2014_100"}
     compared = 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from handeye.vision.images import read_image
 from handeye.vision.runtime.sources import open_stream
@@ -37,6 +38,7 @@ def test_every_sample_is_described_and_has_its_licence(sample: Callable[[str], P
     assert sum(sizes) < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_copied_files_are_those_of_the_whole_data(shared: Callable[[str], Path], sample: Callable[[str], Path]) -> None:
     for folder, origin in COPIED.items():
         files = [path for path in sample(folder).rglob("*") if path.is_file() and path.name not in REWRITTEN]
@@ -45,6 +47,7 @@ def test_copied_files_are_those_of_the_whole_data(shared: Callable[[str], Path],
             assert path.read_bytes() == (shared(origin) / path.relative_to(sample(folder))).read_bytes()
 
 
+@pytest.mark.slow
 def test_arrays_and_the_frame_are_those_of_the_whole_data(
     shared: Callable[[str], Path], sample: Callable[[str], Path]
 ) -> None:

@@ -25,6 +25,7 @@ from torch import nn
 
 from handeye.vision.config import dump_config, load_config
 from handeye.vision.detector import Detector
+from handeye.vision.evaluation.protocol import Protocol
 from handeye.vision.training.bit_equality import PerImageConv2d, SynchronisedNorm2d
 from handeye.vision.training.config import TrainDetectorConfig
 from handeye.vision.training.distributed import (
@@ -87,7 +88,9 @@ def test_the_loss_of_a_process_is_told_and_other_errors_are_left_alone(tmp_path,
 
 def test_each_process_measures_its_share_of_the_images(small_config, drawn_set, monkeypatch):
     # Nothing is suppressed: of near ties another batch could suppress the other.
-    config = small_config(evaluation={"batch_size": 4, "score_threshold": 0.0, "iou_threshold": 1.0})
+    everything = Protocol("deployed", clip_boxes=True, score_threshold=0.0, iou_threshold=1.0)
+    monkeypatch.setattr("handeye.vision.training.validate.PROTOCOLS", {"deployed": everything})
+    config = small_config(evaluation={"batch_size": 4})
     annotations = read_split(config, drawn_set / "annotations.json", drawn_set / "images", "val", QUIET)
     torch.manual_seed(0)
     asked = (Detector(config.detector).eval(), annotations, drawn_set / "images", config.evaluation)

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import nn
 
 from handeye.vision.errors import ConfigError
+from handeye.vision.evaluation.protocol import Protocol
 from handeye.vision.training.distributed import TrainingError
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.train_detector import Training, train_detector
@@ -51,9 +52,11 @@ def test_a_run_that_no_longer_improves_ends_and_stays_ended(small_config, tmp_pa
     config = small_config(
         epochs=50,
         batch_size=9,
-        evaluation={"every_epochs": 1, "batch_size": 9, "score_threshold": 1.0},  # nothing is found: no AP ever rises
+        evaluation={"every_epochs": 1, "batch_size": 9},
         early_stopping={"patience": 1},
     )
+    nothing = Protocol("deployed", clip_boxes=True, score_threshold=1.0)  # no AP ever rises
+    monkeypatch.setattr("handeye.vision.training.validate.PROTOCOLS", {"deployed": nothing})
     run = RunFolder.create(tmp_path / "run", config)
     told: list[str] = []
     monkeypatch.setattr("handeye.vision.training.console.ProgressDisplay.say", lambda _, text: told.append(text))
