@@ -47,6 +47,7 @@ def test_the_blocks_points_are_those_that_were_recorded(sample: Callable[[str], 
     assert worst.max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_blocks_points_are_the_recorded_ones_in_all_demonstrations(shared: Callable[[str], Path]) -> None:
     """But for a frame in a hundred: the simulation had gone on between the recorded pose and its points."""
     worst = worst_point_errors(shared(PUSHT), every=10)

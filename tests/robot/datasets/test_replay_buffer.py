@@ -199,6 +199,7 @@ def test_episodes_are_cut_where_they_end(tmp_path: Path) -> None:
     assert buffer.features["observation.state"].names == ("state_2", "state_0")
 
 
+@pytest.mark.slow
 def test_push_t_is_the_published_set(shared: Callable[[str], Path], sample: Callable[[str], Path]) -> None:
     buffer = opened(shared(PUSHT), PUSHT_COLUMNS)
     assert buffer.num_episodes == 206

@@ -86,6 +86,7 @@ def test_bccd_has_one_scene_in_two_of_its_splits(sample):
     assert [(pair.one, pair.other) for pair in pairs] == [("BloodImage_00038.jpg", "BloodImage_00037.jpg")]
 
 
+@pytest.mark.slow
 def test_among_sixty_images_of_bccd_there_is_no_other_pair(shared):
     folder = shared("data/bccd/JPEGImages")
     train, val = (read_coco(shared(f"data/bccd/coco_json/instances_{name}.json")) for name in ("train", "val"))

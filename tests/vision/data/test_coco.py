@@ -112,6 +112,7 @@ def test_boxes_without_area_are_left_out_and_counted(sample):
     np.testing.assert_array_equal(train.boxes_per_class(), [51, 3, 4])
 
 
+@pytest.mark.slow
 def test_the_whole_of_bccd_is_counted(shared):
     """As its provenance says."""
     train = read_coco(shared("data/bccd/coco_json/instances_train.json"))

@@ -64,6 +64,7 @@ def test_the_xml_of_bccd_says_what_its_json_says(sample, split):
     assert_xml_says_what_json_says(sample("bccd"), split)
 
 
+@pytest.mark.slow
 def test_so_it_does_in_the_whole_of_bccd(shared):
     for split in ("train", "val", "test"):
         assert_xml_says_what_json_says(shared("data/bccd"), split)
