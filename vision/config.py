@@ -138,7 +138,9 @@ def _explain(error: ValidationError, config_type: type[Config]) -> list[str]:
             suggestion = f"; did you mean {hint[0]}?" if hint else ""
             messages.append(f"{path}: unknown key{suggestion}")
         else:
-            given = "" if detail["type"] == "missing" else f", got {detail['input']!r}"
+            # What is wrong with a whole group its check says itself; the group in full would bury it.
+            is_group = detail["type"] == "value_error" and isinstance(detail["input"], dict | Config)
+            given = "" if detail["type"] == "missing" or is_group else f", got {detail['input']!r}"
             messages.append(f"{path or 'configuration'}: {detail['msg'].removeprefix('Value error, ')}{given}")
     return messages
 

@@ -50,6 +50,7 @@ def test_a_configured_size_that_the_stride_does_not_divide_is_a_mistake_in_the_c
     with pytest.raises(ConfigError, match=rf"size_hw.*multiples of 32, got .*{next_size} would do") as caught:
         validate_config(DetectorConfig, content, origin="train.yaml")
     assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("would do"), "the whole group would bury what is wrong with it"
 
 
 def test_the_class_that_is_named_twice_is_told():
