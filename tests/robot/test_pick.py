@@ -40,6 +40,7 @@ def pick(faults: Sequence[Fault] = (), sinks: Sequence[TickSink] = (), seed: int
         return station.run(seed, faults=faults, sinks=sinks)
 
 
+@pytest.mark.slow
 def test_a_gripper_that_sticks_during_the_first_grasp_is_tried_again() -> None:
     kept = KeptTicks()
     result = pick([GripperStuck(at_s=1.0, until_s=2.2)], [kept])

@@ -75,6 +75,7 @@ def test_csv_json_and_pixels_say_the_same(tmp_path: Path):
         np.testing.assert_allclose(load_config(HandEyeFile, output).camera.matrix(), TRUTH, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_standard_deviations_are_those_of_repeated_calibrations():
     camera, base = workspace(8, seed=2)
     rng, errors, claimed = np.random.default_rng(0), [], []

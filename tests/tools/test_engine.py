@@ -61,6 +61,7 @@ def test_without_tensorrt_the_command_of_trtexec_is_still_told(model: Path, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_engine_is_built_from_the_smallest_accepted_file(stand_in: StandIn, tmp_path: Path):
     from handeye.vision.checkpoints.native import save_detector
     from handeye.vision.checkpoints.yolox import yolox_config

@@ -125,6 +125,7 @@ def test_two_rows_of_one_name_are_rejected(checkpoint: Path, tmp_path: Path, cap
     assert "absent.onnx" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: Path):
     import onnx
     from safetensors import safe_open
@@ -148,6 +149,7 @@ def test_ranges_learned_in_training_need_no_images(checkpoint: Path, tmp_path: P
     assert recipe["layers"] - len(recipe["float_layers"]) == len(ranges) > 5
 
 
+@pytest.mark.slow
 def test_nms_goes_into_the_graph(checkpoint: Path, tmp_path: Path):
     words = [
         "--nms",

@@ -40,6 +40,7 @@ def test_exact_data_give_the_truth_from_a_start_that_is_off(setting: Setting):
     np.testing.assert_allclose(found.tool_corrections, 0.0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_errors_match_the_covariance_and_noise_levels_are_found():
     normalised, levels, ours, closed = [], [], [], []
     for seed in range(30):

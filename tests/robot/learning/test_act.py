@@ -69,6 +69,7 @@ def test_only_the_published_network_cannot_tell_cameras_apart(tells_apart: bool,
     assert (difference > 1e-4) == changes
 
 
+@pytest.mark.slow
 def test_live_norms_see_at_run_time_what_they_saw_in_training() -> None:
     act, seen = build(), inputs()
     dark, bright = seen.images

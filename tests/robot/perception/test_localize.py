@@ -123,6 +123,7 @@ def test_noisy_depth_and_calibration_stay_within_the_stated_accuracy_and_covaria
     assert np.mean(normalised > chi2.ppf(0.99, 3)) < 0.04
 
 
+@pytest.mark.slow
 def test_crowded_and_occluded_cubes_are_placed_well_or_say_that_they_are_not():
     found = list(cases(2, 20, num=6, gap_m=-0.012, max_tilt_deg=55))
     hidden = [case for case in found if case.seen < 0.97]

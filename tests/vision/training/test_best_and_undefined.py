@@ -68,6 +68,7 @@ def test_of_equal_values_the_later_epoch_is_the_best(
     assert (training.progress.best_value, training.progress.best_epoch) == (0.5, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_figures")
 def test_an_undefined_figure_is_no_best_and_stops_nothing(small_config: MakeConfig, drawn_set: Path, tmp_path: Path):
     good = json.loads((drawn_set / "annotations.json").read_text())

@@ -211,6 +211,7 @@ def test_a_pruned_checkpoint_is_loaded_fine_tuned_and_loaded_again(small_config,
     assert dict(load_detector(training.run.last).config.widths) == report.widths
 
 
+@pytest.mark.slow
 def test_training_prunes_at_its_start_and_goes_on_bit_for_bit(small_config, tmp_path):
     path = tmp_path / "whole.safetensors"
     save_detector(path, build("depthwise"))
