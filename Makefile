@@ -43,11 +43,11 @@ check: setup-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: check
-	$(call FORECAST,default tests,24)
+	$(call FORECAST,default tests,27)
 	$(PYTEST) -m "not slow and not long and not gpu and not hardware"
 
 test-slow: setup-test
-	$(call FORECAST,slow tests,40)
+	$(call FORECAST,slow tests,38)
 	$(PYTEST) -m "slow and not long and not gpu and not hardware"
 
 test-long: setup-test
