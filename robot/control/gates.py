@@ -19,7 +19,7 @@ from handeye.robot.types import NUM_JOINTS
 
 _ROUNDING = 1e-6  # relative; a motion planned exactly at a limit passes
 ROUNDING_SI = 1e-9
-"""rad or m by which a place at a limit may miss it: sums of rounded steps do. What is sent then lies at the limit."""
+"""rad or m by which a place at a limit may miss it: sums of rounded steps do."""
 JOINT_NAMES = tuple(f"joint {i + 1}" for i in range(NUM_JOINTS))
 
 

@@ -100,12 +100,15 @@ class ControlLoop:
     def begin(self, task: PickTask) -> float:
         """Start a task with the arm at rest where it is; forgets the last one. Returns when it begins, s.
 
-        Raises SafetyError when the arm stands where the gates would not let it go.
+        Raises SafetyError when the arm stands where the gates would not let it go, StageError where the arm or the
+        policy fails.
         """
-        joints = self._arm.read_state()
+        with named_failure("arm"):
+            joints = self._arm.read_state()
         self._gates.reset(joints.qpos, joints.gripper_opening_m)
         self._perception.reset()
-        self._policy.reset(task)
+        with named_failure("policy"):
+            self._policy.reset(task)
         self._history = JointHistory()
         self._tracks = ()
         self._qpos_command = None
@@ -125,7 +128,8 @@ class ControlLoop:
             with self.timer.stage("tick"):
                 return self._do_tick(self._clock.now_s())
         except StageError:
-            self._arm.stop()
+            with named_failure("arm"):
+                self._arm.stop()
             raise
 
     def _do_tick(self, now_s: float) -> Tick:

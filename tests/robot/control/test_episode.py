@@ -95,3 +95,22 @@ def test_an_arm_that_may_not_start_from_where_it_is_is_a_result() -> None:
     assert (result.success, result.reason, result.cycle_s, result.last_stage) == (False, "start_refused", 0.0, "begin")
     assert "table" in result.error
     assert not bench.arm.commands
+
+
+@pytest.mark.parametrize(
+    ("part", "method", "reason"), [("_arm", "read_state", "arm_error"), ("_policy", "reset", "policy_error")]
+)
+def test_a_part_that_fails_before_the_first_tick_is_named_too(part: str, method: str, reason: str) -> None:
+    bench = Bench(ListedPolicy([HOME]))
+    setattr(bench.loop, part, Broken(getattr(bench.loop, part), method, ArmError("nobody answers"), after=0))
+    result = run_episode(bench.loop, TASK, lambda: NO, seed=0, timeout_s=60.0)
+    assert (result.success, result.reason, result.cycle_s) == (False, reason, 0.0)
+    assert "nobody answers" in result.error
+
+
+def test_an_arm_that_cannot_even_be_stopped_is_a_result() -> None:
+    bench = Bench(ListedPolicy([HOME], ends_after=1000))
+    lost = Broken(bench.arm, "read_state", ArmError("connection lost"), after=2)
+    bench.loop._arm = Broken(lost, "stop", ArmError("connection lost"), after=0)
+    result = run_episode(bench.loop, TASK, lambda: NO, seed=0, timeout_s=60.0)
+    assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, "arm_error")
