@@ -70,11 +70,6 @@ class ZarrStore:
             raise DatasetError(f"{place}: cannot be read as a zarr array: {reason}") from error
 
 
-def read_zarr_array(folder: Path) -> np.ndarray:
-    """The whole array that lies in a folder. Raises DatasetError."""
-    return ZarrStore(folder).read("")
-
-
 def has_zarr_array(folder: Path) -> bool:
     """Whether a folder is an array, of either version."""
     return any((folder / name).is_file() for name in DESCRIPTIONS)

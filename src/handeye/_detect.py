@@ -41,7 +41,6 @@ def load(
     iou_threshold: float | None = None,
     classes: Sequence[str] | None = None,
     threads: int | None = None,
-    clip_boxes: bool = True,
 ) -> Detector:
     """Load a detector: a native checkpoint (.safetensors), an ONNX file or a TensorRT engine.
 
@@ -51,7 +50,6 @@ def load(
     score_threshold, iou_threshold: lowest score and NMS threshold, in [0, 1]; None takes those of the model.
     classes: names of the classes to keep; None keeps all.
     threads: threads of the engine; None takes one per processor.
-    clip_boxes: cut boxes at the edges of the image.
 
     Raises ModelFileError for a file that cannot be used, MissingPackageError for an engine that is not installed and
     UserError for options that do not go together; all of them are UserErrors.
@@ -63,7 +61,6 @@ def load(
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
         num_threads=threads,
-        clip_boxes=clip_boxes,
     )
     return Detector(image_detector, classes, has_own_threshold=score_threshold is not None)
 

@@ -80,7 +80,7 @@ def test_a_camera_that_loses_frames_holds_the_arm_and_costs_nothing_else() -> No
 
 
 @pytest.mark.slow
-def test_without_a_sighting_the_task_fails_with_its_reason() -> None:
+def test_without_a_detection_the_task_fails_with_its_reason() -> None:
     with PickStation(PickConfig(), BlindDetector()) as station:
         result = station.run(SEED)
     assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, "not_found")

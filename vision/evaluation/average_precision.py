@@ -81,6 +81,7 @@ class GroundTruth:
         counts = annotations.boxes_per_class()
         self.annotated_names = {name for name, count in zip(self.class_names, counts, strict=True) if count}
         self.coco = COCO(coco_content(annotations))
+        self._matched: dict[tuple[str, ...], dict[int, int]] = {}
 
     @classmethod
     def read(cls, path: Path, images: Path | None = None, *, split: str = "val") -> GroundTruth:
@@ -98,6 +99,11 @@ class GroundTruth:
         different places (one list may say motorbike where the other says motorcycle). Classes that the file lacks
         are left out. Raises DatasetError when neither way is safe.
         """
+        if class_names not in self._matched:
+            self._matched[class_names] = self._match_classes(class_names)
+        return self._matched[class_names]
+
+    def _match_classes(self, class_names: tuple[str, ...]) -> dict[int, int]:
         own = dict(zip(self.class_names, self.category_ids, strict=True))
         if len(own) == len(self.category_ids) and self.annotated_names <= set(class_names):
             return {class_id: own[name] for class_id, name in enumerate(class_names) if name in own}
@@ -174,11 +180,8 @@ def _in_classes_of(ground_truth: GroundTruth, found: Detections) -> Detections:
 def _result_rows(ground_truth: GroundTruth, detections: Mapping[int, Detections]) -> Float[np.ndarray, "N 7"]:
     """The rows that `evaluate_rows` takes."""
     rows = [np.zeros((0, 7))]
-    matched: dict[tuple[str, ...], dict[int, int]] = {}
     for image_id, found in detections.items():
-        if found.class_names not in matched:
-            matched[found.class_names] = ground_truth.category_of_class(found.class_names)
-        category_of_class = matched[found.class_names]
+        category_of_class = ground_truth.category_of_class(found.class_names)
         found = found[np.isin(found.class_ids, list(category_of_class))]
         category_ids = [category_of_class[int(class_id)] for class_id in found.class_ids]
         corners = found.boxes_xyxy.astype(np.float64)

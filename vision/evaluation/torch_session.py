@@ -37,7 +37,6 @@ def open_detector(
     score_threshold: float | None = None,
     iou_threshold: float | None = None,
     num_threads: int | None = None,
-    clip_boxes: bool = True,
 ) -> ImageDetector:
     """`ImageDetector.load` that also takes a native checkpoint (.safetensors), which torch then computes.
 
@@ -51,7 +50,6 @@ def open_detector(
             score_threshold=score_threshold,
             iou_threshold=iou_threshold,
             num_threads=num_threads,
-            clip_boxes=clip_boxes,
         )
     if engine != "auto" or model_format is not None:
         raise UserError(f"{model}: a checkpoint runs in torch only; export it first: handeye export {model}")
@@ -63,7 +61,6 @@ def open_detector(
         detector_manifest(detector, name=Path(model).stem),
         score_threshold=score_threshold,
         iou_threshold=iou_threshold,
-        clip_boxes=clip_boxes,
     )
 
 

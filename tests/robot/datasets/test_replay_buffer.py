@@ -14,7 +14,7 @@ import pytest
 
 from handeye.robot.datasets.reader import EpisodeDataset
 from handeye.robot.datasets.replay_buffer import ColumnConfig, ReplayBuffer
-from handeye.robot.datasets.zarr_store import ZarrStore, read_zarr_array
+from handeye.robot.datasets.zarr_store import ZarrStore
 from handeye.tools.command_line import run_command
 from handeye.vision.errors import DatasetError
 
@@ -113,7 +113,7 @@ COLUMNS = {"observation.state": ColumnConfig(array="state", take=(2, 0)), "actio
 def test_what_is_written_is_read(tmp_path: Path, chunks: tuple[int, int], compressor: Mapping | None) -> None:
     values = np.random.default_rng(0).normal(size=(7, 5)).astype("<f4")
     write_array(tmp_path / "array", values, chunks, compressor)
-    assert np.array_equal(read_zarr_array(tmp_path / "array"), values)
+    assert np.array_equal(ZarrStore(tmp_path / "array").read(""), values)
 
 
 @pytest.mark.parametrize("key", [SLASHES, DOTS])
@@ -122,14 +122,14 @@ def test_what_is_written_is_read(tmp_path: Path, chunks: tuple[int, int], compre
 def test_version_3_is_read(tmp_path: Path, chunks: tuple[int, int], codec: Mapping | None, key: Mapping) -> None:
     values = np.random.default_rng(0).normal(size=(7, 5)).astype("<f4")
     write_array_v3(tmp_path / "array", values, chunks, codec, key)
-    assert np.array_equal(read_zarr_array(tmp_path / "array"), values)
+    assert np.array_equal(ZarrStore(tmp_path / "array").read(""), values)
 
 
 def test_shards_are_read(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(8, 6))
     written = zarr.create_array(tmp_path / "array", shape=(8, 6), shards=(4, 6), chunks=(2, 3), dtype="f8")
     written[...] = values
-    assert np.array_equal(read_zarr_array(tmp_path / "array"), values)
+    assert np.array_equal(ZarrStore(tmp_path / "array").read(""), values)
 
 
 @pytest.mark.parametrize("inside", ["", "pusht/replay.zarr/"])
@@ -138,7 +138,7 @@ def test_zip_files_of_both_versions(tmp_path: Path, version: int, inside: str) -
     folder = tmp_path / "buffer"
     write_buffer(folder, [3, 7])
     if version == 3:
-        state, ends = read_zarr_array(folder / "data/state"), np.array([3, 7])
+        state, ends = ZarrStore(folder / "data/state").read(""), np.array([3, 7])
         folder = tmp_path / "buffer3"
         write_array_v3(folder / "meta/episode_ends", ends, (2,), None, SLASHES)
         write_array_v3(folder / "data/state", state.astype("<f4"), (4, 2), ZSTD, SLASHES)
@@ -187,7 +187,7 @@ def test_check_takes_every_array_of_numbers(tmp_path: Path, capsys: pytest.Captu
 def test_a_chunk_that_was_left_out_is_the_fill_value(tmp_path: Path) -> None:
     write_array(tmp_path / "array", np.ones((4, 2)), (2, 2))
     (tmp_path / "array/1.0").unlink()
-    assert read_zarr_array(tmp_path / "array").tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
+    assert ZarrStore(tmp_path / "array").read("").tolist() == [[1, 1], [1, 1], [0, 0], [0, 0]]
 
 
 def test_episodes_are_cut_where_they_end(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_opening_fingers_hold_until_they_move() -> None:
     assert not watch.read(EDGE_M + 0.004, 0.085, ()).is_holding
 
 
-def test_after_the_cube_was_let_go_elsewhere_old_sightings_do_not_count() -> None:
+def test_after_the_cube_was_let_go_elsewhere_old_observations_of_it_do_not_count() -> None:
     watch = Watch()
     stale = watch.track()
     close_on(watch, EDGE_M, (stale,))
