@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,6 @@ from handeye.robot.calibration.hand_eye import transform_errors
 from handeye.robot.calibration.sample_files import Rotation
 from handeye.tools.calibrate_hand_eye import load_samples
 from handeye.tools.command_line import Positional
-from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
 
@@ -44,14 +42,12 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Compare with the limits."""
-    if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
-        raise UserError("expected --limit-mm and --limit-deg above 0")
+    limits = Limits.from_mm_deg(arguments.limit_mm, arguments.limit_deg)
     rotation = None if arguments.rotation is None else Rotation(arguments.rotation)
     setting = load_setting(arguments.hand_eye)
     samples, _ = load_samples(arguments.samples, setting, rotation, arguments.camera, arguments.board)
     hand_eye = load_hand_eye(arguments.hand_eye, samples.pairs)
     errors_m, errors_rad = transform_errors(hand_eye.predict(samples.pairs.T_base_tool), samples.pairs.T_camera_board)
-    limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))
     median_mm, median_deg = 1e3 * float(np.median(errors_m)), float(np.rad2deg(np.median(errors_rad)))
     worst = samples.pairs.names[int(np.argmax(errors_m))]
     passes = limits.hold(errors_m, errors_rad)

@@ -67,8 +67,7 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Load, solve, refine, leave one out, write, and list outliers."""
-    if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
-        raise UserError("expected --limit-mm and --limit-deg above 0")
+    limits = Limits.from_mm_deg(arguments.limit_mm, arguments.limit_deg)
     setting = Setting(arguments.setting)
     rotation = None if arguments.rotation is None else Rotation(arguments.rotation)
     samples, board = load_samples(arguments.samples, setting, rotation, arguments.camera, arguments.board)
@@ -96,7 +95,6 @@ def run(arguments: Arguments) -> int:
         },
     }
     show(result, refined.hand_eye.names[0])
-    limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))
     if not (arguments.force or limits.hold(errors_m, errors_rad)):
         raise CalibrationError(f"{arguments.samples}: {_misfit(file, pairs, limits)}")
     save_config(arguments.output, file)

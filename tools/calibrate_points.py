@@ -20,7 +20,6 @@ from handeye.robot.calibration.point_files import load_point_pairs
 from handeye.robot.calibration.points import PointFit, PointPairs, explain_points, fit_points, is_flat
 from handeye.robot.errors import CalibrationError
 from handeye.tools.command_line import Positional
-from handeye.vision.errors import UserError
 from handeye.vision.files import write_json
 
 SUSPICIOUS_FACTOR = 4.0
@@ -49,14 +48,12 @@ class Arguments:
 
 def run(arguments: Arguments) -> int:
     """Load, fit, leave one out, write, and list outliers."""
-    if not (arguments.limit_mm > 0.0 and arguments.limit_deg > 0.0):
-        raise UserError("expected --limit-mm and --limit-deg above 0")
+    limits = Limits.from_mm_deg(arguments.limit_mm, arguments.limit_deg)
     intrinsics = None if arguments.camera is None else load_intrinsics(arguments.camera)
     pairs = load_point_pairs(arguments.pairs, intrinsics)
     fit = fit_points(pairs)
     file = _file(fit, Provenance(source=str(arguments.pairs), samples=pairs.names))
     show(file, pairs, fit)
-    limits = Limits(1e-3 * arguments.limit_mm, math.radians(arguments.limit_deg))
     if not (arguments.force or fit.holds(limits)):
         raise CalibrationError(f"{arguments.pairs}: {_misfit(file, pairs, fit, limits)}")
     save_config(arguments.output, file)

@@ -5,6 +5,7 @@ Inverted poses, quaternions in the other order, the other setting, and poses of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from handeye.robot.calibration.hand_eye import (
 )
 from handeye.robot.errors import CalibrationError
 from handeye.robot.transforms import inverse, make_transform, quat_wxyz_to_rotation, rotation_to_quat_wxyz
+from handeye.vision.errors import UserError
 
 TOOL_INVERTED, BOARD_INVERTED = "the tool's poses are T_tool_base", "the board's poses are T_board_camera"
 MOST_LEFT_OUT = 12
@@ -37,6 +39,13 @@ class Limits:
 
     distance_m: float
     angle_rad: float
+
+    @classmethod
+    def from_mm_deg(cls, limit_mm: float, limit_deg: float) -> Limits:
+        """As the command line states them. Raises UserError unless both are above 0."""
+        if not (limit_mm > 0.0 and limit_deg > 0.0):
+            raise UserError("expected --limit-mm and --limit-deg above 0")
+        return cls(1e-3 * limit_mm, math.radians(limit_deg))
 
     def hold(self, errors_m: Float[np.ndarray, " N"], errors_rad: Float[np.ndarray, " N"]) -> bool:
         """Whether the medians are within them."""

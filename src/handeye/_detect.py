@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, overload
@@ -216,11 +216,7 @@ def evaluate(
     detector = Detector(rule.apply(own))
     ground_truth.category_of_class(detector.class_names)  # report classes that do not match before the work
     detector.warm_up()
-    found: dict[int, Detections] = {}
-    stages_s = []
-    for image_id, file_name in _with_progress(ground_truth.file_names().items(), show_progress=show_progress):
-        found[image_id] = detector(Path(images) / file_name)
-        stages_s.append(detector.times.by_name())
+    found, stages_s = _detect_all(detector, Path(images), ground_truth.file_names(), show_progress=show_progress)
     metrics = evaluate_boxes(ground_truth, found)
     return metrics.summary() | {
         "images": len(found),
@@ -235,10 +231,17 @@ def evaluate(
     }
 
 
-def _with_progress(items: Iterable[tuple[int, str]], *, show_progress: bool) -> Iterable[tuple[int, str]]:
-    errors = Console(stderr=True)
+def _detect_all(
+    detector: Detector, images: Path, file_names: Mapping[int, str], *, show_progress: bool
+) -> tuple[dict[int, Detections], list[Mapping[str, float]]]:
+    """The detections of each image by its id, and the seconds of the stages of each."""
+    errors, found, stages_s = Console(stderr=True), {}, []
     is_hidden = not (show_progress and errors.is_terminal)
-    return progress_bar(list(items), "detecting", console=errors, transient=True, disable=is_hidden)
+    files = progress_bar(list(file_names.items()), "detecting", console=errors, transient=True, disable=is_hidden)
+    for image_id, file_name in files:
+        found[image_id] = detector(images / file_name)
+        stages_s.append(detector.times.by_name())
+    return found, stages_s
 
 
 def _class_ids(image_detector: ImageDetector, classes: Sequence[str]) -> Int64[np.ndarray, " C"]:
