@@ -21,7 +21,7 @@ help:
 	@echo "make test       set up, then format, lint, types and the default tests"
 	@echo "make test-slow  the slow tests: trainings, whole episodes, real data"
 	@echo "make test-long  more trainings: all thirty pairs of backbone and head, all heads on real images"
-	@echo "make check      format, lint and types only"
+	@echo "make check      format, lint, types and imports of the tests only"
 	@echo "make benchmark  speed against peers, as ratios measured in one run"
 	@echo "make setup      only build .venv (run time and simulator, no torch)"
 	@echo "make clean      remove .venv, demo/ and caches"
@@ -41,6 +41,9 @@ check: setup-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "do all test files import what exists?"
+	@mkdir -p .pytest_cache
+	@$(BIN)/python -m pytest --collect-only -qq > .pytest_cache/collection.txt || { tail -n 40 .pytest_cache/collection.txt; exit 1; }
 
 test: check
 	$(call FORECAST,default tests,27)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from handeye.robot import pusht
-from handeye.robot.datasets.zarr_store import read_zarr_array
+from handeye.robot.datasets.zarr_store import ZarrStore
 from handeye.robot.policies.chunk_execution import BlendingConfig, EnsembledConfig, SynchronousConfig
 from handeye.robot.pusht import (
     ENVIRONMENT_NAMES,
@@ -35,7 +35,7 @@ CHUNK = 6
 
 def worst_point_errors(root: Path, every: int) -> np.ndarray:
     """Of every so many frames: how far (px) the worst of the nine points is from the recorded one."""
-    states, keypoints = (read_zarr_array(root / "data" / name)[::every] for name in ("state", "keypoint"))
+    states, keypoints = (ZarrStore(root).read(f"data/{name}")[::every] for name in ("state", "keypoint"))
     found = np.stack([block_points(*state[2:]) for state in states.astype(float)])
     return np.abs(found - keypoints).max(axis=(1, 2))
 
@@ -189,8 +189,8 @@ def test_gym_pusht_moves_as_the_demonstrations_were_recorded(sample: Callable[[s
     """Recorded actions, from the recorded first state on, give the recorded states and cover most of the mark."""
     pytest.importorskip("gym_pusht")
     root, world = sample(FIRST_EPISODES), pusht.open_pusht()
-    states, actions = (read_zarr_array(root / "data" / name).astype(float) for name in ("state", "action"))
-    ends = read_zarr_array(root / "meta/episode_ends").tolist()
+    states, actions = (ZarrStore(root).read(f"data/{name}").astype(float) for name in ("state", "action"))
+    ends = ZarrStore(root).read("meta/episode_ends").tolist()
     for first, end in zip([0, *ends[:4]], ends[:5], strict=True):
         world.reset(seed=0)
         coverage = 0.0
