@@ -26,7 +26,8 @@ from pydantic import Field
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.episode import EpisodeResult, run_episode
 from handeye.robot.control.loop import ControlLoop, TickSink
-from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.control.safety import SafetyConfig
+from handeye.robot.control.set_point_stream import SetPointStream
 from handeye.robot.interfaces import PickTask, Policy
 from handeye.robot.kinematics.collision_geometry import ArmShape
 from handeye.robot.perception.pipeline import Detector, Perception, PerceptionConfig
@@ -78,9 +79,10 @@ class PickConfig(Config):
     random_faults: RandomFaultsConfig = RandomFaultsConfig()
     safety: SafetyConfig = SafetyConfig(
         joint_margin_rad=0.02,
-        step_max_rad=0.03,
+        step_max_rad=0.35,
         velocity_fraction=1.0,
         acceleration_fraction=1.5,
+        jerk_fraction=4.0,
         tool_speed_max_m_s=3.0,
         table_clearance_m=0.003,
         wrist_sine_min=0.05,
@@ -198,7 +200,7 @@ class PickStation:
             self.cell.camera,
             perception,
             policy,
-            SafetyGates(config.safety, config.cell),
+            SetPointStream(config.safety, config.cell),
             control_hz=config.cell.control_hz,
             camera_hz=config.cell.camera.rate_hz,
             timer=timer,

@@ -9,8 +9,6 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 NUM_JOINTS = 6
-HELD_TOLERANCE_RAD = 1e-4
-"""A command that differs from the policy's target by more than this was changed on its way."""
 
 STATE_KEY = "observation.state"
 ENVIRONMENT_KEY = "observation.environment_state"
@@ -89,22 +87,47 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CommandState:
+    """The last set-point sent and the differences that lead to it, for each joint: rad, rad/s and rad/s^2.
+
+    qvel is the step of the last period over its length, qacc its change. Limits are meant for these differences: they
+    are what the arm is asked to do.
+    """
+
+    qpos: Float[np.ndarray, " D"]
+    qvel: Float[np.ndarray, " D"]
+    qacc: Float[np.ndarray, " D"]
+
+    @staticmethod
+    def at_rest(qpos: Float[np.ndarray, " D"]) -> CommandState:
+        """Standing at qpos."""
+        return CommandState(qpos.copy(), np.zeros_like(qpos), np.zeros_like(qpos))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the last three set-points were the same."""
+        return not (self.qvel.any() or self.qacc.any())
+
+    def then(self, qpos: Float[np.ndarray, " D"], dt_s: float) -> CommandState:
+        """The state after one more set-point."""
+        qvel = (qpos - self.qpos) / dt_s
+        return CommandState(qpos.copy(), qvel, (qvel - self.qvel) / dt_s)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Observation:
     """All that a policy may know: the measured joints, the newest frame if one came this tick, and the tracks.
 
-    qpos_command is the set-point that was really sent to the arm last (rad), None before the first.
+    command is what was really sent to the arm last, None before the first set-point. is_held: it was not what the
+    policy had asked for, because a gate or the driver objected.
     """
 
     joints: JointState
     frame: Frame | None
     tracks: tuple[Track, ...]
     stamp_s: float
-    qpos_command: Float[np.ndarray, " 6"] | None = None
-
-    def command_held_at(self, qpos_target: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"] | None:
-        """The last command where a gate or the driver has held the arm short of `qpos_target`; None otherwise."""
-        held = self.qpos_command
-        return held if held is not None and np.abs(held - qpos_target).max() > HELD_TOLERANCE_RAD else None
+    command: CommandState | None = None
+    is_held: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -81,7 +81,7 @@ def run_episode(
     """Tick the loop until the policy has finished or `timeout_s` of its clock have passed, then check for success.
 
     The cell must have been reset to `seed` and the arm entered. A device, the perception or a policy that fails ends
-    the episode with its name as the reason; the arm has been stopped by then.
+    the episode with its name as the reason. However it ends, the arm has been brought to rest by then.
     """
     violations: Counter[str] = Counter()
     tick, began_s, failed, error = None, 0.0, None, ""
@@ -90,6 +90,7 @@ def run_episode(
         while tick is None or not _ends(tick, began_s, timeout_s):
             tick = loop.tick()
             violations.update(reason.value for reason in tick.decision.reasons)
+        loop.finish()
     except (StageError, SafetyError) as stopped:
         if not isinstance(stopped.__cause__, RobotError | UserError | None):
             logger.error("seed %d: a fault in a program stopped the episode", seed, exc_info=stopped)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from handeye.robot.kinematics.forward import SingularityMargins, singularity_measures
+from handeye.robot.kinematics.forward import SingularityMargins
 from handeye.robot.kinematics.limits import JointLimits
 from handeye.robot.types import NUM_JOINTS
 
@@ -34,11 +34,13 @@ class GateReason(Enum):
     STEP = "step"
     VELOCITY = "velocity"
     ACCELERATION = "acceleration"
+    JERK = "jerk"
     GRIPPER_RANGE = "gripper_range"
     WORKSPACE = "workspace"
     TABLE = "table"
     TOOL_SPEED = "tool_speed"
     SINGULARITY = "singularity"
+    JOINT_TURN = "joint_turn"
 
     @property
     def latches(self) -> bool:
@@ -82,44 +84,48 @@ def check_age(observation_age_s: float, hold_age_s: float, stop_age_s: float, ah
     return (GateViolation(GateReason.LOST_OBSERVATION, "age in s", observation_age_s, stop_age_s),)
 
 
-def check_joint_limits(qpos_target: Float[np.ndarray, " 6"], limits: JointLimits, margin_rad: float) -> Violations:
-    """Every joint lies inside its position limits, at least margin_rad away from their ends, but for rounding."""
+def is_in_joint_limits(
+    qpos: Float[np.ndarray, "*batch 6"], limits: JointLimits, margin_rad: float
+) -> Bool[np.ndarray, "*batch 6"]:
+    """Whether each joint lies inside its position limits, at least margin_rad from their ends, but for rounding."""
     low, high = limits.qpos_low + margin_rad, limits.qpos_high - margin_rad
-    bound = np.where(qpos_target < low, low, high)
-    inside = (qpos_target >= low - ROUNDING_SI) & (qpos_target <= high + ROUNDING_SI)
-    return _violations(GateReason.JOINT_LIMIT, JOINT_NAMES, inside, qpos_target, bound)
+    return (qpos >= low - ROUNDING_SI) & (qpos <= high + ROUNDING_SI)
+
+
+def check_joint_limits(qpos: Float[np.ndarray, " 6"], limits: JointLimits, margin_rad: float) -> Violations:
+    """Every joint lies inside its position limits, at least margin_rad away from their ends."""
+    low, high = limits.qpos_low + margin_rad, limits.qpos_high - margin_rad
+    inside = is_in_joint_limits(qpos, limits, margin_rad)
+    return _violations(GateReason.JOINT_LIMIT, JOINT_NAMES, inside, qpos, np.where(qpos < low, low, high))
+
+
+def check_turns(qpos: Float[np.ndarray, " 6"], home_qpos: Float[np.ndarray, " 6"]) -> Violations:
+    """No joint stands more than half a turn from home: one turn away it looks the same and must be unwound first."""
+    turn = np.abs(qpos - home_qpos)
+    return _violations(GateReason.JOINT_TURN, JOINT_NAMES, turn <= np.pi, turn, np.pi)
 
 
 def check_step(
     qpos_target: Float[np.ndarray, " 6"], qpos_last: Float[np.ndarray, " 6"], step_max_rad: float
 ) -> Violations:
-    """No joint goes farther than step_max_rad from the last commanded set-point."""
+    """No joint's target lies farther than step_max_rad from the set-point that was sent last."""
     step = np.abs(qpos_target - qpos_last)
     return _violations(GateReason.STEP, JOINT_NAMES, _within(step, step_max_rad), step, step_max_rad)
 
 
-def check_velocity(
-    qpos_target: Float[np.ndarray, " 6"],
-    qpos_last: Float[np.ndarray, " 6"],
-    qvel_max: Float[np.ndarray, " 6"],
-    dt_s: float,
-) -> Violations:
-    """The mean speed of each joint from the last commanded set-point to this one, over one control period."""
-    speed = np.abs(qpos_target - qpos_last) / dt_s
-    return _violations(GateReason.VELOCITY, JOINT_NAMES, _within(speed, qvel_max), speed, qvel_max)
+def check_velocity(qvel: Float[np.ndarray, " 6"], qvel_max: Float[np.ndarray, " 6"]) -> Violations:
+    """The speed of each joint: its last step over the control period."""
+    return _violations(GateReason.VELOCITY, JOINT_NAMES, _within(np.abs(qvel), qvel_max), np.abs(qvel), qvel_max)
 
 
-def check_acceleration(
-    qpos_target: Float[np.ndarray, " 6"],
-    qpos_last: Float[np.ndarray, " 6"],
-    qpos_before: Float[np.ndarray, " 6"],
-    qacc_max: Float[np.ndarray, " 6"],
-    dt_s: float,
-) -> Violations:
-    """The second difference of three set-points in a row; qpos_before was commanded before qpos_last."""
-    acceleration = np.abs(qpos_target - 2.0 * qpos_last + qpos_before) / dt_s**2
-    inside = _within(acceleration, qacc_max)
-    return _violations(GateReason.ACCELERATION, JOINT_NAMES, inside, acceleration, qacc_max)
+def check_acceleration(qacc: Float[np.ndarray, " 6"], qacc_max: Float[np.ndarray, " 6"]) -> Violations:
+    """The second difference of the set-points of each joint."""
+    return _violations(GateReason.ACCELERATION, JOINT_NAMES, _within(np.abs(qacc), qacc_max), np.abs(qacc), qacc_max)
+
+
+def check_jerk(qjerk: Float[np.ndarray, " 6"], qjerk_max: Float[np.ndarray, " 6"]) -> Violations:
+    """The third difference of the set-points of each joint."""
+    return _violations(GateReason.JERK, JOINT_NAMES, _within(np.abs(qjerk), qjerk_max), np.abs(qjerk), qjerk_max)
 
 
 def check_gripper(gripper_target_m: float, opening_min_m: float, opening_max_m: float) -> Violations:
@@ -130,18 +136,30 @@ def check_gripper(gripper_target_m: float, opening_min_m: float, opening_max_m: 
     return (GateViolation(GateReason.GRIPPER_RANGE, "gripper", gripper_target_m, bound),)
 
 
+def is_in_workspace(
+    p_base: Float[np.ndarray, "*batch 3"], low_m: Float[np.ndarray, " 3"], high_m: Float[np.ndarray, " 3"]
+) -> Bool[np.ndarray, "*batch 3"]:
+    """Whether each coordinate lies in the box along the base axes, border included."""
+    return (p_base >= low_m - ROUNDING_SI) & (p_base <= high_m + ROUNDING_SI)
+
+
 def check_workspace(
     p_base: Float[np.ndarray, " 3"], low_m: Float[np.ndarray, " 3"], high_m: Float[np.ndarray, " 3"]
 ) -> Violations:
-    """The grasp point lies in the box along the base axes, border included."""
-    inside = (p_base >= low_m - ROUNDING_SI) & (p_base <= high_m + ROUNDING_SI)
+    """The grasp point lies in the workspace."""
+    inside = is_in_workspace(p_base, low_m, high_m)
     bound = np.where(p_base < low_m, low_m, high_m)
     return _violations(GateReason.WORKSPACE, ("tcp x", "tcp y", "tcp z"), inside, p_base, bound)
 
 
+def is_above_table(heights_m: Float[np.ndarray, "*batch P"], lowest_m: float) -> Bool[np.ndarray, "*batch P"]:
+    """Whether the underside of each of P protected points is no lower than lowest_m (both over base z = 0)."""
+    return heights_m >= lowest_m - ROUNDING_SI
+
+
 def check_table(heights_m: Float[np.ndarray, " P"], lowest_m: float, names: Sequence[str]) -> Violations:
-    """The underside of each of P protected points is no lower than lowest_m (both over base z = 0)."""
-    return _violations(GateReason.TABLE, names, heights_m >= lowest_m - ROUNDING_SI, heights_m, lowest_m)
+    """Every protected point is above the table."""
+    return _violations(GateReason.TABLE, names, is_above_table(heights_m, lowest_m), heights_m, lowest_m)
 
 
 def check_tool_speed(
@@ -152,11 +170,16 @@ def check_tool_speed(
     return _violations(GateReason.TOOL_SPEED, ("tcp",), _within(speed, speed_max_m_s), speed, speed_max_m_s)
 
 
-def check_singularity(qpos_target: Float[np.ndarray, " 6"], margins: SingularityMargins) -> Violations:
-    """Wrist, elbow and shoulder are each farther from singular than their margin."""
-    measures = np.array(singularity_measures(qpos_target))
+def is_regular(measures: Float[np.ndarray, "*batch 3"], margins: SingularityMargins) -> Bool[np.ndarray, "*batch 3"]:
+    """Whether wrist, elbow and shoulder (as in SingularityMeasures) are each farther from singular than the margin."""
+    return measures >= np.array(margins.values)
+
+
+def check_singularity(measures: Float[np.ndarray, " 3"], margins: SingularityMargins) -> Violations:
+    """Wrist, elbow and shoulder are away from singularities."""
     limits = np.array(margins.values)
-    return _violations(GateReason.SINGULARITY, ("wrist", "elbow", "shoulder"), measures >= limits, measures, limits)
+    inside = is_regular(measures, margins)
+    return _violations(GateReason.SINGULARITY, ("wrist", "elbow", "shoulder"), inside, measures, limits)
 
 
 def _within(values: np.ndarray, limit: np.ndarray | float) -> np.ndarray:

@@ -1,21 +1,22 @@
 """The control loop: each tick observes, perceives, decides, interpolates, gates, commands and records.
 
 In lock-step the clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the
-stages, and each stage is timed with the machine's own clock.
+stages, and each stage is timed with the machine's own clock. Set-points belong to the nominal times of their ticks,
+however late one is done. However a task ends, the arm is brought to rest within its limits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from handeye.robot.control.gates import GateViolation
-from handeye.robot.control.safety import GateDecision, SafetyGates
+from handeye.robot.control.set_point_stream import GateDecision, SetPointStream
 from handeye.robot.errors import StageError
 from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
 from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
@@ -28,8 +29,8 @@ from handeye.robot.types import ActionChunk, JointState, Observation, Track
 class Tick:
     """All values of one tick. percept is None in ticks without a new frame.
 
-    set_point is the policy's target at stamp_s, decision what the gates made of it, qpos_command (rad) what the driver
-    has really sent to the arm.
+    set_point is the policy's target at stamp_s, decision what limits and gates made of it, qpos_command (rad) what the
+    driver has really sent to the arm. While the arm is brought to rest chunk, set_point and status are the last ones.
     """
 
     stamp_s: float
@@ -75,7 +76,7 @@ class ControlLoop:
         camera: Camera,
         perception: Perception,
         policy: Policy,
-        gates: SafetyGates,
+        stream: SetPointStream,
         *,
         control_hz: float,
         camera_hz: float,
@@ -88,13 +89,14 @@ class ControlLoop:
         self._camera = camera
         self._perception = perception
         self._policy = policy
-        self._gates = gates
+        self._stream = stream
         self._sinks = tuple(sinks)
         self._dt_s = 1.0 / control_hz
         self._frame_period_s = 1.0 / camera_hz
         self._history = JointHistory()
         self._tracks: tuple[Track, ...] = ()
-        self._qpos_command: Float[np.ndarray, " 6"] | None = None
+        self._last: Tick | None = None
+        self._is_held = False
         self._next_tick_s = self._next_frame_s = self._newest_frame_s = 0.0
 
     def begin(self, task: PickTask) -> float:
@@ -105,52 +107,83 @@ class ControlLoop:
         """
         with named_failure("arm"):
             joints = self._arm.read_state()
-        self._gates.reset(joints.qpos, joints.gripper_opening_m)
+        self._stream.reset(joints.qpos, joints.gripper_opening_m)
         self._perception.reset()
         with named_failure("policy"):
             self._policy.reset(task)
         self._history = JointHistory()
         self._tracks = ()
-        self._qpos_command = None
+        self._last, self._is_held = None, False
         self._next_tick_s = self._next_frame_s = self._clock.now_s()
         # Frames exposed before the task began show a past that the joint history does not reach.
         self._newest_frame_s = self._next_frame_s - STAMP_TOLERANCE_S
         return self._next_tick_s
 
     def tick(self) -> Tick:
-        """Wait for the next tick and do it. A latched gate also stops the arm.
+        """Wait for the next tick and do it. Once a gate has latched, the arm comes to rest and is stopped.
 
-        Raises StageError where a device, the perception or the policy fails; the arm has been told to stop by then.
+        Raises StageError where a device, the perception or the policy fails; the arm has been brought to rest by then.
         """
-        self._clock.wait_until(self._next_tick_s)
-        self._next_tick_s += self._dt_s
+        stamp_s = self._wait_for_tick()
         try:
             with self.timer.stage("tick"):
-                return self._do_tick(self._clock.now_s())
-        except StageError:
-            with named_failure("arm"):
-                self._arm.stop()
+                return self._do_tick(stamp_s)
+        except StageError as failure:
+            self._stop_after(failure, stamp_s)
             raise
 
-    def _do_tick(self, now_s: float) -> Tick:
+    def finish(self) -> None:
+        """Bring the arm to rest within its limits and stop it; the gripper keeps its hold. Raises StageError."""
+        while self._last is not None and not self._stream.command.is_at_rest:
+            stamp_s = self._wait_for_tick()
+            with self._stage("observe", "arm"):
+                joints = self._arm.read_state()
+            decision = self._stream.hold(self._stream.latched)
+            with self._stage("command", "arm"):
+                sent = self._send(decision)
+            self._write(
+                replace(self._last, stamp_s=stamp_s, joints=joints, percept=None, decision=decision, qpos_command=sent)
+            )
+        with named_failure("arm"):
+            self._arm.stop()
+
+    def _stop_after(self, failure: StageError, stamp_s: float) -> None:
+        """An arm that fails can only be told to stop; after any other failure it still follows, in this tick too."""
+        if failure.stage == "arm":
+            with named_failure("arm"):
+                self._arm.stop()
+        else:
+            self._next_tick_s = stamp_s
+            self.finish()
+
+    def _wait_for_tick(self) -> float:
+        """Wait until the next tick is due and return its nominal time, s, leaving out periods that were missed."""
+        stamp_s = self._next_tick_s
+        self._clock.wait_until(stamp_s)
+        missed = int((self._clock.now_s() - stamp_s + STAMP_TOLERANCE_S) / self._dt_s)
+        stamp_s += missed * self._dt_s
+        self._next_tick_s = stamp_s + self._dt_s
+        return stamp_s
+
+    def _do_tick(self, stamp_s: float) -> Tick:
         with self._stage("observe", "arm"):
             joints = self._arm.read_state()
             self._history.add(joints)
-        percept = self._perceive_when_due(now_s)
+        percept = self._perceive_when_due(stamp_s)
         with self._stage("decide", "policy"):
             frame = None if percept is None else percept.frame
-            chunk = self._policy.act(Observation(joints, frame, self._tracks, now_s, self._qpos_command))
+            command = None if self._last is None else self._stream.command
+            chunk = self._policy.act(Observation(joints, frame, self._tracks, stamp_s, command, self._is_held))
         with self._stage("interpolate", "policy"):
-            set_point = interpolate_chunk(chunk, now_s)
+            set_point = interpolate_chunk(chunk, stamp_s)
         with self.timer.stage("gate"):
-            decision = self._gates.check(
-                set_point.qpos_target,
-                set_point.gripper_target_m,
-                observation_age_s=self._observation_age_s(joints),
-            )
+            decision = self._stream.step(set_point, observation_age_s=self._observation_age_s(joints))
         with self._stage("command", "arm"):
-            self._qpos_command = self._send(decision)
-        tick = Tick(now_s, joints, percept, chunk, set_point, decision, self._qpos_command, self._policy.status)
+            sent = self._send(decision)
+        return self._write(Tick(stamp_s, joints, percept, chunk, set_point, decision, sent, self._policy.status))
+
+    def _write(self, tick: Tick) -> Tick:
+        self._last = tick
         with self.timer.stage("record"):
             for sink in self._sinks:
                 sink.write(tick)
@@ -192,8 +225,10 @@ class ControlLoop:
             yield
 
     def _send(self, decision: GateDecision) -> Float[np.ndarray, " 6"]:
-        """Command what the gates allow, or stop the arm when they have latched."""
-        if decision.is_latched:
+        """Command the next set-point; once the gates have latched and the arm is at rest, stop it."""
+        if decision.is_latched and decision.command.is_at_rest:
             self._arm.stop()
             return decision.qpos_command
-        return self._arm.command(decision.qpos_command, decision.gripper_command_m)
+        sent = self._arm.command(decision.qpos_command, decision.gripper_command_m)
+        self._is_held = self._stream.resync(sent) or not decision.allowed
+        return sent

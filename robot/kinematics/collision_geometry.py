@@ -184,14 +184,14 @@ class ProtectedPoints:
     p_frame: Float[np.ndarray, "P 3"]
     radius_m: Float[np.ndarray, " P"]
 
-    def p_base(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, "P 3"]:
+    def p_base(self, links: Float[np.ndarray, "*batch 7 4 4"]) -> Float[np.ndarray, "*batch P 3"]:
         """The points in the base frame, for the frames of forward kinematics."""
-        frames = links[self.frame_ids]
-        return (frames[:, :3, :3] @ self.p_frame[:, :, None])[:, :, 0] + frames[:, :3, 3]
+        frames = links[..., self.frame_ids, :, :]
+        return (frames[..., :3, :3] @ self.p_frame[:, :, None])[..., 0] + frames[..., :3, 3]
 
-    def lowest_m(self, links: Float[np.ndarray, "7 4 4"]) -> Float[np.ndarray, " P"]:
+    def lowest_m(self, links: Float[np.ndarray, "*batch 7 4 4"]) -> Float[np.ndarray, "*batch P"]:
         """Height over base z = 0 of the underside of each ball."""
-        return self.p_base(links)[:, 2] - self.radius_m
+        return self.p_base(links)[..., 2] - self.radius_m
 
 
 def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:

@@ -1,8 +1,8 @@
-"""Interpolate action chunks to joint set-points at the control rate, and limit set-points in speed and acceleration.
+"""Interpolate action chunks to joint set-points at the control rate, and keep set-points within limits on their way.
 
 Between rows a monotone cubic (Fritsch and Butland 1984: slopes are harmonic means) never leaves the interval of its
-two rows, so interpolating cannot break a limit that the rows respect. `SetPointLimiter` is for targets that respect no
-limits, such as those of a network.
+two rows, so interpolating cannot break a speed limit that the rows respect. Targets that respect no limits, such as
+those of a network, are followed within velocity, acceleration and jerk; the same three bound every stop.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 from jaxtyping import Float
 
 from handeye.robot.errors import ActionError
-from handeye.robot.types import NUM_JOINTS, ActionChunk
+from handeye.robot.motion.jerk_limited import Bounds, brake_to_rest
+from handeye.robot.types import NUM_JOINTS, ActionChunk, CommandState
 
 ROW_TOLERANCE = 1e-6
 """Part of a row's period; a stamp this near to a row means that row."""
 CATCH_UP_PER_S = 20.0
-"""Gain of SetPointLimiter: speed per distance left, 1/s."""
+"""Speed per distance left in the exponential approach to a target, 1/s."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,39 +55,66 @@ def snap_to_row(row: float) -> float:
     return float(round(row)) if abs(row - round(row)) < ROW_TOLERANCE else row
 
 
-class SetPointLimiter:
-    """Limit joint targets in speed and acceleration: `restart` once, then `follow` every dt_s.
+def follow_target(
+    state: CommandState,
+    target: Float[np.ndarray, " D"],
+    target_before: Float[np.ndarray, " D"],
+    bounds: Bounds,
+    dt_s: float,
+) -> CommandState:
+    """One period towards a target that was at target_before a period ago, within velocity, acceleration and jerk.
 
-    Targets within the bounds (rad/s and rad/s^2, one for each joint) pass unchanged. Where they ask for more, each
-    joint catches up by itself: with the distance d left it goes faster than the target by min(k d, sqrt(a d)), which
-    it can brake again in time, and its velocity changes by at most a dt.
+    Where the target itself keeps the bounds, and the state was on it, the next set-point is the target. Otherwise each
+    joint catches up by itself: with the distance d left it aims to be faster than the target by a speed from which it
+    can brake in time, and lets its acceleration fall to zero as it comes to that speed. Whatever the target, a stop
+    within the bounds remains possible: the acceleration never takes a velocity beyond its bound before it is back at 0.
     """
+    step = bounds.jerk * dt_s
+    left = target_before - state.qpos
+    speed = (target - target_before) / dt_s + np.sign(left) * _catch_up_speed(np.abs(left), bounds)
+    change = _acceleration_to(speed - state.qvel, bounds.jerk, dt_s)
+    exact = ((target - state.qpos) / dt_s - state.qvel) / dt_s
+    # On the target: stay there. Behind it: meet it only at its own speed, or the next period would leave it again.
+    to_stay = (target - target_before) / dt_s - (target - state.qpos) / dt_s
+    can_stay = (left == 0.0) | (np.abs(to_stay / dt_s - exact) <= step)
+    change = np.where(can_stay & (np.abs(exact - state.qacc) <= step), exact, change)
+    qacc = np.clip(change, state.qacc - step, state.qacc + step)
+    qacc = np.clip(qacc, -bounds.acceleration, bounds.acceleration)
+    # v + a dt + a^2 / 2 j: the velocity by the time that the acceleration is back at zero.
+    room_up, room_down = bounds.velocity - state.qvel, bounds.velocity + state.qvel
+    most_up, most_down = (_most_acceleration(room, bounds.jerk, dt_s) for room in (room_up, room_down))
+    qacc = np.clip(qacc, -most_down, most_up)
+    return state.then(np.where(qacc == exact, target, state.qpos + (state.qvel + qacc * dt_s) * dt_s), dt_s)
 
-    def __init__(
-        self, velocity_max: Float[np.ndarray, " D"], acceleration_max: Float[np.ndarray, " D"], dt_s: float
-    ) -> None:
-        self._velocity_max = velocity_max
-        self._acceleration_max = acceleration_max
-        self._dt_s = dt_s
-        self.restart(np.zeros_like(velocity_max))
 
-    def restart(self, qpos_command: Float[np.ndarray, " D"]) -> None:
-        """Be at rest at `qpos_command` (rad)."""
-        self.qpos_command = qpos_command.copy()
-        self._qpos_target = qpos_command.copy()
-        self._velocity = np.zeros_like(qpos_command)
+def stop_path(state: CommandState, bounds: Bounds, dt_s: float) -> Float[np.ndarray, "T D"]:
+    """The set-points from the next one on that bring the state to rest within the bounds; one row at rest."""
+    stop = brake_to_rest(state.qpos, state.qvel, state.qacc, bounds, dt_s)
+    if len(stop.velocity) == 1:
+        return state.qpos[None].copy()
+    return state.qpos + np.cumsum(stop.velocity[1:], axis=0) * dt_s
 
-    def follow(self, qpos_target: Float[np.ndarray, " D"]) -> Float[np.ndarray, " D"]:
-        """The set-point for this period on the way to `qpos_target` (rad)."""
-        left = self._qpos_target - self.qpos_command
-        catch_up = np.minimum(CATCH_UP_PER_S * np.abs(left), np.sqrt(self._acceleration_max * np.abs(left)))
-        velocity = (qpos_target - self._qpos_target) / self._dt_s + np.sign(left) * catch_up
-        self._qpos_target = qpos_target.copy()
-        velocity = np.clip(velocity, -self._velocity_max, self._velocity_max)
-        most = self._acceleration_max * self._dt_s
-        self._velocity = np.clip(velocity, self._velocity - most, self._velocity + most)
-        self.qpos_command = self.qpos_command + self._velocity * self._dt_s
-        return self.qpos_command
+
+def _catch_up_speed(distance: np.ndarray, bounds: Bounds) -> np.ndarray:
+    """A speed that can be braked within the distance at half of acceleration and jerk, or an exponential approach.
+
+    Half of the acceleration and of the jerk leave room for the lag of the acceleration: a target that steps away is
+    not overshot.
+    """
+    by_acceleration = np.sqrt(bounds.acceleration * distance)
+    by_jerk = np.cbrt(0.25 * bounds.jerk * distance**2)
+    return np.minimum(np.minimum(by_acceleration, by_jerk), CATCH_UP_PER_S * distance)
+
+
+def _acceleration_to(change: np.ndarray, jerk: np.ndarray, dt_s: float) -> np.ndarray:
+    """The acceleration from which, falling to zero period by period, the velocity changes by just so much."""
+    size = np.abs(change)
+    ramp = jerk * dt_s * (np.sqrt(0.25 + 2.0 * size / (jerk * dt_s**2)) - 0.5)
+    return np.sign(change) * np.minimum(ramp, size / dt_s)
+
+
+def _most_acceleration(room: np.ndarray, jerk: np.ndarray, dt_s: float) -> np.ndarray:
+    return jerk * (np.sqrt(dt_s**2 + 2.0 * np.maximum(room, 0.0) / jerk) - dt_s)
 
 
 def _monotone_cubic(chunk: ActionChunk, before: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:

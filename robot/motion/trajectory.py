@@ -1,7 +1,8 @@
 """Plan trajectories: joint to joint, along a straight line of the tool, and braking.
 
-Every motion starts with the present velocity, ends at rest and keeps within velocity, acceleration and jerk limits.
-The planners raise MotionPlanningError; whoever plans while moving then sends `plan_brake`, which cannot fail.
+Every motion starts with the present velocity (joint motions and stops with the present acceleration too), ends at rest
+and keeps within velocity, acceleration and jerk limits. The planners raise MotionPlanningError; whoever plans while
+moving then sends `plan_brake`, which cannot fail.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def plan_joint_motion(
     goal_qpos: Float[np.ndarray, " 6"],
     limits: JointLimits,
     dt_s: float,
+    start_qacc: Float[np.ndarray, " 6"] | None = None,
 ) -> JointTrajectory:
     """The fastest synchronised motion from a moving start to rest at goal_qpos: all joints arrive together.
 
@@ -106,21 +108,26 @@ def plan_joint_motion(
             raise MotionPlanningError(f"{name}: expected finite numbers, got {values.tolist()}")
     _require_within(start_qpos[None], limits, "start_qpos")
     _require_within(goal_qpos[None], limits, "goal_qpos")
-    profile = state_to_rest(start_qpos, start_qvel, goal_qpos, _bounds(limits), dt_s)
+    profile = state_to_rest(start_qpos, start_qvel, goal_qpos, _bounds(limits), dt_s, start_qacc)
     _require_within(profile.position, limits, "the motion between start and goal")
     return JointTrajectory(*profile, dt_s)
 
 
 def plan_brake(
-    start_qpos: Float[np.ndarray, " 6"], start_qvel: Float[np.ndarray, " 6"], limits: JointLimits, dt_s: float
+    start_qpos: Float[np.ndarray, " 6"],
+    start_qvel: Float[np.ndarray, " 6"],
+    limits: JointLimits,
+    dt_s: float,
+    start_qacc: Float[np.ndarray, " 6"] | None = None,
 ) -> JointTrajectory:
-    """Bring every joint to rest on its own, as fast as acceleration and jerk limits allow; at rest: a single row.
+    """Bring all joints to rest together, as soon as acceleration and jerk limits allow; at rest: a single row.
 
-    Has an answer for every finite start. The arm goes on moving meanwhile, by about qvel^2 / (2 qacc_max), and the
+    Has an answer for every finite start. The arm goes on moving meanwhile, by about 0.75 qvel^2 / qacc_max, and the
     position limits are not looked at: braking harder than the arm can would not stop it sooner.
     """
     _require_period(dt_s)
-    return JointTrajectory(*brake_to_rest(start_qpos, start_qvel, _bounds(limits), dt_s), dt_s)
+    qacc = np.zeros(NUM_JOINTS) if start_qacc is None else start_qacc
+    return JointTrajectory(*brake_to_rest(start_qpos, start_qvel, qacc, _bounds(limits), dt_s), dt_s)
 
 
 def plan_linear_motion(

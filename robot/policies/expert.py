@@ -239,10 +239,9 @@ class _Run:
         self.next_row_s = observation.stamp_s
 
     def resync_to_command(self, observation: Observation) -> None:
-        """Begin anew where a gate has held the arm."""
-        held = observation.command_held_at(self._motion.qpos_target)
-        if held is not None:
-            self._motion.restart(held)
+        """Begin anew where a gate or the driver has held the arm."""
+        if observation.is_held and observation.command is not None:
+            self._motion.restart(observation.command.qpos)
 
     def decide(self, state: PickState, stamp_s: float) -> None:
         """Take the expert's goal for the state, disturbed or not."""

@@ -1,4 +1,4 @@
-"""Run a trained network as a policy: states and images in, action chunks out, executed within the joint limits.
+"""Run a trained network as a policy: states and images in, action chunks out. Limits are kept by who sends them.
 
 Its inputs come from the same reader and at the same rate as in its demonstrations. Retries after a failed grasp or a
 slip are not programmed here: the network has learned them.
@@ -20,7 +20,6 @@ from handeye.robot.interfaces import PickTask, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
-from handeye.robot.motion.set_points import SetPointLimiter
 from handeye.robot.policies.chunk_execution import (
     BlendingConfig,
     ChunkPredictor,
@@ -47,10 +46,6 @@ class LearnedPickConfig(Config):
     """How the chunks of a network are executed."""
 
     blending: BlendingConfig = EnsembledConfig()
-    velocity_fraction: float = Field(default=0.98, gt=0, le=1)
-    """Set-points keep to this fraction of the cell's joint speeds ..."""
-    acceleration_fraction: float = Field(default=1.4, gt=0)
-    """... and accelerations; both below what the gates let pass."""
     lowest_m: float = Field(default=0.02, gt=0)
     """The grasp point stays this far above the table, as in the demonstrations."""
     num_threads: int = Field(default=1, ge=1)
@@ -97,7 +92,7 @@ class LearnedPick:
         return NOT_BEGUN if self._progress is None else self._progress.status
 
     def act(self, observation: Observation) -> ActionChunk:
-        """The next set-point. Raises RuntimeError before the first `reset`, PolicyInputError for an output of NaN."""
+        """The target now. Raises RuntimeError before the first `reset`, PolicyInputError for an output of NaN."""
         if self._progress is None:
             raise RuntimeError("the policy has no task yet: call reset first")
         if observation.frame is not None:
@@ -106,18 +101,15 @@ class LearnedPick:
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._network, observation)
         run = self._run
-        run.resync_to_command(observation)
         if not self._images.is_ready:
             run.next_row_s = observation.stamp_s + 1.0 / self._cell.control_hz
         elif observation.stamp_s >= run.next_row_s - STAMP_TOLERANCE_S:
             state = self._reader.read(observation, run.opening_m)
             self._progress.update(state, observation.stamp_s)
             run.observe(lambda: self._predict(state.vector()), observation.stamp_s)
-        if self._progress.status.is_over:
-            run.come_to_rest()
-        else:
+        if not self._progress.status.is_over:
             run.move_on(observation.stamp_s)
-        row = np.append(run.qpos_command, run.opening_m)
+        row = np.append(run.qpos_target, run.opening_m)
         return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
 
     def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
@@ -223,28 +215,10 @@ class _Run:
         self._period_s = 1.0 / network.fps
         self._closed_m, self._open_m = cell.gripper.opening_min_m, cell.gripper.opening_max_m
         self._limits = joint_limits_from_config(cell.joint_limits)
-        self._limiter = SetPointLimiter(
-            config.velocity_fraction * self._limits.qvel_max,
-            config.acceleration_fraction * self._limits.qacc_max,
-            1.0 / cell.control_hz,
-        )
-        self._qpos_target = observation.joints.qpos
-        self._limiter.restart(self._qpos_target)
+        self.qpos_target = observation.joints.qpos
         self.blending = build_blending(config.blending, self._period_s)
         self.opening_m = observation.joints.gripper_opening_m
         self.next_row_s = observation.stamp_s
-
-    @property
-    def qpos_command(self) -> Float[np.ndarray, " 6"]:
-        """The set-point within the limits of speed and acceleration, rad."""
-        return self._limiter.qpos_command
-
-    def resync_to_command(self, observation: Observation) -> None:
-        """Begin anew where a gate has held the arm."""
-        held = observation.command_held_at(self.qpos_command)
-        if held is not None:
-            self._qpos_target = held
-            self._limiter.restart(held)
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
         """Let the blending run the network; called once per row of the network."""
@@ -256,14 +230,9 @@ class _Run:
         action = self.blending.action_at(stamp_s)
         if action is None:
             return
-        self._qpos_target = self._hand_down(action[:NUM_JOINTS])
-        self._limiter.follow(self._qpos_target)
+        self.qpos_target = self._hand_down(action[:NUM_JOINTS])
         is_open = action[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
         self.opening_m = self._open_m if is_open else self._closed_m
-
-    def come_to_rest(self) -> None:
-        """At the last target."""
-        self._limiter.follow(self._qpos_target)
 
     def _hand_down(self, qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
         """The nearest joints with the hand pointing straight down, as in every demonstration, and off the table.

@@ -7,7 +7,7 @@ from top to bottom, although it is called 125 times a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from pydantic import Field
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.kinematics.limits import joint_limits_from_config
-from handeye.robot.motion.set_points import interpolate_chunk
+from handeye.robot.motion.set_points import snap_to_row
 from handeye.robot.motion.trajectory import (
     JointTrajectory,
     ToolLimits,
@@ -24,7 +24,7 @@ from handeye.robot.motion.trajectory import (
     plan_joint_motion,
     plan_linear_motion,
 )
-from handeye.robot.types import ActionChunk, Frame, JointState, Observation
+from handeye.robot.types import ActionChunk, CommandState, Frame, JointState, Observation
 from handeye.vision.config import Config
 
 
@@ -62,12 +62,20 @@ STILL_RAD_S = 1e-6
 FINGERS_STILL_M = 0.0005
 
 
+class _Point(NamedTuple):
+    """Where the set-point is in this tick: rad, rad/s and rad/s^2."""
+
+    qpos: Float[np.ndarray, " 6"]
+    qvel: Float[np.ndarray, " 6"]
+    qacc: Float[np.ndarray, " 6"]
+
+
 class Motions:
     """The arm as a skill sees it: its present target, and scripts that move it.
 
-    `update` must be given every observation before the script goes on. Motions join without a jump: each starts from
-    the set-point and its velocity, not from the measurement, which lags behind. Where a gate has held
-    the arm, a motion is planned anew from there.
+    `update` must be given every observation before the script goes on. Motions join without a jump in velocity or
+    acceleration: each starts from the set-point, not from the measurement, which lags behind. Where a gate or the
+    driver has held the arm, a motion waits until it is let go and is planned anew from there.
     """
 
     def __init__(self, cell: WorkCellConfig, config: MotionConfig, observation: Observation) -> None:
@@ -75,11 +83,9 @@ class Motions:
         self._dt_s = 1.0 / cell.control_hz
         self._tool_limits = _tool_limits(config)
         self._limits = joint_limits_from_config(cell.joint_limits).slowed(config.speed_fraction)
-        self._qvel_target = np.zeros(6)
-        self._was_held = False
         self._latest_view: tuple[Frame, JointState] | None = None
+        self._point = _Point(observation.joints.qpos.copy(), np.zeros(6), np.zeros(6))
         self.observation = observation
-        self.qpos_target = observation.joints.qpos.copy()
         self.opening_target_m = observation.joints.gripper_opening_m
 
     def update(self, observation: Observation) -> None:
@@ -87,10 +93,13 @@ class Motions:
         self.observation = observation
         if observation.frame is not None:
             self._latest_view = (observation.frame, observation.joints)
-        held = observation.command_held_at(self.qpos_target)
-        if held is not None:
-            self.qpos_target, self._qvel_target = held.copy(), np.zeros(6)
-            self._was_held = True
+        if observation.is_held and observation.command is not None:
+            self._point = _one_period_on(observation.command, self._dt_s)
+
+    @property
+    def qpos_target(self) -> Float[np.ndarray, " 6"]:
+        """The set-point of this tick, rad."""
+        return self._point.qpos
 
     @property
     def joints(self) -> JointState:
@@ -120,13 +129,14 @@ class Motions:
         self.opening_target_m = opening_m
 
         def plan() -> JointTrajectory:
-            return plan_joint_motion(self.qpos_target, self._qvel_target, qpos_goal, self._limits, self._dt_s)
+            qpos, qvel, qacc = self._point
+            return plan_joint_motion(qpos, qvel, qpos_goal, self._limits, self._dt_s, qacc)
 
-        yield from self._carry_out(plan, stop)
+        while not (yield from self._follow(plan(), stop)):
+            yield from self._wait_while_held()
 
     def move_straight(self, T_base_tool: Float[np.ndarray, "4 4"]) -> Script[None]:
         """The flange in a straight line to `T_base_tool`; the fingers stay. Raises MotionPlanningError."""
-        yield from self._come_to_rest()
 
         def plan() -> JointTrajectory:
             return plan_linear_motion(
@@ -138,7 +148,10 @@ class Motions:
                 dt_s=self._dt_s,
             )
 
-        yield from self._carry_out(plan, None)
+        yield from self._come_to_rest()
+        while not (yield from self._follow(plan(), None)):
+            yield from self._wait_while_held()
+            yield from self._come_to_rest()
 
     def move_fingers(self, opening_m: float) -> Script[None]:
         """Set the fingers' distance and wait until they stand still: there, or held up by something between them."""
@@ -158,27 +171,24 @@ class Motions:
         while self.now_s < until_s and not stop(self.observation):
             yield self.hold_chunk()
 
-    def _carry_out(self, plan: Callable[[], JointTrajectory], stop: Stop | None) -> Script[None]:
-        """Plan and follow, and plan again from where the arm was held as long as it is held on the way."""
-        self._was_held = True
-        while self._was_held:
-            self._was_held = False
-            yield from self._follow(plan(), stop)
-
-    def _follow(self, trajectory: JointTrajectory, stop: Stop | None) -> Script[None]:
-        """Yield the whole motion each tick until it is done and the arm has settled, it was held, or `stop`."""
+    def _follow(self, trajectory: JointTrajectory, stop: Stop | None) -> Script[bool]:
+        """Yield the whole motion each tick until it is done and the arm has settled, or `stop`; False: it was held."""
         chunk = trajectory.action_chunk(self.opening_target_m, self.now_s)
         until_s = self.now_s + trajectory.duration_s + self._config.settle_s
         while self.now_s < until_s:
             yield chunk
-            if self._was_held:
-                return
-            set_point = interpolate_chunk(chunk, self.now_s)
-            self.qpos_target, self._qvel_target = set_point.qpos_target, set_point.qvel_target
+            if self.observation.is_held:
+                return False
+            self._point = _point_at(trajectory, self.now_s - chunk.stamp_s)
             if stop is not None and stop(self.observation):
-                return
+                return True
             if self.now_s - chunk.stamp_s >= trajectory.duration_s and self._has_settled():
-                return
+                return True
+        return True
+
+    def _wait_while_held(self) -> Script[None]:
+        while self.observation.is_held:
+            yield self.hold_chunk()
 
     def _has_settled(self) -> bool:
         near = np.abs(self.joints.qpos - self.qpos_target).max() < self._config.settle_rad
@@ -186,8 +196,25 @@ class Motions:
 
     def _come_to_rest(self) -> Script[None]:
         """Brake a motion that was broken off."""
-        if np.abs(self._qvel_target).max() > STILL_RAD_S:
-            yield from self._follow(plan_brake(self.qpos_target, self._qvel_target, self._limits, self._dt_s), None)
+        while np.abs(self._point.qvel).max() > STILL_RAD_S:
+            qpos, qvel, qacc = self._point
+            if not (yield from self._follow(plan_brake(qpos, qvel, self._limits, self._dt_s, qacc), None)):
+                yield from self._wait_while_held()
+
+
+def _point_at(trajectory: JointTrajectory, since_s: float) -> _Point:
+    """A planned motion some time after its start: from the row before by its velocity and acceleration."""
+    position = min(snap_to_row(since_s / trajectory.dt_s), len(trajectory.qpos) - 1.0)
+    row = int(position)
+    rest_s = (position - row) * trajectory.dt_s
+    qpos, qvel, qacc = trajectory.qpos[row], trajectory.qvel[row], trajectory.qacc[row]
+    return _Point(qpos + rest_s * qvel + 0.5 * rest_s**2 * qacc, qvel + rest_s * qacc, qacc)
+
+
+def _one_period_on(command: CommandState, dt_s: float) -> _Point:
+    """Where what was sent last leads: its differences are the rates half a period ago."""
+    qvel = command.qvel + 0.5 * dt_s * command.qacc
+    return _Point(command.qpos + dt_s * qvel + 0.5 * dt_s**2 * command.qacc, qvel + dt_s * command.qacc, command.qacc)
 
 
 def _tool_limits(config: MotionConfig) -> ToolLimits:

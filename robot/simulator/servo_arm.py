@@ -1,7 +1,8 @@
 """Simulate the arm and gripper as a driver: set-points at the control rate, servos at the rate of physics.
 
 Between set-points the servo target moves in a straight line with matching velocity, as in the servo interface of a
-real controller; the arm is one control period behind the command.
+real controller; the arm is one control period behind the command. Told to stop, or when a set-point does not come, the
+controller brakes by itself on a ramp of its own.
 """
 
 from __future__ import annotations
@@ -13,8 +14,14 @@ from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.errors import ArmError
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.motion.jerk_limited import Bounds
+from handeye.robot.motion.set_points import stop_path
 from handeye.robot.simulator.scene import PHYSICS_DT_S, Physics, arm_addresses
-from handeye.robot.types import NUM_JOINTS, JointState
+from handeye.robot.types import NUM_JOINTS, CommandState, JointState
+
+RAMP_ACCELERATION, RAMP_JERK = 2.0, 8.0
+"""Multiples of the cell's limits on the controller's own ramp: steeper than any stop that is commanded."""
 
 
 class SimulatedArm:
@@ -24,6 +31,9 @@ class SimulatedArm:
         self._physics, self._cell = physics, cell
         self._is_entered = False
         self.gripper_is_stuck = False
+        self._dt_s = 1.0 / cell.control_hz
+        limits = joint_limits_from_config(cell.joint_limits)
+        self._ramp_bounds = Bounds(limits.qvel_max, RAMP_ACCELERATION * limits.qacc_max, RAMP_JERK * limits.qjerk_max)
         physics.before_step.append(self._drive)
 
     def __enter__(self) -> SimulatedArm:
@@ -47,7 +57,9 @@ class SimulatedArm:
         """Hold the present joint angles and opening; the cell calls this for every new scene."""
         data = self._physics.scene.data
         places = data.qpos[arm_addresses(self._physics.scene.model)]
-        self._from = self._to = places[:NUM_JOINTS].copy()
+        self._command = CommandState.at_rest(places[:NUM_JOINTS])
+        self._from = self._command.qpos
+        self._ramp: list[Float[np.ndarray, " 6"]] = []
         self._since_s = self._physics.now_s()
         self._opening_target_m = self._opening_m = float(np.sum(places[NUM_JOINTS:]))
         self.gripper_is_stuck = False
@@ -71,28 +83,49 @@ class SimulatedArm:
             raise ArmError(f"set-point is not finite: {qpos_command.tolist()} rad, opening {gripper_opening_m} m")
         limits, gripper = self._cell.joint_limits, self._cell.gripper
         sent = np.clip(qpos_command, limits.qpos_low_rad, limits.qpos_high_rad)
-        now_s = self._physics.now_s()
-        self._from, _ = self._target(now_s)
-        self._to, self._since_s = sent, now_s
+        self._ramp = []
+        self._go_to(sent, self._physics.now_s())
         self._opening_target_m = float(np.clip(gripper_opening_m, gripper.opening_min_m, gripper.opening_max_m))
         return sent.copy()
 
     def stop(self) -> None:
-        """Hold the servo's present target; the gripper goes on as commanded."""
-        if self._is_entered:
-            self._from, _ = self._target(self._physics.now_s())
-            self._to = self._from
+        """Brake to rest on the controller's ramp; the gripper goes on as commanded."""
+        if self._is_entered and not self._ramp:
+            self._ramp = self._plan_ramp()
+
+    def _go_to(self, qpos: Float[np.ndarray, " 6"], stamp_s: float) -> None:
+        """Take the next set-point, to be reached in one period from now on."""
+        self._from, _ = self._target(stamp_s)
+        self._command = self._command.then(qpos, self._dt_s)
+        self._since_s = stamp_s
+
+    def _plan_ramp(self) -> list[Float[np.ndarray, " 6"]]:
+        """The set-points of a stop; none for an arm at rest, or for one that was sent away faster than it can go."""
+        command, bounds = self._command, self._ramp_bounds
+        is_within = np.abs([command.qvel, command.qacc]) <= [bounds.velocity, bounds.acceleration]
+        return [] if command.is_at_rest or not is_within.all() else list(stop_path(command, bounds, self._dt_s))
+
+    def _follow_ramp(self, stamp_s: float) -> None:
+        """The set-points of the ramp, one a period; it begins where a period ends without a new set-point."""
+        if stamp_s - self._since_s < self._dt_s - PHYSICS_DT_S / 2:
+            return
+        self.stop()
+        if self._ramp:
+            self._go_to(self._ramp.pop(0), stamp_s)
+            if not self._ramp:
+                self._command = CommandState.at_rest(self._command.qpos)
 
     def _target(self, stamp_s: float) -> tuple[Float[np.ndarray, " 6"], Float[np.ndarray, " 6"]]:
         """Position and velocity targets of the servos."""
         progress = (stamp_s - self._since_s) * self._cell.control_hz
         if progress >= 1.0 - 1e-9:
-            return self._to, np.zeros(NUM_JOINTS)
-        step = self._to - self._from
+            return self._command.qpos, np.zeros(NUM_JOINTS)
+        step = self._command.qpos - self._from
         return self._from + progress * step, step * self._cell.control_hz
 
     def _drive(self, stamp_s: float) -> None:
         """Write the servos' inputs for the step that begins now."""
+        self._follow_ramp(stamp_s)
         aim, _ = self._target(stamp_s + PHYSICS_DT_S)
         _, velocity = self._target(stamp_s)
         if not self.gripper_is_stuck:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.control.loop import Tick
-from handeye.robot.control.safety import GateDecision
+from handeye.robot.control.set_point_stream import GateDecision
 from handeye.robot.datasets.format import Episode
 from handeye.robot.demonstration_sink import (
     OLDEST_S,
@@ -23,7 +23,7 @@ from handeye.robot.demonstration_sink import (
 from handeye.robot.interfaces import Outcome, PolicyStatus
 from handeye.robot.motion.set_points import SetPoint
 from handeye.robot.perception.pipeline import Percept
-from handeye.robot.types import ActionChunk, Frame, JointState
+from handeye.robot.types import ActionChunk, CommandState, Frame, JointState
 from handeye.vision.errors import UserError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
@@ -43,7 +43,7 @@ def tick(number: int, percept: Percept | None = None) -> Tick:
         percept,
         ActionChunk(np.append(sent, 0.05)[None], DT_S, stamp_s),
         SetPoint(sent, np.zeros(6), 0.05, False),
-        GateDecision(True, (), sent, 0.05, False),
+        GateDecision(True, (), CommandState.at_rest(sent), 0.05, False),
         sent,
         PolicyStatus("look", Outcome.RUNNING),
     )

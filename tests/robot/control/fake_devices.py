@@ -9,7 +9,8 @@ import numpy as np
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.loop import ControlLoop, Tick
-from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.control.safety import SafetyConfig
+from handeye.robot.control.set_point_stream import SetPointStream
 from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.robot.kinematics.collision_geometry import ArmShape
 from handeye.robot.perception.pipeline import Perception, PerceptionConfig
@@ -22,9 +23,10 @@ HOME = np.array(CELL.home_qpos)
 TASK = PickTask("red_cube", "bin", np.array([0.45, -0.55, 0.0]), np.array([0.26, 0.22]), 0.12)
 SAFETY = SafetyConfig(
     joint_margin_rad=0.02,
-    step_max_rad=0.03,
+    step_max_rad=0.35,
     velocity_fraction=1.0,
     acceleration_fraction=1.5,
+    jerk_fraction=4.0,
     tool_speed_max_m_s=3.0,
     table_clearance_m=0.003,
     wrist_sine_min=0.05,
@@ -161,7 +163,7 @@ class Bench:
             self.camera,
             perception,
             self.policy,
-            SafetyGates(SAFETY, CELL),
+            SetPointStream(SAFETY, CELL),
             control_hz=CELL.control_hz,
             camera_hz=CELL.camera.rate_hz,
             timer=timer,

@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 
 from handeye.robot.control.gates import GateReason
-from handeye.robot.errors import SafetyError
+from handeye.robot.control.loop import Tick
+from handeye.robot.errors import SafetyError, StageError
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.types import Frame
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.motion.trajectory import plan_joint_motion
+from handeye.robot.types import ActionChunk, Frame, Observation
 from tests.robot.control.fake_devices import CELL, HOME, TASK, Bench, ListedPolicy, slow_turn
+
+LIMITS = joint_limits_from_config(CELL.joint_limits)
 
 
 def test_each_tick_commands_what_the_policy_asks_for() -> None:
@@ -41,9 +46,10 @@ def test_the_policy_sees_frames_only_in_the_ticks_in_which_they_come() -> None:
 def test_the_policy_sees_the_last_command() -> None:
     bench = Bench(ListedPolicy(slow_turn(5)))
     bench.run(5)
-    first, *later = [seen.qpos_command for seen in bench.policy.seen]
+    first, *later = [seen.command for seen in bench.policy.seen]
     assert first is None
-    np.testing.assert_array_equal(later, bench.arm.commands[:-1])
+    np.testing.assert_array_equal([command.qpos for command in later], bench.arm.commands[:-1])
+    assert not any(seen.is_held for seen in bench.policy.seen)
 
 
 def test_every_stage_is_timed_once_for_each_time_it_runs() -> None:
@@ -129,7 +135,7 @@ def test_a_second_task_starts_without_memory_of_the_first() -> None:
     again = bench.run(1)[0]
     assert again.decision.allowed
     assert isinstance(bench.policy.seen[0].frame, Frame)
-    assert bench.policy.seen[0].qpos_command is None
+    assert bench.policy.seen[0].command is None
 
 
 @pytest.mark.parametrize(("ahead_s", "is_refused"), [(0.001, False), (0.05, True), (60.0, True)])
@@ -149,3 +155,93 @@ def test_joints_from_the_future_stop_the_arm() -> None:
     decision = bench.loop.tick().decision
     assert decision.reasons == (GateReason.FUTURE_OBSERVATION,)
     assert decision.violations[0].value == pytest.approx(-0.3)
+
+
+def moving_bench(num_ticks: int = 60) -> Bench:
+    """A loop whose arm is in the middle of a motion after so many ticks."""
+    goal = HOME + np.array([-0.8, 0.0, 0.0, 0.0, 0.0, 0.0])
+    motion = plan_joint_motion(HOME, np.zeros(6), goal, LIMITS, 1 / CELL.control_hz)
+    bench = Bench(ListedPolicy(list(motion.qpos)))
+    bench.run(num_ticks)
+    assert np.abs(np.diff(bench.arm.commands[-2:], axis=0)).max() > 0.005
+    return bench
+
+
+def ticks_of(bench: Bench, number: int) -> list[Tick]:
+    return [bench.loop.tick() for _ in range(number)]
+
+
+def assert_came_to_rest(bench: Bench) -> None:
+    """What the arm was sent keeps all limits to the end, where it stands; every set-point was recorded."""
+    sent = np.array([HOME, HOME, HOME, *bench.arm.commands])
+    np.testing.assert_array_equal(sent[-1], sent[-2])
+    bounds = (LIMITS.qvel_max, 1.5 * LIMITS.qacc_max, 4.0 * LIMITS.qjerk_max)
+    for order, bound in enumerate(bounds, start=1):
+        assert (np.abs(np.diff(sent, order, axis=0)) * CELL.control_hz**order <= bound * (1 + 1e-5)).all()
+    np.testing.assert_array_equal([tick.qpos_command for tick in bench.sink.ticks], bench.arm.commands)
+    np.testing.assert_allclose(np.diff([tick.stamp_s for tick in bench.sink.ticks]), 1 / CELL.control_hz)
+
+
+def test_a_finished_task_leaves_the_arm_at_rest() -> None:
+    bench = moving_bench()
+    bench.loop.finish()
+    assert_came_to_rest(bench)
+    assert bench.arm.stops == 1
+
+
+@pytest.mark.parametrize("part", ["_camera", "_policy", "_perception"])
+def test_a_failure_in_mid_motion_ends_in_a_stop_within_the_limits(part: str) -> None:
+    bench = moving_bench()
+    method = {"_camera": "read", "_policy": "act", "_perception": "perceive"}[part]
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("broken")
+
+    setattr(getattr(bench.loop, part), method, fail)
+    with pytest.raises(StageError, match="broken"):
+        ticks_of(bench, 30)
+    assert_came_to_rest(bench)
+    assert bench.arm.stops == 1
+
+
+def test_a_latched_gate_in_mid_motion_brakes_first_and_stops_the_arm_then() -> None:
+    bench = moving_bench()
+    bench.policy.targets = [np.full(6, np.nan)]
+    stops = []
+    for _ in range(100):
+        assert bench.loop.tick().decision.is_latched
+        stops.append(bench.arm.stops)
+    assert stops[0] == 0
+    assert stops[-1] > 0
+    bench.sink.ticks = bench.sink.ticks[: len(bench.arm.commands)]
+    assert_came_to_rest(bench)
+
+
+def test_a_late_tick_samples_the_motion_at_its_nominal_time() -> None:
+    """Some milliseconds of delay within the period change nothing of what is sent."""
+    calm, late = moving_bench(), moving_bench(30)
+    rng = np.random.default_rng(0)
+    act = late.policy.act
+
+    def act_late(observation: Observation) -> ActionChunk:
+        late.clock.advance(float(rng.uniform(0.0, 0.006)))
+        return act(observation)
+
+    late.policy.act = act_late
+    for _ in range(30):
+        assert late.loop.tick().decision.allowed
+    np.testing.assert_array_equal(late.arm.commands, calm.arm.commands)
+
+
+def test_periods_that_were_missed_are_left_out_and_caught_up_within_the_limits() -> None:
+    bench = moving_bench(50)
+    bench.clock.advance(0.020)
+    ticks = [bench.loop.tick() for _ in range(120)]
+    assert all(tick.decision.allowed for tick in ticks)
+    stamps = np.array([tick.stamp_s for tick in bench.sink.ticks]) - 5.0
+    assert stamps[50] == pytest.approx(51 / CELL.control_hz)
+    np.testing.assert_allclose(np.diff(stamps[50:]), 1 / CELL.control_hz)
+    sent = np.array([HOME, HOME, HOME, *bench.arm.commands])
+    bounds = (LIMITS.qvel_max, 1.5 * LIMITS.qacc_max, 4.0 * LIMITS.qjerk_max)
+    for order, bound in enumerate(bounds, start=1):
+        assert (np.abs(np.diff(sent, order, axis=0)) * CELL.control_hz**order <= bound * (1 + 1e-5)).all()

@@ -1,4 +1,6 @@
-"""A work cell without physics, for tests of the skill: an arm that is where it was commanded, and one cube.
+"""A work cell without physics, for tests of policies: an arm that is where it was commanded, and one cube.
+
+Targets are followed within the arm's limits, as the control loop does, but no gate looks at them.
 
 A slower control rate than the real one keeps it quick, and everything that can go wrong can be made to.
 """
@@ -13,12 +15,16 @@ import numpy as np
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.interfaces import Policy, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
-from handeye.robot.motion.set_points import interpolate_chunk
-from handeye.robot.types import JointState, Observation, Track, TrackStatus
+from handeye.robot.kinematics.limits import joint_limits_from_config
+from handeye.robot.motion.jerk_limited import Bounds
+from handeye.robot.motion.set_points import follow_target, interpolate_chunk, stop_path
+from handeye.robot.types import CommandState, JointState, Observation, Track, TrackStatus
 
 CELL = WorkCellConfig(control_hz=50.0)
 EDGE_M = 0.045
 DT_S = 1.0 / CELL.control_hz
+LIMITS = joint_limits_from_config(CELL.joint_limits)
+BOUNDS = Bounds(LIMITS.qvel_max, 1.5 * LIMITS.qacc_max, 4.0 * LIMITS.qjerk_max)
 TICKS_PER_FRAME = round(CELL.control_hz / CELL.camera.rate_hz)
 
 
@@ -39,11 +45,15 @@ class PaperWorld:
     is_held: bool = False
     tick: int = 0
     hits: int = 0
-    qpos_command: np.ndarray | None = None
     holds_until_s: float = -1.0
-    """Set-points are refused until then, as by a gate."""
+    """Set-points are refused until then, as by a gate: the arm comes to rest."""
     asked: list[np.ndarray] = field(default_factory=list)
+    sent: list[np.ndarray] = field(default_factory=list)
     stages: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._command = CommandState.at_rest(self.qpos)
+        self._is_held = False
 
     @property
     def now_s(self) -> float:
@@ -58,7 +68,7 @@ class PaperWorld:
         if self.tick % TICKS_PER_FRAME == 0 and self.is_seen(self):
             self.hits += 1
         tracks = () if self.hits == 0 else (self.track(),)
-        return Observation(joints, None, tracks, self.now_s, self.qpos_command)
+        return Observation(joints, None, tracks, self.now_s, self._command if self.tick else None, self._is_held)
 
     def track(self) -> Track:
         return Track(
@@ -89,10 +99,14 @@ class PaperWorld:
         self.asked.append(set_point.qpos_target)
         if not self.stages or self.stages[-1] != policy.status.stage:
             self.stages.append(policy.status.stage)
-        if self.now_s >= self.holds_until_s:
-            self.qpos_command = set_point.qpos_target
-        if self.qpos_command is not None:
-            self.qpos = self.qpos_command.copy()
+        self._is_held = self.now_s < self.holds_until_s
+        if self._is_held:
+            self._command = self._command.then(stop_path(self._command, BOUNDS, DT_S)[0], DT_S)
+        else:
+            before = self.asked[-2] if len(self.asked) > 1 else set_point.qpos_target
+            self._command = follow_target(self._command, set_point.qpos_target, before, BOUNDS, DT_S)
+        self.qpos = self._command.qpos.copy()
+        self.sent.append(self.qpos)
         self._move_fingers(set_point.gripper_target_m)
         self.tick += 1
 

@@ -12,6 +12,8 @@ from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
 from handeye.robot.simulator.layout import move_object, object_pose
 from handeye.robot.simulator.objects import UPRIGHT
+from handeye.robot.simulator.scene import PHYSICS_DT_S
+from handeye.robot.simulator.servo_arm import RAMP_ACCELERATION
 from handeye.robot.simulator.success import PickSuccessCheck
 
 
@@ -245,3 +247,29 @@ def test_scene_images_have_the_view_of_video_frames_at_their_size(simulated: Sim
     assert (simulated.scene_image() != seen).any()
     simulated.close()
     simulated.close()
+
+
+@pytest.mark.parametrize("cause", ["stop", "silence"])
+def test_an_arm_in_motion_that_is_stopped_or_hears_nothing_brakes_on_a_ramp(
+    simulated: SimulatedCell, cause: str
+) -> None:
+    """The servos' targets change their velocity by a ramp; before, their velocity fell to zero within one step."""
+    cell = simulated
+    cell.reset(3)
+    dt_s, home = 1 / cell.cell.control_hz, np.array(cell.cell.home_qpos)
+    aims: list[np.ndarray] = []
+    cell.physics.after_step.append(lambda stamp_s: aims.append(cell.scene.data.ctrl[:6].copy()))
+    with cell.arm:
+        for tick in range(1, 60):
+            cell.arm.command(home + np.array([1e-4 * tick**2, 0, 0, 0, 0, 0]), 0.085)
+            cell.clock.wait_until(tick * dt_s)
+        if cause == "stop":
+            cell.arm.stop()
+        cell.clock.wait_until(60 * dt_s + 1.0)
+    speed = np.diff(np.array(aims)[:, 0]) / PHYSICS_DT_S
+    assert speed.max() > 1.0
+    assert speed[-1] == 0.0
+    per_period = speed[:: round(dt_s / PHYSICS_DT_S)]
+    assert np.abs(np.diff(per_period)).max() / dt_s <= RAMP_ACCELERATION * cell.cell.joint_limits.qacc_rad_s2[0] * (
+        1 + 1e-6
+    )

@@ -86,7 +86,7 @@ def test_driver_follows_the_protocol(simulated: SimulatedCell) -> None:
         arm.command(home, 0.05)
 
 
-def test_leaving_the_context_stops_the_arm_where_it_is(simulated: SimulatedCell) -> None:
+def test_leaving_the_context_brakes_the_arm(simulated: SimulatedCell) -> None:
     simulated.reset(0)
     home = np.array(simulated.cell.home_qpos)
     with simulated.arm as arm:
@@ -99,7 +99,8 @@ def test_leaving_the_context_stops_the_arm_where_it_is(simulated: SimulatedCell)
     with simulated.arm as arm:
         stopped = arm.read_state()
     assert np.abs(stopped.qvel).max() < 1e-3
-    assert np.abs(stopped.qpos - moving.qpos).max() < 0.02
+    # A cubic stop from 1.25 rad/s at 12 rad/s^2 takes 0.16 s and half of that way.
+    assert np.abs(stopped.qpos - moving.qpos).max() < 0.11
 
 
 def test_gripper_opens_and_closes_at_its_speed(simulated: SimulatedCell) -> None:
