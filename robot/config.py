@@ -163,3 +163,19 @@ class WorkCellConfig(Config):
     def T_tool_tcp(self) -> Float[np.ndarray, "4 4"]:
         """p_tool = T_tool_tcp @ p_tcp."""
         return self.tool_tcp.matrix()
+
+
+class LatencyConfig(Config):
+    """What takes time on a real robot, charged by the clock in lock-step too. The defaults are those of a laptop."""
+
+    camera_s: float = Field(default=0.04, ge=0, allow_inf_nan=False)
+    """From the exposure of a frame until it can be read."""
+    perception_s: float = Field(default=0.04, ge=0, allow_inf_nan=False)
+    """From a frame to its tracks; meanwhile no other frame is read."""
+    policy_s: float = Field(default=0.008, ge=0, allow_inf_nan=False)
+    """From an observation to its action chunk; meanwhile the chunk before is followed."""
+    actuation_s: float = Field(default=0.004, ge=0, allow_inf_nan=False)
+    """From a command until the servos begin to follow it."""
+
+
+NO_LATENCY = LatencyConfig(camera_s=0.0, perception_s=0.0, policy_s=0.0, actuation_s=0.0)

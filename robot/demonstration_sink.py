@@ -88,6 +88,8 @@ class DemonstrationSink:
         if tick.percept is not None:
             self._tracks, self._frame = tick.percept.tracks, tick.percept.frame
             self._scene_rgb = None if self._scene is None or self._image_size is None else self._scene()
+        if self._image_size is not None and self._frame is None:
+            return
         if self._num_ticks % self._ticks_per_row == 0:
             self._add_row(tick)
         self._num_ticks += 1

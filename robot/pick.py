@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import Field
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import LatencyConfig, WorkCellConfig
 from handeye.robot.control.episode import EpisodeResult, run_episode
 from handeye.robot.control.loop import ControlLoop, TickSink
 from handeye.robot.control.safety import SafetyConfig
@@ -70,6 +70,7 @@ class PickConfig(Config):
 
     cell: WorkCellConfig = WorkCellConfig()
     simulator: SimulatorConfig = SimulatorConfig()
+    latency: LatencyConfig = LatencyConfig()
     inference: InferenceConfig = InferenceConfig()
     perception: PerceptionConfig = PerceptionConfig()
     skill: PickSkillConfig = PickSkillConfig()
@@ -88,7 +89,7 @@ class PickConfig(Config):
         wrist_sine_min=0.05,
         elbow_sine_min=0.05,
         shoulder_reach_min_m=0.05,
-        hold_age_s=0.15,
+        hold_age_s=0.4,
         stop_age_s=1.0,
         ahead_max_s=0.002,
     )
@@ -137,7 +138,7 @@ class PickStation:
         self.config = config
         self._detector = detector
         self._build_policy = build_policy
-        self.cell = SimulatedCell(config.cell, config.simulator)
+        self.cell = SimulatedCell(config.cell, config.simulator, config.latency)
         """The true state, for success checks and tests; nothing of it reaches the policy."""
         self._success_check = PickSuccessCheck(self.cell)
 
@@ -168,7 +169,7 @@ class PickStation:
             policy = self._build_policy(self, seed, timer)
             loop = self._build_loop(policy, timer, [*sinks, *([] if files is None else [files])])
             task = build_task(self.config)
-            self.cell.clock.wait_until(self.config.simulator.camera_latency_s)
+            self.cell.clock.wait_until(self.config.latency.camera_s)
             result = run_episode(loop, task, self._success_check, seed=seed, timeout_s=self.config.timeout_s)
             if files is not None:
                 files.finish(result)
@@ -205,6 +206,7 @@ class PickStation:
             camera_hz=config.cell.camera.rate_hz,
             timer=timer,
             sinks=sinks,
+            latency=config.latency,
         )
 
 

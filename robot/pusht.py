@@ -120,6 +120,7 @@ def run_pusht_episode(
         agent, points = np.asarray(observation[:2], float), block_points(*observation[2:5]).reshape(-1)
         now_s = len(coverages) / FPS
         blend.observe(lambda agent=agent, points=points: policy.predict(agent, {}, points), now_s)
+        blend.refresh(now_s + 1 / FPS)
         action = blend.action_at(now_s + 1 / FPS)
         if action is None:
             raise UserError(f"{blending.kind} blending had no action for the first step: its chunks arrive too late")

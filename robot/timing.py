@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -59,6 +60,32 @@ class StageTimer:
     def summary(self) -> dict[str, StageTime]:
         """p50, p95 and p99 of each stage; a stage that never ran is absent."""
         return {name: _summarise(values) for name, values in self._durations_ns.items()}
+
+
+T = TypeVar("T")
+
+
+class Delayed(Generic[T]):
+    """One result that is there after a time by the clock: what takes time on a real robot does so in lock-step too."""
+
+    def __init__(self) -> None:
+        self._waiting: tuple[T, float] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a result is on its way."""
+        return self._waiting is not None
+
+    def begin(self, result: T, ready_s: float) -> None:
+        """The result of work that ends at `ready_s`; the one before must have been taken."""
+        self._waiting = (result, ready_s)
+
+    def take(self, stamp_s: float) -> T | None:
+        """The result once its time has come, then no more."""
+        if self._waiting is None or stamp_s < self._waiting[1] - STAMP_TOLERANCE_S:
+            return None
+        result, self._waiting = self._waiting[0], None
+        return result
 
 
 class MonotonicClock:

@@ -84,6 +84,13 @@ def check_age(observation_age_s: float, hold_age_s: float, stop_age_s: float, ah
     return (GateViolation(GateReason.LOST_OBSERVATION, "age in s", observation_age_s, stop_age_s),)
 
 
+def check_wait(stale_s: float, stop_age_s: float) -> Violations:
+    """The arm has waited at most stop_age_s for an observation that is not stale."""
+    if stale_s <= stop_age_s:
+        return ()
+    return (GateViolation(GateReason.LOST_OBSERVATION, "waited in s", stale_s, stop_age_s),)
+
+
 def is_in_joint_limits(
     qpos: Float[np.ndarray, "*batch 6"], limits: JointLimits, margin_rad: float
 ) -> Bool[np.ndarray, "*batch 6"]:

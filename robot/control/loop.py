@@ -15,13 +15,14 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from handeye.robot.config import NO_LATENCY, LatencyConfig
 from handeye.robot.control.gates import GateViolation
 from handeye.robot.control.set_point_stream import GateDecision, SetPointStream
 from handeye.robot.errors import StageError
 from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
 from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
 from handeye.robot.perception.pipeline import JointHistory, Percept, Perception
-from handeye.robot.timing import STAMP_TOLERANCE_S, StageTimer
+from handeye.robot.timing import STAMP_TOLERANCE_S, Delayed, StageTimer
 from handeye.robot.types import ActionChunk, JointState, Observation, Track
 
 
@@ -82,8 +83,11 @@ class ControlLoop:
         camera_hz: float,
         timer: StageTimer,
         sinks: Sequence[TickSink] = (),
+        latency: LatencyConfig = NO_LATENCY,
     ) -> None:
+        """`latency`: what perception and policy are charged by a clock that waits for the loop."""
         self.timer = timer
+        self._latency = latency
         self._clock = clock
         self._arm = arm
         self._camera = camera
@@ -93,11 +97,8 @@ class ControlLoop:
         self._sinks = tuple(sinks)
         self._dt_s = 1.0 / control_hz
         self._frame_period_s = 1.0 / camera_hz
-        self._history = JointHistory()
-        self._tracks: tuple[Track, ...] = ()
         self._last: Tick | None = None
-        self._is_held = False
-        self._next_tick_s = self._next_frame_s = self._newest_frame_s = 0.0
+        self._next_tick_s = 0.0
 
     def begin(self, task: PickTask) -> float:
         """Start a task with the arm at rest where it is; forgets the last one. Returns when it begins, s.
@@ -112,11 +113,14 @@ class ControlLoop:
         with named_failure("policy"):
             self._policy.reset(task)
         self._history = JointHistory()
-        self._tracks = ()
+        self._tracks: tuple[Track, ...] = ()
+        self._percepts: Delayed[Percept] = Delayed()
+        self._chunks: Delayed[tuple[ActionChunk, PolicyStatus]] = Delayed()
+        self._plan: tuple[ActionChunk, PolicyStatus] | None = None
         self._last, self._is_held = None, False
         self._next_tick_s = self._next_frame_s = self._clock.now_s()
         # Frames exposed before the task began show a past that the joint history does not reach.
-        self._newest_frame_s = self._next_frame_s - STAMP_TOLERANCE_S
+        self._read_frame_s = self._newest_frame_s = self._next_frame_s - STAMP_TOLERANCE_S
         return self._next_tick_s
 
     def tick(self) -> Tick:
@@ -169,18 +173,38 @@ class ControlLoop:
         with self._stage("observe", "arm"):
             joints = self._arm.read_state()
             self._history.add(joints)
-        percept = self._perceive_when_due(stamp_s)
-        with self._stage("decide", "policy"):
-            frame = None if percept is None else percept.frame
-            command = None if self._last is None else self._stream.command
-            chunk = self._policy.act(Observation(joints, frame, self._tracks, stamp_s, command, self._is_held))
+        percept = self._perceive(stamp_s)
+        plan = self._decide(stamp_s, joints, percept)
+        if plan is None:
+            chunk, status = self._standing_chunk(stamp_s, joints), self._policy.status
+        else:
+            chunk, status = plan
         with self._stage("interpolate", "policy"):
             set_point = interpolate_chunk(chunk, stamp_s)
         with self.timer.stage("gate"):
             decision = self._stream.step(set_point, observation_age_s=self._observation_age_s(joints))
         with self._stage("command", "arm"):
             sent = self._send(decision)
-        return self._write(Tick(stamp_s, joints, percept, chunk, set_point, decision, sent, self._policy.status))
+        return self._write(Tick(stamp_s, joints, percept, chunk, set_point, decision, sent, status))
+
+    def _decide(
+        self, stamp_s: float, joints: JointState, percept: Percept | None
+    ) -> tuple[ActionChunk, PolicyStatus] | None:
+        """The newest chunk whose time has come, None before the first; a policy that is at work is not asked again."""
+        self._plan = self._chunks.take(stamp_s) or self._plan
+        if not self._chunks.is_busy:
+            with self._stage("decide", "policy"):
+                frame = None if percept is None else percept.frame
+                command = None if self._last is None else self._stream.command
+                chunk = self._policy.act(Observation(joints, frame, self._tracks, stamp_s, command, self._is_held))
+            self._chunks.begin((chunk, self._policy.status), stamp_s + self._latency.policy_s)
+            self._plan = self._chunks.take(stamp_s) or self._plan
+        return self._plan
+
+    def _standing_chunk(self, stamp_s: float, joints: JointState) -> ActionChunk:
+        """Stay where the task begins."""
+        row = np.append(self._stream.command.qpos, joints.gripper_opening_m)
+        return ActionChunk(row[None], self._dt_s, stamp_s)
 
     def _write(self, tick: Tick) -> Tick:
         self._last = tick
@@ -189,22 +213,25 @@ class ControlLoop:
                 sink.write(tick)
         return tick
 
-    def _perceive_when_due(self, now_s: float) -> Percept | None:
-        """A frame is read and processed every 1 / camera_hz; the ticks between use the tracks of the last one.
+    def _perceive(self, stamp_s: float) -> Percept | None:
+        """The result of a frame in the tick in which it is there; the ticks between use its tracks.
 
-        A camera without a new frame gives the last one again, which is not processed twice.
+        A frame is read every 1 / camera_hz, unless the perception is still at work. A camera without a new frame gives
+        the last one again, which is not processed twice.
         """
-        if now_s < self._next_frame_s - STAMP_TOLERANCE_S:
-            return None
-        self._next_frame_s += self._frame_period_s
-        with self._stage("camera", "camera"):
-            frame = self._camera.read()
-        if frame.stamp_s <= self._newest_frame_s:
-            return None
-        self._newest_frame_s = frame.stamp_s
-        with named_failure("perception"):
-            percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
-        self._tracks = percept.tracks
+        if not self._percepts.is_busy and stamp_s >= self._next_frame_s - STAMP_TOLERANCE_S:
+            self._next_frame_s = max(self._next_frame_s + self._frame_period_s, stamp_s - self._frame_period_s)
+            with self._stage("camera", "camera"):
+                frame = self._camera.read()
+            if frame.stamp_s > self._read_frame_s:
+                self._read_frame_s = frame.stamp_s
+                with named_failure("perception"):
+                    percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
+                self._percepts.begin(percept, stamp_s + self._latency.perception_s)
+        percept = self._percepts.take(stamp_s)
+        if percept is not None:
+            self._newest_frame_s = percept.frame.stamp_s
+            self._tracks = percept.tracks
         return percept
 
     def _observation_age_s(self, joints: JointState) -> float:

@@ -27,6 +27,7 @@ from handeye.robot.control.gates import (
     check_tool_speed,
     check_turns,
     check_velocity,
+    check_wait,
     check_workspace,
     is_above_table,
     is_in_joint_limits,
@@ -68,7 +69,7 @@ class SafetyConfig(Config):
     hold_age_s: float = Field(gt=0, allow_inf_nan=False)
     """An observation older than this stops the arm until a newer one comes."""
     stop_age_s: float = Field(gt=0, allow_inf_nan=False)
-    """An observation older than this latches the stop."""
+    """An observation older than this latches the stop, and so does waiting this long for one that may be used."""
     ahead_max_s: float = Field(ge=0, allow_inf_nan=False)
     """A stamp farther ahead of now than this latches the stop: clocks disagree, and ages mean nothing."""
 
@@ -131,6 +132,10 @@ class SafetyGates:
             or check_step(qpos_target, last.qpos, config.step_max_rad)
             + check_gripper(gripper_target_m, gripper.opening_min_m, gripper.opening_max_m)
         )
+
+    def check_wait(self, stale_s: float) -> Violations:
+        """Whether the arm may be held any longer for observations that are too old to move by, s."""
+        return check_wait(stale_s, self._config.stop_age_s)
 
     def check_command(self, last: CommandState, command: CommandState, stop: Float[np.ndarray, "T 6"]) -> Violations:
         """Whether the next set-point may be sent, and then the stop that would follow it."""

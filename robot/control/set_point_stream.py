@@ -57,7 +57,7 @@ class SetPointStream:
         self._dt_s = 1.0 / cell.control_hz
         self._command: CommandState | None = None
         self._target_before: Float[np.ndarray, " 6"] | None = None
-        self._gripper_m = 0.0
+        self._gripper_m = self._stale_s = 0.0
         self._stop = np.zeros((0, 6))
         self._latched: Violations = ()
 
@@ -96,6 +96,9 @@ class SetPointStream:
             return self.hold(self._latched)
         gates = self._gates
         violations = gates.check_target(target.qpos_target, target.gripper_target_m, last, observation_age_s)
+        is_stale = any(violation.reason is GateReason.STALE_OBSERVATION for violation in violations)
+        self._stale_s = self._stale_s + self._dt_s if is_stale else 0.0
+        violations += gates.check_wait(self._stale_s)
         if violations:
             return self.hold(violations)
         before = target.qpos_target if self._target_before is None else self._target_before
@@ -138,6 +141,7 @@ class SetPointStream:
         self._command = CommandState.at_rest(qpos)
         self._stop = qpos[None].copy()
         self._target_before = None
+        self._stale_s = 0.0
 
     def _decision(self, violations: Violations, *, allowed: bool = True) -> GateDecision:
         return GateDecision(allowed, violations, self.command, self._gripper_m, bool(self._latched))

@@ -35,7 +35,8 @@ class SetPoint:
 def interpolate_chunk(chunk: ActionChunk, stamp_s: float) -> SetPoint:
     """The chunk at a time: cubic between its rows, its first row before it begins, its last after it ends.
 
-    The gripper is interpolated linearly. Raises ActionError for a chunk without rows or without a period.
+    The gripper keeps to the row before, since openings are goals and not a path. Raises ActionError for a chunk without
+    rows or without a period.
     """
     _require_rows(chunk)
     row = snap_to_row((stamp_s - chunk.stamp_s) / chunk.dt_s)
@@ -45,7 +46,7 @@ def interpolate_chunk(chunk: ActionChunk, stamp_s: float) -> SetPoint:
         return SetPoint(held[:NUM_JOINTS].copy(), np.zeros(NUM_JOINTS), float(held[NUM_JOINTS]), row > last)
     before = int(row)
     fraction = row - before
-    gripper_m = float((1.0 - fraction) * chunk.gripper_target_m[before] + fraction * chunk.gripper_target_m[before + 1])
+    gripper_m = float(chunk.gripper_target_m[before])
     qpos, qvel = _monotone_cubic(chunk, before, fraction)
     return SetPoint(qpos, qvel, gripper_m, is_past_end=False)
 

@@ -24,7 +24,7 @@ from handeye.robot.types import Frame, JointState, ObjectPosition, Track
 from handeye.vision.config import Config
 from handeye.vision.runtime.detections import Detections
 
-HISTORY_S = 0.5
+HISTORY_S = 2.0
 """Joint states are kept this long; an exposure that lies further back is too old to act upon."""
 
 

@@ -17,7 +17,7 @@ from pydantic import Field
 from typing_extensions import assert_never
 
 from handeye.robot.motion.set_points import ROW_TOLERANCE, snap_to_row
-from handeye.robot.timing import STAMP_TOLERANCE_S
+from handeye.robot.timing import Delayed
 from handeye.vision.config import Config
 
 Images = Mapping[str, UInt8[np.ndarray, "_ _ 3"]]
@@ -133,8 +133,12 @@ class Blending(Protocol):
         """Once a period. `ask` runs the network on the observation made at `stamp_s`; it may be called later."""
         ...
 
+    def refresh(self, stamp_s: float) -> bool:
+        """Take in what was computed in the background by now; whether anything came."""
+        ...
+
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
-        """The action for a time by the predictions so far; None while there is none."""
+        """The action for a time, now or later, by the predictions so far; None while there is none."""
         ...
 
     def close(self) -> None:
@@ -174,6 +178,10 @@ class Synchronous:
             self._newest = join(ask(), stamp_s, self._period_s, newest)
             self._asked_s = stamp_s
 
+    def refresh(self, stamp_s: float) -> bool:
+        """Nothing runs in the background."""
+        return False
+
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
         """The action of the newest chunk."""
         return None if self._newest is None else self._newest.at(stamp_s)
@@ -193,6 +201,10 @@ class Ensembled:
         """Run the network, and forget chunks whose time is over."""
         self._predictions = [old for old in self._predictions if old.covers(stamp_s)]
         self._predictions.append(Prediction(ask(), stamp_s, self._period_s))
+
+    def refresh(self, stamp_s: float) -> bool:
+        """Nothing runs in the background."""
+        return False
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
         """The mean of the chunks that cover the time; the action of the newest where none does."""
@@ -244,23 +256,20 @@ class DelayedInference:
 
     def __init__(self, latency_s: float) -> None:
         self._latency_s = latency_s
-        self._waiting: tuple[float, Float[np.ndarray, "T A"]] | None = None
+        self._result: Delayed[Float[np.ndarray, "T A"]] = Delayed()
 
     @property
     def is_busy(self) -> bool:
         """Whether a request is pending."""
-        return self._waiting is not None
+        return self._result.is_busy
 
     def request(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
         """Run the network now."""
-        self._waiting = (stamp_s + self._latency_s, ask())
+        self._result.begin(ask(), stamp_s + self._latency_s)
 
     def take(self, stamp_s: float) -> Float[np.ndarray, "T A"] | None:
         """The result once its time has come."""
-        if self._waiting is None or stamp_s < self._waiting[0] - STAMP_TOLERANCE_S:
-            return None
-        result, self._waiting = self._waiting[1], None
-        return result
+        return self._result.take(stamp_s)
 
     def close(self) -> None:
         """Nothing runs."""
@@ -309,33 +318,31 @@ class Asynchronous:
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
         """Take a result that has come, and request the next when it is due and none is pending."""
-        self._take(stamp_s)
+        self.refresh(stamp_s)
         if not self._inference.is_busy and stamp_s - self._asked_s >= self._wait_s:
             self._inference.request(ask, stamp_s)
             self._asked_s = stamp_s
-            self._take(stamp_s)
+            self.refresh(stamp_s)
+
+    def refresh(self, stamp_s: float) -> bool:
+        """Take a result that has come by now."""
+        result = self._inference.take(stamp_s)
+        if result is None:
+            return False
+        in_force = self.action_at(stamp_s)
+        self._newest = Prediction(result, self._asked_s, self._period_s)
+        self._step = None if in_force is None else in_force - self._newest.at(stamp_s)
+        self._came_s = stamp_s
+        return True
 
     def action_at(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
         """The action of the newest chunk, plus what is left of the step by which it differed when it came."""
-        self._take(stamp_s)
-        return self._faded(stamp_s)
-
-    def close(self) -> None:
-        """End the computation."""
-        self._inference.close()
-
-    def _faded(self, stamp_s: float) -> Float[np.ndarray, " A"] | None:
         if self._newest is None:
             return None
         left = 1.0 - (stamp_s - self._came_s) / self._fade_s
         action = self._newest.at(stamp_s)
         return action if self._step is None or left <= 0.0 else action + min(left, 1.0) * self._step
 
-    def _take(self, stamp_s: float) -> None:
-        result = self._inference.take(stamp_s)
-        if result is None:
-            return
-        in_force = self._faded(stamp_s)
-        self._newest = Prediction(result, self._asked_s, self._period_s)
-        self._step = None if in_force is None else in_force - self._newest.at(stamp_s)
-        self._came_s = stamp_s
+    def close(self) -> None:
+        """End the computation."""
+        self._inference.close()

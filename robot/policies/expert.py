@@ -214,7 +214,9 @@ class ExpertPolicy:
             state = self._reader.read(observation, run.opening_m)
             self._progress.update(state, observation.stamp_s)
             run.decide(state, observation.stamp_s)
-        row = np.append(run.move_on(), run.opening_m)
+        periods = round((observation.stamp_s - run.moved_s) * self._cell.control_hz)
+        run.moved_s = observation.stamp_s
+        row = np.append(run.move_on(periods), run.opening_m)
         return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
 
 
@@ -237,6 +239,7 @@ class _Run:
         self._yaw_goal = self._motion.yaw_rad
         self.opening_m = observation.joints.gripper_opening_m
         self.next_row_s = observation.stamp_s
+        self.moved_s = observation.stamp_s - 1.0 / cell.control_hz
 
     def resync_to_command(self, observation: Observation) -> None:
         """Begin anew where a gate or the driver has held the arm."""
@@ -253,8 +256,11 @@ class _Run:
         self._yaw_goal += 2 * np.pi * round((self._motion.yaw_rad - self._yaw_goal) / (2 * np.pi))
         self.opening_m = goal.opening_m
 
-    def move_on(self) -> Float[np.ndarray, " 6"]:
-        return self._motion.steer(self._goal, self._yaw_goal)
+    def move_on(self, periods: int) -> Float[np.ndarray, " 6"]:
+        """The hand so many control periods later, rad."""
+        for _ in range(periods):
+            self._motion.steer(self._goal, self._yaw_goal)
+        return self._motion.qpos_target
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from handeye.robot.interfaces import PickTask, PolicyStatus
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
+from handeye.robot.motion.set_points import interpolate_chunk
 from handeye.robot.policies.chunk_execution import (
     BlendingConfig,
     ChunkPredictor,
@@ -38,6 +39,8 @@ from handeye.vision.runtime.engines import Precision
 
 UNUSUAL = 10.0
 """A cell whose home is this many deviations away from the demonstrations is not the one they were recorded in."""
+PLANNED_ROWS = 10
+"""Rows of a network that are planned ahead, so that a late chunk finds the one before still under way."""
 CAMERAS = (WRIST, SCENE)
 """Image keys of the simulated cell."""
 
@@ -101,16 +104,20 @@ class LearnedPick:
         if self._run is None:
             self._run = _Run(self._cell, self._config, self._network, observation)
         run = self._run
+        stamp_s = observation.stamp_s
+        is_new = run.blending.refresh(stamp_s)
         if not self._images.is_ready:
-            run.next_row_s = observation.stamp_s + 1.0 / self._cell.control_hz
-        elif observation.stamp_s >= run.next_row_s - STAMP_TOLERANCE_S:
-            state = self._reader.read(observation, run.opening_m)
-            self._progress.update(state, observation.stamp_s)
-            run.observe(lambda: self._predict(state.vector()), observation.stamp_s)
-        if not self._progress.status.is_over:
-            run.move_on(observation.stamp_s)
-        row = np.append(run.qpos_target, run.opening_m)
-        return ActionChunk(row[None], 1.0 / self._cell.control_hz, observation.stamp_s)
+            run.next_row_s = stamp_s + 1.0 / self._cell.control_hz
+        elif stamp_s >= run.next_row_s - STAMP_TOLERANCE_S:
+            state = self._reader.read(observation, run.opening_at(stamp_s))
+            self._progress.update(state, stamp_s)
+            run.observe(lambda: self._predict(state.vector()), stamp_s)
+            is_new = True
+        if self._progress.status.is_over:
+            run.stand(stamp_s)
+        elif is_new:
+            run.plan(stamp_s)
+        return run.chunk
 
     def _predict(self, state: Float32[np.ndarray, " S"]) -> Float[np.ndarray, "T A"]:
         with self._timer.stage("policy"):
@@ -215,24 +222,38 @@ class _Run:
         self._period_s = 1.0 / network.fps
         self._closed_m, self._open_m = cell.gripper.opening_min_m, cell.gripper.opening_max_m
         self._limits = joint_limits_from_config(cell.joint_limits)
-        self.qpos_target = observation.joints.qpos
         self.blending = build_blending(config.blending, self._period_s)
-        self.opening_m = observation.joints.gripper_opening_m
         self.next_row_s = observation.stamp_s
+        standing = np.append(observation.joints.qpos, observation.joints.gripper_opening_m)
+        self.chunk = ActionChunk(standing[None], self._period_s, observation.stamp_s)
 
     def observe(self, ask: Callable[[], Float[np.ndarray, "T A"]], stamp_s: float) -> None:
         """Let the blending run the network; called once per row of the network."""
         self.next_row_s += self._period_s
         self.blending.observe(ask, stamp_s)
 
-    def move_on(self, stamp_s: float) -> None:
-        """Follow the action of this time. Fingers open or close all the way, as in the demonstrations."""
-        action = self.blending.action_at(stamp_s)
-        if action is None:
-            return
-        self.qpos_target = self._hand_down(action[:NUM_JOINTS])
+    def plan(self, stamp_s: float) -> None:
+        """Make the chunk of the predictions so far, from now on."""
+        stamps = stamp_s + self._period_s * np.arange(PLANNED_ROWS)
+        actions = [self.blending.action_at(float(stamp)) for stamp in stamps]
+        rows = [self._row(action) for action in actions if action is not None]
+        if rows:
+            self.chunk = ActionChunk(np.array(rows), self._period_s, stamp_s)
+
+    def stand(self, stamp_s: float) -> None:
+        """Keep to where the chunk is now."""
+        here = interpolate_chunk(self.chunk, stamp_s)
+        row = np.append(here.qpos_target, here.gripper_target_m)
+        self.chunk = ActionChunk(row[None], self._period_s, stamp_s)
+
+    def opening_at(self, stamp_s: float) -> float:
+        """The opening that the fingers are told to have by now, m."""
+        return interpolate_chunk(self.chunk, stamp_s).gripper_target_m
+
+    def _row(self, action: Float[np.ndarray, " A"]) -> Float[np.ndarray, " 7"]:
+        """Fingers open or close all the way, as in the demonstrations."""
         is_open = action[NUM_JOINTS] > (self._closed_m + self._open_m) / 2
-        self.opening_m = self._open_m if is_open else self._closed_m
+        return np.append(self._hand_down(action[:NUM_JOINTS]), self._open_m if is_open else self._closed_m)
 
     def _hand_down(self, qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, " 6"]:
         """The nearest joints with the hand pointing straight down, as in every demonstration, and off the table.

@@ -36,8 +36,6 @@ class SensorConfig(Config):
     depth_noise: DepthNoiseConfig = DepthNoiseConfig()
     scene_camera_hw: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] = (240, 320)
     """Height and width of the scene camera's images, px: the second camera of policies that see images."""
-    camera_latency_s: float = Field(default=0.0, ge=0)
-    """Time from exposure until a frame can be read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,7 +54,9 @@ class SimulatedCamera:
     seed and k alone. While `drops_frames` is set exposures are lost, and reading returns the last frame before.
     """
 
-    def __init__(self, physics: Physics, cell: WorkCellConfig, config: SensorConfig) -> None:
+    def __init__(self, physics: Physics, cell: WorkCellConfig, config: SensorConfig, *, latency_s: float = 0.0) -> None:
+        """`latency_s`: from an exposure until its frame can be read."""
+        self._latency_s = latency_s
         self._physics, self._camera, self._config = physics, cell.camera, config
         self._renderer: Renderer | None = None
         self._is_open = False
@@ -97,7 +97,7 @@ class SimulatedCamera:
         """The newest frame whose latency has passed. Raises CameraError outside `with`, and before the first frame."""
         if not self._is_open or self._renderer is None:
             raise CameraError("the camera is closed: use it inside `with cell.camera:`")
-        ready_s = self._physics.now_s() - self._config.camera_latency_s + _ROUNDING_S
+        ready_s = self._physics.now_s() - self._latency_s + _ROUNDING_S
         ready = [exposure for exposure in self._exposures if exposure.stamp_s <= ready_s]
         if not ready:
             raise CameraError("no frame yet: the first one is exposed when the cell is reset")

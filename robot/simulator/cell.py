@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from pydantic import Field
 
-from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.config import NO_LATENCY, CameraConfig, LatencyConfig, WorkCellConfig
 from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.camera import SensorConfig, SimulatedCamera
 from handeye.robot.simulator.faults import Fault, FaultSchedule
@@ -52,11 +52,11 @@ class SimulatedCell:
     `scene` and `target` are the true state, for success checks and videos; policies see frames and joint states.
     """
 
-    def __init__(self, cell: WorkCellConfig, config: SimulatorConfig) -> None:
+    def __init__(self, cell: WorkCellConfig, config: SimulatorConfig, latency: LatencyConfig = NO_LATENCY) -> None:
         self.cell, self.config = cell, config
         self.physics = Physics()
-        self.arm = SimulatedArm(self.physics, cell)
-        self.camera = SimulatedCamera(self.physics, cell, config)
+        self.arm = SimulatedArm(self.physics, cell, latency_s=latency.actuation_s)
+        self.camera = SimulatedCamera(self.physics, cell, config, latency_s=latency.camera_s)
         self._faults = FaultSchedule(self.physics, self.arm, self.camera, cell.table)
         self._scene_renderers: dict[str, Renderer] = {}
 

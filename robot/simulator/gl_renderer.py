@@ -12,6 +12,7 @@ import atexit
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from importlib import import_module
@@ -76,6 +77,7 @@ class GlRenderer:
         self._size = (camera.height_px, camera.width_px)
         self._area = mujoco.MjrRect(0, 0, camera.width_px, camera.height_px)
         self._shadows, self._camera_name = shadows, camera_name
+        _load_triton_first()
         self._gl = import_module(f"mujoco.{backend.value}").GLContext(camera.width_px, camera.height_px)
         self._context: mujoco.MjrContext | None = None
         # GL libraries complain when a context outlives the interpreter.
@@ -139,6 +141,16 @@ class GlRenderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._view, everything, self._drawing)
         mujoco.mjr_render(self._area, self._drawing, self._context)
+
+
+@cache
+def _load_triton_first() -> None:
+    """Mesa's software renderer and torch's compiler each bring an LLVM; loaded after Mesa's, triton's ends the process.
+
+    Whoever renders first and trains then would lose the process; where torch is not installed, nothing is loaded.
+    """
+    with suppress(ImportError):
+        import_module("triton")
 
 
 @cache

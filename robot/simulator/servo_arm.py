@@ -7,6 +7,7 @@ controller brakes by itself on a ramp of its own.
 
 from __future__ import annotations
 
+from collections import deque
 from types import TracebackType
 
 import numpy as np
@@ -27,8 +28,9 @@ RAMP_ACCELERATION, RAMP_JERK = 2.0, 8.0
 class SimulatedArm:
     """A robot.interfaces.Arm of the simulated cell. Joint targets are clamped to the joint limits."""
 
-    def __init__(self, physics: Physics, cell: WorkCellConfig) -> None:
-        self._physics, self._cell = physics, cell
+    def __init__(self, physics: Physics, cell: WorkCellConfig, *, latency_s: float = 0.0) -> None:
+        """`latency_s`: from a command until the servos begin to follow it."""
+        self._physics, self._cell, self._latency_s = physics, cell, latency_s
         self._is_entered = False
         self.gripper_is_stuck = False
         self._dt_s = 1.0 / cell.control_hz
@@ -60,6 +62,7 @@ class SimulatedArm:
         self._command = CommandState.at_rest(places[:NUM_JOINTS])
         self._from = self._command.qpos
         self._ramp: list[Float[np.ndarray, " 6"]] = []
+        self._on_the_way: deque[tuple[float, Float[np.ndarray, " 6"], float]] = deque()
         self._since_s = self._physics.now_s()
         self._opening_target_m = self._opening_m = float(np.sum(places[NUM_JOINTS:]))
         self.gripper_is_stuck = False
@@ -83,15 +86,23 @@ class SimulatedArm:
             raise ArmError(f"set-point is not finite: {qpos_command.tolist()} rad, opening {gripper_opening_m} m")
         limits, gripper = self._cell.joint_limits, self._cell.gripper
         sent = np.clip(qpos_command, limits.qpos_low_rad, limits.qpos_high_rad)
-        self._ramp = []
-        self._go_to(sent, self._physics.now_s())
-        self._opening_target_m = float(np.clip(gripper_opening_m, gripper.opening_min_m, gripper.opening_max_m))
+        opening_m = float(np.clip(gripper_opening_m, gripper.opening_min_m, gripper.opening_max_m))
+        self._on_the_way.append((self._physics.now_s() + self._latency_s, sent, opening_m))
+        self._receive(self._physics.now_s())
         return sent.copy()
 
     def stop(self) -> None:
         """Brake to rest on the controller's ramp; the gripper goes on as commanded."""
+        self._on_the_way.clear()
         if self._is_entered and not self._ramp:
             self._ramp = self._plan_ramp()
+
+    def _receive(self, stamp_s: float) -> None:
+        """Take the commands that have arrived."""
+        while self._on_the_way and self._on_the_way[0][0] <= stamp_s + PHYSICS_DT_S / 2:
+            _, qpos, self._opening_target_m = self._on_the_way.popleft()
+            self._ramp = []
+            self._go_to(qpos, stamp_s)
 
     def _go_to(self, qpos: Float[np.ndarray, " 6"], stamp_s: float) -> None:
         """Take the next set-point, to be reached in one period from now on."""
@@ -109,7 +120,7 @@ class SimulatedArm:
         """The set-points of the ramp, one a period; it begins where a period ends without a new set-point."""
         if stamp_s - self._since_s < self._dt_s - PHYSICS_DT_S / 2:
             return
-        self.stop()
+        self._ramp = self._ramp or self._plan_ramp()
         if self._ramp:
             self._go_to(self._ramp.pop(0), stamp_s)
             if not self._ramp:
@@ -125,6 +136,7 @@ class SimulatedArm:
 
     def _drive(self, stamp_s: float) -> None:
         """Write the servos' inputs for the step that begins now."""
+        self._receive(stamp_s)
         self._follow_ramp(stamp_s)
         aim, _ = self._target(stamp_s + PHYSICS_DT_S)
         _, velocity = self._target(stamp_s)

@@ -168,7 +168,7 @@ def test_whatever_comes_what_is_sent_keeps_every_limit(
 @pytest.mark.parametrize("cause", ["stale", "lost", "nan", "jump", "end"])
 def test_at_full_speed_every_stop_is_over_in_its_time_and_distance(cause: str) -> None:
     """A cubic stop from v: 1.5 v / a or sqrt(6 v / j), whichever is longer, and half of v times that."""
-    stream, config = make_stream(), make_config()
+    stream, config = make_stream(stop_age_s=1.0), make_config()
     goal = HOME + np.array([-1.2, 0.0, 0.0, 0.0, 0.0, 0.0])
     motion = plan_joint_motion(HOME, np.zeros(6), goal, LIMITS, DT_S).qpos
     fastest = int(np.argmax(np.abs(np.diff(motion[:, 0]))))
@@ -177,7 +177,7 @@ def test_at_full_speed_every_stop_is_over_in_its_time_and_distance(cause: str) -
     assert speed > 0.9 * LIMITS.qvel_max[0]
     here = stream.command.qpos
     targets = {"nan": np.full(6, np.nan), "jump": HOME + 1.0}
-    ages_s = {"stale": 0.2, "lost": 0.5}
+    ages_s = {"stale": 0.2, "lost": 1.5}
     stop = []
     while not stream.command.is_at_rest:
         decision = (
@@ -309,6 +309,15 @@ def test_a_lost_observation_latches() -> None:
     stream = make_stream()
     assert send(stream, HOME, age_s=0.31) == (GateReason.LOST_OBSERVATION,)
     assert send(stream, HOME) == (GateReason.LOST_OBSERVATION,)
+
+
+def test_an_observation_that_stays_old_latches_in_the_end() -> None:
+    stream = make_stream()
+    waited = 0
+    while not step(stream, HOME, age_s=0.2).is_latched:
+        waited += 1
+    assert waited * DT_S == pytest.approx(0.3, abs=DT_S)
+    assert GateReason.LOST_OBSERVATION in [violation.reason for violation in stream.latched]
 
 
 def test_the_latch_keeps_its_reasons_until_reset() -> None:

@@ -42,6 +42,7 @@ def test_between_rows_nothing_leaves_the_two_rows(rows: np.ndarray, share: float
     before, after = rows[int(np.floor(position))], rows[int(np.ceil(position))]
     point = interpolate_chunk(chunk_of(rows), position * ROW_S)
     values = np.append(point.qpos_target, point.gripper_target_m)
+    assert point.gripper_target_m in (before[6], after[6])
     assert np.all(values >= np.minimum(before, after) - 1e-5)
     assert np.all(values <= np.maximum(before, after) + 1e-5)
 

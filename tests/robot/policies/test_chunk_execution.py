@@ -121,7 +121,9 @@ def test_the_ensemble_holds_as_many_predictions_as_a_chunk_has_rows() -> None:
 def test_a_late_chunk_is_entered_where_time_has_got_to() -> None:
     blending = Asynchronous(PERIOD_S, rows=4, fade_rows=1, inference=DelayedInference(3 * PERIOD_S))
     blending.observe(plan()(0.0), 0.0)
-    assert blending.action_at(2 * PERIOD_S) is None
+    assert not blending.refresh(2 * PERIOD_S)
+    assert blending.action_at(3 * PERIOD_S) is None
+    assert blending.refresh(3 * PERIOD_S)
     assert blending.action_at(3 * PERIOD_S) == pytest.approx([3 * PERIOD_S])
 
 
@@ -132,6 +134,7 @@ def largest_step(blending: Blending, levels: Callable[[float], float], dt_s: flo
         now_s = tick * dt_s
         if tick % 5 == 0:
             blending.observe(lambda now_s=now_s: np.full((ROWS, 1), levels(now_s)), now_s)
+        blending.refresh(now_s + dt_s)
         action = blending.action_at(now_s + dt_s)
         if action is not None:
             actions.append(float(action[0]))
@@ -170,6 +173,7 @@ def test_a_thread_computes_while_the_last_chunk_is_followed() -> None:
     finally:
         may_answer.set()
     inference.close()  # waits for the thread
+    assert blending.refresh(2 * PERIOD_S)
     assert blending.action_at(2 * PERIOD_S) == pytest.approx([1.0])
 
 

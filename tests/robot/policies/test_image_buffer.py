@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import NO_LATENCY, WorkCellConfig
 from handeye.robot.demonstration_sink import SCENE, WRIST, DemonstrationSink, ImageSize
 from handeye.robot.interfaces import Policy
 from handeye.robot.pick import PickConfig, PickStation, build_task
@@ -49,7 +49,7 @@ class Watcher:
 
 
 def test_states_and_images_are_those_of_the_demonstration_of_the_same_episode() -> None:
-    config = PickConfig.model_validate({"cell": {"control_hz": 100}, "timeout_s": 0.55})
+    config = PickConfig.model_validate({"cell": {"control_hz": 100}, "timeout_s": 0.55, "latency": NO_LATENCY})
     watcher = Watcher()
 
     def build(station: PickStation, seed: int, timer: StageTimer) -> Policy:

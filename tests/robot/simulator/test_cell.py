@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import LatencyConfig, WorkCellConfig
 from handeye.robot.errors import CameraError
 from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, FramesDropped, GripperStuck, free_nudge
@@ -101,8 +101,8 @@ def test_frame_shows_the_moment_of_its_exposure_not_of_its_reading(simulated: Si
 
 
 def test_latency_delays_delivery_but_not_the_stamp(cell: WorkCellConfig) -> None:
-    config = SimulatorConfig.model_validate({"renderer": "rays", "camera_latency_s": 0.05})
-    slow = SimulatedCell(cell, config)
+    config = SimulatorConfig.model_validate({"renderer": "rays"})
+    slow = SimulatedCell(cell, config, LatencyConfig(camera_s=0.05))
     slow.reset(0)
     with slow.camera as camera:
         with pytest.raises(CameraError, match="no frame yet"):

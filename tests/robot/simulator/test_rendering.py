@@ -179,3 +179,16 @@ def test_no_gl_library_is_loaded_by_rays() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("needs_gl")
+def test_torch_can_compile_in_a_process_that_has_rendered() -> None:
+    """Mesa's LLVM and triton's: loaded in the other order, the process ended with a segmentation fault."""
+    program = (
+        "from handeye.robot.config import CameraConfig\n"
+        "from handeye.robot.simulator.gl_renderer import GlRenderer, find_gl_backend\n"
+        "GlRenderer(CameraConfig(), find_gl_backend())\n"
+        "import torch._dynamo\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
