@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import Field
 
 from handeye.robot.config import LatencyConfig, WorkCellConfig
-from handeye.robot.control.episode import EpisodeResult, run_episode
+from handeye.robot.control.episode import EpisodeResult, is_stop, run_episode
 from handeye.robot.control.loop import ControlLoop, TickSink
 from handeye.robot.control.safety import SafetyConfig
 from handeye.robot.control.set_point_stream import SetPointStream
@@ -37,7 +37,18 @@ from handeye.robot.policies.pick_state import PickStage
 from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
 from handeye.robot.policies.scripted_policy import PickSkill
 from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
+from handeye.robot.simulator.device_faults import (
+    FaultName,
+    Injection,
+    faulty_arm,
+    faulty_camera,
+    faulty_clock,
+    faulty_detector,
+    faulty_policy,
+    sample_injection,
+)
 from handeye.robot.simulator.faults import Fault, RandomFaultsConfig, sample_random_faults
+from handeye.robot.simulator.limit_watch import LimitWatch
 from handeye.robot.simulator.success import PickSuccessCheck
 from handeye.robot.timing import StageTimer
 from handeye.robot.viewer.episode_view import EpisodeFiles
@@ -49,6 +60,8 @@ SHIPPED_DETECTOR = Path(__file__).parents[1] / "vision" / "weights" / "tabletop_
 """The detector that comes with the package."""
 SHIPPED_POLICY = Path(__file__).parent / "weights" / "pick_state.onnx"
 """The trained policy that comes with the package."""
+COASTING_S = 0.5
+"""After a stop the simulation goes on for so long: standstill is measured, not assumed."""
 AHEAD = 2
 """Episodes submitted for each worker: one that runs and one that waits, so that stopping early wastes little."""
 
@@ -91,11 +104,16 @@ class PickConfig(Config):
         shoulder_reach_min_m=0.05,
         hold_age_s=0.4,
         stop_age_s=1.0,
+        policy_silent_max_s=1.0,
         ahead_max_s=0.002,
     )
     """The gates of the simulated cell. A real cell must set its limits."""
     timeout_s: float = Field(default=60.0, gt=0)
     """An episode ends after this time by its clock."""
+    fault: FaultName | None = None
+    """A fault to inject into each episode; None for none."""
+    fault_at_s: tuple[float, float] = (0.5, 3.5)
+    """It begins at a time between these, sampled from the seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +178,30 @@ class PickStation:
 
         `faults` happen on the way, and those that the configuration's random_faults sample from the seed.
         """
-        self.cell.reset(seed, [*faults, *sample_random_faults(self.config.random_faults, seed)])
+        config = self.config
+        injection = sample_injection(config.fault, config.fault_at_s, seed)
+        scene_faults = [] if injection is None else injection.scene_faults(seed)
+        self.cell.reset(seed, [*faults, *scene_faults, *sample_random_faults(config.random_faults, seed)])
         self._success_check.reset()
         with ExitStack() as stack:
             stack.enter_context(self.cell.arm)
+            watch = stack.enter_context(LimitWatch(self.cell.physics, config.cell, config.safety))
             files = None if output is None else stack.enter_context(self._open_files(output, seed))
             timer = StageTimer()
             policy = self._build_policy(self, seed, timer)
-            loop = self._build_loop(policy, timer, [*sinks, *([] if files is None else [files])])
+            all_sinks = [watch, *sinks, *([] if files is None else [files])]
+            loop = self._build_loop(policy, timer, all_sinks, injection)
             task = build_task(self.config)
             self.cell.clock.wait_until(self.config.latency.camera_s)
             result = run_episode(loop, task, self._success_check, seed=seed, timeout_s=self.config.timeout_s)
+            if is_stop(result):
+                # A controller that has lost its connection brakes by itself.
+                self.cell.clock.wait_until(self.cell.clock.now_s() + COASTING_S)
+            result = replace(
+                result,
+                limit_breaches={name: count for name, count in watch.breaches.items() if count},
+                stop_s=max(0.0, watch.last_moved_s - watch.last_allowed_s) if is_stop(result) else None,
+            )
             if files is not None:
                 files.finish(result)
         return result
@@ -184,11 +215,13 @@ class PickStation:
             scene=self.cell.video_frame,
         )
 
-    def _build_loop(self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink]) -> ControlLoop:
+    def _build_loop(
+        self, policy: Policy, timer: StageTimer, sinks: Sequence[TickSink], fault: Injection | None
+    ) -> ControlLoop:
         """Everything with state is built anew, so that episodes are independent."""
-        config = self.config
+        config, clock = self.config, self.cell.clock
         perception = Perception(
-            self._detector,
+            faulty_detector(self._detector, clock, fault),
             config.perception,
             T_tool_camera=config.cell.T_tool_camera,
             arm_shape=ArmShape(config.cell),
@@ -196,11 +229,11 @@ class PickStation:
             timer=timer,
         )
         return ControlLoop(
-            self.cell.clock,
-            self.cell.arm,
-            self.cell.camera,
+            faulty_clock(clock, fault),
+            faulty_arm(self.cell.arm, clock, fault),
+            faulty_camera(self.cell.camera, clock, fault),
             perception,
-            policy,
+            faulty_policy(policy, clock, fault),
             SetPointStream(config.safety, config.cell),
             control_hz=config.cell.control_hz,
             camera_hz=config.cell.camera.rate_hz,

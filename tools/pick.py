@@ -6,15 +6,17 @@ examples:
   handeye pick
   handeye pick configs/robot/pick.yaml --episodes 20 --workers 4 --json report.json
   handeye pick --policy act --episodes 10 --output runs/pick
+  handeye pick --faults frozen_camera --episodes 5
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
+from rich.table import Table
 
 import handeye
 from handeye.tools.command_line import Positional
@@ -34,6 +36,9 @@ class Arguments(EpisodeArguments):
     """With --policy act: an exported policy; by default the one that ships with handeye."""
     video: bool = True
     """With --output: record a video and a contact sheet of each episode."""
+    faults: str | None = None
+    """Inject a fault into every episode: its name, or all for each kind in turn. The exit code then is 0 when no limit
+    was broken, whether the object was placed or not."""
     arm: Literal["simulator", "ur"] = "simulator"
     """The arm to move."""
     camera: Literal["simulator", "realsense"] = "simulator"
@@ -54,6 +59,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         workers=arguments.workers,
         output=arguments.output,
         video=arguments.video,
+        faults=arguments.faults,
         on_episode=show_episode,
         keep_interrupted=True,
     )
@@ -63,7 +69,23 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         kinds = "ticks.jsonl, video.mp4, contact_sheet.png" if arguments.video else "ticks.jsonl"
         folder = arguments.output
         console.print(f"report: {folder / 'report.json'}; for each episode {folder}/episode_SEED/: {kinds}")
+    if arguments.faults is not None:
+        show_faults(report, console)
+        is_whole = report["episodes"] == arguments.episodes * len(report["faults"])
+        return 0 if is_whole and not report["limit_breaches"] else 1
     return 0 if report["successes"] and report["episodes"] == arguments.episodes else 1
+
+
+def show_faults(report: dict[str, Any], console: Console) -> None:
+    """Print how the episodes with each fault ended."""
+    table = Table("fault", "placed", "stopped by", "gave up", "longest stop s", "limits broken")
+    for name, of in report["faults"].items():
+        stops = ", ".join(of["stops"])
+        gave_up = ", ".join(reason for reason in of["failures"] if reason not in of["stops"])
+        longest = "" if of["stop_s_max"] is None else f"{of['stop_s_max']:.2f}"
+        breaches = str(sum(of["limit_breaches"].values()))
+        table.add_row(name, f"{of['successes']} of {of['episodes']}", stops, gave_up, longest, breaches)
+    console.print(table)
 
 
 def _check(arguments: Arguments) -> None:

@@ -58,7 +58,8 @@ class EpisodeResult:
 
     reason says why it is no success, None if it is, check_reason what the success check says, error what a device or a
     program said where one failed. gate_violations counts ticks by reason code, stage_ms holds every measured duration
-    by stage.
+    by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, stop_s is the
+    time from the last target that the gates let pass to standstill where the episode ended in a stop.
     """
 
     seed: int
@@ -73,6 +74,8 @@ class EpisodeResult:
     gate_violations: Mapping[str, int]
     stage_ms: Mapping[str, list[float]] = field(repr=False)
     error: str = ""
+    limit_breaches: Mapping[str, int] = field(default_factory=dict)
+    stop_s: float | None = None
 
 
 def run_episode(
@@ -113,6 +116,12 @@ def run_episode(
         stage_ms=loop.timer.durations_ms(),
         error=error,
     )
+
+
+def is_stop(result: EpisodeResult) -> bool:
+    """Whether the episode ended because a gate, a device or a program stopped it."""
+    reason = result.reason or ""
+    return reason.startswith(f"{GATE_STOP}_") or reason.endswith(FAILED_STAGE)
 
 
 def _ends(tick: Tick, began_s: float, timeout_s: float) -> bool:

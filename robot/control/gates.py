@@ -29,6 +29,7 @@ class GateReason(Enum):
     NOT_FINITE = "not_finite"
     STALE_OBSERVATION = "stale_observation"
     LOST_OBSERVATION = "lost_observation"
+    POLICY_SILENT = "policy_silent"
     FUTURE_OBSERVATION = "future_observation"
     JOINT_LIMIT = "joint_limit"
     STEP = "step"
@@ -89,6 +90,13 @@ def check_wait(stale_s: float, stop_age_s: float) -> Violations:
     if stale_s <= stop_age_s:
         return ()
     return (GateViolation(GateReason.LOST_OBSERVATION, "waited in s", stale_s, stop_age_s),)
+
+
+def check_policy(past_end_s: float, policy_silent_max_s: float) -> Violations:
+    """The policy's chunk has ended at most policy_silent_max_s ago: a policy that lives gives a new one."""
+    if past_end_s <= policy_silent_max_s:
+        return ()
+    return (GateViolation(GateReason.POLICY_SILENT, "chunk ended s ago", past_end_s, policy_silent_max_s),)
 
 
 def is_in_joint_limits(

@@ -21,6 +21,7 @@ from handeye.robot.control.gates import (
     check_gripper,
     check_jerk,
     check_joint_limits,
+    check_policy,
     check_singularity,
     check_step,
     check_table,
@@ -38,6 +39,7 @@ from handeye.robot.kinematics.collision_geometry import points_of_cell
 from handeye.robot.kinematics.forward import SingularityMargins, link_frames, singularity_measures
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.motion.jerk_limited import Bounds
+from handeye.robot.motion.set_points import SetPoint
 from handeye.robot.types import NUM_JOINTS, CommandState
 from handeye.vision.config import Config
 from handeye.vision.errors import ConfigError
@@ -70,6 +72,8 @@ class SafetyConfig(Config):
     """An observation older than this stops the arm until a newer one comes."""
     stop_age_s: float = Field(gt=0, allow_inf_nan=False)
     """An observation older than this latches the stop, and so does waiting this long for one that may be used."""
+    policy_silent_max_s: float = Field(gt=0, allow_inf_nan=False)
+    """A policy whose last chunk ended longer ago than this latches the stop."""
     ahead_max_s: float = Field(ge=0, allow_inf_nan=False)
     """A stamp farther ahead of now than this latches the stop: clocks disagree, and ages mean nothing."""
 
@@ -116,18 +120,14 @@ class SafetyGates:
             or self._check_places(qpos[None], link_frames(qpos[None]))
         )
 
-    def check_target(
-        self,
-        qpos_target: Float[np.ndarray, " 6"],
-        gripper_target_m: float,
-        last: CommandState,
-        observation_age_s: float,
-    ) -> Violations:
+    def check_target(self, target: SetPoint, last: CommandState, observation_age_s: float) -> Violations:
         """Whether the target may be followed at all, from what was sent last."""
         config, gripper = self._config, self._cell.gripper
+        qpos_target, gripper_target_m = target.qpos_target, target.gripper_target_m
         # While the arm is held for its observation's age, a target that runs on is no violation of its own.
         return (
             check_age(observation_age_s, config.hold_age_s, config.stop_age_s, config.ahead_max_s)
+            or check_policy(target.past_end_s, config.policy_silent_max_s)
             or check_finite(qpos_target, gripper_target_m)
             or check_step(qpos_target, last.qpos, config.step_max_rad)
             + check_gripper(gripper_target_m, gripper.opening_min_m, gripper.opening_max_m)

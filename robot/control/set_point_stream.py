@@ -95,7 +95,7 @@ class SetPointStream:
         if self._latched:
             return self.hold(self._latched)
         gates = self._gates
-        violations = gates.check_target(target.qpos_target, target.gripper_target_m, last, observation_age_s)
+        violations = gates.check_target(target, last, observation_age_s)
         is_stale = any(violation.reason is GateReason.STALE_OBSERVATION for violation in violations)
         self._stale_s = self._stale_s + self._dt_s if is_stale else 0.0
         violations += gates.check_wait(self._stale_s)

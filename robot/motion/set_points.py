@@ -24,12 +24,15 @@ CATCH_UP_PER_S = 20.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetPoint:
-    """Joint targets (rad), their velocity (rad/s) and the gripper's opening (m). is_past_end: the last row is held."""
+    """Joint targets (rad), their velocity (rad/s) and the gripper's opening (m).
+
+    past_end_s: for how long the chunk's last row has been held, 0 before its end.
+    """
 
     qpos_target: Float[np.ndarray, " 6"]
     qvel_target: Float[np.ndarray, " 6"]
     gripper_target_m: float
-    is_past_end: bool
+    past_end_s: float = 0.0
 
 
 def interpolate_chunk(chunk: ActionChunk, stamp_s: float) -> SetPoint:
@@ -43,12 +46,13 @@ def interpolate_chunk(chunk: ActionChunk, stamp_s: float) -> SetPoint:
     last = len(chunk.actions) - 1
     if row < 0.0 or row >= last:
         held = chunk.actions[0 if row < 0.0 else last]
-        return SetPoint(held[:NUM_JOINTS].copy(), np.zeros(NUM_JOINTS), float(held[NUM_JOINTS]), row > last)
+        past_end_s = max(0.0, (row - last) * chunk.dt_s)
+        return SetPoint(held[:NUM_JOINTS].copy(), np.zeros(NUM_JOINTS), float(held[NUM_JOINTS]), past_end_s)
     before = int(row)
     fraction = row - before
     gripper_m = float(chunk.gripper_target_m[before])
     qpos, qvel = _monotone_cubic(chunk, before, fraction)
-    return SetPoint(qpos, qvel, gripper_m, is_past_end=False)
+    return SetPoint(qpos, qvel, gripper_m)
 
 
 def snap_to_row(row: float) -> float:

@@ -36,13 +36,19 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """The report as JSON holds it; cycle times are of successful episodes, null without one.
 
     Keys: episodes, successes, success_rate, wilson_low, wilson_high, gate_violations, gate_violations_by_reason,
-    cycle_s_median, cycle_s_mean, attempts_mean, failures, stages, results (one entry an episode, in their order).
+    limit_breaches (limits broken in truth, by name), stops (failures that were stops, by reason), stop_s_max (from the
+    last target let pass to standstill), cycle_s_median, cycle_s_mean, attempts_mean, failures, stages, results (one
+    entry an episode, in their order).
     """
     successes = [result for result in results if result.success]
     low, high = wilson_interval(len(successes), len(results))
     violations: Counter[str] = Counter()
     for result in results:
         violations.update(result.gate_violations)
+    breaches: Counter[str] = Counter()
+    for result in results:
+        breaches.update(result.limit_breaches)
+    stops = [result for result in results if result.stop_s is not None]
     cycles_s = [result.cycle_s for result in successes]
     return {
         "episodes": len(results),
@@ -52,6 +58,9 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "wilson_high": high,
         "gate_violations": sum(violations.values()),
         "gate_violations_by_reason": dict(violations),
+        "limit_breaches": dict(breaches),
+        "stops": dict(Counter(result.reason for result in stops)),
+        "stop_s_max": max((result.stop_s for result in stops if result.stop_s is not None), default=None),
         "cycle_s_median": median(cycles_s) if cycles_s else None,
         "cycle_s_mean": fmean(cycles_s) if cycles_s else None,
         "attempts_mean": fmean(result.attempts for result in results) if results else None,
@@ -82,4 +91,6 @@ def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
         "cycle_s": round(result.cycle_s, 4),
         "attempts": result.attempts,
         "gate_violations": dict(result.gate_violations),
+        "limit_breaches": dict(result.limit_breaches),
+        "stop_s": None if result.stop_s is None else round(result.stop_s, 4),
     }

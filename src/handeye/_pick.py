@@ -6,13 +6,14 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, Output, PickConfig, run_episodes
 from handeye.robot.policies.onnx_policy import OnnxPolicy
+from handeye.robot.simulator.device_faults import FAULT_NAMES, FaultName
 from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.viewer.report import summarise_episodes
 from handeye.vision.config import dump_config, load_config
@@ -21,6 +22,7 @@ from handeye.vision.files import replacing, write_json
 
 RendererName = Literal["auto", "gl", "rays"]
 OnEpisode = Callable[[EpisodeResult], None]
+FAULT_KEYS = ("episodes", "successes", "stops", "failures", "limit_breaches", "stop_s_max", "cycle_s_median")
 
 
 def pick(
@@ -35,6 +37,7 @@ def pick(
     workers: int = 1,
     output: str | Path | None = None,
     video: bool = True,
+    faults: str | None = None,
     on_episode: OnEpisode | None = None,
     keep_interrupted: bool = False,
 ) -> dict[str, Any]:
@@ -47,18 +50,31 @@ def pick(
     detector: ONNX file; None takes the one that ships. renderer: "gl", "rays" (needs no OpenGL) or "auto".
     workers: processes that share the episodes; the results do not depend on it.
     output: folder for report.json, config.yaml and a folder of files per episode; video: with film and contact sheet.
+    faults: the name of a fault to inject into every episode, or "all": the episodes once for each kind.
     on_episode: called with each result. keep_interrupted: Ctrl-C ends the run, and the report is of what was played.
 
-    Returns episodes, successes, success_rate, wilson_low, wilson_high (95 % interval), gate_violations,
+    Returns episodes, successes, success_rate, wilson_low, wilson_high (95 % interval), gate_violations, limit_breaches
+    (limits broken by the simulator's truth), stops {reason: count}, with faults also faults {name: its part of these},
     cycle_s_median (simulated seconds, None without a success), failures {reason: count}, stages
     {stage: {p50_ms, p95_ms, p99_ms, count}}, results (one per episode), seed, detector, renderer and policy.
     Raises UserErrors for arguments, files and configurations that are wrong.
     """
     policy_file = find_policy(policy)
     run = _Run.prepare(config, overrides, episodes, seed, detector, renderer, workers, output)
-    recording = None if run.output is None else Output(run.output, video)
-    results = run.play(policy_file, recording, on_episode, keep_interrupted=keep_interrupted)
+    results: list[EpisodeResult] = []
+    of_fault: dict[str, dict[str, Any]] = {}
+    for name in _fault_names(faults):
+        recording = None if run.output is None else Output(run.output / name if name else run.output, video)
+        played = run.with_fault(name).play(policy_file, recording, on_episode, keep_interrupted=keep_interrupted)
+        results += played
+        if name:
+            summary = summarise_episodes(played)
+            of_fault[name] = {key: summary[key] for key in FAULT_KEYS}
+        if len(played) < episodes:
+            break
     report = run.describe(results) | {"policy": "scripted" if policy_file is None else policy_file.name}
+    if of_fault:
+        report["faults"] = of_fault
     run.save(report)
     return report
 
@@ -118,6 +134,15 @@ def load_policy(path: str | Path, *, threads: int | None = None) -> OnnxPolicy:
     """
     with exported_policy(Path(path)) as onnx_path:
         return OnnxPolicy.load(onnx_path, num_threads=threads)
+
+
+def _fault_names(faults: str | None) -> Sequence[FaultName | Literal[""]]:
+    """The faults to inject one after the other, "" for none. Raises UserError for a name that is not known."""
+    if faults is None:
+        return [""]
+    if faults != "all" and faults not in FAULT_NAMES:
+        raise UserError(f"--faults {faults}: expected all or one of {', '.join(FAULT_NAMES)}")
+    return [name for name in FAULT_NAMES if faults in ("all", name)]
 
 
 def find_policy(policy: str | Path) -> Path | None:
@@ -198,6 +223,10 @@ class _Run:
             with replacing(folder / "config.yaml") as beside:
                 beside.write_text(dump_config(loaded), encoding="utf-8")
         return cls(loaded, range(seed, seed + episodes), found, workers, folder)
+
+    def with_fault(self, name: FaultName | Literal[""]) -> _Run:
+        """The same with a fault in every episode, as it is without a name."""
+        return replace(self, config=self.config.model_copy(update={"fault": name})) if name else self
 
     def play(
         self, policy: Path | None, recording: Output | None, on_episode: OnEpisode | None, *, keep_interrupted: bool

@@ -27,6 +27,7 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.y
         (["--detector", "absent.onnx"], "absent.onnx"),
         (["--policy", "act", "--policy-file", "absent.onnx"], "absent.onnx: there is no such policy"),
         (["--policy-file", "some.onnx"], "only --policy act reads a file"),
+        (["--faults", "frozen"], "--faults frozen: expected all or one of black_image"),
         (["absent.yaml"], "absent.yaml"),
         ([CONFIG, "skill.grasp.max_atempts=2"], "did you mean max_attempts"),
         ([CONFIG, "simulator.target=purple_cube"], "simulator.target"),
@@ -50,6 +51,15 @@ def test_a_file_that_is_no_detector_is_refused(capsys: pytest.CaptureFixture[str
     detector.write_bytes(b"no network")
     assert run_command(["pick", "--detector", str(detector)]) == 2
     assert "broken.onnx" in capsys.readouterr().err
+
+
+def test_a_fault_that_is_stopped_within_all_limits_is_code_0(tmp_path: Path) -> None:
+    report_path = tmp_path / "r.json"
+    assert run_command(["pick", "--faults", "policy_nan", "--seed", "7", "--json", str(report_path)]) == 0
+    report = json.loads(report_path.read_text(encoding="utf-8"))
+    assert report["faults"]["policy_nan"]["stops"] == report["stops"] == {"gate_not_finite": 1}
+    assert report["limit_breaches"] == {}
+    assert report["successes"] == 0
 
 
 def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ SAFETY = SafetyConfig(
     shoulder_reach_min_m=0.05,
     hold_age_s=0.15,
     stop_age_s=1.0,
+    policy_silent_max_s=1.0,
     ahead_max_s=0.002,
 )
 

@@ -41,6 +41,7 @@ LIMIT_VALUES: dict[str, float] = {
     "shoulder_reach_min_m": 0.02,
     "hold_age_s": 0.1,
     "stop_age_s": 0.3,
+    "policy_silent_max_s": 1.0,
     "ahead_max_s": 0.01,
 }
 
@@ -56,7 +57,7 @@ def make_stream(qpos: np.ndarray = HOME, **changes: Any) -> SetPointStream:
 
 
 def step(stream: SetPointStream, qpos: np.ndarray, gripper_m: float = 0.05, age_s: float = 0.0) -> GateDecision:
-    return stream.step(SetPoint(qpos, np.zeros(6), gripper_m, is_past_end=False), observation_age_s=age_s)
+    return stream.step(SetPoint(qpos, np.zeros(6), gripper_m), observation_age_s=age_s)
 
 
 def above(p_tcp: tuple[float, float, float], near: np.ndarray = HOME) -> np.ndarray:
@@ -318,6 +319,14 @@ def test_an_observation_that_stays_old_latches_in_the_end() -> None:
         waited += 1
     assert waited * DT_S == pytest.approx(0.3, abs=DT_S)
     assert GateReason.LOST_OBSERVATION in [violation.reason for violation in stream.latched]
+
+
+def test_a_policy_whose_chunk_ended_long_ago_is_silent() -> None:
+    stream = make_stream()
+    for past_end_s, reasons in ((1.0, ()), (1.001, (GateReason.POLICY_SILENT,))):
+        target = SetPoint(HOME, np.zeros(6), 0.05, past_end_s)
+        assert stream.step(target, observation_age_s=0.0).reasons == reasons
+    assert stream.latched
 
 
 def test_the_latch_keeps_its_reasons_until_reset() -> None:

@@ -33,7 +33,7 @@ def test_rows_are_met_exactly_in_spite_of_rounded_stamps(rows: np.ndarray, stamp
         point = interpolate_chunk(chunk, stamp_s + k * ROW_S)
         np.testing.assert_allclose(point.qpos_target, row[:6], atol=1e-15)
         assert point.gripper_target_m == row[6]
-        assert not point.is_past_end
+        assert point.past_end_s == 0.0
 
 
 @given(rows=rows_of_chunks, share=st.floats(0.0, 1.0))
@@ -83,10 +83,10 @@ def test_when_the_chunk_runs_out_the_last_row_is_held() -> None:
         point = interpolate_chunk(chunk, 5.0 + 2 * ROW_S + late_s)
         np.testing.assert_array_equal(point.qpos_target, chunk.actions[-1, :6])
         np.testing.assert_array_equal(point.qvel_target, 0.0)
-        assert point.is_past_end
+        assert point.past_end_s == pytest.approx(late_s)
     early = interpolate_chunk(chunk, 4.0)
     np.testing.assert_array_equal(early.qpos_target, chunk.actions[0, :6])
-    assert not early.is_past_end
+    assert early.past_end_s == 0.0
 
 
 @pytest.mark.parametrize(
