@@ -106,6 +106,9 @@ class ExportRequest(ExportOptions):
             raise UserError(
                 "--nms in-graph: takes boxes of one image of fixed size; leave out --dynamic-batch, --dynamic-size"
             )
+        titles = [*dict.fromkeys(["float32", *self.precisions]), *(path.stem for path in self.compare)]
+        if twice := [title for title in titles if titles.count(title) > 1]:
+            raise UserError(f"--compare: two rows would be called {twice[0]}; rename one file")
 
     @property
     def is_onnx(self) -> bool:

@@ -22,13 +22,12 @@ from handeye.export.graph.onnx_export import export_onnx, open_onnx
 from handeye.export.measurement import ImageSet
 from handeye.export.parity import EngineParity, measure_parity
 from handeye.export.quantization.int8_recipe import Int8Config
-from handeye.export.report import write_report
 from handeye.export.request import ExportRequest
 from handeye.export.result import Artefact, ExportResult, origin_of
 from handeye.vision.checkpoints.native import load_activation_ranges, load_detector
 from handeye.vision.data.formats import is_annotated
 from handeye.vision.detector import Detector
-from handeye.vision.errors import UserError
+from handeye.vision.evaluation.torch_session import detector_manifest
 from handeye.vision.runtime.engines import installed_engines
 from handeye.vision.runtime.manifest import Manifest
 
@@ -38,8 +37,13 @@ def make_artefacts(request: ExportRequest) -> ExportResult:
     learned_ranges = {} if request.is_onnx else load_activation_ranges(request.model)
     request.require_calibration(has_learned_ranges=bool(learned_ranges))
     calibration, evaluation = calibration_images(request), _evaluation_images(request)
-    model, manifest, detector = _float32_model(request)
-    compared = _open_compared(request, manifest)
+    detector = None if request.is_onnx else load_detector(request.model)
+    if detector is None:
+        model, manifest = _opened(request)
+        compared = _open_compared(request, manifest)
+    else:
+        compared = _open_compared(request, detector_manifest(detector, request.model.stem, request.classes))
+        model, manifest = _exported(request, detector)
     config = Int8Config(allowed_loss=request.allowed_loss)
     built = build_models(model, manifest, request.precisions, calibration, config, learned_ranges)
     artefacts: list[Artefact] = []
@@ -51,7 +55,11 @@ def make_artefacts(request: ExportRequest) -> ExportResult:
     artefacts += compared
     _measure_and_accept(request, artefacts, evaluation)
     facts = _facts(request, model)
-    report = write_report(request.output, request.model.stem, artefacts, facts) if request.report else None
+    report = None
+    if request.report:
+        from handeye.export.report import write_report  # Matplotlib takes a second
+
+        report = write_report(request.output, request.model.stem, artefacts, facts)
     return ExportResult(artefacts=artefacts, parity=parity, facts=facts, report=report)
 
 
@@ -68,26 +76,27 @@ def _evaluation_images(request: ExportRequest) -> ImageSet | None:
     return None if request.annotations is None else ImageSet.from_annotations(request.annotations, request.images)
 
 
-def _float32_model(request: ExportRequest) -> tuple[onnx.ModelProto, Manifest, Detector | None]:
-    """The float32 graph and its manifest, and the detector where the model is a checkpoint."""
-    made_by = origin_of(request.model)
-    if request.is_onnx:
-        model, manifest = open_onnx(request.model, request.model_format)
-        wanted = {"score_threshold": request.score_threshold, "iou_threshold": request.iou_threshold}
-        changes = {name: value for name, value in wanted.items() if value is not None}
-        return model, manifest.model_copy(update=changes | {"made_by": made_by}), None
-    detector = load_detector(request.model)
+def _opened(request: ExportRequest) -> tuple[onnx.ModelProto, Manifest]:
+    """The float32 graph of an ONNX file, and its manifest."""
+    model, manifest = open_onnx(request.model, request.model_format)
+    wanted = {"score_threshold": request.score_threshold, "iou_threshold": request.iou_threshold}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    return model, manifest.model_copy(update=changes | {"made_by": origin_of(request.model)})
+
+
+def _exported(request: ExportRequest, detector: Detector) -> tuple[onnx.ModelProto, Manifest]:
+    """The same of a checkpoint, which is written on the way."""
     path = request.output / f"{request.model.stem}.onnx"
     manifest = export_onnx(
         detector,
         path,
-        made_by=made_by,
+        made_by=origin_of(request.model),
         class_names=request.classes,
         score_threshold=request.score_threshold,
         iou_threshold=request.iou_threshold,
         free=_free_shapes(request),
     )
-    return onnx.load(path), manifest, detector
+    return onnx.load(path), manifest
 
 
 def _free_shapes(request: ExportRequest) -> FreeShapes:
@@ -96,11 +105,7 @@ def _free_shapes(request: ExportRequest) -> FreeShapes:
 
 def _open_compared(request: ExportRequest, manifest: Manifest) -> list[Artefact]:
     """The files to compare with. Raises UserError, before anything is computed, for one that does not fit."""
-    compared = [open_for_comparison(path, manifest) for path in request.compare]
-    titles = ["float32", *(one for one in request.precisions if one != "float32"), *(one.title for one in compared)]
-    if twice := [title for title in titles if titles.count(title) > 1]:
-        raise UserError(f"--compare: two rows would be called {twice[0]}; rename one file")
-    return compared
+    return [open_for_comparison(path, manifest) for path in request.compare]
 
 
 def _measure_parity(request: ExportRequest, detector: Detector, artefact: Artefact) -> list[EngineParity]:
