@@ -52,7 +52,7 @@ def small_dfine(size_hw: tuple[int, int]) -> Detector:
     return detector.eval()
 
 
-@pytest.mark.parametrize("size_hw", [(320, 320), (256, 384)])
+@pytest.mark.parametrize("size_hw", [pytest.param((320, 320), marks=pytest.mark.slow), (256, 384)])
 def test_the_graph_agrees_with_torch_and_is_plain(tmp_path, size_hw):
     detector = small_dfine(size_hw)
     path = tmp_path / "dfine.onnx"

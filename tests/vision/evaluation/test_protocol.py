@@ -12,7 +12,7 @@ import torch
 import handeye
 from handeye.export.graph.onnx_export import export_onnx
 from handeye.export.measurement import ImageSet, evaluate_file
-from handeye.vision.checkpoints.native import load_detector, save_detector
+from handeye.vision.checkpoints.native import save_detector
 from handeye.vision.checkpoints.yolox import yolox_config
 from handeye.vision.data.formats import read_annotations
 from handeye.vision.detector import Detector, DetectorConfig
@@ -43,10 +43,11 @@ def detector() -> Detector:
     return detector
 
 
-@pytest.fixture
-def data(detector: Detector, tmp_path: Path) -> tuple[Path, Path, Path]:
+@pytest.fixture(scope="module")
+def data(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Checkpoint, annotations and images: every fifth detection, as `handeye detect` gives it, is an object."""
-    checkpoint, images = tmp_path / "net.safetensors", tmp_path / "images"
+    folder = tmp_path_factory.mktemp("data")
+    checkpoint, images = folder / "net.safetensors", folder / "images"
     save_detector(checkpoint, detector)
     images.mkdir()
     noise = np.random.default_rng(0)
@@ -66,9 +67,16 @@ def data(detector: Detector, tmp_path: Path) -> tuple[Path, Path, Path]:
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                 }
             )
-    annotations = tmp_path / "annotations.json"
+    annotations = folder / "annotations.json"
     annotations.write_text(json.dumps(content))
     return checkpoint, annotations, images
+
+
+@pytest.fixture(scope="module")
+def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "net.onnx"
+    export_onnx(detector, path)
+    return path
 
 
 def _arrays(found: handeye.Detections) -> tuple[np.ndarray, np.ndarray]:
@@ -76,19 +84,17 @@ def _arrays(found: handeye.Detections) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("protocol", ["deployed", "published"])
-def test_training_evaluation_and_export_measure_the_same(detector: Detector, data, tmp_path: Path, protocol):
+def test_training_evaluation_and_export_measure_the_same(detector: Detector, data, exported: Path, protocol):
     checkpoint, annotations, images = data
     told = handeye.evaluate(checkpoint, annotations, images, protocol=protocol, threads=1)
     content = read_annotations(annotations, images)
     config = EvaluationConfig(protocol=protocol, batch_size=2)
     found = detect_all(detector, content, images, config, torch.device("cpu"))
     trained = evaluate_boxes(GroundTruth(content), found)
-    exported_path = tmp_path / "net.onnx"
-    export_onnx(detector, exported_path)
-    exported = evaluate_file(exported_path, ImageSet.from_annotations(annotations, images), "onnxruntime", 1, protocol)
+    measured = evaluate_file(exported, ImageSet.from_annotations(annotations, images), "onnxruntime", 1, protocol)
     assert told["protocol"] == protocol
     assert told["AP"] > 0.05
-    np.testing.assert_allclose([trained.AP, exported.AP], told["AP"], atol=0.01)
+    np.testing.assert_allclose([trained.AP, measured.AP], told["AP"], atol=0.01)
     inside = [
         bool((one.boxes_xyxy >= 0).all() and (one.boxes_xyxy <= (96, 64, 96, 64)).all()) for one in found.values()
     ]
@@ -140,16 +146,10 @@ def test_the_published_protocol_has_the_threshold_of_the_literature_and_the_depl
     assert PROTOCOLS["deployed"].thresholds(manifest) == (0.001, 0.4)
 
 
-def test_applying_a_protocol_leaves_the_detector_as_it_was(data):
-    detector = ImageDetector.load(_exported(data), num_threads=1)
+def test_applying_a_protocol_leaves_the_detector_as_it_was(exported: Path):
+    detector = ImageDetector.load(exported, num_threads=1)
     before = detector.score_threshold, detector.iou_threshold, detector.clip_boxes
     measured = PROTOCOLS["published"].apply(detector)
     assert (detector.score_threshold, detector.iou_threshold, detector.clip_boxes) == before
     assert (measured.score_threshold, measured.iou_threshold, measured.clip_boxes) == (0.001, 0.65, False)
     assert measured.session is detector.session
-
-
-def _exported(data: tuple[Path, Path, Path]) -> Path:
-    path = data[0].with_suffix(".onnx")
-    export_onnx(load_detector(data[0]), path)
-    return path
