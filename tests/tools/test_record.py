@@ -175,7 +175,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_data_set_does_not_depend_on_the_number_of_workers(whole: Path, tmp_path: Path) -> None:
     assert record(tmp_path / "shared", "--episodes", "2", "--workers", "2") == 0
     assert digests(tmp_path / "shared") == digests(whole)

@@ -164,7 +164,10 @@ def test_without_depth_the_ray_to_the_table_places_the_cube_less_certainly(value
     assert placed.yaw_rad is None
 
 
-@pytest.mark.parametrize(("number", "num_tracks"), [(0, 0), pytest.param(5000, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("number", "num_tracks"),
+    [(0, 0), pytest.param(500, 1, marks=pytest.mark.slow), pytest.param(5000, 1, marks=pytest.mark.long)],
+)
 def test_no_detection_and_five_thousand_of_one_cube(number: int, num_tracks: int) -> None:
     perception = build_perception(MiddleDetector(number), StageTimer())
     percept = perception.perceive(good_frame(), AT_HOME)

@@ -161,7 +161,7 @@ GIVES_UP = ("not_found", "lost", "verify_failed", "grasp_failed", "unreachable",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("policy", ["scripted", "act"])
+@pytest.mark.parametrize("policy", ["scripted", pytest.param("act", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", FAULT_NAMES)
 def test_with_every_fault_an_episode_succeeds_or_ends_by_name_and_no_limit_is_broken(
     name: FaultName, policy: str

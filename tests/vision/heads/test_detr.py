@@ -171,7 +171,7 @@ def squares(num_images: int) -> tuple[Tensor, list[BoxTargets]]:
     return images, targets
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_images_are_learnt_by_heart():
     """The loss falls by 90 %, and each object is found by a query that is sure of it."""
     images, targets = squares(4)

@@ -159,7 +159,7 @@ def test_two_processes_are_one(alone, together):
     assert_same_training(together, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_with_synchronised_norms_are_one(synchronised_config, tmp_path):
     """To the last bit, and it must be: here a difference in the last bit is one in the first digit five steps later."""
     torch.set_num_threads(1)
