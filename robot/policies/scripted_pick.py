@@ -45,6 +45,8 @@ class CarryConfig(Config):
     """Room between the object's lower edge and the top of the place's walls when it arrives above them."""
     drop_m: float = Field(default=0.06, ge=0)
     """Height of the object's lower edge above the place's floor when the fingers open."""
+    release_s: float = Field(default=2.0, gt=0)
+    """How long to go on opening fingers that do not let go."""
     verify_s: float = Field(default=0.8, gt=0)
     """How long to look for the object in its place before looking for it on the table."""
 
@@ -96,6 +98,8 @@ class FailureReason(Enum):
     """The fingers closed on nothing."""
     LOST = "lost"
     """It was seen and then not again, or it slipped out of the fingers on the way."""
+    NOT_RELEASED = "not_released"
+    """The fingers did not open over the place."""
     VERIFY_FAILED = "verify_failed"
     """It was released over its place, but was seen neither there nor on the table."""
     MOTION_FAILED = "motion_failed"
@@ -152,7 +156,7 @@ class PickScript:
             return FailureReason.LOST
         if not (yield from self._carry(grasp)):
             return FailureReason.LOST
-        yield from self._place()
+        yield from self._place(grasp)
         return (yield from self._verify())
 
     # Look -----------------------------------------------------------------------------------------------------------
@@ -320,13 +324,24 @@ class PickScript:
             raise TaskFailed(FailureReason.UNREACHABLE)
         return min(possible, key=lambda qpos: float(np.abs(qpos - self._arm.qpos_target).max()))
 
-    def _place(self) -> Script[None]:
+    def _place(self, grasp: Grasp) -> Script[None]:
         """Down between the walls, open, and up again."""
         self.stage = Stage.PLACE
         depth_m = self._task.place_wall_m + self._config.carry.wall_clearance_m - self._config.carry.drop_m
         yield from self._rise(-depth_m)
-        yield from self._arm.move_fingers(self._cell.gripper.opening_max_m)
+        yield from self._release(grasp)
         yield from self._rise(depth_m)
+
+    def _release(self, grasp: Grasp) -> Script[None]:
+        """Open until the fingers have let go; raises TaskFailed when they do not."""
+        until_s = self._arm.now_s + self._config.carry.release_s
+        widest_m = self._cell.gripper.opening_max_m
+        released_m = min(grasp.width_m + self._config.grasp.finger_gap_m / 2, (grasp.width_m + widest_m) / 2)
+        while self._arm.now_s < until_s:
+            yield from self._arm.move_fingers(widest_m)
+            if self._arm.joints.gripper_opening_m > released_m:
+                return
+        raise TaskFailed(FailureReason.NOT_RELEASED)
 
     # Verify ---------------------------------------------------------------------------------------------------------
 

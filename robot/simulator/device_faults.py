@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from handeye.robot.errors import ArmError, CameraError, PolicyInputError
-from handeye.robot.interfaces import Arm, Camera, Clock, Policy
+from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
 from handeye.robot.perception.pipeline import Detector
 from handeye.robot.simulator.faults import CubeMoved, CubeNudged, Fault, FrictionLowered, GripperStuck
 from handeye.robot.types import NUM_JOINTS, ActionChunk, Frame, JointState, Observation
@@ -106,16 +107,6 @@ class _StandIn:
     def __init__(self, part: Any, clock: Clock, fault: Injection) -> None:
         self._part, self._clock, self._fault = part, clock, fault
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._part, name)
-
-    def __enter__(self) -> Any:
-        self._part.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._part.__exit__(*error)
-
     @property
     def _name(self) -> str:
         """The name of the fault once it has begun, empty before."""
@@ -127,6 +118,20 @@ class FaultyCamera(_StandIn):
 
     _last: Frame | None = None
     _count = 0
+
+    def __enter__(self) -> FaultyCamera:
+        """Open the camera."""
+        self._part.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the camera."""
+        self._part.__exit__(error_type, error, traceback)
 
     def read(self) -> Frame:
         """A frame, as the fault leaves it. Raises CameraError."""
@@ -169,6 +174,15 @@ class FaultyPolicy(_StandIn):
 
     _last: ActionChunk | None = None
 
+    def reset(self, task: PickTask) -> None:
+        """Begin a task."""
+        self._part.reset(task)
+
+    @property
+    def status(self) -> PolicyStatus:
+        """The policy's own."""
+        return self._part.status
+
     def act(self, observation: Observation) -> ActionChunk:
         """A chunk, as the fault leaves it. Raises PolicyInputError."""
         name = self._name
@@ -193,6 +207,17 @@ class FaultyArm(_StandIn):
     """An arm whose joints are old or stamped ahead, whose connection is cut, or whose controller has stopped it."""
 
     _last: JointState | None = None
+
+    def __enter__(self) -> FaultyArm:
+        """Take control."""
+        self._part.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop and release."""
+        self._part.__exit__(kind, error, trace)
 
     def read_state(self) -> JointState:
         """A state, as the fault leaves it. Raises ArmError."""
@@ -227,6 +252,10 @@ class FaultyClock(_StandIn):
     """A clock that jumps: the loop was suspended, the world went on."""
 
     _has_jumped = False
+
+    def now_s(self) -> float:
+        """The time, s."""
+        return self._part.now_s()
 
     def wait_until(self, stamp_s: float) -> None:
         """Wait, once for much longer."""
