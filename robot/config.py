@@ -22,6 +22,8 @@ Vector6 = tuple[float, float, float, float, float, float]
 
 EXACT_QUAT = 1e-6
 """A quaternion whose length is as near to 1 as this stays as it is written."""
+TCP_TILT_MAX_DEG = 60.0
+"""A gripper tilted more than this is no longer mounted on the flange's face."""
 # The camera looks along the tool's z axis, turned by 15 degrees about its x axis so that the grasp point is in view.
 _CAMERA_TILT_RAD = math.radians(-15.0)
 
@@ -145,7 +147,10 @@ class WorkCellConfig(Config):
     )
     """Where the colour camera (x right, y down, z forward) sits on the tool (flange) frame."""
     tool_tcp: PoseConfig = PoseConfig(translation_m=(0.0, 0.0, 0.16))
-    """Where the grasp point between the fingers is in the tool frame."""
+    """Where the grasp point is in the tool frame: x along which the fingers open, z the way they point.
+
+    The gripper is mounted accordingly: turned, tilted or set aside with this pose.
+    """
     workspace: BoxConfig = BoxConfig(low_m=(0.15, -0.80, 0.014), high_m=(1.05, 0.55, 0.95))
     """Where the grasp point may go."""
     cube_edge_m: Vector2 = (0.040, 0.055)
@@ -153,6 +158,19 @@ class WorkCellConfig(Config):
     home_qpos: Vector6 = (2.8311, -1.8136, 1.8817, -1.6389, -1.5708, 2.8311)
     """Looks down on the table: camera about 0.58 m above it, fingers opening along base y."""
     control_hz: float = Field(default=125.0, gt=0)
+
+    @field_validator("tool_tcp")
+    @classmethod
+    def _points_away_from_the_flange(cls, tool_tcp: PoseConfig) -> PoseConfig:
+        tilt_deg = math.degrees(math.acos(min(1.0, max(-1.0, float(tool_tcp.matrix()[2, 2])))))
+        if tilt_deg > TCP_TILT_MAX_DEG:
+            raise ValueError(
+                f"tool_tcp: z is the way the fingers point, at most {TCP_TILT_MAX_DEG:g} degrees off the flange's "
+                f"axis; quat_wxyz {tool_tcp.quat_wxyz} tilts it by {tilt_deg:.0f}"
+            )
+        if tool_tcp.translation_m[2] <= 0.0:
+            raise ValueError(f"tool_tcp: the grasp point lies before the flange, got z {tool_tcp.translation_m[2]} m")
+        return tool_tcp
 
     @property
     def T_tool_camera(self) -> Float[np.ndarray, "4 4"]:

@@ -18,18 +18,9 @@ from jaxtyping import Bool, Float, Int
 
 from handeye.robot.config import Vector3, WorkCellConfig
 from handeye.robot.kinematics.forward import link_frames
-from handeye.robot.transforms import make_transform, rotvec_to_rotation
+from handeye.robot.kinematics.hand_geometry import COUPLING_RADIUS_M, PALM_START_M, hand_boxes, hand_mounting
+from handeye.robot.transforms import apply_transform, make_transform, rotvec_to_rotation
 from handeye.robot.types import NUM_JOINTS
-
-PALM_START_M, PALM_END_M = 0.03, 0.095
-PALM_HALF_XY_M = (0.050, 0.030)
-COUPLING_RADIUS_M = 0.0375
-PAD_LENGTH_M, PAD_WIDTH_M, PAD_THICKNESS_M = 0.046, 0.022, 0.008
-FINGER_HALF_XY_M = (0.006, 0.010)
-FINGER_SHORT_OF_TIP_M = 0.004
-HOUSING_HALF_M = (0.062, 0.0145, 0.013)
-HOUSING_BEHIND_LENS_M = 0.020
-BRACKET_HALF_X_M, BRACKET_HALF_Z_M, BRACKET_Z_M = 0.02, 0.004, 0.006
 
 _HIDDEN_PART = 0.5  # an object counts as hidden when at least this part of its lines of sight is cut
 _RING = 12
@@ -108,9 +99,11 @@ class ArmShape:
     def __init__(self, cell: WorkCellConfig) -> None:
         self._cell = cell
         parts = (*UR10E_PARTS, _COUPLING)
+        T_tool_hand = hand_mounting(cell).T_tool_hand
         self._links = np.array([part.link for part in parts])
         self._starts = np.array([part.start for part in parts])
         self._ends = np.array([part.end for part in parts])
+        self._starts[-1], self._ends[-1] = apply_transform(T_tool_hand, np.array([_COUPLING.start, _COUPLING.end]))
         self._radii_m = np.array([part.radius_m for part in parts])
         self._has_round_ends = np.array([part.has_round_ends for part in parts])
 
@@ -121,30 +114,6 @@ class ArmShape:
         T_tool_box, half_m = hand_boxes(self._cell, opening_m)
         starts, ends = _move(own, self._starts), _move(own, self._ends)
         return PlacedArm(starts, ends, self._radii_m, self._has_round_ends, frames[_TOOL] @ T_tool_box, half_m)
-
-
-def hand_boxes(cell: WorkCellConfig, opening_m: float) -> tuple[Float[np.ndarray, "7 4 4"], Float[np.ndarray, "7 3"]]:
-    """Palm, fingers, pads, camera housing and bracket: their middles in the tool frame and half sizes, m."""
-    tip_m = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
-    finger_end_m = tip_m - FINGER_SHORT_OF_TIP_M
-    T_tool_camera = cell.T_tool_camera
-    T_camera_housing = make_transform(np.eye(3), np.array([0.0, 0.0, -HOUSING_BEHIND_LENS_M]))
-    lens_y = float(T_tool_camera[1, 3])
-    rows = [
-        ((0.0, 0.0, 0.5 * (PALM_START_M + PALM_END_M)), (*PALM_HALF_XY_M, 0.5 * (PALM_END_M - PALM_START_M))),
-        ((0.0, 0.5 * lens_y, BRACKET_Z_M), (BRACKET_HALF_X_M, 0.5 * abs(lens_y), BRACKET_HALF_Z_M)),
-    ]
-    for sign in (1.0, -1.0):
-        pad_x = sign * 0.5 * (opening_m + PAD_THICKNESS_M)
-        back_x = sign * (0.5 * opening_m + PAD_THICKNESS_M + FINGER_HALF_XY_M[0])
-        back = (*FINGER_HALF_XY_M, 0.5 * (finger_end_m - PALM_END_M))
-        rows.append(((back_x, 0.0, 0.5 * (PALM_END_M + finger_end_m)), back))
-        pad = (0.5 * PAD_THICKNESS_M, 0.5 * PAD_WIDTH_M, 0.5 * PAD_LENGTH_M)
-        rows.append(((pad_x, 0.0, tip_m - 0.5 * PAD_LENGTH_M), pad))
-    middles, halves = zip(*rows, strict=True)
-    level = make_transform(np.broadcast_to(np.eye(3), (len(rows), 3, 3)), np.array(middles))
-    housing = (T_tool_camera @ T_camera_housing)[None]
-    return np.concatenate([level, housing]), np.array([*halves, HOUSING_HALF_M])
 
 
 def occluded_by_arm(
@@ -196,9 +165,10 @@ class ProtectedPoints:
 
 def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:
     """Elbow, the three wrist joints, the camera's housing and the outer edges of both fingertips, fingers wide open."""
-    tool = NUM_JOINTS
-    tip_z = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
+    tool, mounting = NUM_JOINTS, hand_mounting(cell)
     tip_x = cell.gripper.opening_max_m / 2.0 + _FINGER_THICKNESS_M
+    edges = np.array([(tip_x, 0.0, mounting.tip_m), (-tip_x, 0.0, mounting.tip_m)])
+    left, right = apply_transform(mounting.T_tool_hand, edges)
     origin = (0.0, 0.0, 0.0)
     rows = [
         ("elbow", 2, origin, _ELBOW_RADIUS_M),
@@ -207,8 +177,8 @@ def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:
         ("wrist 3", 5, origin, _WRIST_RADIUS_M),
         ("camera", tool, cell.tool_camera.translation_m, _CAMERA_RADIUS_M),
         ("tcp", tool, cell.tool_tcp.translation_m, 0.0),
-        ("left fingertip", tool, (-tip_x, 0.0, tip_z), 0.0),
-        ("right fingertip", tool, (tip_x, 0.0, tip_z), 0.0),
+        ("left fingertip", tool, left, 0.0),
+        ("right fingertip", tool, right, 0.0),
     ]
     names, frame_ids, points, radii = zip(*rows, strict=True)
     return ProtectedPoints(names, np.array(frame_ids), np.array(points, dtype=np.float64), np.array(radii))

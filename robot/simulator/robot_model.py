@@ -1,11 +1,11 @@
 """Build the MuJoCo model of the UR10e with its servos, a parallel gripper and the wrist camera.
 
 Lengths and masses are the published ones (Universal Robots, "Parameters for calculations of kinematics and
-dynamics"); shapes are those of `robot.kinematics.collision_geometry`, and inertias follow from them. Each body turns
+dynamics"); shapes are those of `robot.kinematics`, and inertias follow from them. Each body turns
 about the z axis of the previous DH frame, so that body i is DH frame i-1 turned by q_i.
 
-The gripper resembles a Robotiq 2F-85: two coupled fingers slide along the tool's x axis with limited force, and hold
-objects by the friction of their pads alone (elliptic cones, no weld). The opening is the gap between the pads.
+The gripper resembles a Robotiq 2F-85: two coupled fingers slide along the x axis of `tool_tcp` with limited force, and
+hold objects by the friction of their pads alone (elliptic cones, no weld). The opening is the gap between the pads.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from handeye.robot.config import JointLimitsConfig, WorkCellConfig
-from handeye.robot.kinematics.collision_geometry import (
-    BRACKET_HALF_X_M,
-    BRACKET_HALF_Z_M,
-    BRACKET_Z_M,
+from handeye.robot.kinematics.collision_geometry import UR10E_PARTS
+from handeye.robot.kinematics.forward import UR10E
+from handeye.robot.kinematics.hand_geometry import (
     COUPLING_RADIUS_M,
     FINGER_HALF_XY_M,
     FINGER_SHORT_OF_TIP_M,
@@ -32,10 +31,11 @@ from handeye.robot.kinematics.collision_geometry import (
     PALM_END_M,
     PALM_HALF_XY_M,
     PALM_START_M,
-    UR10E_PARTS,
+    camera_bracket,
+    hand_mounting,
 )
-from handeye.robot.kinematics.forward import UR10E
 from handeye.robot.simulator.mjcf import Numbers, add, camera_lens
+from handeye.robot.transforms import apply_transform, rotation_to_quat_wxyz
 
 JOINT_NAMES = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 
@@ -125,11 +125,13 @@ def add_gripper(wrist: Element, actuators: Element, equality: Element, cell: Wor
     Adds the site `tcp`, the camera `wrist` and two position actuators whose controls are half the opening, m.
     """
     hand = add(wrist, "body", name="gripper", pos=(0.0, 0.0, UR10E.d_m[-1]), gravcomp="1")
-    _add_shell(
-        hand, "coupling", "cylinder", (0, 0, PALM_START_M / 2), (COUPLING_RADIUS_M, PALM_START_M / 2), _METAL, mass=0.2
-    )
-    palm_middle, palm_half = (PALM_START_M + PALM_END_M) / 2, (PALM_END_M - PALM_START_M) / 2
-    _add_shell(hand, "palm", "box", (0, 0, palm_middle), (*PALM_HALF_XY_M, palm_half), _BLACK, mass=0.5)
+    T_tool_hand = hand_mounting(cell).T_tool_hand
+    quat = rotation_to_quat_wxyz(T_tool_hand[:3, :3])
+    coupling, half = apply_transform(T_tool_hand, np.array([0.0, 0.0, PALM_START_M / 2])), PALM_START_M / 2
+    _add_shell(hand, "coupling", "cylinder", coupling, (COUPLING_RADIUS_M, half), _METAL, mass=0.2, quat=quat)
+    palm = apply_transform(T_tool_hand, np.array([0.0, 0.0, (PALM_START_M + PALM_END_M) / 2]))
+    palm_half = (*PALM_HALF_XY_M, (PALM_END_M - PALM_START_M) / 2)
+    _add_shell(hand, "palm", "box", palm, palm_half, _BLACK, mass=0.5, quat=quat)
     for sign, finger, pad in zip((1.0, -1.0), FINGER_NAMES, PAD_NAMES, strict=True):
         _add_finger(hand, sign, finger, pad, cell)
         add(
@@ -166,8 +168,10 @@ def _add_link(body: Element, link: int, name: str) -> None:
 
 
 def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellConfig) -> None:
-    tip_m = cell.tool_tcp.translation_m[2] + cell.gripper.fingertip_beyond_tcp_m
-    body = add(hand, "body", name=name, gravcomp="1")
+    mounting = hand_mounting(cell)
+    place, quat = mounting.T_tool_hand[:3, 3], rotation_to_quat_wxyz(mounting.T_tool_hand[:3, :3])
+    tip_m = mounting.tip_m
+    body = add(hand, "body", name=name, pos=place, quat=quat, gravcomp="1")
     reach = (cell.gripper.opening_min_m / 2, cell.gripper.opening_max_m / 2)
     add(
         body,
@@ -215,8 +219,9 @@ def _add_camera(hand: Element, cell: WorkCellConfig) -> None:
     behind = place + turn.apply([0.0, 0.0, -HOUSING_BEHIND_LENS_M])
     quat = turn.as_quat(scalar_first=True)
     _add_shell(hand, "camera_housing", "box", behind, HOUSING_HALF_M, _METAL, mass=0.2, quat=quat)
-    bracket, half = (0.0, place[1] / 2, BRACKET_Z_M), (BRACKET_HALF_X_M, abs(place[1]) / 2, BRACKET_HALF_Z_M)
-    _add_shell(hand, "camera_bracket", "box", bracket, half, _METAL, mass=0.05)
+    T_tool_bracket, half = camera_bracket(cell)
+    quat_bracket = rotation_to_quat_wxyz(T_tool_bracket[:3, :3])
+    _add_shell(hand, "camera_bracket", "box", T_tool_bracket[:3, 3], half, _METAL, mass=0.05, quat=quat_bracket)
 
 
 def _add_shell(

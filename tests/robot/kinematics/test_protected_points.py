@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import PoseConfig, WorkCellConfig
 from handeye.robot.kinematics.collision_geometry import points_of_cell
 from handeye.robot.kinematics.forward import forward_kinematics, link_frames
+from handeye.robot.kinematics.hand_geometry import HAND_BOXES, PAD_THICKNESS_M, hand_boxes
+from handeye.robot.transforms import inverse, rotation_to_quat_wxyz, rpy_to_rotation
 
 CELL = WorkCellConfig()
 HOME = np.array(CELL.home_qpos)
@@ -34,9 +36,39 @@ def test_fingertips_lie_either_side_of_the_tcp_and_beyond_it() -> None:
     middle = (left + right) / 2 - place_of("tcp", HOME)
     tool_z, tool_x = forward_kinematics(HOME)[:3, 2], forward_kinematics(HOME)[:3, 0]
     np.testing.assert_allclose(middle, CELL.gripper.fingertip_beyond_tcp_m * tool_z, atol=1e-12)
-    across = float((right - left) @ tool_x)
-    np.testing.assert_allclose(right - left, across * tool_x, atol=1e-12)
+    across = float((left - right) @ tool_x)
+    np.testing.assert_allclose(left - right, across * tool_x, atol=1e-12)
     assert across > CELL.gripper.opening_max_m
+
+
+def test_fingertips_turn_tilt_and_move_with_the_frame_of_the_grasp_point() -> None:
+    quat = quat_of(rpy_to_rotation(np.array([0.2, -0.1, 0.9])))
+    turned = WorkCellConfig(tool_tcp=PoseConfig(translation_m=(0.01, -0.02, 0.18), quat_wxyz=quat))
+    points = points_of_cell(turned)
+    p_tool = dict(zip(points.names, points.p_frame, strict=True))
+    tips = [inverse(turned.T_tool_tcp) @ np.append(p_tool[f"{side} fingertip"], 1.0) for side in ("left", "right")]
+    edge_m = turned.gripper.opening_max_m / 2 + 0.02
+    beyond_m = turned.gripper.fingertip_beyond_tcp_m
+    np.testing.assert_allclose(tips, [(edge_m, 0, beyond_m, 1), (-edge_m, 0, beyond_m, 1)], atol=1e-12)
+    boxes, _ = hand_boxes(turned, 0.05)
+    pad_left, pad_right = (
+        inverse(turned.T_tool_tcp) @ boxes[HAND_BOXES.index(name)] for name in ("pad_left", "pad_right")
+    )
+    np.testing.assert_allclose(pad_left[:3, :3], np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(pad_left[:3, 3] - pad_right[:3, 3], [0.05 + PAD_THICKNESS_M, 0, 0], atol=1e-12)
+
+
+def test_a_grasp_point_behind_the_flange_or_askew_is_rejected() -> None:
+    with pytest.raises(ValueError, match="before the flange"):
+        WorkCellConfig(tool_tcp=PoseConfig(translation_m=(0.0, 0.0, -0.1)))
+    upside_down = quat_of(rpy_to_rotation(np.array([np.pi, 0.0, 0.0])))
+    with pytest.raises(ValueError, match="tilts it by 180"):
+        WorkCellConfig(tool_tcp=PoseConfig(translation_m=(0.0, 0.0, 0.1), quat_wxyz=upside_down))
+
+
+def quat_of(rotation: np.ndarray) -> tuple[float, float, float, float]:
+    w, x, y, z = rotation_to_quat_wxyz(rotation).tolist()
+    return w, x, y, z
 
 
 def test_the_elbow_is_where_the_upper_arm_ends() -> None:

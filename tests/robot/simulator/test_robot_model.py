@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import PoseConfig, WorkCellConfig
 from handeye.robot.errors import ArmError
 from handeye.robot.interfaces import Arm
+from handeye.robot.kinematics.collision_geometry import ArmShape
 from handeye.robot.kinematics.forward import forward_kinematics
+from handeye.robot.kinematics.hand_geometry import PAD_THICKNESS_M
 from handeye.robot.simulator.appearance import sample_appearance
 from handeye.robot.simulator.cell import SimulatedCell
 from handeye.robot.simulator.objects import Profile
 from handeye.robot.simulator.scene import build_scene, place_arm
+from handeye.robot.transforms import rotation_to_quat_wxyz, rpy_to_rotation
 
 DT_S = 0.008
 
@@ -31,6 +34,41 @@ def test_model_and_denavit_hartenberg_table_agree(cell: WorkCellConfig) -> None:
         np.testing.assert_allclose(camera.xpos, T_base_camera[:3, 3], atol=1e-9)
         ours = camera.xmat.reshape(3, 3) * [1, -1, -1]
         np.testing.assert_allclose(ours, T_base_camera[:3, :3], atol=1e-9)
+
+
+@pytest.mark.parametrize("rpy_rad", [(0.0, 0.0, 0.7), (0.2, -0.1, -2.5)])
+def test_the_gripper_is_mounted_as_the_frame_of_the_grasp_point_says(rpy_rad: tuple[float, float, float]) -> None:
+    """Geoms of the compiled model against the shapes that gates and occlusion use, and pads against the site `tcp`."""
+    rotation = rpy_to_rotation(np.array(rpy_rad))
+    w, x, y, z = rotation_to_quat_wxyz(rotation).tolist()
+    tcp = PoseConfig(translation_m=(0.02, 0.01, 0.17), quat_wxyz=(w, x, y, z))
+    camera = PoseConfig(translation_m=(0.06, -0.07, 0.045), quat_wxyz=(w, x, y, z))
+    cell = WorkCellConfig(tool_tcp=tcp, tool_camera=camera)
+    scene = build_scene(cell, [], sample_appearance(np.random.default_rng(0), Profile.TRAIN))
+    qpos, opening_m = np.array([0.3, -1.2, 1.4, -0.5, 0.8, 2.0]), 0.06
+    place_arm(scene, qpos, opening_m)
+    arm = ArmShape(cell).place(qpos, opening_m)
+    names = (
+        "palm",
+        "finger_left_back",
+        "pad_left",
+        "finger_right_back",
+        "pad_right",
+        "camera_bracket",
+        "camera_housing",
+    )
+    for name, T_base_box, half_m in zip(names, arm.T_base_box, arm.half_m, strict=True):
+        geom = scene.data.geom(name)
+        np.testing.assert_allclose(geom.xpos, T_base_box[:3, 3], atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(geom.xmat.reshape(3, 3), T_base_box[:3, :3], atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(scene.model.geom(name).size, half_m, atol=1e-9, err_msg=name)
+    coupling = scene.data.geom("coupling")
+    np.testing.assert_allclose(coupling.xpos, 0.5 * (arm.starts[-1] + arm.ends[-1]), atol=1e-9)
+    site, pads = scene.data.site("tcp"), [scene.data.geom(name).xpos for name in ("pad_left", "pad_right")]
+    apart = site.xmat.reshape(3, 3).T @ (pads[0] - pads[1])
+    np.testing.assert_allclose(apart, [opening_m + PAD_THICKNESS_M, 0.0, 0.0], atol=1e-9)
+    between = site.xmat.reshape(3, 3).T @ (0.5 * (pads[0] + pads[1]) - site.xpos)
+    np.testing.assert_allclose(between[:2], 0.0, atol=1e-9)
 
 
 def test_links_have_the_published_masses(cell: WorkCellConfig) -> None:
