@@ -173,7 +173,7 @@ def replay(
     if seed is None:
         raise DatasetError("the episode has no recorded seed; give that of its scene with --seed")
     ticks = ticks_per_row(config.cell.control_hz, float(recorded.fps))
-    cell = SimulatedCell(config.cell, config.simulator)
+    cell = SimulatedCell(config.cell, config.simulator, config.latency)
     success_check = PickSuccessCheck(cell)
     cell.reset(seed, sample_random_faults(config.random_faults, seed))
     success_check.reset()

@@ -39,6 +39,7 @@ class GateReason(Enum):
     GRIPPER_RANGE = "gripper_range"
     WORKSPACE = "workspace"
     TABLE = "table"
+    FIXTURE = "fixture"
     TOOL_SPEED = "tool_speed"
     SINGULARITY = "singularity"
     JOINT_TURN = "joint_turn"
@@ -175,6 +176,11 @@ def is_above_table(heights_m: Float[np.ndarray, "*batch P"], lowest_m: float) ->
 def check_table(heights_m: Float[np.ndarray, " P"], lowest_m: float, names: Sequence[str]) -> Violations:
     """Every protected point is above the table."""
     return _violations(GateReason.TABLE, names, is_above_table(heights_m, lowest_m), heights_m, lowest_m)
+
+
+def check_fixtures(pairs: Sequence[str], clearance_m: float) -> Violations:
+    """No part of the hand is nearer to a fixture than clearance_m; `pairs` names those that are."""
+    return tuple(GateViolation(GateReason.FIXTURE, pair, 0.0, clearance_m) for pair in pairs)
 
 
 def check_tool_speed(

@@ -18,6 +18,7 @@ from handeye.robot.control.gates import (
     check_acceleration,
     check_age,
     check_finite,
+    check_fixtures,
     check_gripper,
     check_jerk,
     check_joint_limits,
@@ -36,6 +37,7 @@ from handeye.robot.control.gates import (
     is_regular,
 )
 from handeye.robot.kinematics.collision_geometry import points_of_cell
+from handeye.robot.kinematics.fixtures import HandClearance
 from handeye.robot.kinematics.forward import SingularityMargins, link_frames, singularity_measures
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.motion.jerk_limited import Bounds
@@ -62,6 +64,8 @@ class SafetyConfig(Config):
     """How fast the grasp point may be moved."""
     table_clearance_m: float = Field(ge=0, allow_inf_nan=False)
     """How far every protected point stays above the table."""
+    fixture_clearance_m: float = Field(ge=0, allow_inf_nan=False)
+    """How far every part of the hand stays from the bin's walls and floor."""
     wrist_sine_min: float = Field(ge=0, le=1)
     """Least |sin q5|; below it the wrist is about to lose a direction of rotation."""
     elbow_sine_min: float = Field(ge=0, le=1)
@@ -110,6 +114,7 @@ class SafetyGates:
         self._low_m, self._high_m = np.array(cell.workspace.low_m), np.array(cell.workspace.high_m)
         self._lowest_m = cell.table.height_m + config.table_clearance_m
         self._points = points_of_cell(cell)
+        self._hand = HandClearance(cell, config.fixture_clearance_m)
         self._p_tool_tcp = np.array(cell.tool_tcp.translation_m)
 
     def check_start(self, qpos: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Violations:
@@ -117,7 +122,7 @@ class SafetyGates:
         return (
             check_finite(qpos, gripper_opening_m)
             or check_turns(qpos, np.array(self._cell.home_qpos))
-            or self._check_places(qpos[None], link_frames(qpos[None]))
+            or self._check_places(qpos[None], link_frames(qpos[None]), gripper_opening_m)
         )
 
     def check_target(self, target: SetPoint, last: CommandState, observation_age_s: float) -> Violations:
@@ -137,7 +142,9 @@ class SafetyGates:
         """Whether the arm may be held any longer for observations that are too old to move by, s."""
         return check_wait(stale_s, self._config.stop_age_s)
 
-    def check_command(self, last: CommandState, command: CommandState, stop: Float[np.ndarray, "T 6"]) -> Violations:
+    def check_command(
+        self, last: CommandState, command: CommandState, stop: Float[np.ndarray, "T 6"], opening_m: float
+    ) -> Violations:
         """Whether the next set-point may be sent, and then the stop that would follow it."""
         qpos = np.concatenate([[last.qpos, command.qpos], stop])
         links = link_frames(qpos)
@@ -147,14 +154,16 @@ class SafetyGates:
             + check_acceleration(command.qacc, self.bounds.acceleration)
             + check_jerk((command.qacc - last.qacc) / self._dt_s, self.bounds.jerk)
             + check_tool_speed(p_tcp, p_last, self._config.tool_speed_max_m_s, self._dt_s)
-            + self._check_places(qpos[1:], links[1:])
+            + self._check_places(qpos[1:], links[1:], opening_m)
         )
 
     def in_gripper_range(self, opening_m: float) -> float:
         """The nearest opening (m) that the gripper has."""
         return min(max(opening_m, self._cell.gripper.opening_min_m), self._cell.gripper.opening_max_m)
 
-    def _check_places(self, qpos: Float[np.ndarray, "T 6"], links: Float[np.ndarray, "T 7 4 4"]) -> Violations:
+    def _check_places(
+        self, qpos: Float[np.ndarray, "T 6"], links: Float[np.ndarray, "T 7 4 4"], opening_m: float
+    ) -> Violations:
         """The gates that look at places alone: of the first of T set-points that is out of place."""
         p_tcp, heights_m = self._p_tcp(links), self._points.lowest_m(links)
         measures = np.stack(singularity_measures(qpos), axis=-1)
@@ -163,6 +172,7 @@ class SafetyGates:
             & is_in_workspace(p_tcp, self._low_m, self._high_m).all(axis=-1)
             & is_above_table(heights_m, self._lowest_m).all(axis=-1)
             & is_regular(measures, self._margins).all(axis=-1)
+            & ~self._hand.hits(links[:, NUM_JOINTS], opening_m)
         )
         if inside.all():
             return ()
@@ -171,6 +181,7 @@ class SafetyGates:
             check_joint_limits(qpos[row], self._limits, self._config.joint_margin_rad)
             + check_workspace(p_tcp[row], self._low_m, self._high_m)
             + check_table(heights_m[row], self._lowest_m, self._points.names)
+            + check_fixtures(self._hand.names(links[row, NUM_JOINTS], opening_m), self._config.fixture_clearance_m)
             + check_singularity(measures[row], self._margins)
         )
 

@@ -108,6 +108,7 @@ class PickStateReader:
     def __init__(self, cell: WorkCellConfig) -> None:
         self._cell = cell
         self._p_tool_tcp = np.append(np.array(cell.tool_tcp.translation_m), 1.0)
+        self._x_tool_tcp = cell.T_tool_tcp[:3, 0]
         self._task: PickTask | None = None
 
     def reset(self, task: PickTask) -> None:
@@ -135,7 +136,8 @@ class PickStateReader:
             self._mark_failed(p_tcp)
         self._update_target(observation, p_tcp, holding=holding)
         target = self._target
-        yaw_hand = float(np.arctan2(T_base_tool[1, 0], T_base_tool[0, 0]))
+        x_hand = T_base_tool[:3, :3] @ self._x_tool_tcp
+        yaw_hand = float(np.arctan2(x_hand[1], x_hand[0]))
         placed = target is not None and not holding and is_in_place(self._task, target.p_base)
         return PickState(
             qpos=joints.qpos,

@@ -19,7 +19,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Float32, Int, UInt8
 
-from handeye.robot.config import BinConfig, CameraConfig, WorkCellConfig
+from handeye.robot.config import CameraConfig, WorkCellConfig
+from handeye.robot.kinematics.fixtures import fixtures_of_cell
 from handeye.robot.simulator.appearance import Appearance, Light
 from handeye.robot.simulator.mjcf import add, camera_lens, to_xml
 from handeye.robot.simulator.objects import SceneObject, add_object
@@ -146,7 +147,7 @@ def _document(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: 
     _add_background(world, cell, appearance)
     wrist = add_arm(world, actuators, cell.joint_limits)
     add_gripper(wrist, actuators, equality, cell)
-    _add_bin(world, cell.bin, cell.table.height_m, appearance)
+    _add_bin(world, cell, appearance)
     for item in objects:
         add_object(world, item)
     return root
@@ -262,16 +263,9 @@ def _camera_axes(eye: Float[np.ndarray, " 3"], target: Float[np.ndarray, " 3"]) 
     return right, np.cross(back, right), back
 
 
-def _add_bin(world: Element, bin_: BinConfig, table_z: float, appearance: Appearance) -> None:
+def _add_bin(world: Element, cell: WorkCellConfig, appearance: Appearance) -> None:
     """Floor and four walls, standing on the table."""
-    body = add(world, "body", name="bin", pos=(*bin_.centre_xy_m, table_z))
-    (x, y), wall, height = np.array(bin_.inside_m) / 2, bin_.wall_thickness_m / 2, bin_.wall_height_m / 2
-    plates = {
-        "bin_floor": ((0, 0, 0.0015), (x, y, 0.0015)),
-        "bin_wall_x": ((x + wall, 0, height), (wall, y + 2 * wall, height)),
-        "bin_wall_-x": ((-x - wall, 0, height), (wall, y + 2 * wall, height)),
-        "bin_wall_y": ((0, y + wall, height), (x, wall, height)),
-        "bin_wall_-y": ((0, -y - wall, height), (x, wall, height)),
-    }
-    for name, (pos, size) in plates.items():
+    body = add(world, "body", name="bin")
+    fixtures = fixtures_of_cell(cell)
+    for name, pos, size in zip(fixtures.names, fixtures.middles, fixtures.half_m, strict=True):
         add(body, "geom", name=name, type="box", pos=pos, size=size, rgba=appearance.bin_rgba, material="paint")

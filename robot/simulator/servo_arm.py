@@ -141,12 +141,19 @@ class SimulatedArm:
         aim, _ = self._target(stamp_s + PHYSICS_DT_S)
         _, velocity = self._target(stamp_s)
         if not self.gripper_is_stuck:
+            if self._opening_target_m > self._opening_m:
+                # Fingers that were pressed on something open from where they are, not from where they were sent.
+                self._opening_m = max(self._opening_m, min(self._measured_opening_m(), self._opening_target_m))
             reach = self._cell.gripper.speed_m_s * PHYSICS_DT_S
             self._opening_m += float(np.clip(self._opening_target_m - self._opening_m, -reach, reach))
         ctrl = self._physics.scene.data.ctrl
         ctrl[:NUM_JOINTS] = aim
         ctrl[NUM_JOINTS : 2 * NUM_JOINTS] = velocity
         ctrl[2 * NUM_JOINTS :] = self._opening_m / 2
+
+    def _measured_opening_m(self) -> float:
+        data = self._physics.scene.data
+        return float(np.sum(data.qpos[arm_addresses(self._physics.scene.model)[NUM_JOINTS:]]))
 
     def _require_entered(self) -> None:
         if not self._is_entered:

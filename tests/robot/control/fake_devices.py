@@ -29,6 +29,7 @@ SAFETY = SafetyConfig(
     jerk_fraction=4.0,
     tool_speed_max_m_s=3.0,
     table_clearance_m=0.003,
+    fixture_clearance_m=0.005,
     wrist_sine_min=0.05,
     elbow_sine_min=0.05,
     shoulder_reach_min_m=0.05,

@@ -36,6 +36,7 @@ LIMIT_VALUES: dict[str, float] = {
     "jerk_fraction": 4.0,
     "tool_speed_max_m_s": 2.0,
     "table_clearance_m": 0.001,
+    "fixture_clearance_m": 0.005,
     "wrist_sine_min": 0.05,
     "elbow_sine_min": 0.05,
     "shoulder_reach_min_m": 0.02,
@@ -252,6 +253,14 @@ def test_nothing_but_the_grasp_point_comes_near_the_table_either() -> None:
     start = above((0.6, 0.0, 0.1))
     stream = make_stream(start, table_clearance_m=0.0879)
     assert run_to_rest(stream, above((0.6, 0.0, 0.05), start)) == (GateReason.TABLE,)
+
+
+def test_a_hand_in_the_bin_does_not_go_into_its_wall() -> None:
+    x, y = CELL.bin.centre_xy_m
+    start = above((x, y, 0.09))
+    stream = make_stream(start)
+    assert run_to_rest(stream, above((x, y - 0.12, 0.09), start)) == (GateReason.FIXTURE,)
+    assert any("bin_wall_-y" in violation.where for violation in stream.latched)
 
 
 def test_joint_limits_hold_with_their_margin() -> None:
