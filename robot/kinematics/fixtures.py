@@ -55,7 +55,7 @@ class HandClearance:
 
     def hits(self, T_base_tool: Float[np.ndarray, "T 4 4"], opening_m: float) -> Bool[np.ndarray, " T"]:
         """Whether any part of the hand comes nearer to a fixture than the clearance, for each of T poses."""
-        return self._touching(T_base_tool, opening_m).any(axis=(1, 2))
+        return np.asarray(self._touching(T_base_tool, opening_m).any(axis=(1, 2)))
 
     def names(self, T_base_tool: Float[np.ndarray, "4 4"], opening_m: float) -> list[str]:
         """The pairs that are too near, as "palm at bin_wall_x"."""
