@@ -120,9 +120,10 @@ class SetPointStream:
         if any(violation.reason.latches for violation in violations):
             self._latched = violations
         here, rest = self.command, self._stop
-        self._command = here.then(rest[0] if len(rest) else here.qpos, self._dt_s)
-        if len(rest) == 0:
-            self._command = CommandState.at_rest(here.qpos) if not here.qvel.any() else self._command
+        if len(rest) > 0:
+            self._command = here.then(rest[0], self._dt_s)
+        else:  # the last step of a stop leaves a rounding's velocity
+            self._command = here.then(here.qpos, self._dt_s) if here.qvel.any() else CommandState.at_rest(here.qpos)
         self._stop = rest[1:]
         self._target_before = None
         return self._decision(violations, allowed=False)

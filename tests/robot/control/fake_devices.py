@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.loop import ControlLoop, Tick
 from handeye.robot.control.safety import SafetyConfig
 from handeye.robot.control.set_point_stream import SetPointStream
-from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
+from handeye.robot.interfaces import Clock, Outcome, PickTask, PolicyStatus
 from handeye.robot.kinematics.collision_geometry import ArmShape
 from handeye.robot.perception.pipeline import Perception, PerceptionConfig
 from handeye.robot.timing import ManualClock, StageTimer
@@ -43,7 +44,7 @@ SAFETY = SafetyConfig(
 class FakeArm:
     """Is at once where it is sent."""
 
-    def __init__(self, clock: ManualClock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.qpos = HOME.copy()
         self.opening_m = 0.085
@@ -73,7 +74,7 @@ class FakeArm:
 class FakeCamera:
     """Gives a grey frame exposed `latency_s` ago; while `is_frozen` the last one again and again."""
 
-    def __init__(self, clock: ManualClock, latency_s: float = 0.0) -> None:
+    def __init__(self, clock: Clock, latency_s: float = 0.0) -> None:
         self.clock = clock
         self.latency_s = latency_s
         self.is_frozen = False
@@ -142,11 +143,12 @@ class KeptTicks:
 class Bench:
     """A loop on fake devices with a policy under test."""
 
-    policy: ListedPolicy
+    policy: Any
     latency_s: float = 0.0
+    clock: Any = field(default_factory=lambda: ManualClock(5.0))
+    safety: SafetyConfig = SAFETY
 
     def __post_init__(self) -> None:
-        self.clock = ManualClock(5.0)
         self.arm = FakeArm(self.clock)
         self.camera = FakeCamera(self.clock, self.latency_s)
         self.sink = KeptTicks()
@@ -165,7 +167,7 @@ class Bench:
             self.camera,
             perception,
             self.policy,
-            SetPointStream(SAFETY, CELL),
+            SetPointStream(self.safety, CELL),
             control_hz=CELL.control_hz,
             camera_hz=CELL.camera.rate_hz,
             timer=timer,

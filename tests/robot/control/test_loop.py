@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from handeye.robot.errors import SafetyError, StageError
 from handeye.robot.kinematics.forward import forward_kinematics
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.motion.trajectory import plan_joint_motion
+from handeye.robot.timing import MonotonicClock
 from handeye.robot.types import ActionChunk, Frame, Observation
-from tests.robot.control.fake_devices import CELL, HOME, TASK, Bench, ListedPolicy, slow_turn
+from tests.robot.control.fake_devices import CELL, HOME, SAFETY, TASK, Bench, ListedPolicy, slow_turn
 
 LIMITS = joint_limits_from_config(CELL.joint_limits)
 
@@ -241,6 +242,33 @@ def test_periods_that_were_missed_are_left_out_and_caught_up_within_the_limits()
     stamps = np.array([tick.stamp_s for tick in bench.sink.ticks]) - 5.0
     assert stamps[50] == pytest.approx(51 / CELL.control_hz)
     np.testing.assert_allclose(np.diff(stamps[50:]), 1 / CELL.control_hz)
+    sent = np.array([HOME, HOME, HOME, *bench.arm.commands])
+    bounds = (LIMITS.qvel_max, 1.5 * LIMITS.qacc_max, 4.0 * LIMITS.qjerk_max)
+    for order, bound in enumerate(bounds, start=1):
+        assert (np.abs(np.diff(sent, order, axis=0)) * CELL.control_hz**order <= bound * (1 + 1e-5)).all()
+
+
+@dataclass
+class WholeMotion(ListedPolicy):
+    """Gives one chunk, a whole motion from its first observation on, again and again."""
+
+    def act(self, observation: Observation) -> ActionChunk:
+        self.seen.append(observation)
+        actions = np.column_stack([np.array(self.targets), np.full(len(self.targets), 0.05)])
+        return ActionChunk(actions, 1 / CELL.control_hz, self.seen[0].stamp_s)
+
+
+def test_with_a_real_clock_a_smooth_motion_passes_every_gate() -> None:
+    """However late a tick is done, set-points belong to nominal times; they used to be sampled at the actual time, and
+    the acceleration gate latched within 0.2 s."""
+    goal = HOME + np.array([-0.5, 0.0, 0.0, 0.3, 0.0, 0.0])
+    motion = plan_joint_motion(HOME, np.zeros(6), goal, LIMITS, 1 / CELL.control_hz)
+    patient = SAFETY.model_copy(update={"hold_age_s": 20.0, "stop_age_s": 30.0, "policy_silent_max_s": 20.0})
+    bench = Bench(WholeMotion(list(motion.qpos)), clock=MonotonicClock(), safety=patient)
+    ticks = bench.run(len(motion.qpos) + 10)
+    assert [tick.violations for tick in ticks if tick.violations] == []
+    while not np.array_equal(bench.arm.qpos, goal):
+        assert bench.loop.tick().decision.allowed
     sent = np.array([HOME, HOME, HOME, *bench.arm.commands])
     bounds = (LIMITS.qvel_max, 1.5 * LIMITS.qacc_max, 4.0 * LIMITS.qjerk_max)
     for order, bound in enumerate(bounds, start=1):
