@@ -118,8 +118,9 @@ class CommandState:
 class Observation:
     """All that a policy may know: the measured joints, the newest frame if one came this tick, and the tracks.
 
-    command is what was really sent to the arm last, None before the first set-point. is_held: it was not what the
-    policy had asked for, because a gate or the driver objected.
+    T_base_camera is the camera's pose at the exposure of the frame, not now. command is what was really sent to the arm
+    last, None before the first set-point. is_held: it was not what the policy had asked for, because a gate or the
+    driver objected.
     """
 
     joints: JointState
@@ -128,6 +129,7 @@ class Observation:
     stamp_s: float
     command: CommandState | None = None
     is_held: bool = False
+    T_base_camera: Float[np.ndarray, "4 4"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -117,6 +117,7 @@ class ControlLoop:
         self._percepts: Delayed[Percept] = Delayed()
         self._chunks: Delayed[tuple[ActionChunk, PolicyStatus]] = Delayed()
         self._plan: tuple[ActionChunk, PolicyStatus] | None = None
+        self._unseen: Percept | None = None
         self._last, self._is_held = None, False
         self._next_tick_s = self._next_frame_s = self._clock.now_s()
         # Frames exposed before the task began show a past that the joint history does not reach.
@@ -192,14 +193,26 @@ class ControlLoop:
     ) -> tuple[ActionChunk, PolicyStatus] | None:
         """The newest chunk whose time has come, None before the first; a policy that is at work is not asked again."""
         self._plan = self._chunks.take(stamp_s) or self._plan
+        self._unseen = percept or self._unseen
         if not self._chunks.is_busy:
             with self._stage("decide", "policy"):
-                frame = None if percept is None else percept.frame
-                command = None if self._last is None else self._stream.command
-                chunk = self._policy.act(Observation(joints, frame, self._tracks, stamp_s, command, self._is_held))
+                chunk = self._policy.act(self._observation(stamp_s, joints))
             self._chunks.begin((chunk, self._policy.status), stamp_s + self._latency.policy_s)
             self._plan = self._chunks.take(stamp_s) or self._plan
         return self._plan
+
+    def _observation(self, stamp_s: float, joints: JointState) -> Observation:
+        """What the policy is shown now; a frame that came while it was at work is shown the next time."""
+        percept, self._unseen = self._unseen, None
+        return Observation(
+            joints,
+            None if percept is None else percept.frame,
+            self._tracks,
+            stamp_s,
+            command=None if self._last is None else self._stream.command,
+            is_held=self._is_held,
+            T_base_camera=None if percept is None else percept.T_base_camera,
+        )
 
     def _standing_chunk(self, stamp_s: float, joints: JointState) -> ActionChunk:
         """Stay where the task begins."""

@@ -83,7 +83,7 @@ class Motions:
         self._dt_s = 1.0 / cell.control_hz
         self._tool_limits = _tool_limits(config)
         self._limits = joint_limits_from_config(cell.joint_limits).slowed(config.speed_fraction)
-        self._latest_view: tuple[Frame, JointState] | None = None
+        self._latest_view: tuple[Frame, Float[np.ndarray, "4 4"]] | None = None
         self._point = _Point(observation.joints.qpos.copy(), np.zeros(6), np.zeros(6))
         self.observation = observation
         self.opening_target_m = observation.joints.gripper_opening_m
@@ -91,8 +91,8 @@ class Motions:
     def update(self, observation: Observation) -> None:
         """Take in the newest observation."""
         self.observation = observation
-        if observation.frame is not None:
-            self._latest_view = (observation.frame, observation.joints)
+        if observation.frame is not None and observation.T_base_camera is not None:
+            self._latest_view = (observation.frame, observation.T_base_camera)
         if observation.is_held and observation.command is not None:
             self._point = _one_period_on(observation.command, self._dt_s)
 
@@ -107,8 +107,8 @@ class Motions:
         return self.observation.joints
 
     @property
-    def latest_view(self) -> tuple[Frame, JointState] | None:
-        """The newest frame and the joints that came with it; None before the first frame."""
+    def latest_view(self) -> tuple[Frame, Float[np.ndarray, "4 4"]] | None:
+        """The newest frame and the camera's pose at its exposure, T_base_camera; None before the first frame."""
         return self._latest_view
 
     @property

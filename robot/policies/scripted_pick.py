@@ -251,8 +251,7 @@ class PickScript:
         """What the newest frame shows around the object; nothing when no frame has come yet."""
         if self._arm.latest_view is None:
             return np.zeros((0, 3))
-        frame, joints = self._arm.latest_view
-        T_base_camera = forward_kinematics(joints.qpos) @ self._cell.T_tool_camera
+        frame, T_base_camera = self._arm.latest_view
         return points_around(frame, T_base_camera, target.p_base, NEIGHBOUR_RADIUS_M)
 
     def _has_left(self, grasp: Grasp, track_id: int) -> Callable[[Observation], bool]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from handeye.robot.config import WorkCellConfig
+from handeye.robot.config import NO_LATENCY, LatencyConfig, WorkCellConfig
 from handeye.robot.control.loop import ControlLoop, Tick
 from handeye.robot.control.safety import SafetyConfig
 from handeye.robot.control.set_point_stream import SetPointStream
@@ -147,6 +147,7 @@ class Bench:
     latency_s: float = 0.0
     clock: Any = field(default_factory=lambda: ManualClock(5.0))
     safety: SafetyConfig = SAFETY
+    latency: LatencyConfig = NO_LATENCY
 
     def __post_init__(self) -> None:
         self.arm = FakeArm(self.clock)
@@ -172,6 +173,7 @@ class Bench:
             camera_hz=CELL.camera.rate_hz,
             timer=timer,
             sinks=[self.sink],
+            latency=self.latency,
         )
 
     def run(self, num_ticks: int) -> list[Tick]:
