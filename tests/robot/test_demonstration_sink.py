@@ -42,7 +42,7 @@ def tick(number: int, percept: Percept | None = None) -> Tick:
         JointState(HOME + 1e-3 * (number - 1), np.zeros(6), 0.085, stamp_s),
         percept,
         ActionChunk(np.append(sent, 0.05)[None], DT_S, stamp_s),
-        SetPoint(sent, np.zeros(6), 0.05, False),
+        SetPoint(sent, np.zeros(6), 0.05),
         GateDecision(True, (), CommandState.at_rest(sent), 0.05, False),
         sent,
         PolicyStatus("look", Outcome.RUNNING),
