@@ -78,6 +78,7 @@ class DemonstrationSink:
         self._reader.reset(task)
         self._rows: dict[str, list] = {key: [] for key in demonstration_features(image_size)}
         self._num_ticks = 0
+        self._began_s = 0.0
         self._tracks: tuple[Track, ...] = ()
         self._frame: Frame | None = None
         self._scene_rgb: np.ndarray | None = None
@@ -90,6 +91,8 @@ class DemonstrationSink:
             self._scene_rgb = None if self._scene is None or self._image_size is None else self._scene()
         if self._image_size is not None and self._frame is None:
             return
+        if self._num_ticks == 0:
+            self._began_s = tick.stamp_s
         if self._num_ticks % self._ticks_per_row == 0:
             self._add_row(tick)
         self._num_ticks += 1
@@ -112,7 +115,7 @@ class DemonstrationSink:
         state = self._reader.read(Observation(tick.joints, None, self._tracks, tick.stamp_s), opening_m)
         self._rows[STATE_KEY].append(state.vector())
         self._rows["stamp_s"].append(tick.stamp_s)
-        self._rows["frame_stamp_s"].append(tick.stamp_s if self._frame is None else self._frame.stamp_s)
+        self._rows["frame_stamp_s"].append(self._began_s if self._frame is None else self._frame.stamp_s)
         self._rows["cube_age_s"].append(min(state.cube_age_s, OLDEST_S))
         self._rows["seed"].append(self._seed)
         if self._image_size is not None and self._frame is not None and self._scene_rgb is not None:
