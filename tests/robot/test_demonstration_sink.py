@@ -88,6 +88,15 @@ def test_the_cube_is_there_from_its_first_detection_on() -> None:
     assert (ages_s[1:] < 0.1).all()
 
 
+def test_stamps_of_frames_never_go_back_where_the_first_frame_comes_late() -> None:
+    """Camera and perception take time: a frame of 20 ms comes in the eighth tick."""
+    collects = sink()
+    for number in range(12):
+        collects.write(tick(number, percept(0.02) if number == 8 else None))
+    stamps_s = collects.episode().columns["frame_stamp_s"].ravel()
+    np.testing.assert_allclose(stamps_s, [0.0, 0.0, 0.0, 0.0, 0.02])
+
+
 def test_images_are_of_the_recorded_size_with_depth_in_mm() -> None:
     columns = collect(5, SIZE).columns
     assert columns.keys() == demonstration_features(SIZE).keys()
