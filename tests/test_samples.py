@@ -20,9 +20,13 @@ def test_samples_are_small() -> None:
     assert max(sizes.values()) < 2.5e6
 
 
+RECORDED_HERE = ("bytetrack.npz",)
+"""Recorded for the project itself, by the authors' program on made-up boxes; there is no longer recording."""
+
+
 @pytest.mark.slow
 def test_recordings_are_those_they_were_thinned_from(sample: Find, shared: Find) -> None:
-    files = sorted(sample("reference").glob("*.npz"))
+    files = sorted(path for path in sample("reference").glob("*.npz") if path.name not in RECORDED_HERE)
     assert len(files) >= 10
     for file in files:
         whole, shipped = np.load(shared(f"reference/{file.name}")), np.load(file)
