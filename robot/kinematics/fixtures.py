@@ -51,6 +51,7 @@ class HandClearance:
         self._half_m = self._fixtures.half_m + clearance_m
         low = (self._fixtures.middles - self._half_m).min(axis=0)
         high = (self._fixtures.middles + self._half_m).max(axis=0)
+        self._opening_m, self._boxes = 0.0, hand_boxes(cell, 0.0)
         self._middle, self._radius_m = 0.5 * (low + high), 0.5 * float(np.linalg.norm(high - low))
 
     def hits(self, T_base_tool: Float[np.ndarray, "T 4 4"], opening_m: float) -> Bool[np.ndarray, " T"]:
@@ -63,7 +64,9 @@ class HandClearance:
         return [f"{HAND_BOXES[box]} at {self._fixtures.names[wall]}" for box, wall in np.argwhere(touching).tolist()]
 
     def _touching(self, T_base_tool: Float[np.ndarray, "T 4 4"], opening_m: float) -> Bool[np.ndarray, "T H F"]:
-        T_tool_box, half_m = hand_boxes(self._cell, opening_m)
+        if opening_m != self._opening_m:  # the gates ask every control period, and fingers seldom move
+            self._opening_m, self._boxes = opening_m, hand_boxes(self._cell, opening_m)
+        T_tool_box, half_m = self._boxes
         T_base_box = T_base_tool[:, None] @ T_tool_box
         touching = np.zeros((len(T_base_tool), len(half_m), len(self._half_m)), dtype=bool)
         distance_m = np.linalg.norm(T_base_box[..., :3, 3] - self._middle, axis=-1)
