@@ -114,7 +114,7 @@ class _StandIn:
 
 
 class FaultyCamera(_StandIn):
-    """A camera that freezes, loses every other frame, goes dark, is lost, or gives wrong depths or stamps."""
+    """A camera that freezes, loses three of four frames, goes dark, is lost, or gives wrong depths or stamps."""
 
     _last: Frame | None = None
     _count = 0
