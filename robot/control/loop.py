@@ -1,14 +1,13 @@
-"""The control loop: each tick observes, perceives, decides, interpolates, gates, commands and records.
+"""The control loop in lock-step: each tick observes, perceives, decides, interpolates, gates, commands and records.
 
-In lock-step the clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the
-stages, and each stage is timed with the machine's own clock. Set-points belong to the nominal times of their ticks,
-however late one is done. However a task ends, the arm is brought to rest within its limits.
+The clock waits for the loop, so an episode repeats exactly from its seed. Only values pass between the stages, and each
+stage is timed with the machine's own clock. However a task ends, the arm is brought to rest within its limits. With a
+real clock the same `Agent` and `ArmController` run in processes of their own (`robot.realtime`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -16,28 +15,31 @@ import numpy as np
 from jaxtyping import Float
 
 from handeye.robot.config import NO_LATENCY, LatencyConfig
+from handeye.robot.control.agent import Agent, Plan, observation_age_s
+from handeye.robot.control.controller import ArmController
 from handeye.robot.control.gates import GateViolation
 from handeye.robot.control.set_point_stream import GateDecision, SetPointStream
 from handeye.robot.errors import StageError
 from handeye.robot.interfaces import Arm, Camera, Clock, PickTask, Policy, PolicyStatus
-from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
-from handeye.robot.perception.pipeline import JointHistory, Percept, Perception
+from handeye.robot.motion.set_points import SetPoint
+from handeye.robot.perception.pipeline import Percept, Perception
 from handeye.robot.timing import STAMP_TOLERANCE_S, Delayed, StageTimer
-from handeye.robot.types import ActionChunk, JointState, Observation, Track
+from handeye.robot.types import JointState
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tick:
     """All values of one tick. percept is None in ticks without a new frame.
 
-    set_point is the policy's target at stamp_s, decision what limits and gates made of it, qpos_command (rad) what the
-    driver has really sent to the arm. While the arm is brought to rest chunk, set_point and status are the last ones.
+    set_point is the policy's target at stamp_s, from a chunk that begins at chunk_stamp_s; decision is what limits and
+    gates made of it, qpos_command (rad) what the driver has really sent to the arm. While the arm is brought to rest
+    chunk, set_point and status are the last ones.
     """
 
     stamp_s: float
     joints: JointState
     percept: Percept | None
-    chunk: ActionChunk
+    chunk_stamp_s: float
     set_point: SetPoint
     decision: GateDecision
     qpos_command: Float[np.ndarray, " 6"]
@@ -56,15 +58,6 @@ class TickSink(Protocol):
     def write(self, tick: Tick) -> None:
         """Called once a tick, after the command was sent."""
         ...
-
-
-@contextmanager
-def named_failure(culprit: str) -> Iterator[None]:
-    """Turn any error of the block into a StageError: beside an arm also a fault in a program ends in a named stop."""
-    try:
-        yield
-    except Exception as error:
-        raise StageError(culprit, error) from error
 
 
 class ControlLoop:
@@ -89,16 +82,12 @@ class ControlLoop:
         self.timer = timer
         self._latency = latency
         self._clock = clock
-        self._arm = arm
         self._camera = camera
-        self._perception = perception
-        self._policy = policy
-        self._stream = stream
+        self._agent = Agent(perception, policy, timer)
+        self._controller = ArmController(clock, arm, stream, control_hz=control_hz, timer=timer)
         self._sinks = tuple(sinks)
-        self._dt_s = 1.0 / control_hz
         self._frame_period_s = 1.0 / camera_hz
         self._last: Tick | None = None
-        self._next_tick_s = 0.0
 
     def begin(self, task: PickTask) -> float:
         """Start a task with the arm at rest where it is; forgets the last one. Returns when it begins, s.
@@ -106,30 +95,22 @@ class ControlLoop:
         Raises SafetyError when the arm stands where the gates would not let it go, StageError where the arm or the
         policy fails.
         """
-        with named_failure("arm"):
-            joints = self._arm.read_state()
-        self._stream.reset(joints.qpos, joints.gripper_opening_m)
-        self._perception.reset()
-        with named_failure("policy"):
-            self._policy.reset(task)
-        self._history = JointHistory()
-        self._tracks: tuple[Track, ...] = ()
-        self._percepts: Delayed[Percept] = Delayed()
-        self._chunks: Delayed[tuple[ActionChunk, PolicyStatus]] = Delayed()
-        self._plan: tuple[ActionChunk, PolicyStatus] | None = None
-        self._unseen: Percept | None = None
-        self._last, self._is_held = None, False
-        self._next_tick_s = self._next_frame_s = self._clock.now_s()
+        self._last = None
+        began_s = self._next_frame_s = self._controller.begin()
         # Frames exposed before the task began show a past that the joint history does not reach.
-        self._read_frame_s = self._newest_frame_s = self._next_frame_s - STAMP_TOLERANCE_S
-        return self._next_tick_s
+        self._read_frame_s = began_s - STAMP_TOLERANCE_S
+        self._agent.begin(task, self._read_frame_s)
+        self._percepts: Delayed[Percept] = Delayed()
+        self._plans: Delayed[Plan] = Delayed()
+        self._plan: Plan | None = None
+        return began_s
 
     def tick(self) -> Tick:
         """Wait for the next tick and do it. Once a gate has latched, the arm comes to rest and is stopped.
 
         Raises StageError where a device, the perception or the policy fails; the arm has been brought to rest by then.
         """
-        stamp_s = self._wait_for_tick()
+        stamp_s = self._controller.wait()
         try:
             with self.timer.stage("tick"):
                 return self._do_tick(stamp_s)
@@ -139,92 +120,53 @@ class ControlLoop:
 
     def finish(self) -> None:
         """Bring the arm to rest within its limits and stop it; the gripper keeps its hold. Raises StageError."""
-        while self._last is not None and not self._stream.command.is_at_rest:
-            stamp_s = self._wait_for_tick()
-            with self._stage("observe", "arm"):
-                joints = self._arm.read_state()
-            decision = self._stream.hold(self._stream.latched)
-            with self._stage("command", "arm"):
-                sent = self._send(decision)
-            self._write(
-                replace(self._last, stamp_s=stamp_s, joints=joints, percept=None, decision=decision, qpos_command=sent)
+        while self._last is not None and not self._controller.is_at_rest:
+            stamp_s = self._controller.wait()
+            step = self._controller.brake(self._controller.observe(), stamp_s)
+            braking = replace(
+                self._last, stamp_s=stamp_s, joints=step.joints, decision=step.decision, qpos_command=step.qpos_command
             )
-        with named_failure("arm"):
-            self._arm.stop()
+            self._write(replace(braking, percept=None))
+        self._controller.stop()
 
     def _stop_after(self, failure: StageError, stamp_s: float) -> None:
         """An arm that fails can only be told to stop; after any other failure it still follows, in this tick too."""
         if failure.stage == "arm":
-            with named_failure("arm"):
-                self._arm.stop()
+            self._controller.stop()
         else:
-            self._next_tick_s = stamp_s
+            self._controller.repeat(stamp_s)
             self.finish()
 
-    def _wait_for_tick(self) -> float:
-        """Wait until the next tick is due and return its nominal time, s, leaving out periods that were missed."""
-        stamp_s = self._next_tick_s
-        self._clock.wait_until(stamp_s)
-        missed = int((self._clock.now_s() - stamp_s + STAMP_TOLERANCE_S) / self._dt_s)
-        stamp_s += missed * self._dt_s
-        self._next_tick_s = stamp_s + self._dt_s
-        return stamp_s
-
     def _do_tick(self, stamp_s: float) -> Tick:
-        with self._stage("observe", "arm"):
-            joints = self._arm.read_state()
-            self._history.add(joints)
+        joints = self._controller.observe()
+        self._agent.history.add(joints)
         percept = self._perceive(stamp_s)
-        plan = self._decide(stamp_s, joints, percept)
-        if plan is None:
-            chunk, status = self._standing_chunk(stamp_s, joints), self._policy.status
-        else:
-            chunk, status = plan
-        with self._stage("interpolate", "policy"):
-            set_point = interpolate_chunk(chunk, stamp_s)
-        with self.timer.stage("gate"):
-            decision = self._stream.step(set_point, observation_age_s=self._observation_age_s(joints))
-        with self._stage("command", "arm"):
-            sent = self._send(decision)
-        return self._write(Tick(stamp_s, joints, percept, chunk, set_point, decision, sent, status))
-
-    def _decide(
-        self, stamp_s: float, joints: JointState, percept: Percept | None
-    ) -> tuple[ActionChunk, PolicyStatus] | None:
-        """The newest chunk whose time has come, None before the first; a policy that is at work is not asked again."""
-        self._plan = self._chunks.take(stamp_s) or self._plan
-        self._unseen = percept or self._unseen
-        if not self._chunks.is_busy:
-            with self._stage("decide", "policy"):
-                chunk = self._policy.act(self._observation(stamp_s, joints))
-            self._chunks.begin((chunk, self._policy.status), stamp_s + self._latency.policy_s)
-            self._plan = self._chunks.take(stamp_s) or self._plan
-        return self._plan
-
-    def _observation(self, stamp_s: float, joints: JointState) -> Observation:
-        """What the policy is shown now; a frame that came while it was at work is shown the next time."""
-        percept, self._unseen = self._unseen, None
-        return Observation(
-            joints,
-            None if percept is None else percept.frame,
-            self._tracks,
-            stamp_s,
-            command=None if self._last is None else self._stream.command,
-            is_held=self._is_held,
-            T_base_camera=None if percept is None else percept.T_base_camera,
+        self._decide(stamp_s, joints)
+        now_s = self._clock.now_s()
+        age_s = observation_age_s(joints, self._agent.frame_stamp_s, now_s, self._frame_period_s)
+        chunk = None if self._plan is None else self._plan.chunk
+        step = self._controller.follow(chunk, joints, stamp_s, observation_age_s=age_s)
+        return self._write(
+            Tick(
+                stamp_s,
+                joints,
+                percept,
+                stamp_s if chunk is None else chunk.stamp_s,
+                step.set_point,
+                step.decision,
+                step.qpos_command,
+                self._agent.status if self._plan is None else self._plan.status,
+            )
         )
 
-    def _standing_chunk(self, stamp_s: float, joints: JointState) -> ActionChunk:
-        """Stay where the task begins."""
-        row = np.append(self._stream.command.qpos, joints.gripper_opening_m)
-        return ActionChunk(row[None], self._dt_s, stamp_s)
-
-    def _write(self, tick: Tick) -> Tick:
-        self._last = tick
-        with self.timer.stage("record"):
-            for sink in self._sinks:
-                sink.write(tick)
-        return tick
+    def _decide(self, stamp_s: float, joints: JointState) -> None:
+        """Take the plan whose time has come; a policy that is at work is not asked again."""
+        self._plan = self._plans.take(stamp_s) or self._plan
+        if not self._plans.is_busy:
+            command = None if self._last is None else self._controller.command
+            plan = self._agent.decide(stamp_s, joints, command, is_held=self._controller.is_held)
+            self._plans.begin(plan, stamp_s + self._latency.policy_s)
+            self._plan = self._plans.take(stamp_s) or self._plan
 
     def _perceive(self, stamp_s: float) -> Percept | None:
         """The result of a frame in the tick in which it is there; the ticks between use its tracks.
@@ -234,41 +176,19 @@ class ControlLoop:
         """
         if not self._percepts.is_busy and stamp_s >= self._next_frame_s - STAMP_TOLERANCE_S:
             self._next_frame_s = max(self._next_frame_s + self._frame_period_s, stamp_s - self._frame_period_s)
-            with self._stage("camera", "camera"):
+            with self._controller.stage("camera", "camera"):
                 frame = self._camera.read()
             if frame.stamp_s > self._read_frame_s:
                 self._read_frame_s = frame.stamp_s
-                with named_failure("perception"):
-                    percept = self._perception.perceive(frame, self._history.state_at(frame.stamp_s))
-                self._percepts.begin(percept, stamp_s + self._latency.perception_s)
+                self._percepts.begin(self._agent.perceive(frame), stamp_s + self._latency.perception_s)
         percept = self._percepts.take(stamp_s)
         if percept is not None:
-            self._newest_frame_s = percept.frame.stamp_s
-            self._tracks = percept.tracks
+            self._agent.take(percept)
         return percept
 
-    def _observation_age_s(self, joints: JointState) -> float:
-        """Age of the older of joints and frame, beyond the one period that a frame may be old.
-
-        Negative where one of the two is stamped ahead of now.
-        """
-        now_s = self._clock.now_s()
-        newest_s = max(joints.stamp_s, self._newest_frame_s)
-        if newest_s > now_s + STAMP_TOLERANCE_S:
-            return now_s - newest_s
-        return max(now_s - joints.stamp_s, now_s - self._newest_frame_s - self._frame_period_s, 0.0)
-
-    @contextmanager
-    def _stage(self, name: str, culprit: str) -> Iterator[None]:
-        """Time the block as one run of stage `name`; an error in it is one of `culprit`."""
-        with self.timer.stage(name), named_failure(culprit):
-            yield
-
-    def _send(self, decision: GateDecision) -> Float[np.ndarray, " 6"]:
-        """Command the next set-point; once the gates have latched and the arm is at rest, stop it."""
-        if decision.is_latched and decision.command.is_at_rest:
-            self._arm.stop()
-            return decision.qpos_command
-        sent = self._arm.command(decision.qpos_command, decision.gripper_command_m)
-        self._is_held = self._stream.resync(sent) or not decision.allowed
-        return sent
+    def _write(self, tick: Tick) -> Tick:
+        self._last = tick
+        with self.timer.stage("record"):
+            for sink in self._sinks:
+                sink.write(tick)
+        return tick

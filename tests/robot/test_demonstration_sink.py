@@ -23,7 +23,7 @@ from handeye.robot.demonstration_sink import (
 from handeye.robot.interfaces import Outcome, PolicyStatus
 from handeye.robot.motion.set_points import SetPoint
 from handeye.robot.perception.pipeline import Percept
-from handeye.robot.types import ActionChunk, CommandState, Frame, JointState
+from handeye.robot.types import CommandState, Frame, JointState
 from handeye.vision.errors import UserError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.policies.paper_world import CELL, DT_S, EDGE_M, PaperWorld
@@ -41,7 +41,7 @@ def tick(number: int, percept: Percept | None = None) -> Tick:
         stamp_s,
         JointState(HOME + 1e-3 * (number - 1), np.zeros(6), 0.085, stamp_s),
         percept,
-        ActionChunk(np.append(sent, 0.05)[None], DT_S, stamp_s),
+        stamp_s,
         SetPoint(sent, np.zeros(6), 0.05),
         GateDecision(True, (), CommandState.at_rest(sent), 0.05, False),
         sent,

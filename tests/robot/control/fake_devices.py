@@ -176,6 +176,11 @@ class Bench:
             latency=self.latency,
         )
 
+    def holder(self, part: str) -> Any:
+        """Whatever has the part `_camera`, `_arm`, `_policy` or `_perception` as an attribute, to break it."""
+        loop = self.loop
+        return next(holder for holder in (loop, loop._controller, loop._agent) if hasattr(holder, part))
+
     def run(self, num_ticks: int) -> list[Tick]:
         self.loop.begin(TASK)
         return [self.loop.tick() for _ in range(num_ticks)]

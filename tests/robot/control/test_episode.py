@@ -80,7 +80,8 @@ def test_a_part_that_fails_ends_the_episode_by_name_and_stops_the_arm(
     part: str, method: str, error: Exception, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench(ListedPolicy([HOME], ends_after=1000))
-    setattr(bench.loop, part, Broken(getattr(bench.loop, part), method, error, after=2))
+    holder = bench.holder(part)
+    setattr(holder, part, Broken(getattr(holder, part), method, error, after=2))
     result = run_episode(bench.loop, TASK, lambda: NO, seed=5, timeout_s=60.0)
     assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, reason)
     assert (str(error) or type(error).__name__) in result.error
@@ -102,7 +103,8 @@ def test_an_arm_that_may_not_start_from_where_it_is_is_a_result() -> None:
 )
 def test_a_part_that_fails_before_the_first_tick_is_named_too(part: str, method: str, reason: str) -> None:
     bench = Bench(ListedPolicy([HOME]))
-    setattr(bench.loop, part, Broken(getattr(bench.loop, part), method, ArmError("nobody answers"), after=0))
+    holder = bench.holder(part)
+    setattr(holder, part, Broken(getattr(holder, part), method, ArmError("nobody answers"), after=0))
     result = run_episode(bench.loop, TASK, lambda: NO, seed=0, timeout_s=60.0)
     assert (result.success, result.reason, result.cycle_s) == (False, reason, 0.0)
     assert "nobody answers" in result.error
@@ -111,6 +113,6 @@ def test_a_part_that_fails_before_the_first_tick_is_named_too(part: str, method:
 def test_an_arm_that_cannot_even_be_stopped_is_a_result() -> None:
     bench = Bench(ListedPolicy([HOME], ends_after=1000))
     lost = Broken(bench.arm, "read_state", ArmError("connection lost"), after=2)
-    bench.loop._arm = Broken(lost, "stop", ArmError("connection lost"), after=0)
+    bench.holder("_arm")._arm = Broken(lost, "stop", ArmError("connection lost"), after=0)
     result = run_episode(bench.loop, TASK, lambda: NO, seed=0, timeout_s=60.0)
     assert (result.success, result.outcome, result.reason) == (False, Outcome.FAILED, "arm_error")

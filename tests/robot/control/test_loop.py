@@ -99,7 +99,7 @@ def test_what_takes_time_arrives_later_and_a_busy_policy_misses_no_frame() -> No
     assert arrivals[0] == 4
     assert len(arrivals) == 10
     assert [round((seen.stamp_s - 5.0) * CELL.control_hz) for seen in bench.policy.seen] == list(range(0, 126, 6))
-    in_force = [round((tick.stamp_s - tick.chunk.stamp_s) * CELL.control_hz) for tick in ticks]
+    in_force = [round((tick.stamp_s - tick.chunk_stamp_s) * CELL.control_hz) for tick in ticks]
     assert in_force[:6] == [0] * 6, "stands where it is until the first chunk"
     assert set(in_force[6:]) == set(range(6, 12))
     assert sum(seen.frame is not None for seen in bench.policy.seen) == len(arrivals)
@@ -224,7 +224,7 @@ def test_a_failure_in_mid_motion_ends_in_a_stop_within_the_limits(part: str) -> 
     def fail(*arguments: object) -> None:
         raise ValueError("broken")
 
-    setattr(getattr(bench.loop, part), method, fail)
+    setattr(getattr(bench.holder(part), part), method, fail)
     with pytest.raises(StageError, match="broken"):
         ticks_of(bench, 30)
     assert_came_to_rest(bench)
