@@ -221,14 +221,7 @@ class PickStation:
     ) -> ControlLoop:
         """Everything with state is built anew, so that episodes are independent."""
         config, clock = self.config, self.cell.clock
-        perception = Perception(
-            faulty_detector(self._detector, clock, fault),
-            config.perception,
-            T_tool_camera=config.cell.T_tool_camera,
-            arm_shape=ArmShape(config.cell),
-            table_height_m=config.cell.table.height_m,
-            timer=timer,
-        )
+        perception = build_perception(config, faulty_detector(self._detector, clock, fault), timer)
         return ControlLoop(
             faulty_clock(clock, fault),
             faulty_arm(self.cell.arm, clock, fault),
@@ -242,6 +235,18 @@ class PickStation:
             sinks=sinks,
             latency=config.latency,
         )
+
+
+def build_perception(config: PickConfig, detector: Detector, timer: StageTimer) -> Perception:
+    """Perception for the cell's camera and arm, without tracks."""
+    return Perception(
+        detector,
+        config.perception,
+        T_tool_camera=config.cell.T_tool_camera,
+        arm_shape=ArmShape(config.cell),
+        table_height_m=config.cell.table.height_m,
+        timer=timer,
+    )
 
 
 def load_detector(config: PickConfig, path: Path) -> Detector:

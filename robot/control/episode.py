@@ -15,6 +15,7 @@ from typing import Protocol, runtime_checkable
 from typing_extensions import assert_never
 
 from handeye.robot.control.loop import ControlLoop, Tick
+from handeye.robot.control.set_point_stream import GateDecision
 from handeye.robot.errors import RobotError, SafetyError, StageError
 from handeye.robot.interfaces import Outcome, PickTask, PolicyStatus
 from handeye.vision.errors import UserError
@@ -53,13 +54,42 @@ class SuccessCheck(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class EpisodeEnd:
+    """How an episode ended, before anyone has looked at the object.
+
+    latched is the reason code of the gate that stopped it, failed what failed instead (camera_error, ...), error what
+    that said. cycle_s is the episode's clock from reset to the policy's end.
+    """
+
+    status: PolicyStatus
+    cycle_s: float
+    gate_violations: Mapping[str, int]
+    latched: str | None = None
+    failed: str | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Punctuality:
+    """How well the control loop kept to a real clock: lateness of every period, and how many were left out.
+
+    latency_ms has an entry for each frame, from its exposure to the first command that rests on it.
+    """
+
+    lateness_ms: list[float] = field(repr=False)
+    missed_periods: int
+    latency_ms: list[float] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class EpisodeResult:
     """The result of one episode. cycle_s is the episode's clock from reset to the policy's end.
 
     reason says why it is no success, None if it is, check_reason what the success check says, error what a device or a
     program said where one failed. gate_violations counts ticks by reason code, stage_ms holds every measured duration
     by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, stop_s is the
-    time from the last target that the gates let pass to standstill where the episode ended in a stop.
+    time from the last target that the gates let pass to standstill where the episode ended in a stop. punctuality is
+    that of a real clock; None in lock-step.
     """
 
     seed: int
@@ -76,6 +106,7 @@ class EpisodeResult:
     error: str = ""
     limit_breaches: Mapping[str, int] = field(default_factory=dict)
     stop_s: float | None = None
+    punctuality: Punctuality | None = None
 
 
 def run_episode(
@@ -99,22 +130,33 @@ def run_episode(
             logger.error("seed %d: a fault in a program stopped the episode", seed, exc_info=stopped)
         failed = stopped.stage + FAILED_STAGE if isinstance(stopped, StageError) else START_REFUSED
         error = str(stopped)
-    checked = success_check()
-    status = NOTHING_DONE if tick is None else tick.status
-    outcome = Outcome.FAILED if failed else status.outcome
+    end = EpisodeEnd(
+        NOTHING_DONE if tick is None else tick.status,
+        0.0 if tick is None else tick.stamp_s - began_s,
+        dict(violations),
+        latched_reason(tick.decision) if tick is not None else None,
+        failed,
+        error,
+    )
+    return conclude(end, success_check(), seed=seed, stage_ms=loop.timer.durations_ms())
+
+
+def conclude(end: EpisodeEnd, checked: CheckResult, *, seed: int, stage_ms: Mapping[str, list[float]]) -> EpisodeResult:
+    """The result of an episode that has ended, once its success was checked."""
+    outcome = Outcome.FAILED if end.failed else end.status.outcome
     return EpisodeResult(
         seed=seed,
         success=checked.success and outcome is Outcome.SUCCEEDED,
         checked_success=checked.success,
         outcome=outcome,
-        reason=failed or (None if tick is None else failure_reason(tick, checked)),
+        reason=failure_reason(end, checked),
         check_reason=checked.reason,
-        last_stage=status.stage,
-        cycle_s=0.0 if tick is None else tick.stamp_s - began_s,
-        attempts=status.attempts,
-        gate_violations=dict(violations),
-        stage_ms=loop.timer.durations_ms(),
-        error=error,
+        last_stage=end.status.stage,
+        cycle_s=end.cycle_s,
+        attempts=end.status.attempts,
+        gate_violations=end.gate_violations,
+        stage_ms=stage_ms,
+        error=end.error,
     )
 
 
@@ -128,19 +170,26 @@ def _ends(tick: Tick, began_s: float, timeout_s: float) -> bool:
     return tick.status.is_over or tick.decision.is_latched or tick.stamp_s - began_s >= timeout_s
 
 
-def failure_reason(tick: Tick, checked: CheckResult) -> str | None:
-    """Why the episode that ended with `tick` is no success; None if it is.
+def latched_reason(decision: GateDecision) -> str | None:
+    """The reason code of the gate that latched, if one did."""
+    return decision.reasons[0].value if decision.is_latched else None
 
-    A stop by the gates comes first, then the policy's reason, then a timeout or a wrong success.
+
+def failure_reason(end: EpisodeEnd, checked: CheckResult) -> str | None:
+    """Why an episode is no success; None if it is.
+
+    What failed comes first, then a stop by the gates, then the policy's reason, then a timeout or a wrong success.
     """
-    if tick.decision.is_latched:
-        return f"{GATE_STOP}_{tick.decision.reasons[0].value}"
-    match tick.status.outcome:
+    if end.failed:
+        return end.failed
+    if end.latched:
+        return f"{GATE_STOP}_{end.latched}"
+    match end.status.outcome:
         case Outcome.FAILED:
-            return tick.status.reason or "unknown"
+            return end.status.reason or "unknown"
         case Outcome.RUNNING:
             return EPISODE_TIMEOUT
         case Outcome.SUCCEEDED:
             return None if checked.success else WRONG_SUCCESS
         case _:
-            assert_never(tick.status.outcome)
+            assert_never(end.status.outcome)

@@ -22,6 +22,7 @@ from handeye.robot.simulator.sensor_noise import DepthNoiseConfig, apply_sensor_
 from handeye.robot.types import Frame
 from handeye.vision.config import Config
 
+CLOSED = "the camera is closed: use it inside `with cell.camera:`"
 _ROUNDING_S = 1e-6
 
 
@@ -39,7 +40,7 @@ class SensorConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Exposure:
+class Exposure:
     """The state of the scene when the shutter opened."""
 
     number: int
@@ -88,15 +89,15 @@ class SimulatedCamera:
         self._snapshot = mujoco.MjData(scene.model)
         self._cached: Frame | None = None
         self._next_number = 0
-        self._exposures: list[_Exposure] = []
+        self._exposures: list[Exposure] = []
         if self._renderer is not None:
             self._renderer.load(scene)
         self._expose_when_due(self._physics.now_s())
 
     def read(self) -> Frame:
         """The newest frame whose latency has passed. Raises CameraError outside `with`, and before the first frame."""
-        if not self._is_open or self._renderer is None:
-            raise CameraError("the camera is closed: use it inside `with cell.camera:`")
+        if not self._is_open:
+            raise CameraError(CLOSED)
         ready_s = self._physics.now_s() - self._latency_s + _ROUNDING_S
         ready = [exposure for exposure in self._exposures if exposure.stamp_s <= ready_s]
         if not ready:
@@ -104,8 +105,13 @@ class SimulatedCamera:
         newest = ready[-1]
         self._exposures = self._exposures[len(ready) - 1 :]
         if self._cached is None or self._cached.stamp_s != newest.stamp_s:
-            self._cached = self._render(self._renderer, newest)
+            self._cached = self.render(newest)
         return self._cached
+
+    @property
+    def newest_exposure(self) -> Exposure | None:
+        """The last one that was not lost, whether its frame can be read yet or not."""
+        return self._exposures[-1] if self._exposures else None
 
     def _open_renderer(self) -> None:
         if self._renderer is None:
@@ -119,15 +125,18 @@ class SimulatedCamera:
             return
         if not self.drops_frames:
             qpos = self._physics.scene.data.qpos.copy()
-            self._exposures = [*self._exposures[-8:], _Exposure(self._next_number, stamp_s, qpos)]
+            self._exposures = [*self._exposures[-8:], Exposure(self._next_number, stamp_s, qpos)]
         self._next_number += 1
 
-    def _render(self, renderer: Renderer, exposure: _Exposure) -> Frame:
+    def render(self, exposure: Exposure) -> Frame:
+        """The frame of an exposure of this scene. Raises CameraError outside `with`."""
+        if self._renderer is None:
+            raise CameraError(CLOSED)
         scene = self._physics.scene
         self._snapshot.qpos[:] = exposure.qpos
         mujoco.mj_kinematics(scene.model, self._snapshot)
         mujoco.mj_camlight(scene.model, self._snapshot)
-        perfect = renderer.render(self._snapshot)
+        perfect = self._renderer.render(self._snapshot)
         rng = np.random.default_rng([self._seed, exposure.number])
         image = perfect.image_rgb
         if self._config.image_effects:

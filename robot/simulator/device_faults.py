@@ -45,6 +45,8 @@ DETECTOR_FAULTS = ("false_detections", "missed_detections")
 POLICY_FAULTS = ("policy_nan", "policy_jump", "policy_silent", "policy_out_of_reach", "policy_error")
 ARM_FAULTS = ("stale_joints", "joints_ahead", "connection_cut", "protective_stop")
 CLOCK_FAULTS = ("clock_jump",)
+PROCESS_FAULTS = ("camera_killed", "control_killed", "perception_killed", "recorder_killed")
+"""With a real clock only: in lock-step there is one process."""
 SCENE_FAULTS: dict[str, Callable[[float, int], Fault]] = {
     "object_moved": lambda at_s, seed: CubeNudged(at_s, (0.06, 0.15), seed),
     "object_removed": lambda at_s, seed: CubeMoved(at_s, REMOVED_M),
@@ -53,9 +55,11 @@ SCENE_FAULTS: dict[str, Callable[[float, int], Fault]] = {
 }
 FaultName = Literal[
     "black_image",
+    "camera_killed",
     "camera_lost",
     "clock_jump",
     "connection_cut",
+    "control_killed",
     "depth_in_mm",
     "depth_nan",
     "depth_shifted",
@@ -69,12 +73,14 @@ FaultName = Literal[
     "missed_detections",
     "object_moved",
     "object_removed",
+    "perception_killed",
     "policy_error",
     "policy_jump",
     "policy_nan",
     "policy_out_of_reach",
     "policy_silent",
     "protective_stop",
+    "recorder_killed",
     "slip",
     "stale_joints",
 ]
@@ -117,7 +123,7 @@ class FaultyCamera(_StandIn):
     """A camera that freezes, loses three of four frames, goes dark, is lost, or gives wrong depths or stamps."""
 
     _last: Frame | None = None
-    _count = 0
+    _newest_s, _count = float("-inf"), 0
 
     def __enter__(self) -> FaultyCamera:
         """Open the camera."""
@@ -139,7 +145,8 @@ class FaultyCamera(_StandIn):
         if name == "camera_lost":
             raise CameraError("the camera has gone")
         frame: Frame = self._part.read()
-        self._count += 1
+        if frame.stamp_s > self._newest_s:
+            self._newest_s, self._count = frame.stamp_s, self._count + 1
         if self._last is not None and (name == "frozen_camera" or (name == "dropped_frames" and self._count % 4)):
             return self._last
         self._last = FRAME_FAULTS[name](frame) if name in FRAME_FAULTS else frame

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from jaxtyping import Float
 
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.loop import Tick
@@ -56,9 +57,13 @@ class LimitWatch:
         """Check the differences of what was sent; the first set-point counts as sent at rest."""
         if tick.decision.allowed:
             self.last_allowed_s = tick.stamp_s
+        self.note_sent(tick.qpos_command)
+
+    def note_sent(self, qpos_command: Float[np.ndarray, " 6"]) -> None:
+        """Check the differences of the next set-point that was sent, rad."""
         if self._command is None:
-            self._command = CommandState.at_rest(tick.joints.qpos)
-        command = self._command.then(tick.qpos_command, self._dt_s)
+            self._command = CommandState.at_rest(self._qpos())
+        command = self._command.then(qpos_command, self._dt_s)
         jerk = (command.qacc - self._command.qacc) / self._dt_s
         self._command = command
         rates = {"sent_velocity": command.qvel, "sent_acceleration": command.qacc, "sent_jerk": jerk}
@@ -67,7 +72,7 @@ class LimitWatch:
 
     def _watch(self, stamp_s: float) -> None:
         data, at = self._physics.scene.data, arm_addresses(self._physics.scene.model)[:NUM_JOINTS]
-        qpos, qvel = data.qpos[at], data.qvel[at]
+        qpos, qvel = self._qpos(), data.qvel[at]
         limits = self._cell.joint_limits
         if np.abs(qvel).max() > STILL_RAD_S:
             self.last_moved_s = stamp_s
@@ -76,3 +81,6 @@ class LimitWatch:
         self.breaches["joint_velocity"] += bool(np.any(np.abs(qvel) > SERVO_VELOCITY * np.array(limits.qvel_rad_s)))
         p_tcp = data.site("tcp").xpos
         self.breaches["workspace"] += bool(np.any(p_tcp < self._low_m) or np.any(p_tcp > self._high_m))
+
+    def _qpos(self) -> Float[np.ndarray, " 6"]:
+        return self._physics.scene.data.qpos[arm_addresses(self._physics.scene.model)[:NUM_JOINTS]].copy()

@@ -82,14 +82,14 @@ class SimulatedArm:
     def command(self, qpos_command: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Float[np.ndarray, " 6"]:
         """Move to this set-point within one control period; returns it clamped to the joint limits."""
         self._require_entered()
-        if not (np.all(np.isfinite(qpos_command)) and np.isfinite(gripper_opening_m)):
-            raise ArmError(f"set-point is not finite: {qpos_command.tolist()} rad, opening {gripper_opening_m} m")
-        limits, gripper = self._cell.joint_limits, self._cell.gripper
-        sent = np.clip(qpos_command, limits.qpos_low_rad, limits.qpos_high_rad)
-        opening_m = float(np.clip(gripper_opening_m, gripper.opening_min_m, gripper.opening_max_m))
-        self._on_the_way.append((self._physics.now_s() + self._latency_s, sent, opening_m))
+        sent, opening_m = within_limits(qpos_command, gripper_opening_m, self._cell)
+        self.schedule(sent, opening_m, self._physics.now_s() + self._latency_s)
         self._receive(self._physics.now_s())
         return sent.copy()
+
+    def schedule(self, qpos: Float[np.ndarray, " 6"], opening_m: float, due_s: float) -> None:
+        """Take a set-point that the servos begin to follow at `due_s`, s by the physics."""
+        self._on_the_way.append((due_s, qpos, opening_m))
 
     def stop(self) -> None:
         """Brake to rest on the controller's ramp; the gripper goes on as commanded."""
@@ -158,3 +158,14 @@ class SimulatedArm:
     def _require_entered(self) -> None:
         if not self._is_entered:
             raise ArmError("the arm is closed: use it inside `with cell.arm:`")
+
+
+def within_limits(
+    qpos: Float[np.ndarray, " 6"], opening_m: float, cell: WorkCellConfig
+) -> tuple[Float[np.ndarray, " 6"], float]:
+    """A set-point (rad, m) clamped to what arm and gripper can take. Raises ArmError for one that is not finite."""
+    if not (np.all(np.isfinite(qpos)) and np.isfinite(opening_m)):
+        raise ArmError(f"set-point is not finite: {qpos.tolist()} rad, opening {opening_m} m")
+    limits, gripper = cell.joint_limits, cell.gripper
+    clamped = np.clip(qpos, limits.qpos_low_rad, limits.qpos_high_rad)
+    return clamped, float(np.clip(opening_m, gripper.opening_min_m, gripper.opening_max_m))
