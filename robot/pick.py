@@ -38,6 +38,7 @@ from handeye.robot.policies.scripted_pick import PickSkillConfig, Stage
 from handeye.robot.policies.scripted_policy import PickSkill
 from handeye.robot.simulator.cell import SimulatedCell, SimulatorConfig
 from handeye.robot.simulator.device_faults import (
+    PROCESS_FAULTS,
     FaultName,
     Injection,
     faulty_arm,
@@ -154,6 +155,8 @@ class PickStation:
     """A simulated cell with a detector and a policy in it, for one episode after another; use as a context."""
 
     def __init__(self, config: PickConfig, detector: Detector, build_policy: BuildPolicy = build_skill) -> None:
+        if config.fault in PROCESS_FAULTS:
+            raise ConfigError(f"fault: {config.fault} needs a real clock; in lock-step there is one process")
         self.config = config
         self._detector = detector
         self._build_policy = build_policy

@@ -57,7 +57,20 @@ def show_report(report: dict[str, Any], console: Console) -> None:
     console.print(f"gate violations: {report['gate_violations']}")
     for reason, count in report["failures"].items():
         console.print(f"failed, {reason}: {count}")
+    show_punctuality(report, console)
     table = Table("stage", "p50 ms", "p95 ms", "p99 ms", "runs", title="time per stage, real clock")
     for name, stage in report["stages"].items():
         table.add_row(name, *(f"{stage[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms")), str(stage["count"]))
     console.print(table)
+
+
+def show_punctuality(report: dict[str, Any], console: Console) -> None:
+    """Print how well a real clock was kept, and how long a frame takes to become a command."""
+    if "period" in report:
+        period = report["period"]
+        missed = f"{100 * period['missed_fraction']:.3f} % of {period['count']} missed"
+        console.print(f"control periods: late by {period['lateness_p99_ms']:.2f} ms (p99), {missed}")
+    if "latency_ms" in report:
+        latency = report["latency_ms"]
+        rate = f"{1e3 / latency['p50']:.0f} a second one after another"
+        console.print(f"frame exposure to command: p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, so {rate}")

@@ -7,6 +7,7 @@ examples:
   handeye pick configs/robot/pick.yaml --episodes 20 --workers 4 --json report.json
   handeye pick --policy act --episodes 10 --output runs/pick
   handeye pick --faults frozen_camera --episodes 5
+  handeye pick --clock real --episodes 3
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ class Arguments(EpisodeArguments):
     faults: str | None = None
     """Inject a fault into every episode: its name, or all for each kind in turn. The exit code then is 0 when no limit
     was broken, whether the object was placed or not."""
+    clock: Literal["lockstep", "real"] = "lockstep"
+    """The simulator's clock waits for the loop, and episodes repeat exactly; or everything runs in real time, in
+    processes, and latency is measured."""
     arm: Literal["simulator", "ur"] = "simulator"
     """The arm to move."""
     camera: Literal["simulator", "realsense"] = "simulator"
@@ -60,6 +64,7 @@ def run(arguments: Arguments, overrides: list[str]) -> int:
         output=arguments.output,
         video=arguments.video,
         faults=arguments.faults,
+        clock=arguments.clock,
         on_episode=show_episode,
         keep_interrupted=True,
     )

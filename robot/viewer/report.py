@@ -9,6 +9,8 @@ from dataclasses import asdict
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
+
 from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.timing import StageTimer
 
@@ -38,7 +40,7 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     Keys: episodes, successes, success_rate, wilson_low, wilson_high, gate_violations, gate_violations_by_reason,
     limit_breaches (limits broken in truth, by name), stops (failures that were stops, by reason), stop_s_max (from the
     last target let pass to standstill), cycle_s_median, cycle_s_mean, attempts_mean, failures, stages, results (one
-    entry an episode, in their order).
+    entry an episode, in their order); with a real clock latency_ms and period.
     """
     successes = [result for result in results if result.success]
     low, high = wilson_interval(len(successes), len(results))
@@ -67,7 +69,31 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "failures": dict(Counter(result.reason for result in results if result.reason is not None)),
         "stages": summarise_stages(results),
         "results": [_result_to_row(result) for result in results],
-    }
+    } | summarise_punctuality(results)
+
+
+def summarise_punctuality(results: Sequence[EpisodeResult]) -> dict[str, dict[str, float]]:
+    """latency_ms and period of episodes with a real clock; nothing of lock-step.
+
+    latency_ms: p50, p99 and count, frame exposure to the first command that rests on it. period: lateness_p99_ms and
+    missed_fraction, with the count of the periods.
+    """
+    kept = [result.punctuality for result in results if result.punctuality is not None]
+    lateness_ms = [value for one in kept for value in one.lateness_ms]
+    latency_ms = [value for one in kept for value in one.latency_ms]
+    missed, periods = sum(one.missed_periods for one in kept), len(lateness_ms)
+    found: dict[str, dict[str, float]] = {}
+    if lateness_ms:
+        late_ms = float(np.percentile(lateness_ms, 99))
+        found["period"] = {
+            "lateness_p99_ms": late_ms,
+            "missed_fraction": missed / (periods + missed),
+            "count": periods + missed,
+        }
+    if latency_ms:
+        p50, p99 = np.percentile(latency_ms, [50, 99]).tolist()
+        found["latency_ms"] = {"p50": p50, "p99": p99, "count": len(latency_ms)}
+    return found
 
 
 def summarise_stages(results: Sequence[EpisodeResult]) -> dict[str, dict[str, float]]:

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from handeye.robot.control.episode import EpisodeResult
 from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, Output, PickConfig, run_episodes
 from handeye.robot.policies.onnx_policy import OnnxPolicy
-from handeye.robot.simulator.device_faults import FAULT_NAMES, FaultName
+from handeye.robot.realtime.station import RealtimeStation
+from handeye.robot.simulator.device_faults import FAULT_NAMES, PROCESS_FAULTS, FaultName
 from handeye.robot.simulator.renderers import RendererKind
 from handeye.robot.viewer.report import summarise_episodes
 from handeye.vision.config import dump_config, load_config
@@ -21,6 +22,7 @@ from handeye.vision.errors import ModelFileError, UserError
 from handeye.vision.files import replacing, write_json
 
 RendererName = Literal["auto", "gl", "rays"]
+ClockName = Literal["lockstep", "real"]
 OnEpisode = Callable[[EpisodeResult], None]
 FAULT_KEYS = ("episodes", "successes", "stops", "failures", "limit_breaches", "stop_s_max", "cycle_s_median")
 
@@ -38,6 +40,7 @@ def pick(
     output: str | Path | None = None,
     video: bool = True,
     faults: str | None = None,
+    clock: ClockName = "lockstep",
     on_episode: OnEpisode | None = None,
     keep_interrupted: bool = False,
 ) -> dict[str, Any]:
@@ -51,19 +54,26 @@ def pick(
     workers: processes that share the episodes; the results do not depend on it.
     output: folder for report.json, config.yaml and a folder of files per episode; video: with film and contact sheet.
     faults: the name of a fault to inject into every episode, or "all": the episodes once for each kind.
+    clock: "lockstep" repeats exactly from the seed; "real" runs simulator, control, and perception and policy as
+    processes by the machine's clock, and measures latency.
     on_episode: called with each result. keep_interrupted: Ctrl-C ends the run, and the report is of what was played.
 
     Returns episodes, successes, success_rate, wilson_low, wilson_high (95 % interval), gate_violations, limit_breaches
     (limits broken by the simulator's truth), stops {reason: count}, with faults also faults {name: its part of these},
     cycle_s_median (simulated seconds, None without a success), failures {reason: count}, stages
-    {stage: {p50_ms, p95_ms, p99_ms, count}}, results (one per episode), seed, detector, renderer and policy.
+    {stage: {p50_ms, p95_ms, p99_ms, count}}, results (one per episode), seed, detector, renderer and policy. With a
+    real clock also latency_ms {p50, p99, count} (frame exposure to the first command that rests on it) and period
+    {lateness_p99_ms, missed_fraction, count}.
     Raises UserErrors for arguments, files and configurations that are wrong.
     """
     policy_file = find_policy(policy)
-    run = _Run.prepare(config, overrides, episodes, seed, detector, renderer, workers, output)
+    names = _fault_names(faults, clock)
+    if clock == "real" and workers != 1:
+        raise UserError(f"--clock real --workers {workers}: one cell runs in real time; leave --workers out")
+    run = _Run.prepare(config, overrides, episodes, seed, detector, renderer, workers, output, clock=clock)
     results: list[EpisodeResult] = []
     of_fault: dict[str, dict[str, Any]] = {}
-    for name in _fault_names(faults):
+    for name in names:
         recording = None if run.output is None else Output(run.output / name if name else run.output, video)
         played = run.with_fault(name).play(policy_file, recording, on_episode, keep_interrupted=keep_interrupted)
         results += played
@@ -136,13 +146,16 @@ def load_policy(path: str | Path, *, threads: int | None = None) -> OnnxPolicy:
         return OnnxPolicy.load(onnx_path, num_threads=threads)
 
 
-def _fault_names(faults: str | None) -> Sequence[FaultName | Literal[""]]:
+def _fault_names(faults: str | None, clock: ClockName) -> Sequence[FaultName | Literal[""]]:
     """The faults to inject one after the other, "" for none. Raises UserError for a name that is not known."""
     if faults is None:
         return [""]
     if faults != "all" and faults not in FAULT_NAMES:
         raise UserError(f"--faults {faults}: expected all or one of {', '.join(FAULT_NAMES)}")
-    return [name for name in FAULT_NAMES if faults in ("all", name)]
+    if faults in PROCESS_FAULTS and clock != "real":
+        raise UserError(f"--faults {faults}: in lock-step there is one process; add --clock real")
+    possible = [name for name in FAULT_NAMES if clock == "real" or name not in PROCESS_FAULTS]
+    return [name for name in possible if faults in ("all", name)]
 
 
 def find_policy(policy: str | Path) -> Path | None:
@@ -196,6 +209,7 @@ class _Run:
     detector: Path
     workers: int
     output: Path | None
+    clock: ClockName
 
     @classmethod
     def prepare(
@@ -208,6 +222,8 @@ class _Run:
         renderer: RendererName,
         workers: int,
         output: str | Path | None,
+        *,
+        clock: ClockName = "lockstep",
     ) -> _Run:
         """Check everything that can be checked before the first episode, and save the configuration."""
         for name, value in (("episodes", episodes), ("workers", workers)):
@@ -222,7 +238,7 @@ class _Run:
         if folder is not None:
             with replacing(folder / "config.yaml") as beside:
                 beside.write_text(dump_config(loaded), encoding="utf-8")
-        return cls(loaded, range(seed, seed + episodes), found, workers, folder)
+        return cls(loaded, range(seed, seed + episodes), found, workers, folder, clock)
 
     def with_fault(self, name: FaultName | Literal[""]) -> _Run:
         """The same with a fault in every episode, as it is without a name."""
@@ -234,9 +250,7 @@ class _Run:
         """The results in the order of the seeds."""
         results: list[EpisodeResult] = []
         try:
-            for result in run_episodes(
-                self.config, self.seeds, self.detector, output=recording, workers=self.workers, policy=policy
-            ):
+            for result in self._episodes(policy, recording):
                 if on_episode is not None:
                     on_episode(result)
                 results.append(result)
@@ -244,6 +258,16 @@ class _Run:
             if not (keep_interrupted and results):
                 raise
         return results
+
+    def _episodes(self, policy: Path | None, recording: Output | None) -> Iterator[EpisodeResult]:
+        if self.clock == "lockstep":
+            yield from run_episodes(
+                self.config, self.seeds, self.detector, output=recording, workers=self.workers, policy=policy
+            )
+            return
+        with RealtimeStation(self.config, self.detector, policy) as station:
+            for seed in self.seeds:
+                yield station.run(seed, output=recording)
 
     def describe(self, results: Sequence[EpisodeResult]) -> dict[str, Any]:
         """The report, with what it was measured on."""

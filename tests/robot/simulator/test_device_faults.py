@@ -19,6 +19,7 @@ from handeye.robot.simulator.device_faults import (
     FAULT_NAMES,
     JUMP_RAD,
     POLICY_FAULTS,
+    PROCESS_FAULTS,
     SCENE_FAULTS,
     FaultName,
     Injection,
@@ -38,7 +39,15 @@ AT_S = 1.0
 
 
 def test_every_fault_has_one_place() -> None:
-    places = [*CAMERA_FAULTS, *DETECTOR_FAULTS, *POLICY_FAULTS, *ARM_FAULTS, *CLOCK_FAULTS, *SCENE_FAULTS]
+    places = [
+        *CAMERA_FAULTS,
+        *DETECTOR_FAULTS,
+        *POLICY_FAULTS,
+        *ARM_FAULTS,
+        *CLOCK_FAULTS,
+        *SCENE_FAULTS,
+        *PROCESS_FAULTS,
+    ]
     assert sorted(places) == sorted(FAULT_NAMES)
     assert len(set(places)) == len(places) >= 18
 
@@ -58,7 +67,7 @@ def test_only_the_part_with_the_fault_is_replaced(name: FaultName) -> None:
     makers = (faulty_camera, faulty_arm, faulty_policy, faulty_detector)
     replaced = [make(part, clock, fault) is not part for make, part in zip(makers, parts, strict=True)]
     replaced.append(faulty_clock(clock, fault) is not clock)
-    assert sum(replaced) == (0 if name in SCENE_FAULTS else 1)
+    assert sum(replaced) == (0 if name in (*SCENE_FAULTS, *PROCESS_FAULTS) else 1)
     assert bool(fault.scene_faults(0)) == (name in SCENE_FAULTS)
 
 
@@ -162,7 +171,7 @@ GIVES_UP = ("not_found", "lost", "verify_failed", "grasp_failed", "unreachable",
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["scripted", pytest.param("act", marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", FAULT_NAMES)
+@pytest.mark.parametrize("name", [name for name in FAULT_NAMES if name not in PROCESS_FAULTS])
 def test_with_every_fault_an_episode_succeeds_or_ends_by_name_and_no_limit_is_broken(
     name: FaultName, policy: str
 ) -> None:

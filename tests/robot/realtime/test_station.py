@@ -1,0 +1,99 @@
+"""Episodes with a real clock in the simulator: they end by name, whatever is killed, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handeye.robot.control.recorder import read_recording
+from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, Output, PickConfig
+from handeye.robot.realtime.station import RealtimeStation
+from handeye.vision.errors import ModelFileError
+from tests.robot.realtime.test_child import is_running
+
+pytestmark = pytest.mark.slow
+
+BUSY = ("gate_stale_observation", "gate_lost_observation", "episode_timeout", "not_found", "lost", "grasp_failed")
+"""On a machine that is busy with other things perception may come too late."""
+
+
+def config(**changes: Any) -> PickConfig:
+    return PickConfig.model_validate({"timeout_s": 30.0, "fault_at_s": (1.0, 1.5)} | changes)
+
+
+@pytest.mark.parametrize("policy", [None, SHIPPED_POLICY])
+def test_episodes_in_real_time_end_by_name_within_all_limits(tmp_path: Path, policy: Path | None) -> None:
+    with RealtimeStation(config(), SHIPPED_DETECTOR, policy) as station:
+        results = [station.run(seed, output=Output(tmp_path, video=True)) for seed in (1000, 1001)]
+        pids = station.pids()
+    for result in results:
+        assert result.success or result.reason is not None
+        assert result.success or result.reason in BUSY, result.error
+        assert result.limit_breaches == {}
+        assert result.punctuality is not None
+        assert len(result.punctuality.latency_ms) > 5
+        assert {"camera", "perceive", "plan", "handover", "detect", "project", "track"} <= result.stage_ms.keys()
+        recording = read_recording(tmp_path / f"episode_{result.seed}" / "ticks.jsonl")
+        assert recording.stamp_s[-1] - recording.stamp_s[0] >= result.cycle_s - 0.1
+        assert (tmp_path / f"episode_{result.seed}" / "video.mp4").stat().st_size > 1000
+    assert not any(map(is_running, pids.values()))
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("perception_killed", "perception_killed"),
+        ("camera_killed", "camera_killed"),
+        ("control_killed", "control_killed"),
+        ("policy_nan", "gate_not_finite"),
+        ("camera_lost", "camera_error"),
+        ("protective_stop", "arm_error"),
+    ],
+)
+def test_what_fails_stops_the_arm_by_name_and_the_next_episode_can_begin(fault: Any, reason: str) -> None:
+    with RealtimeStation(config(fault=fault), SHIPPED_DETECTOR) as station:
+        results = [station.run(seed) for seed in (1000, 1001)]
+    for result in results:
+        assert result.reason in (reason, *BUSY)
+        assert result.limit_breaches == {}
+    assert any(result.reason == reason for result in results)
+
+
+def test_a_recorder_that_dies_harms_nothing_and_keeps_what_it_had(tmp_path: Path) -> None:
+    with RealtimeStation(config(fault="recorder_killed"), SHIPPED_DETECTOR) as station:
+        result = station.run(1000, output=Output(tmp_path, video=False))
+        assert result.success or result.reason in BUSY
+        assert result.cycle_s > 2.0, "it went on"
+        again = station.run(1001)
+    assert again.success or again.reason in BUSY
+    recording = read_recording(tmp_path / "episode_1000" / "ticks.jsonl")
+    assert 0.5 < recording.stamp_s[-1] - recording.stamp_s[0] < 2.0
+
+
+def test_a_simulator_that_dies_is_an_arm_that_is_gone() -> None:
+    """The hardware itself: nobody can be told to stop, and nobody hangs."""
+    with RealtimeStation(config(), SHIPPED_DETECTOR) as station:
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(station.run(1000)))
+        seen = station._rings.records.count
+        thread.start()
+        while station._rings.records.count < seen + 125:
+            time.sleep(0.01)
+        os.kill(station.pids()["simulator"], 9)
+        thread.join()
+    assert results[0].reason in ("simulator_killed", "gate_lost_observation")
+    assert results[0].check_reason == "the simulator has ended"
+
+
+def test_a_file_that_is_no_detector_is_said_and_nothing_stays(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"not a network")
+    station = RealtimeStation(config(), broken)
+    with pytest.raises(ModelFileError, match="broken.onnx"), station:
+        pass
+    assert station.pids() == {}
