@@ -20,6 +20,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from handeye.robot.realtime.scheduling import (
+    MEMORY_REMEDY,
+    PRIORITY_REMEDY,
+    may_have_priority,
+    may_lock_memory,
+)
 from handeye.vision.errors import MissingPackageError, UserError
 from handeye.vision.files import write_json
 from handeye.vision.runtime.engines import require_tensorrt
@@ -62,7 +68,8 @@ class InstallationCheck:
 
 def run(arguments: Arguments) -> int:
     """Print the findings; exit code 1 when this machine cannot even run a detector."""
-    findings = [*find_packages(), *find_engines(), *find_renderers(), find_gpu(), find_precision(), *find_cameras()]
+    hardware = [find_gpu(), find_precision(), *find_cameras(), *find_real_time()]
+    findings = [*find_packages(), *find_engines(), *find_renderers(), *hardware]
     _print_table(findings)
     if arguments.json:
         write_json(arguments.json, {"findings": [asdict(finding) for finding in findings]})
@@ -162,6 +169,20 @@ def find_cameras() -> list[InstallationCheck]:
         ]
     return [
         InstallationCheck("camera", device.name, "ok", f"handeye detect MODEL {device.name[5:]}") for device in devices
+    ]
+
+
+def find_real_time() -> list[InstallationCheck]:
+    """What the control process of `pick --clock real` is granted by the operating system."""
+    asked = (
+        ("priority", may_have_priority(), "SCHED_FIFO", PRIORITY_REMEDY),
+        ("locked memory", may_lock_memory(), "mlockall", MEMORY_REMEDY),
+    )
+    return [
+        InstallationCheck("real time", name, "ok", f"{call} permitted")
+        if is_granted
+        else InstallationCheck("real time", name, "missing", f"{call} not permitted; control runs without", remedy)
+        for name, is_granted, call, remedy in asked
     ]
 
 

@@ -213,10 +213,11 @@ def _turning_sense(start: Float[np.ndarray, "M 2"], end: Float[np.ndarray, "M 2"
 
 
 def _minimise(problem: _Problem, start: Float[np.ndarray, "5"], tolerance: float) -> Any:
+    jacobian: Any = problem.jacobian  # scipy takes a function here too; its annotations say names only
     return least_squares(
         problem.residuals,
         start,
-        jac=problem.jacobian,
+        jac=jacobian,
         loss="cauchy",
         f_scale=_ROBUST_SIGMAS,
         x_scale="jac",

@@ -17,8 +17,8 @@ CAMERA_PRIORITY = 10
 CONTROL_PRIORITY = 20
 """SCHED_FIFO, 1 to 99; interrupt threads of a real-time kernel have 50."""
 MCL_CURRENT, MCL_FUTURE = 1, 2
-PRIORITY_REMEDY = "allow it: `@realtime - rtprio 99` in /etc/security/limits.conf, and join the group realtime"
-MEMORY_REMEDY = "allow it: `@realtime - memlock unlimited` in /etc/security/limits.conf, and join the group realtime"
+PRIORITY_REMEDY = "`@realtime - rtprio 99` in /etc/security/limits.conf, and join the group realtime"
+MEMORY_REMEDY = "`@realtime - memlock unlimited` in /etc/security/limits.conf, and join the group realtime"
 
 
 @dataclass(frozen=True, slots=True)

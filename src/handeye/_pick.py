@@ -154,8 +154,11 @@ def _fault_names(faults: str | None, clock: ClockName) -> Sequence[FaultName | L
         raise UserError(f"--faults {faults}: expected all or one of {', '.join(FAULT_NAMES)}")
     if faults in PROCESS_FAULTS and clock != "real":
         raise UserError(f"--faults {faults}: in lock-step there is one process; add --clock real")
-    possible = [name for name in FAULT_NAMES if clock == "real" or name not in PROCESS_FAULTS]
-    return [name for name in possible if faults in ("all", name)]
+    return [
+        name
+        for name in FAULT_NAMES
+        if faults == name or (faults == "all" and (clock == "real" or name not in PROCESS_FAULTS))
+    ]
 
 
 def find_policy(policy: str | Path) -> Path | None:
