@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 from rich.console import Console
 from rich.table import Table
 
@@ -26,7 +25,8 @@ from handeye.robot.camera.intrinsics import Lens
 from handeye.robot.errors import CalibrationError
 from handeye.tools.command_line import Positional
 from handeye.vision.config import load_config
-from handeye.vision.files import replacing, write_json
+from handeye.vision.files import write_json
+from handeye.vision.images import write_image
 from handeye.vision.runtime.sources import open_stream
 
 SUSPICIOUS_FACTOR = 3.0
@@ -65,8 +65,7 @@ def run(arguments: Arguments) -> int:
     provenance = Provenance(source=arguments.source, samples=names, board=board)
     save_config(arguments.output, lens_file(calibration.intrinsics, calibration.rms_px, provenance))
     if arguments.residuals is not None:
-        with replacing(arguments.residuals) as beside:
-            cv2.imwrite(str(beside), cv2.cvtColor(draw_residuals(calibration), cv2.COLOR_RGB2BGR))
+        write_image(arguments.residuals, draw_residuals(calibration))
     show(calibration, coverage, names, num_images)
     console.print(f"written: {arguments.output}")
     if arguments.json is not None:

@@ -8,13 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from handeye._stream import FrameStream
 from handeye.vision.errors import UserError
 from handeye.vision.files import replacing
+from handeye.vision.images import write_image
 from handeye.vision.runtime.detections import Detections
 from handeye.vision.runtime.sources import StreamImage
 from handeye.vision.runtime.video_writer import VideoWriter
@@ -91,10 +91,7 @@ def box_rows(found: Detections | BoxTracks) -> list[dict[str, object]]:
 def _write_image(path: Path, image_rgb: np.ndarray) -> None:
     if path.suffix.lower() not in WRITABLE_SUFFIXES:
         path = path.with_name(path.name + ".png")
-    image_bgr = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR)
-    with replacing(path) as beside:
-        if not cv2.imwrite(str(beside), image_bgr):
-            raise UserError(f"{path}: cannot be written")
+    write_image(path, image_rgb)
 
 
 def _refuse_overwriting(source: str, target: Path) -> None:

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from typing_extensions import assert_never
 
 from handeye.vision.config import Config
-from handeye.vision.errors import SourceError
+from handeye.vision.errors import SourceError, UserError
 from handeye.vision.files import replacing
 from handeye.vision.jpeg import decode_jpeg, is_cut_off
 
@@ -244,9 +244,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def write_image(path: Path, image_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Write a PNG, whole or not at all. Raises OSError where OpenCV's writer would silently leave a broken file."""
-    is_encoded, content = cv2.imencode(".png", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    assert is_encoded
+    """Write an image in the format of its suffix, whole or not at all.
+
+    Raises UserError for a suffix of no image format, OSError where OpenCV's writer would silently leave a broken file.
+    """
+    try:
+        is_encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        is_encoded = False
+    if not is_encoded:
+        raise UserError(f"{path}: this OpenCV cannot write such an image; use .png")
     with replacing(path) as beside:
         beside.write_bytes(content.tobytes())
 

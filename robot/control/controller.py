@@ -6,6 +6,7 @@ with a real clock it is alone in its process (`robot.realtime`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from handeye.robot.interfaces import Arm, Clock
 from handeye.robot.motion.set_points import SetPoint, interpolate_chunk
 from handeye.robot.timing import STAMP_TOLERANCE_S, StageTimer
 from handeye.robot.types import ActionChunk, CommandState, JointState
+
+OVERRUN, WOKEN_LATE = "overrun", "woken_late"
+"""Why a period is missed: by the loop's own work, or by the operating system."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,8 +56,8 @@ class ArmController:
 
     def __init__(self, clock: Clock, arm: Arm, stream: SetPointStream, *, control_hz: float, timer: StageTimer) -> None:
         self.dt_s = 1.0 / control_hz
-        self.missed_periods = 0
-        """Periods that were left out since `begin` because a wait or the work before it took too long."""
+        self.missed: Counter[str] = Counter()
+        """Periods that were left out since `begin`: because the work before took too long, or the wait did."""
         self.lateness_s: list[float] = []
         """How much later than its nominal time each period since `begin` began."""
         self._clock, self._arm, self._stream, self._timer = clock, arm, stream, timer
@@ -71,7 +75,7 @@ class ArmController:
         self._stream.reset(joints.qpos, joints.gripper_opening_m)
         self._set_point, self._is_held = None, False
         self._next_tick_s = self._clock.now_s()
-        self.missed_periods, self.lateness_s = 0, []
+        self.missed, self.lateness_s = Counter(), []
         return self._next_tick_s
 
     @property
@@ -92,10 +96,12 @@ class ArmController:
     def wait(self) -> float:
         """Wait until the next period is due; its nominal time, s, leaving out periods that were missed."""
         stamp_s = self._next_tick_s
+        reason = OVERRUN if self._clock.now_s() > stamp_s + STAMP_TOLERANCE_S else WOKEN_LATE
         self._clock.wait_until(stamp_s)
         late_s = self._clock.now_s() - stamp_s
         missed = int((late_s + STAMP_TOLERANCE_S) / self.dt_s)
-        self.missed_periods += missed
+        if missed:
+            self.missed[reason] += missed
         self.lateness_s.append(late_s)
         stamp_s += missed * self.dt_s
         self._next_tick_s = stamp_s + self.dt_s

@@ -71,14 +71,19 @@ class EpisodeEnd:
 
 @dataclass(frozen=True, slots=True)
 class Punctuality:
-    """How well the control loop kept to a real clock: lateness of every period, and how many were left out.
+    """How well the control loop kept to a real clock, and how long frames take to become commands.
 
-    latency_ms has an entry for each frame, from its exposure to the first command that rests on it.
+    period_s and lateness_ms: when each control period began since the task did, and how much later than its nominal
+    time; missed: how many were left out, by why. frame_s: when each frame was exposed; latency_ms: from then to the
+    first command that rests on it; frame_ms: the stages of that way.
     """
 
+    period_s: list[float] = field(repr=False)
     lateness_ms: list[float] = field(repr=False)
-    missed_periods: int
+    missed: Mapping[str, int]
+    frame_s: list[float] = field(repr=False)
     latency_ms: list[float] = field(repr=False)
+    frame_ms: Mapping[str, list[float]] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ _MIN_SEEN = 0.4
 _START_YAWS_RAD = np.radians([-37.5, -22.5, -7.5, 7.5, 22.5, 37.5])
 _ROBUST_SIGMAS = 3.0
 _STEP = float(np.sqrt(np.finfo(np.float64).eps))
-_ROUGH, _FINE = 1e-2, 1e-8  # where to stop: each start, and the best of them
+_ROUGH_STEPS, _DAMPING, _EASE, _DAMP = 12, 1e-2, 0.3, 5.0
+_TOLERANCE = 1e-8
 _PATCH_PX = 8.0  # outline pixels this near to each other err together
 _MODEL_FACTOR = 2.2  # sigmas are stated larger by this: rounded edges and the neighbour's own outline are not modelled
 _CORNERS = 0.5 * np.array([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -143,9 +144,8 @@ def fit_rectangle(
         return None
     problem = _Problem(outline_xy, box_xyxy, height_m, depth_m, view)
     size = view.config.expected_size_m
-    starts = [np.array([*start, yaw, size, size]) for yaw in _START_YAWS_RAD]
-    rough = min((_minimise(problem, x, _ROUGH) for x in starts), key=lambda fit: float(fit.cost))
-    best = _minimise(problem, rough.x, _FINE)
+    starts = np.array([[*start, yaw, size, size] for yaw in _START_YAWS_RAD])
+    best = _minimise(problem, _best_of_rough(problem, starts))
     if not np.isfinite(best.x).all() or best.x[3:].min() <= 0.0:
         return None
     information = best.jac.T @ best.jac
@@ -212,7 +212,31 @@ def _turning_sense(start: Float[np.ndarray, "M 2"], end: Float[np.ndarray, "M 2"
     return 1.0 if np.sum(start[:, 0] * end[:, 1] - end[:, 0] * start[:, 1]) > 0.0 else -1.0
 
 
-def _minimise(problem: _Problem, start: Float[np.ndarray, "5"], tolerance: float) -> Any:
+def _best_of_rough(problem: _Problem, starts: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "5"]:
+    """Near the best of the minima that the starts lead to: Levenberg-Marquardt steps of all starts at once."""
+    x, damping = starts.copy(), np.full(len(starts), _DAMPING)
+    residuals, jacobian = problem.linearised(x)
+    cost = _robust_cost(residuals)
+    for _ in range(_ROUGH_STEPS):
+        weights = 1.0 / (1.0 + (residuals / _ROBUST_SIGMAS) ** 2)
+        weighted = np.swapaxes(jacobian, 1, 2) * weights[:, None]
+        curvature = weighted @ jacobian
+        curvature += damping[:, None, None] * (np.eye(5) * curvature)
+        trial = x - np.linalg.solve(curvature, weighted @ residuals[..., None])[..., 0]
+        trial_cost = _robust_cost(problem.residuals_of(trial))
+        is_better = trial_cost < cost
+        x[is_better], cost = trial[is_better], np.minimum(trial_cost, cost)
+        damping = np.where(is_better, _EASE * damping, _DAMP * damping)
+        residuals, jacobian = problem.linearised(x)
+    return x[np.argmin(cost)]
+
+
+def _robust_cost(residuals: Float[np.ndarray, "K R"]) -> Float[np.ndarray, " K"]:
+    """The Cauchy loss, up to a factor."""
+    return np.log1p((residuals / _ROBUST_SIGMAS) ** 2).sum(axis=-1)
+
+
+def _minimise(problem: _Problem, start: Float[np.ndarray, "5"]) -> Any:
     jacobian: Any = problem.jacobian  # scipy takes a function here too; its annotations say names only
     return least_squares(
         problem.residuals,
@@ -222,8 +246,8 @@ def _minimise(problem: _Problem, start: Float[np.ndarray, "5"], tolerance: float
         f_scale=_ROBUST_SIGMAS,
         x_scale="jac",
         max_nfev=40,
-        ftol=tolerance,
-        xtol=tolerance,
+        ftol=_TOLERANCE,
+        xtol=_TOLERANCE,
     )
 
 
@@ -247,15 +271,22 @@ class _Problem:
 
         Length and width are also expected to differ little: one side that is well seen tells of one that is not.
         """
-        return self._residuals_of(x[None])[0]
+        return self.residuals_of(x[None])[0]
 
     def jacobian(self, x: Float[np.ndarray, "5"]) -> Float[np.ndarray, "R 5"]:
-        """Forward differences of the residuals, all five in one go."""
-        steps = np.diag(_STEP * np.maximum(np.abs(x), 1.0))
-        here, *there = self._residuals_of(np.concatenate([x[None], x + steps]))
-        return (np.array(there) - here).T / np.diag((x + steps) - x)
+        """The derivatives of the residuals."""
+        return self.linearised(x[None])[1][0]
 
-    def _residuals_of(self, x: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "K R"]:
+    def linearised(self, x: Float[np.ndarray, "K 5"]) -> tuple[Float[np.ndarray, "K R"], Float[np.ndarray, "K R 5"]]:
+        """Residuals and their derivatives by forward differences, for K rectangles in one go."""
+        there = x[:, None] + np.eye(5) * (_STEP * np.maximum(np.abs(x), 1.0))[:, None]
+        points = np.concatenate([x[:, None], there], axis=1)
+        values = self.residuals_of(points.reshape(-1, 5)).reshape(len(x), 6, -1)
+        steps = np.diagonal(there - x[:, None], axis1=1, axis2=2)
+        return values[:, 0], np.moveaxis(values[:, 1:] - values[:, :1], 1, 2) / steps[:, None]
+
+    def residuals_of(self, x: Float[np.ndarray, "K 5"]) -> Float[np.ndarray, "K R"]:
+        """The residuals of K rectangles."""
         c, s = np.cos(x[:, 2]), np.sin(x[:, 2])
         R = np.stack([c, -s, s, c], axis=-1).reshape(-1, 2, 2)
         middle, size = x[:, None, :2], x[:, None, 3:]

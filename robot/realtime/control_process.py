@@ -10,7 +10,14 @@ from collections import Counter
 
 from handeye.robot.control.agent import observation_age_s
 from handeye.robot.control.controller import ArmController, ControlStep
-from handeye.robot.control.episode import FAILED_STAGE, NOTHING_DONE, START_REFUSED, EpisodeEnd, latched_reason
+from handeye.robot.control.episode import (
+    FAILED_STAGE,
+    NOTHING_DONE,
+    START_REFUSED,
+    EpisodeEnd,
+    Punctuality,
+    latched_reason,
+)
 from handeye.robot.control.set_point_stream import SetPointStream
 from handeye.robot.errors import SafetyError, StageError
 from handeye.robot.interfaces import Outcome, PolicyStatus
@@ -32,6 +39,8 @@ from handeye.robot.timing import MonotonicClock, StageTimer
 
 WAITING = PolicyStatus("begin", Outcome.RUNNING)
 """The status before the policy's first plan."""
+FRAME_STAGES = ("camera", "perceive", "plan", "handover")
+"""From exposure to reading, to tracks, to a plan, to the command."""
 MS_PER_S = 1e3
 
 
@@ -67,8 +76,10 @@ class _Episode:
         self._began_s = self._last_allowed_s = self._ended_s = 0.0
         self._latched: str | None = None
         self._violations: Counter[str] = Counter()
+        self._period_s: list[float] = []
+        self._frame_s: list[float] = []
         self._latency_ms: list[float] = []
-        self._stage_ms: dict[str, list[float]] = {name: [] for name in ("camera", "perceive", "plan", "handover")}
+        self._frame_ms: dict[str, list[float]] = {name: [] for name in FRAME_STAGES}
 
     def run(self) -> ControlReport:
         """Follow plans until the task is over, something has failed, or somebody says so; then come to rest."""
@@ -87,10 +98,16 @@ class _Episode:
         end = EpisodeEnd(
             status, self._ended_s - self._began_s, dict(self._violations), self._latched, failed or None, error
         )
-        lateness_ms = [MS_PER_S * late_s for late_s in self._controller.lateness_s]
-        stage_ms = self._stage_ms | self._timer.durations_ms()
-        missed = self._controller.missed_periods
-        return ControlReport(end, lateness_ms, missed, self._latency_ms, stage_ms, self._last_allowed_s)
+        lateness_ms = [MS_PER_S * late_s for late_s in self._controller.lateness_s[: len(self._period_s)]]
+        punctuality = Punctuality(
+            self._period_s,
+            lateness_ms,
+            dict(self._controller.missed),
+            self._frame_s,
+            self._latency_ms,
+            self._frame_ms,
+        )
+        return ControlReport(end, punctuality, self._frame_ms | self._timer.durations_ms(), self._last_allowed_s)
 
     @property
     def _status(self) -> PolicyStatus:
@@ -151,6 +168,7 @@ class _Episode:
 
     def _publish(self, step: ControlStep, chunk_stamp_s: float) -> None:
         controller = self._controller
+        self._period_s.append(step.stamp_s - self._began_s)
         self._rings.records.write(
             ControlRecord(step, controller.command, controller.is_held, chunk_stamp_s, self._status)
         )
@@ -162,6 +180,7 @@ class _Episode:
             return
         self._frame_used_s, now_s = frame.exposed_s, self._clock.now_s()
         times = (frame.exposed_s, frame.read_s, frame.perceived_s, newest.decided_s, now_s)
-        for values, since_s, until_s in zip(self._stage_ms.values(), times[:-1], times[1:], strict=True):
+        for values, since_s, until_s in zip(self._frame_ms.values(), times[:-1], times[1:], strict=True):
             values.append(MS_PER_S * (until_s - since_s))
+        self._frame_s.append(max(0.0, frame.exposed_s - self._began_s))
         self._latency_ms.append(MS_PER_S * (now_s - frame.exposed_s))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from handeye.robot.config import CameraConfig
 from handeye.robot.control.agent import Plan
 from handeye.robot.control.controller import ControlStep
-from handeye.robot.control.episode import CheckResult, EpisodeEnd
+from handeye.robot.control.episode import CheckResult, EpisodeEnd, Punctuality
 from handeye.robot.interfaces import PickTask, PolicyStatus
 from handeye.robot.perception.pipeline import Percept
 from handeye.robot.realtime.shared_ring import SharedRing
@@ -61,12 +61,10 @@ class EndTask:
 
 @dataclass(frozen=True, slots=True)
 class ControlReport:
-    """How an episode went for the control process. latency_ms: for each frame, exposure to the first command."""
+    """How an episode went for the control process."""
 
     end: EpisodeEnd
-    lateness_ms: list[float] = field(repr=False)
-    missed_periods: int
-    latency_ms: list[float] = field(repr=False)
+    punctuality: Punctuality
     stage_ms: dict[str, list[float]] = field(repr=False)
     last_allowed_s: float
 

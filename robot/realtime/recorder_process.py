@@ -13,6 +13,7 @@ from handeye.robot.perception.pipeline import Percept
 from handeye.robot.realtime.child import Link
 from handeye.robot.realtime.messages import ControlRecord, Ready, Rings
 from handeye.robot.viewer.episode_view import EpisodeFiles
+from handeye.robot.viewer.latency_chart import save_latency_chart
 
 PERIOD_S = 0.02
 
@@ -29,7 +30,7 @@ class BeginRecording:
 
 @dataclass(frozen=True, slots=True)
 class EndRecording:
-    """Write what is left, and the contact sheet."""
+    """Write what is left, the contact sheet, and the chart of latencies."""
 
     result: EpisodeResult
 
@@ -58,6 +59,8 @@ def _record(link: Link, rings: Rings, begin: BeginRecording) -> None:
                 files.write(_tick(record, waiting.popleft() if waiting else None))
             if isinstance(message, EndRecording):
                 files.finish(message.result)
+                if message.result.punctuality is not None:
+                    save_latency_chart(begin.folder / "latency.png", message.result.punctuality)
                 return
             time.sleep(PERIOD_S)
 

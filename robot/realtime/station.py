@@ -55,7 +55,7 @@ ANSWER_S = 20.0
 """Longest wait for an answer between episodes."""
 KILLED = "_killed"
 """A process has died: perception_killed, camera_killed, ..."""
-NOTHING_MEASURED = ControlReport(EpisodeEnd(NOTHING_DONE, 0.0, {}), [], 0, [], {}, 0.0)
+NOTHING_MEASURED = ControlReport(EpisodeEnd(NOTHING_DONE, 0.0, {}), Punctuality([], [], {}, [], [], {}), {}, 0.0)
 UNSEEN = Verdict(CheckResult(success=False, reason="the simulator has ended"), {}, 0.0)
 
 
@@ -114,7 +114,7 @@ class RealtimeStation:
             result,
             limit_breaches=verdict.limit_breaches,
             stop_s=max(0.0, moved_s) if is_stop(result) and report.last_allowed_s else None,
-            punctuality=Punctuality(report.lateness_ms, report.missed_periods, report.latency_ms),
+            punctuality=report.punctuality,
         )
         if output is not None:
             self._children["recorder"].send(EndRecording(result))

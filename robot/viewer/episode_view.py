@@ -20,7 +20,7 @@ from handeye.robot.control.loop import Tick
 from handeye.robot.control.recorder import EpisodeRecorder
 from handeye.robot.perception.pipeline import Percept
 from handeye.vision.errors import UserError
-from handeye.vision.files import replacing
+from handeye.vision.images import write_image
 from handeye.vision.runtime.draw import draw_detections
 from handeye.vision.runtime.video_writer import VideoWriter
 
@@ -155,13 +155,11 @@ class ContactSheet:
         self._keyframes[tick.status.stage] = StageKeyframe(tick, percept, scene_rgb)
 
     def save(self, path: Path, title: str) -> None:
-        """Write the page as PNG. Raises UserError without frames, or for a suffix of no image format."""
+        """Write the page. Raises UserError without frames, or for a suffix of no image format."""
         keyframes = [self._keyframes[name] for name in self._stage_names if name in self._keyframes]
         if not keyframes:
             raise UserError(f"{path}: no frame was seen in any of the stages {', '.join(self._stage_names)}")
-        with replacing(path) as beside:
-            if not cv2.imwrite(str(beside), cv2.cvtColor(lay_out(keyframes, title), cv2.COLOR_RGB2BGR)):
-                raise UserError(f"{path}: this OpenCV cannot write such an image; use .png")
+        write_image(path, lay_out(keyframes, title))
 
 
 def lay_out(keyframes: Sequence[StageKeyframe], title: str) -> UInt8[np.ndarray, "h w 3"]:

@@ -72,22 +72,26 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     } | summarise_punctuality(results)
 
 
-def summarise_punctuality(results: Sequence[EpisodeResult]) -> dict[str, dict[str, float]]:
+def summarise_punctuality(results: Sequence[EpisodeResult]) -> dict[str, dict[str, Any]]:
     """latency_ms and period of episodes with a real clock; nothing of lock-step.
 
     latency_ms: p50, p99 and count, frame exposure to the first command that rests on it. period: lateness_p99_ms and
-    missed_fraction, with the count of the periods.
+    missed_fraction, with missed {overrun, woken_late} and the count of the periods.
     """
     kept = [result.punctuality for result in results if result.punctuality is not None]
     lateness_ms = [value for one in kept for value in one.lateness_ms]
     latency_ms = [value for one in kept for value in one.latency_ms]
-    missed, periods = sum(one.missed_periods for one in kept), len(lateness_ms)
-    found: dict[str, dict[str, float]] = {}
+    by_reason: Counter[str] = Counter()
+    for one in kept:
+        by_reason.update(one.missed)
+    missed, periods = by_reason.total(), len(lateness_ms)
+    found: dict[str, dict[str, Any]] = {}
     if lateness_ms:
         late_ms = float(np.percentile(lateness_ms, 99))
         found["period"] = {
             "lateness_p99_ms": late_ms,
             "missed_fraction": missed / (periods + missed),
+            "missed": dict(by_reason),
             "count": periods + missed,
         }
     if latency_ms:

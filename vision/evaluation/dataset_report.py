@@ -18,7 +18,7 @@ from handeye.vision.data.annotations import AnnotationSet, ImageAnnotations
 from handeye.vision.data.checks import DatasetFinding
 from handeye.vision.errors import SourceError
 from handeye.vision.files import replacing, write_html_report
-from handeye.vision.images import read_image
+from handeye.vision.images import read_image, write_image
 from handeye.vision.runtime.draw import class_colour, draw_box
 
 MAX_CLASSES = 40
@@ -82,8 +82,7 @@ def draw_examples(folder: Path, summary: DatasetSummary) -> list[Path]:
         except SourceError:
             continue
         path = folder / f"{len(drawn):02d}.png"
-        with replacing(path) as beside:
-            cv2.imwrite(str(beside), cv2.cvtColor(example_rgb, cv2.COLOR_RGB2BGR))
+        write_image(path, example_rgb)
         drawn.append(path)
     return drawn
 

@@ -40,7 +40,8 @@ def test_episodes_in_real_time_end_by_name_within_all_limits(tmp_path: Path, pol
         assert {"camera", "perceive", "plan", "handover", "detect", "project", "track"} <= result.stage_ms.keys()
         recording = read_recording(tmp_path / f"episode_{result.seed}" / "ticks.jsonl")
         assert recording.stamp_s[-1] - recording.stamp_s[0] >= result.cycle_s - 0.1
-        assert (tmp_path / f"episode_{result.seed}" / "video.mp4").stat().st_size > 1000
+        for name in ("video.mp4", "latency.png"):
+            assert (tmp_path / f"episode_{result.seed}" / name).stat().st_size > 1000
     assert not any(map(is_running, pids.values()))
 
 
