@@ -100,6 +100,8 @@ class PickConfig(Config):
         tool_speed_max_m_s=3.0,
         table_clearance_m=0.003,
         fixture_clearance_m=0.005,
+        self_clearance_m=0.005,
+        held_clearance_m=0.003,
         wrist_sine_min=0.05,
         elbow_sine_min=0.05,
         shoulder_reach_min_m=0.05,
