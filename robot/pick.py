@@ -110,7 +110,7 @@ class PickConfig(Config):
         policy_silent_max_s=1.0,
         ahead_max_s=0.002,
     )
-    """The gates of the simulated cell. A real cell must set its limits."""
+    """The limits of the simulated cell, which configs/robot/pick.yaml writes out; a file gives all of them or none."""
     timeout_s: float = Field(default=60.0, gt=0)
     """An episode ends after this time by its clock."""
     fault: FaultName | None = None

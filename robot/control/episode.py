@@ -37,10 +37,11 @@ logger = logging.getLogger("handeye")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Result of a success check: whether the task is done, and why not."""
+    """Result of a success check: whether the task is done, why not, and what else was touched, how often by kind."""
 
     success: bool
     reason: str = ""
+    contacts: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -58,8 +59,9 @@ class EpisodeResult:
 
     reason says why it is no success, None if it is, check_reason what the success check says, error what a device or a
     program said where one failed. gate_violations counts ticks by reason code, stage_ms holds every measured duration
-    by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, stop_s is the
-    time from the last target that the gates let pass to standstill where the episode ended in a stop.
+    by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, contacts how
+    often arm and hand began to touch something that they should not, by kind, as the success check saw it. stop_s is
+    the time from the last target that the gates let pass to standstill where the episode ended in a stop.
     """
 
     seed: int
@@ -76,6 +78,7 @@ class EpisodeResult:
     error: str = ""
     limit_breaches: Mapping[str, int] = field(default_factory=dict)
     stop_s: float | None = None
+    contacts: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_episode(
@@ -115,6 +118,7 @@ def run_episode(
         gate_violations=dict(violations),
         stage_ms=loop.timer.durations_ms(),
         error=error,
+        contacts=checked.contacts,
     )
 
 

@@ -8,6 +8,8 @@ stand behind them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -45,7 +47,12 @@ from handeye.vision.errors import ConfigError
 
 
 class SafetyConfig(Config):
-    """The limits of the gates. Joint limits, workspace, table and control rate come from the work cell."""
+    """The limits of the gates. Joint limits, workspace, table and control rate come from the work cell.
+
+    A file gives all of them or none: a limit that was forgotten is not taken from another cell.
+    """
+
+    is_given_whole: ClassVar[bool] = True
 
     joint_margin_rad: float = Field(ge=0, allow_inf_nan=False)
     """How far set-points stay inside the joints' position limits."""

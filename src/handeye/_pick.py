@@ -22,7 +22,16 @@ from handeye.vision.files import replacing, write_json
 
 RendererName = Literal["auto", "gl", "rays"]
 OnEpisode = Callable[[EpisodeResult], None]
-FAULT_KEYS = ("episodes", "successes", "stops", "failures", "limit_breaches", "stop_s_max", "cycle_s_median")
+FAULT_KEYS = (
+    "episodes",
+    "successes",
+    "stops",
+    "failures",
+    "limit_breaches",
+    "contacts",
+    "stop_s_max",
+    "cycle_s_median",
+)
 
 
 def pick(
@@ -54,9 +63,10 @@ def pick(
     on_episode: called with each result. keep_interrupted: Ctrl-C ends the run, and the report is of what was played.
 
     Returns episodes, successes, success_rate, wilson_low, wilson_high (95 % interval), gate_violations, limit_breaches
-    (limits broken by the simulator's truth), stops {reason: count}, with faults also faults {name: its part of these},
-    cycle_s_median (simulated seconds, None without a success), failures {reason: count}, stages
-    {stage: {p50_ms, p95_ms, p99_ms, count}}, results (one per episode), seed, detector, renderer and policy.
+    (limits broken by the simulator's truth), contacts (touches of the arm with itself, table, fixture and clutter, of
+    any force), stops {reason: count}, with faults also faults {name: its part of these}, cycle_s_median (simulated
+    seconds, None without a success), failures {reason: count}, stages {stage: {p50_ms, p95_ms, p99_ms, count}}, results
+    (one per episode), seed, detector, renderer and policy.
     Raises UserErrors for arguments, files and configurations that are wrong.
     """
     policy_file = find_policy(policy)
