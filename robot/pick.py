@@ -101,6 +101,8 @@ class PickConfig(Config):
         tool_speed_max_m_s=3.0,
         table_clearance_m=0.003,
         fixture_clearance_m=0.005,
+        self_clearance_m=0.005,
+        held_clearance_m=0.003,
         wrist_sine_min=0.05,
         elbow_sine_min=0.05,
         shoulder_reach_min_m=0.05,
@@ -109,7 +111,7 @@ class PickConfig(Config):
         policy_silent_max_s=1.0,
         ahead_max_s=0.002,
     )
-    """The gates of the simulated cell. A real cell must set its limits."""
+    """The limits of the simulated cell, which configs/robot/pick.yaml writes out; a file gives all of them or none."""
     timeout_s: float = Field(default=60.0, gt=0)
     """An episode ends after this time by its clock."""
     fault: FaultName | None = None

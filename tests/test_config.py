@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
 
-from handeye.vision.config import Config, dump_config, load_config, parse_overrides
+from handeye.vision.config import Config, dump_config, load_config, parse_overrides, validate_config
 from handeye.vision.errors import ConfigError
 
 
@@ -43,6 +43,22 @@ class Recipe(Config):
 
 class Study(Config):
     recipe: Recipe = Recipe(optimizer=Sgd(lr=0.2))
+
+
+class Limits(Config):
+    is_given_whole: ClassVar[bool] = True
+
+    reach_m: float
+    speed_m_s: float = 1.0
+
+
+class Arm(Config):
+    limits: Limits = Limits(reach_m=0.8, speed_m_s=0.5)
+    name: str = "arm"
+
+
+class Cell(Config):
+    arm: Arm = Arm()
 
 
 def write(folder: Path, text: str) -> Path:
@@ -99,6 +115,28 @@ def test_a_group_begins_with_the_default_where_it_stands() -> None:
 def test_another_kind_does_not_inherit() -> None:
     with pytest.raises(ConfigError, match="optimizer.momentum: unknown key"):
         load_config(Recipe, None, ["optimizer={kind: adam, momentum: 0}"])
+
+
+def test_a_group_that_is_given_whole_is_not_completed_by_its_default(tmp_path: Path) -> None:
+    partial = write(tmp_path, "limits: {speed_m_s: 2}\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: limits\.reach_m: Field required"):
+        load_config(Arm, partial)
+    assert load_config(Arm, partial, ["limits.reach_m=0.9"]).limits == Limits(reach_m=0.9, speed_m_s=2.0)
+    with pytest.raises(ConfigError, match=r"limits\.reach_m"):
+        validate_config(Arm, {"limits": {"speed_m_s": 2.0}}, origin="content")
+    assert load_config(Arm, write(tmp_path, "name: left\n")).limits == Arm().limits
+
+
+@pytest.mark.parametrize("word", ["limits.speed_m_s=2", "--limits.speed-m-s=2"])
+def test_the_command_line_changes_single_keys_of_a_group_that_is_given_whole(tmp_path: Path, word: str) -> None:
+    for path in (None, write(tmp_path, "name: left\n")):
+        assert load_config(Arm, path, [word]).limits == Limits(reach_m=0.8, speed_m_s=2.0)
+    given = write(tmp_path, "limits: {reach_m: 0.3, speed_m_s: 0.1}\n")
+    assert load_config(Arm, given, [word]).limits == Limits(reach_m=0.3, speed_m_s=2.0)
+    nested = word.replace("limits", "arm.limits")
+    assert load_config(Cell, None, [nested]).arm.limits == Limits(reach_m=0.8, speed_m_s=2.0)
+    with pytest.raises(ConfigError, match="did you mean speed_m_s"):
+        load_config(Arm, None, ["limits.sped_m_s=2"])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Load and validate typed configurations (pydantic): YAML overrides the defaults in code, command line overrides YAML.
 
 A group of keys that is given in part keeps the rest of its default, its `kind` included; naming another kind starts
-from that kind's defaults. Unknown and duplicate keys are errors that name the path of the key. Overrides are written
+from that kind's defaults. Groups that are `is_given_whole` keep nothing: a file gives them in full or leaves them out. Unknown and duplicate keys are errors that name the path of the key. Overrides are written
 `key.path=value` or `--key.path value`; a dash and an underscore mean the same there.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -24,6 +24,8 @@ class Config(BaseModel):
     """Root of every configuration: frozen, unknown keys are errors, attribute docstrings become descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    is_given_whole: ClassVar[bool] = False
+    """Whether a file that gives a key of this group must give them all. A command line may still change single ones."""
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +41,7 @@ class Config(BaseModel):
 
 def _lay_over(default: Any, given: Any) -> Any:
     """`given`, completed by a default of the same kind where both are groups."""
-    if not isinstance(default, Config) or not isinstance(given, Mapping):
+    if not isinstance(default, Config) or not isinstance(given, Mapping) or default.is_given_whole:
         return given
     kind = getattr(default, "kind", None)
     if given.get("kind", kind) != kind:
@@ -55,6 +57,7 @@ def load_config(config_type: type[C], path: Path | None, overrides: Sequence[str
     """
     content = {} if path is None else read_yaml(path)
     for keys, value in parse_overrides(overrides):
+        _give_whole_groups(config_type, content, keys)
         _set_nested(content, keys, value)
     return validate_config(config_type, content, origin="overrides" if path is None else str(path))
 
@@ -109,6 +112,21 @@ def _parse_value(key: str, text: str) -> Any:
         return yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"override {key}: {text!r} is not a YAML value") from error
+
+
+def _give_whole_groups(config_type: type[Config], content: dict[str, Any], keys: list[str]) -> None:
+    """Write out the default of a group that is given whole, where the file leaves it out and a key of it is to change."""
+    fields = config_type.model_fields
+    for key in keys[:-1]:
+        default = fields[key].default if key in fields else None
+        if not isinstance(default, Config):
+            return
+        if default.is_given_whole:
+            content.setdefault(key, default.model_dump())
+        child = content.setdefault(key, {})
+        if not isinstance(child, dict):
+            return
+        content, fields = child, type(default).model_fields
 
 
 def _set_nested(content: dict[str, Any], keys: list[str], value: Any) -> None:

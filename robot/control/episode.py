@@ -38,10 +38,11 @@ logger = logging.getLogger("handeye")
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Result of a success check: whether the task is done, and why not."""
+    """Result of a success check: whether the task is done, why not, and what else was touched, how often by kind."""
 
     success: bool
     reason: str = ""
+    contacts: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -92,9 +93,10 @@ class EpisodeResult:
 
     reason says why it is no success, None if it is, check_reason what the success check says, error what a device or a
     program said where one failed. gate_violations counts ticks by reason code, stage_ms holds every measured duration
-    by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, stop_s is the
-    time from the last target that the gates let pass to standstill where the episode ended in a stop. punctuality is
-    that of a real clock; None in lock-step.
+    by stage. limit_breaches counts limits that were broken by the simulator's truth and by what was sent, contacts how
+    often arm and hand began to touch something that they should not, by kind, as the success check saw it. stop_s is
+    the time from the last target that the gates let pass to standstill where the episode ended in a stop. punctuality
+    is that of a real clock; None in lock-step.
     """
 
     seed: int
@@ -111,6 +113,7 @@ class EpisodeResult:
     error: str = ""
     limit_breaches: Mapping[str, int] = field(default_factory=dict)
     stop_s: float | None = None
+    contacts: Mapping[str, int] = field(default_factory=dict)
     punctuality: Punctuality | None = None
 
 
@@ -162,6 +165,7 @@ def conclude(end: EpisodeEnd, checked: CheckResult, *, seed: int, stage_ms: Mapp
         gate_violations=end.gate_violations,
         stage_ms=stage_ms,
         error=end.error,
+        contacts=checked.contacts,
     )
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Bool, Float
 
+from handeye.robot.kinematics.clearance import NearPair, Obstacle
 from handeye.robot.kinematics.forward import SingularityMargins
 from handeye.robot.kinematics.limits import JointLimits
 from handeye.robot.types import NUM_JOINTS
@@ -40,6 +41,7 @@ class GateReason(Enum):
     WORKSPACE = "workspace"
     TABLE = "table"
     FIXTURE = "fixture"
+    SELF_COLLISION = "self_collision"
     TOOL_SPEED = "tool_speed"
     SINGULARITY = "singularity"
     JOINT_TURN = "joint_turn"
@@ -64,6 +66,11 @@ class GateViolation:
 
 
 Violations = tuple[GateViolation, ...]
+_REASONS = {
+    Obstacle.SELF: GateReason.SELF_COLLISION,
+    Obstacle.FIXTURE: GateReason.FIXTURE,
+    Obstacle.TABLE: GateReason.TABLE,
+}
 
 
 def check_finite(qpos_target: Float[np.ndarray, " 6"], gripper_target_m: float) -> Violations:
@@ -168,19 +175,11 @@ def check_workspace(
     return _violations(GateReason.WORKSPACE, ("tcp x", "tcp y", "tcp z"), inside, p_base, bound)
 
 
-def is_above_table(heights_m: Float[np.ndarray, "*batch P"], lowest_m: float) -> Bool[np.ndarray, "*batch P"]:
-    """Whether the underside of each of P protected points is no lower than lowest_m (both over base z = 0)."""
-    return heights_m >= lowest_m - ROUNDING_SI
-
-
-def check_table(heights_m: Float[np.ndarray, " P"], lowest_m: float, names: Sequence[str]) -> Violations:
-    """Every protected point is above the table."""
-    return _violations(GateReason.TABLE, names, is_above_table(heights_m, lowest_m), heights_m, lowest_m)
-
-
-def check_fixtures(pairs: Sequence[str], clearance_m: float) -> Violations:
-    """No part of the hand is nearer to a fixture than clearance_m; `pairs` names those that are."""
-    return tuple(GateViolation(GateReason.FIXTURE, pair, 0.0, clearance_m) for pair in pairs)
+def check_clearance(pairs: Sequence[NearPair]) -> Violations:
+    """No part of arm, hand or held object is too near to another, to bin or table; `pairs` are those that are."""
+    return tuple(
+        GateViolation(_REASONS[pair.obstacle], pair.names, pair.distance_m, pair.clearance_m) for pair in pairs
+    )
 
 
 def check_tool_speed(

@@ -8,6 +8,8 @@ stand behind them.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -17,27 +19,24 @@ from handeye.robot.control.gates import (
     Violations,
     check_acceleration,
     check_age,
+    check_clearance,
     check_finite,
-    check_fixtures,
     check_gripper,
     check_jerk,
     check_joint_limits,
     check_policy,
     check_singularity,
     check_step,
-    check_table,
     check_tool_speed,
     check_turns,
     check_velocity,
     check_wait,
     check_workspace,
-    is_above_table,
     is_in_joint_limits,
     is_in_workspace,
     is_regular,
 )
-from handeye.robot.kinematics.collision_geometry import points_of_cell
-from handeye.robot.kinematics.fixtures import HandClearance
+from handeye.robot.kinematics.clearance import CellClearance, Clearances
 from handeye.robot.kinematics.forward import SingularityMargins, link_frames, singularity_measures
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.motion.jerk_limited import Bounds
@@ -48,7 +47,12 @@ from handeye.vision.errors import ConfigError
 
 
 class SafetyConfig(Config):
-    """The limits of the gates. Joint limits, workspace, table and control rate come from the work cell."""
+    """The limits of the gates. Joint limits, workspace, table and control rate come from the work cell.
+
+    A file gives all of them or none: a limit that was forgotten is not taken from another cell.
+    """
+
+    is_given_whole: ClassVar[bool] = True
 
     joint_margin_rad: float = Field(ge=0, allow_inf_nan=False)
     """How far set-points stay inside the joints' position limits."""
@@ -63,9 +67,13 @@ class SafetyConfig(Config):
     tool_speed_max_m_s: float = Field(gt=0, allow_inf_nan=False)
     """How fast the grasp point may be moved."""
     table_clearance_m: float = Field(ge=0, allow_inf_nan=False)
-    """How far every protected point stays above the table."""
+    """How far every part of the hand, and of the arm beyond the shoulder, stays from the table."""
     fixture_clearance_m: float = Field(ge=0, allow_inf_nan=False)
-    """How far every part of the hand stays from the bin's walls and floor."""
+    """How far every part of arm and hand stays from the bin's walls and floor."""
+    self_clearance_m: float = Field(ge=0, allow_inf_nan=False)
+    """How far parts of arm and hand stay from each other, where a joint can bring them together."""
+    held_clearance_m: float = Field(ge=0, allow_inf_nan=False)
+    """How far an object between the fingers stays from the arm and from the bin's walls."""
     wrist_sine_min: float = Field(ge=0, le=1)
     """Least |sin q5|; below it the wrist is about to lose a direction of rotation."""
     elbow_sine_min: float = Field(ge=0, le=1)
@@ -86,6 +94,16 @@ class SafetyConfig(Config):
         if self.hold_age_s > self.stop_age_s:
             raise ValueError(f"hold_age_s {self.hold_age_s} must not exceed stop_age_s {self.stop_age_s}")
         return self
+
+    @property
+    def clearances(self) -> Clearances:
+        """The least distances of solids from each other."""
+        return Clearances(
+            self_m=self.self_clearance_m,
+            fixture_m=self.fixture_clearance_m,
+            table_m=self.table_clearance_m,
+            held_m=self.held_clearance_m,
+        )
 
     @property
     def singularity_margins(self) -> SingularityMargins:
@@ -112,9 +130,7 @@ class SafetyGates:
         """What every set-point keeps, stops included: rad/s, rad/s^2 and rad/s^3."""
         self._margins = config.singularity_margins
         self._low_m, self._high_m = np.array(cell.workspace.low_m), np.array(cell.workspace.high_m)
-        self._lowest_m = cell.table.height_m + config.table_clearance_m
-        self._points = points_of_cell(cell)
-        self._hand = HandClearance(cell, config.fixture_clearance_m)
+        self._clearance = CellClearance(cell, config.clearances)
         self._p_tool_tcp = np.array(cell.tool_tcp.translation_m)
 
     def check_start(self, qpos: Float[np.ndarray, " 6"], gripper_opening_m: float) -> Violations:
@@ -122,7 +138,9 @@ class SafetyGates:
         return (
             check_finite(qpos, gripper_opening_m)
             or check_turns(qpos, np.array(self._cell.home_qpos))
-            or self._check_places(qpos[None], link_frames(qpos[None]), gripper_opening_m)
+            or self._check_places(
+                qpos[None], link_frames(qpos[None]), gripper_opening_m, holds=self.may_hold(gripper_opening_m)
+            )
         )
 
     def check_target(self, target: SetPoint, last: CommandState, observation_age_s: float) -> Violations:
@@ -143,9 +161,18 @@ class SafetyGates:
         return check_wait(stale_s, self._config.stop_age_s)
 
     def check_command(
-        self, last: CommandState, command: CommandState, stop: Float[np.ndarray, "T 6"], opening_m: float
+        self,
+        last: CommandState,
+        command: CommandState,
+        stop: Float[np.ndarray, "T 6"],
+        opening_m: float,
+        *,
+        holds: bool,
     ) -> Violations:
-        """Whether the next set-point may be sent, and then the stop that would follow it."""
+        """Whether the next set-point may be sent, and then the stop that would follow it.
+
+        opening_m is how far the fingers are apart at most meanwhile, holds whether an object may be between them.
+        """
         qpos = np.concatenate([[last.qpos, command.qpos], stop])
         links = link_frames(qpos)
         p_last, p_tcp = self._p_tcp(links[:2])
@@ -154,25 +181,32 @@ class SafetyGates:
             + check_acceleration(command.qacc, self.bounds.acceleration)
             + check_jerk((command.qacc - last.qacc) / self._dt_s, self.bounds.jerk)
             + check_tool_speed(p_tcp, p_last, self._config.tool_speed_max_m_s, self._dt_s)
-            + self._check_places(qpos[1:], links[1:], opening_m)
+            + self._check_places(qpos[1:], links[1:], opening_m, holds=holds)
         )
+
+    def may_hold(self, opening_m: float) -> bool:
+        """Whether fingers that are sent so near together may have an object between them.
+
+        Decided by the command, not by a measurement, which may be late or wrong: fingers nearer together than the
+        largest object is wide count as holding one of that size, though it may be smaller, or there may be none.
+        """
+        return opening_m < self._cell.cube_edge_m[1]
 
     def in_gripper_range(self, opening_m: float) -> float:
         """The nearest opening (m) that the gripper has."""
         return min(max(opening_m, self._cell.gripper.opening_min_m), self._cell.gripper.opening_max_m)
 
     def _check_places(
-        self, qpos: Float[np.ndarray, "T 6"], links: Float[np.ndarray, "T 7 4 4"], opening_m: float
+        self, qpos: Float[np.ndarray, "T 6"], links: Float[np.ndarray, "T 7 4 4"], opening_m: float, *, holds: bool
     ) -> Violations:
         """The gates that look at places alone: of the first of T set-points that is out of place."""
-        p_tcp, heights_m = self._p_tcp(links), self._points.lowest_m(links)
+        p_tcp = self._p_tcp(links)
         measures = np.stack(singularity_measures(qpos), axis=-1)
         inside = (
             is_in_joint_limits(qpos, self._limits, self._config.joint_margin_rad).all(axis=-1)
             & is_in_workspace(p_tcp, self._low_m, self._high_m).all(axis=-1)
-            & is_above_table(heights_m, self._lowest_m).all(axis=-1)
             & is_regular(measures, self._margins).all(axis=-1)
-            & ~self._hand.hits(links[:, NUM_JOINTS], opening_m)
+            & ~self._clearance.too_near(qpos, links, opening_m, holds=holds)
         )
         if inside.all():
             return ()
@@ -180,8 +214,7 @@ class SafetyGates:
         return (
             check_joint_limits(qpos[row], self._limits, self._config.joint_margin_rad)
             + check_workspace(p_tcp[row], self._low_m, self._high_m)
-            + check_table(heights_m[row], self._lowest_m, self._points.names)
-            + check_fixtures(self._hand.names(links[row, NUM_JOINTS], opening_m), self._config.fixture_clearance_m)
+            + check_clearance(self._clearance.near_pairs(links[row], opening_m, holds=holds))
             + check_singularity(measures[row], self._margins)
         )
 

@@ -105,7 +105,8 @@ class SetPointStream:
         command = follow_target(last, target.qpos_target, before, gates.bounds, self._dt_s)
         stop = stop_path(command, gates.bounds, self._dt_s)
         gripper_m = gates.in_gripper_range(target.gripper_target_m)
-        violations = gates.check_command(last, command, stop, max(gripper_m, self._gripper_m))
+        opening_m, holds = max(gripper_m, self._gripper_m), gates.may_hold(min(gripper_m, self._gripper_m))
+        violations = gates.check_command(last, command, stop, opening_m, holds=holds)
         if violations:
             return self.hold(violations)
         self._command, self._stop, self._gripper_m = command, stop, gripper_m

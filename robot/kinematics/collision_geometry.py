@@ -1,8 +1,8 @@
-"""Collision geometry of arm, hand and camera: shapes, what they hide from a camera, and points to protect.
+"""Collision geometry of arm, hand and camera: shapes, and what they hide from a camera.
 
 Cylinders and boxes are fixed to the link frames. The simulator builds its bodies from them, tracking asks what the arm
-hides, and the safety gates keep protected points above the table. Universal Robots publishes lengths but no shapes:
-radii are approximate.
+hides, and the safety gates keep them apart (`clearance`). Universal Robots publishes lengths but no shapes: radii are
+approximate.
 
 Occlusion comes from the joints alone: lines of sight run from the camera to a disc as large as the object, and the
 arm's solids cut them. Depth images show it too (`robot.perception.occlusion`), but not in their holes, which are where
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from handeye.robot.config import Vector3, WorkCellConfig
 from handeye.robot.kinematics.forward import link_frames
@@ -25,11 +25,6 @@ from handeye.robot.types import NUM_JOINTS
 _HIDDEN_PART = 0.5  # an object counts as hidden when at least this part of its lines of sight is cut
 _RING = 12
 _TINY = 1e-12
-# Balls around the UR10e's joint housings, measured generously on its drawing.
-_ELBOW_RADIUS_M = 0.08
-_WRIST_RADIUS_M = 0.06
-_CAMERA_RADIUS_M = 0.065  # half the length of a D455's housing, 124 mm
-_FINGER_THICKNESS_M = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +60,7 @@ UR10E_PARTS = (
     LinkPart(5, (0.0, -0.05, 0.11985), (0.0, 0.06, 0.11985), 0.045),
     LinkPart(6, (0.0, 0.0, 0.058), (0.0, 0.0, 0.11655), 0.0375),
 )
-_COUPLING = LinkPart(_TOOL, (0.0, 0.0, 0.0), (0.0, 0.0, PALM_START_M), COUPLING_RADIUS_M)
+COUPLING = LinkPart(_TOOL, (0.0, 0.0, 0.0), (0.0, 0.0, PALM_START_M), COUPLING_RADIUS_M)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,12 +93,12 @@ class ArmShape:
 
     def __init__(self, cell: WorkCellConfig) -> None:
         self._cell = cell
-        parts = (*UR10E_PARTS, _COUPLING)
+        parts = (*UR10E_PARTS, COUPLING)
         T_tool_hand = hand_mounting(cell).T_tool_hand
         self._links = np.array([part.link for part in parts])
         self._starts = np.array([part.start for part in parts])
         self._ends = np.array([part.end for part in parts])
-        self._starts[-1], self._ends[-1] = apply_transform(T_tool_hand, np.array([_COUPLING.start, _COUPLING.end]))
+        self._starts[-1], self._ends[-1] = apply_transform(T_tool_hand, np.array([COUPLING.start, COUPLING.end]))
         self._radii_m = np.array([part.radius_m for part in parts])
         self._has_round_ends = np.array([part.has_round_ends for part in parts])
 
@@ -142,46 +137,6 @@ def points_on_arm(
 def lines_cut(eye: Float[np.ndarray, " 3"], points: Float[np.ndarray, "N 3"], arm: PlacedArm) -> Bool[np.ndarray, " N"]:
     """Whether the straight way from eye to each point (base frame, m) leads through the arm."""
     return _cut_by_cylinders(eye, points - eye, arm) | _cut_by_boxes(eye, points, arm)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ProtectedPoints:
-    """P points fixed to the frames of `link_frames`: which frame (0..6), where in it, and the radius around, m."""
-
-    names: tuple[str, ...]
-    frame_ids: Int[np.ndarray, " P"]
-    p_frame: Float[np.ndarray, "P 3"]
-    radius_m: Float[np.ndarray, " P"]
-
-    def p_base(self, links: Float[np.ndarray, "*batch 7 4 4"]) -> Float[np.ndarray, "*batch P 3"]:
-        """The points in the base frame, for the frames of forward kinematics."""
-        frames = links[..., self.frame_ids, :, :]
-        return (frames[..., :3, :3] @ self.p_frame[:, :, None])[..., 0] + frames[..., :3, 3]
-
-    def lowest_m(self, links: Float[np.ndarray, "*batch 7 4 4"]) -> Float[np.ndarray, "*batch P"]:
-        """Height over base z = 0 of the underside of each ball."""
-        return self.p_base(links)[..., 2] - self.radius_m
-
-
-def points_of_cell(cell: WorkCellConfig) -> ProtectedPoints:
-    """Elbow, the three wrist joints, the camera's housing and the outer edges of both fingertips, fingers wide open."""
-    tool, mounting = NUM_JOINTS, hand_mounting(cell)
-    tip_x = cell.gripper.opening_max_m / 2.0 + _FINGER_THICKNESS_M
-    edges = np.array([(tip_x, 0.0, mounting.tip_m), (-tip_x, 0.0, mounting.tip_m)])
-    left, right = apply_transform(mounting.T_tool_hand, edges)
-    origin = (0.0, 0.0, 0.0)
-    rows = [
-        ("elbow", 2, origin, _ELBOW_RADIUS_M),
-        ("wrist 1", 3, origin, _WRIST_RADIUS_M),
-        ("wrist 2", 4, origin, _WRIST_RADIUS_M),
-        ("wrist 3", 5, origin, _WRIST_RADIUS_M),
-        ("camera", tool, cell.tool_camera.translation_m, _CAMERA_RADIUS_M),
-        ("tcp", tool, cell.tool_tcp.translation_m, 0.0),
-        ("left fingertip", tool, left, 0.0),
-        ("right fingertip", tool, right, 0.0),
-    ]
-    names, frame_ids, points, radii = zip(*rows, strict=True)
-    return ProtectedPoints(names, np.array(frame_ids), np.array(points, dtype=np.float64), np.array(radii))
 
 
 def _link_poses(qpos: Float[np.ndarray, " 6"]) -> Float[np.ndarray, "8 4 4"]:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from handeye.robot.config import WorkCellConfig
 from handeye.robot.control.loop import Tick
 from handeye.robot.control.safety import SafetyConfig, SafetyGates
+from handeye.robot.simulator.contacts import ContactReader, Touched
 from handeye.robot.simulator.scene import Physics, arm_addresses
 from handeye.robot.types import NUM_JOINTS, CommandState
 
@@ -22,10 +23,12 @@ SERVO_LAG_M = 0.005
 """So far the hand may be beside the workspace while it follows set-points inside."""
 STILL_RAD_S = 0.02
 ROUNDING = 1e-5
+CONTACTS = {Touched.SELF: "self_contact", Touched.TABLE: "table_contact", Touched.FIXTURE: "fixture_contact"}
+"""Contacts of arm and hand that the gates are to prevent. Objects are none: the gates do not know where they are."""
 
 
 class LimitWatch:
-    """Counts breaches of limits: of joints and workspace by the true state, of set-points by what was sent.
+    """Counts breaches of limits: joints, workspace and contacts by the true state, set-points by what was sent.
 
     A TickSink; use one for each episode.
     """
@@ -45,7 +48,8 @@ class LimitWatch:
         self._high_m = np.array(cell.workspace.high_m) + SERVO_LAG_M
 
     def __enter__(self) -> LimitWatch:
-        """Watch from now on."""
+        """Watch the scene from now on."""
+        self._contacts = ContactReader(self._physics.scene)
         self._physics.after_step.append(self._watch)
         return self
 
@@ -81,6 +85,8 @@ class LimitWatch:
         self.breaches["joint_velocity"] += bool(np.any(np.abs(qvel) > SERVO_VELOCITY * np.array(limits.qvel_rad_s)))
         p_tcp = data.site("tcp").xpos
         self.breaches["workspace"] += bool(np.any(p_tcp < self._low_m) or np.any(p_tcp > self._high_m))
+        for touched in {contact.touched for contact in self._contacts.read()} & CONTACTS.keys():
+            self.breaches[CONTACTS[touched]] += 1
 
     def _qpos(self) -> Float[np.ndarray, " 6"]:
         return self._physics.scene.data.qpos[arm_addresses(self._physics.scene.model)[:NUM_JOINTS]].copy()

@@ -24,7 +24,7 @@ from handeye.robot.kinematics.fixtures import fixtures_of_cell
 from handeye.robot.simulator.appearance import Appearance, Light
 from handeye.robot.simulator.mjcf import add, camera_lens, to_xml
 from handeye.robot.simulator.objects import SceneObject, add_object
-from handeye.robot.simulator.robot_model import FINGER_NAMES, JOINT_NAMES, add_arm, add_gripper
+from handeye.robot.simulator.robot_model import FINGER_NAMES, JOINT_NAMES, add_arm, add_exclusions, add_gripper
 from handeye.robot.transforms import rotation_to_quat_wxyz
 
 PHYSICS_DT_S = 0.002
@@ -147,6 +147,7 @@ def _document(cell: WorkCellConfig, objects: Sequence[SceneObject], appearance: 
     _add_background(world, cell, appearance)
     wrist = add_arm(world, actuators, cell.joint_limits)
     add_gripper(wrist, actuators, equality, cell)
+    add_exclusions(add(root, "contact"))
     _add_bin(world, cell, appearance)
     for item in objects:
         add_object(world, item)

@@ -38,7 +38,8 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     """The report as JSON holds it; cycle times are of successful episodes, null without one.
 
     Keys: episodes, successes, success_rate, wilson_low, wilson_high, gate_violations, gate_violations_by_reason,
-    limit_breaches (limits broken in truth, by name), stops (failures that were stops, by reason), stop_s_max (from the
+    limit_breaches (limits broken in truth, by name), contacts (touches of the arm with itself, table, fixture and
+    clutter, of any force), stops (failures that were stops, by reason), stop_s_max (from the
     last target let pass to standstill), cycle_s_median, cycle_s_mean, attempts_mean, failures, stages, results (one
     entry an episode, in their order); with a real clock latency_ms and period.
     """
@@ -50,6 +51,9 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
     breaches: Counter[str] = Counter()
     for result in results:
         breaches.update(result.limit_breaches)
+    contacts: Counter[str] = Counter()
+    for result in results:
+        contacts.update(result.contacts)
     stops = [result for result in results if result.stop_s is not None]
     cycles_s = [result.cycle_s for result in successes]
     return {
@@ -61,6 +65,7 @@ def summarise_episodes(results: Sequence[EpisodeResult]) -> dict[str, Any]:
         "gate_violations": sum(violations.values()),
         "gate_violations_by_reason": dict(violations),
         "limit_breaches": dict(breaches),
+        "contacts": dict(contacts),
         "stops": dict(Counter(result.reason for result in stops)),
         "stop_s_max": max((result.stop_s for result in stops if result.stop_s is not None), default=None),
         "cycle_s_median": median(cycles_s) if cycles_s else None,
@@ -122,5 +127,6 @@ def _result_to_row(result: EpisodeResult) -> dict[str, Any]:
         "attempts": result.attempts,
         "gate_violations": dict(result.gate_violations),
         "limit_breaches": dict(result.limit_breaches),
+        "contacts": dict(result.contacts),
         "stop_s": None if result.stop_s is None else round(result.stop_s, 4),
     }

@@ -24,7 +24,16 @@ from handeye.vision.files import replacing, write_json
 RendererName = Literal["auto", "gl", "rays"]
 ClockName = Literal["lockstep", "real"]
 OnEpisode = Callable[[EpisodeResult], None]
-FAULT_KEYS = ("episodes", "successes", "stops", "failures", "limit_breaches", "stop_s_max", "cycle_s_median")
+FAULT_KEYS = (
+    "episodes",
+    "successes",
+    "stops",
+    "failures",
+    "limit_breaches",
+    "contacts",
+    "stop_s_max",
+    "cycle_s_median",
+)
 
 
 def pick(
@@ -59,11 +68,11 @@ def pick(
     on_episode: called with each result. keep_interrupted: Ctrl-C ends the run, and the report is of what was played.
 
     Returns episodes, successes, success_rate, wilson_low, wilson_high (95 % interval), gate_violations, limit_breaches
-    (limits broken by the simulator's truth), stops {reason: count}, with faults also faults {name: its part of these},
-    cycle_s_median (simulated seconds, None without a success), failures {reason: count}, stages
-    {stage: {p50_ms, p95_ms, p99_ms, count}}, results (one per episode), seed, detector, renderer and policy. With a
-    real clock also latency_ms {p50, p99, count} (frame exposure to the first command that rests on it) and period
-    {lateness_p99_ms, missed_fraction, count}.
+    (limits broken by the simulator's truth), contacts (touches of the arm with itself, table, fixture and clutter, of
+    any force), stops {reason: count}, with faults also faults {name: its part of these}, cycle_s_median (simulated
+    seconds, None without a success), failures {reason: count}, stages {stage: {p50_ms, p95_ms, p99_ms, count}}, results
+    (one per episode), seed, detector, renderer and policy. With a real clock also latency_ms {p50, p99, count} (frame
+    exposure to the first command that rests on it) and period {lateness_p99_ms, missed_fraction, missed, count}.
     Raises UserErrors for arguments, files and configurations that are wrong.
     """
     policy_file = find_policy(policy)

@@ -17,18 +17,19 @@ from handeye.robot.control.gates import (
     Violations,
     check_acceleration,
     check_age,
+    check_clearance,
     check_finite,
     check_gripper,
     check_jerk,
     check_joint_limits,
     check_singularity,
     check_step,
-    check_table,
     check_tool_speed,
     check_turns,
     check_velocity,
     check_workspace,
 )
+from handeye.robot.kinematics.clearance import NearPair, Obstacle
 from handeye.robot.kinematics.forward import SingularityMargins, singularity_measures
 from handeye.robot.kinematics.limits import UR10E_LIMITS
 
@@ -114,11 +115,18 @@ def test_the_border_of_the_workspace_belongs_to_it() -> None:
     assert check_workspace(LOW, LOW, HIGH) == check_workspace(HIGH, LOW, HIGH) == ()
 
 
-@given(arrays(np.float64, 4, elements=st.floats(-1.0, 1.0)), st.floats(-0.5, 0.5))
-def test_table_gate_names_the_points_below(heights: np.ndarray, lowest_m: float) -> None:
-    labels = ("elbow", "camera", "left", "right")
-    violations = check_table(heights, lowest_m, labels)
-    assert names(violations) == {labels[i] for i in np.flatnonzero(heights < lowest_m - ROUNDING_SI)}
+@pytest.mark.parametrize(
+    ("obstacle", "reason"),
+    [
+        (Obstacle.SELF, GateReason.SELF_COLLISION),
+        (Obstacle.FIXTURE, GateReason.FIXTURE),
+        (Obstacle.TABLE, GateReason.TABLE),
+    ],
+)
+def test_clearance_gate_says_what_is_too_near_to_what(obstacle: Obstacle, reason: GateReason) -> None:
+    (violation,) = check_clearance([NearPair("forearm at palm", obstacle, 0.002, 0.005)])
+    assert violation == GateViolation(reason, "forearm at palm", 0.002, 0.005)
+    assert check_clearance([]) == ()
 
 
 @given(points, points, st.floats(0.01, 5.0))
@@ -170,7 +178,6 @@ def test_age_gate_holds_then_stops(age_s: float, reasons: list[GateReason]) -> N
         (GateReason.JOINT_TURN, check_turns(NAN_JOINTS, np.zeros(6))),
         (GateReason.GRIPPER_RANGE, check_gripper(float("nan"), 0.0, 0.085)),
         (GateReason.WORKSPACE, check_workspace(NAN_POINT, LOW, HIGH)),
-        (GateReason.TABLE, check_table(NAN_POINT, 0.0, ("a", "b", "c"))),
         (GateReason.TOOL_SPEED, check_tool_speed(NAN_POINT, LOW, 1.0, DT_S)),
         (GateReason.SINGULARITY, check_singularity(NAN_POINT, MARGINS)),
     ],

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from handeye.robot.config import WorkCellConfig
-from handeye.robot.control.gates import GateReason, check_joint_limits, check_table, check_workspace
+from handeye.robot.control.gates import GateReason, check_joint_limits, check_workspace
 from handeye.robot.control.safety import SafetyConfig
 from handeye.robot.control.set_point_stream import GateDecision, SetPointStream
 from handeye.robot.errors import SafetyError
-from handeye.robot.kinematics.collision_geometry import points_of_cell
+from handeye.robot.kinematics.clearance import CellClearance
 from handeye.robot.kinematics.forward import forward_kinematics, link_frames
 from handeye.robot.kinematics.limits import joint_limits_from_config
 from handeye.robot.kinematics.ur10e_ik import choose_solution, inverse_kinematics
@@ -37,6 +37,8 @@ LIMIT_VALUES: dict[str, float] = {
     "tool_speed_max_m_s": 2.0,
     "table_clearance_m": 0.001,
     "fixture_clearance_m": 0.005,
+    "self_clearance_m": 0.005,
+    "held_clearance_m": 0.003,
     "wrist_sine_min": 0.05,
     "elbow_sine_min": 0.05,
     "shoulder_reach_min_m": 0.02,
@@ -104,7 +106,7 @@ def assert_places_legal(sent: list[np.ndarray]) -> None:
     assert LIMITS.contain(qpos, config.joint_margin_rad).all()
     assert (p_tcp >= np.array(CELL.workspace.low_m) - 1e-9).all()
     assert (p_tcp <= np.array(CELL.workspace.high_m) + 1e-9).all()
-    assert points_of_cell(CELL).lowest_m(links).min() >= config.table_clearance_m - 1e-9
+    assert not CellClearance(CELL, config.clearances).too_near(qpos, links, 0.085, holds=False).any()
 
 
 def test_planned_motions_pass() -> None:
@@ -261,6 +263,34 @@ def test_a_hand_in_the_bin_does_not_go_into_its_wall() -> None:
     stream = make_stream(start)
     assert run_to_rest(stream, above((x, y - 0.12, 0.09), start)) == (GateReason.FIXTURE,)
     assert any("bin_wall_-y" in violation.where for violation in stream.latched)
+
+
+@pytest.mark.parametrize(
+    ("start", "joint", "pair"),
+    [
+        ((2.02, -1.23, 2.47, -2.55, -0.16, 3.34), 2, "upper arm at wrist 1"),
+        ((2.17, -1.12, 2.09, -0.44, -1.73, 2.55), 3, "forearm at camera"),
+    ],
+)
+def test_an_arm_does_not_fold_into_itself(start: tuple[float, ...], joint: int, pair: str) -> None:
+    qpos = np.array(start)
+    target, stream = qpos.copy(), make_stream(qpos, step_max_rad=1.0)
+    target[joint] += 0.5
+    assert run_to_rest(stream, target) == (GateReason.SELF_COLLISION,)
+    assert pair in [violation.where for violation in stream.latched]
+
+
+@pytest.mark.parametrize(("gripper_m", "reasons"), [(0.06, ()), (0.05, (GateReason.FIXTURE,))])
+def test_what_may_be_held_is_kept_from_the_walls_of_the_bin(gripper_m: float, reasons: tuple[GateReason, ...]) -> None:
+    """Fingers sent nearer together than a cube is wide count as holding one."""
+    x, y = CELL.bin.centre_xy_m
+    start = above((x, y, 0.13))
+    stream = make_stream(start)
+    at_wall = above((x - CELL.bin.inside_m[0] / 2 + 0.029, y, 0.13), start)
+    motion = plan_joint_motion(start, np.zeros(6), at_wall, LIMITS.slowed(0.1), DT_S)
+    found = [send(stream, row, gripper_m) for row in motion.qpos]
+    assert found[-1] == reasons
+    assert all(violation.where == "held object at bin_wall_-x" for violation in stream.latched)
 
 
 def test_joint_limits_hold_with_their_margin() -> None:
@@ -434,6 +464,5 @@ def test_places_at_a_limit_pass_with_the_rounding_of_sums_and_no_more() -> None:
     low, high = np.zeros(3), np.ones(3)
     for excess, is_inside in ((1e-12, True), (1e-6, False)):
         assert (not check_workspace(high + excess, low, high)) is is_inside
-        assert (not check_table(np.array([-excess]), 0.0, ["tip"])) is is_inside
         beyond = LIMITS.qpos_high - 0.02 + excess
         assert (not check_joint_limits(beyond, LIMITS, 0.02)) is is_inside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,15 @@ def test_report_counts_reasons_violations_and_cycle_times_of_successes_only() ->
     assert (report["cycle_s_median"], report["cycle_s_mean"]) == (8.0, 8.0)
     assert report["stages"]["tick"]["count"] == 8
     assert report["stages"]["tick"]["p50_ms"] == pytest.approx(2.0)
+
+
+def test_report_adds_up_contacts_and_broken_limits() -> None:
+    first = replace(result(1, success=True), contacts={"clutter": 2}, limit_breaches={"table_contact": 3})
+    second = replace(result(2, success=True), contacts={"clutter": 1, "self": 1}, limit_breaches={})
+    report = summarise_episodes([first, second])
+    assert report["contacts"] == {"clutter": 3, "self": 1}
+    assert report["limit_breaches"] == {"table_contact": 3}
+    assert [row["contacts"] for row in report["results"]] == [{"clutter": 2}, {"clutter": 1, "self": 1}]
 
 
 def test_report_has_the_agreed_keys_also_without_any_success() -> None:
