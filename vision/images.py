@@ -249,11 +249,9 @@ def write_image(path: Path, image_rgb: UInt8[np.ndarray, "h w 3"]) -> None:
     Raises UserError for a suffix of no image format, OSError where OpenCV's writer would silently leave a broken file.
     """
     try:
-        is_encoded, content = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        is_encoded = False
-    if not is_encoded:
-        raise UserError(f"{path}: this OpenCV cannot write such an image; use .png")
+        _, content = cv2.imencode(path.suffix, cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR))
+    except cv2.error as error:
+        raise UserError(f"{path}: this OpenCV cannot write such an image; use .png") from error
     with replacing(path) as beside:
         beside.write_bytes(content.tobytes())
 
