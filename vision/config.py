@@ -1,8 +1,9 @@
 """Load and validate typed configurations (pydantic): YAML overrides the defaults in code, command line overrides YAML.
 
 A group of keys that is given in part keeps the rest of its default, its `kind` included; naming another kind starts
-from that kind's defaults. Groups that are `is_given_whole` keep nothing: a file gives them in full or leaves them out. Unknown and duplicate keys are errors that name the path of the key. Overrides are written
-`key.path=value` or `--key.path value`; a dash and an underscore mean the same there.
+from that kind's defaults. Groups that are `is_given_whole` keep nothing: a file gives them in full or leaves them out.
+Unknown and duplicate keys are errors that name the path of the key. Overrides are written `key.path=value` or
+`--key.path value`; a dash and an underscore mean the same there.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def _give_whole_groups(config_type: type[Config], content: dict[str, Any], keys: list[str]) -> None:
-    """Write out the default of a group that is given whole, where the file leaves it out and a key of it is to change."""
+    """Write out the default of a group that is given whole, where a key of it changes that the file leaves out."""
     fields = config_type.model_fields
     for key in keys[:-1]:
         default = fields[key].default if key in fields else None
