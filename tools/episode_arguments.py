@@ -55,6 +55,9 @@ def show_report(report: dict[str, Any], console: Console) -> None:
         median_s, mean_s = report["cycle_s_median"], report["cycle_s_mean"]
         console.print(f"cycle time, simulated: median {median_s:.2f} s, mean {mean_s:.2f} s")
     console.print(f"gate violations: {report['gate_violations']}")
+    for title, key in (("limits broken", "limit_breaches"), ("arm touched", "contacts")):
+        if report[key]:
+            console.print(f"{title}: {', '.join(f'{name} {count}' for name, count in report[key].items())}")
     for reason, count in report["failures"].items():
         console.print(f"failed, {reason}: {count}")
     show_punctuality(report, console)

@@ -116,7 +116,7 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def _give_whole_groups(config_type: type[Config], content: dict[str, Any], keys: list[str]) -> None:
-    """Write out the default of a group that is given whole, where a file leaves it out and a key of it is to change."""
+    """Write out the default of a group that is given whole, where a key of it changes that the file leaves out."""
     fields = config_type.model_fields
     for key in keys[:-1]:
         default = fields[key].default if key in fields else None

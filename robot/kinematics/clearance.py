@@ -4,9 +4,8 @@ Every solid of `solids` is checked against every other that it can come near to.
 neighbouring links: those turn about a common axis, and their housings touch there by construction. Base and shoulder
 stand on the table.
 
-The gates ask for a command and the whole stop after it, 125 times a second. So one pose of
-every few is judged first: what is farther apart there than the joints can close on the way to its neighbours is clear
-in all of them.
+The gates ask for a command and the whole stop after it, 125 times a second. So one pose of every few is judged first:
+what is farther apart there than the joints can close on the way to its neighbours is clear in all of them.
 """
 
 from __future__ import annotations

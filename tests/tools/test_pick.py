@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import handeye._pick
 from handeye.robot.control.episode import EpisodeResult
+from handeye.robot.interfaces import Outcome
+from handeye.robot.viewer.report import summarise_episodes
 from handeye.tools.command_line import run_command
+from handeye.tools.episode_arguments import show_report
 
 CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.yaml")
 
@@ -73,6 +78,7 @@ def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys
     agreed = {"episodes", "successes", "success_rate", "wilson_low", "wilson_high", "gate_violations", "failures"}
     assert agreed | {"cycle_s_median", "stages"} <= report.keys()
     assert (report["episodes"], report["successes"], report["gate_violations"]) == (1, 1, 0)
+    assert (report["limit_breaches"], report["contacts"]) == ({}, {})
     for stage in ("camera", "detect", "project", "track", "decide", "interpolate", "gate", "command", "tick"):
         assert {"p50_ms", "p95_ms", "p99_ms"} <= report["stages"][stage].keys()
     assert json.loads((output / "report.json").read_text(encoding="utf-8")) == report
@@ -81,6 +87,22 @@ def test_one_episode_leaves_a_report_with_the_agreed_keys(tmp_path: Path, capsys
     shown = capsys.readouterr().out
     assert "1 of 1 placed" in shown
     assert str(output) in shown
+
+
+def test_what_the_arm_touched_and_which_limits_broke_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    result = EpisodeResult(7, True, True, Outcome.SUCCEEDED, None, "", "done", 4.0, 1, {}, {})
+    for contacts, breaches, lines in (
+        ({}, {}, []),
+        (
+            {"clutter": 2, "self": 1},
+            {"self_contact": 9},
+            ["arm touched: clutter 2, self 1", "limits broken: self_contact 9"],
+        ),
+    ):
+        show_report(summarise_episodes([replace(result, contacts=contacts, limit_breaches=breaches)]), Console())
+        shown = capsys.readouterr().out
+        assert all(line in shown for line in lines)
+        assert ("arm touched" in shown) == bool(lines)
 
 
 def test_ctrl_c_keeps_the_report_of_what_is_done(
