@@ -56,16 +56,12 @@ def remembering(fn: Callable[..., Any], typechecker: Any) -> Callable[..., Any]:
         if not known:
             known.append(memory_of(fn, typechecker))
         memory = known[0]
-        if not memory.is_of_types:
-            return memory.check(fn, args, kwargs)
-        try:
-            key = memory.key_of_arguments(args, kwargs)
-        except UnlikeError:
-            return memory.check(fn, args, kwargs)
+        key = memory.key_of_arguments(args, kwargs)
         results = memory.passed.get(key)
         if results is None:
             result = memory.check(fn, args, kwargs)
-            memory.remember(key, result)
+            if key is not None:
+                memory.remember(key, result)
             return result
         result = fn(*args, **kwargs)
         if memory.has_result:
@@ -98,11 +94,16 @@ class Memory:
         self._next.call = call
         return self._checked(*args, **kwargs)
 
-    def key_of_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:
-        """Raises UnlikeError where it would not say all."""
-        key = tuple([key_of(value, self.draws) for value in args])
-        if kwargs:
-            key += tuple([(name, key_of(value, self.draws)) for name, value in kwargs.items()])
+    def key_of_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
+        """None where it would not say all."""
+        if not self.is_of_types:
+            return None
+        try:
+            key = tuple([key_of(value, self.draws) for value in args])
+            if kwargs:
+                key += tuple([(name, key_of(value, self.draws)) for name, value in kwargs.items()])
+        except UnlikeError:
+            return None
         return key
 
     def remember(self, key: Hashable, result: Any) -> None:
