@@ -8,10 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.tensorrt_stand_in import stand_in as stand_in
+from tests.type_checks import checked_once
+
+# Before the first module of ours: with --jaxtyping-packages each function is decorated by what stands here.
+jaxtyping.jaxtyped = checked_once
 
 # Neither a slow example nor slow drawing of examples is a failure: both are the machine's.
 settings.register_profile("repeatable", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -17,8 +17,12 @@ def run(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_no_file_is_loaded_under_two_names() -> None:
-    """Every module of ours is imported; each file must then stand behind one name, which begins with `handeye.`."""
+    """Every module of ours is imported; each file must then stand behind one name, which begins with `handeye.`.
+
+    That none is imported by another name is read from the sources by the default tests (`tests/test_arrows.py`).
+    """
     code = """
 import importlib, sys
 from pathlib import Path
@@ -53,6 +57,15 @@ def test_importing_it_loads_neither_torch_nor_an_engine_nor_opencv() -> None:
         "import handeye, sys; print(sorted({'torch', 'onnxruntime', 'openvino', 'cv2', 'mujoco'} & set(sys.modules)))"
     )
     assert run(code) == "[]"
+
+
+def test_a_training_is_configured_without_torchvision_and_torchs_compiler() -> None:
+    """They take longer to import than torch itself."""
+    code = (
+        "import sys, handeye.vision.training.config;"
+        "print(sorted({'torchvision', 'torch._dynamo'} & set(sys.modules)), 'torch' in sys.modules)"
+    )
+    assert run(code) == "[] True"
 
 
 @pytest.mark.parametrize("package", ["vision", "robot", "export", "tools"])

@@ -10,11 +10,11 @@ import copy
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.ops import FrozenBatchNorm2d
 
 from handeye.vision.detector import Detector
 from handeye.vision.layers.convolution import ConvNormAct
 from handeye.vision.layers.csp_blocks import Focus, RepBlock
+from handeye.vision.layers.frozen_norm import FrozenBatchNorm2d
 
 
 def fold_for_inference(detector: Detector) -> Detector:

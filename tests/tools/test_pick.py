@@ -116,6 +116,7 @@ def test_ctrl_c_keeps_the_report_of_what_is_done(
 
     monkeypatch.setattr(handeye._pick, "run_episodes", interrupted)
     report_path = tmp_path / "r.json"
-    assert run_command(["pick", CONFIG, "--seed", "7", "--episodes", "3", "--json", str(report_path)]) == 1
+    words = ["pick", CONFIG, "timeout_s=0.5", "--seed", "7", "--episodes", "3", "--json", str(report_path)]
+    assert run_command(words) == 1
     assert json.loads(report_path.read_text(encoding="utf-8"))["episodes"] == 1
     assert "first 1 of 3 episodes" in capsys.readouterr().out

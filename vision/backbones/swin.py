@@ -12,10 +12,10 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import StochasticDepth
 
 from handeye.vision.config import Config
 from handeye.vision.layers.attention import grid_size, join_windows, pad_to_windows, partition_windows
+from handeye.vision.layers.stochastic_depth import StochasticDepth
 from handeye.vision.layers.transformer import FeedForward
 
 Stride = Literal[4, 8, 16, 32]
@@ -177,7 +177,7 @@ class Block(nn.Module):
         self.attention = WindowAttention(dim, num_heads, WINDOW)
         self.feed_forward_norm = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, 4 * dim, activation="gelu")
-        self.skip = StochasticDepth(skip_rate, "row")
+        self.skip = StochasticDepth(skip_rate)
 
     def forward(
         self,

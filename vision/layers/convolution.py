@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
 from typing_extensions import assert_never
+
+from handeye.vision.layers.frozen_norm import FrozenBatchNorm2d
 
 Activation = Literal["silu", "relu", "gelu", "leaky_relu", "mish", "none"]
 

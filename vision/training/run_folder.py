@@ -9,6 +9,7 @@ report.html     all of it on one page                evaluation.json, *.png, bat
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
 import subprocess
@@ -151,6 +152,7 @@ def describe_origin() -> dict[str, object]:
     }
 
 
+@functools.cache
 def describe_packages() -> str:
     """The version of every installed package but this one, as `pip install --constraint` reads it."""
     described = [one.metadata for one in distributions()]  # read again at every access

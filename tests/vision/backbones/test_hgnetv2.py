@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from handeye.vision.backbones.build import build_backbone
 from handeye.vision.backbones.hgnetv2 import ConvReluAffine, HGNetv2, HGNetv2Config, LearnableAffine, Stem
 from handeye.vision.config import validate_config
 from handeye.vision.errors import ConfigError
 from handeye.vision.layers.convolution import TORCH_NORM
+from handeye.vision.layers.frozen_norm import FrozenBatchNorm2d
 
 PUBLISHED_MILLIONS = {"b0": 6.00, "b1": 6.34, "b2": 11.22, "b3": 16.29, "b4": 19.80, "b5": 39.57}
 """Parameters of the published classifiers: the backbone, a 1 x 1 convolution to 2048 channels, 1000 classes."""

@@ -72,7 +72,7 @@ def test_what_is_gone_stays_gone_while_the_rest_learns(small_config, tmp_path):
     torch.manual_seed(4)
     detector, path = Detector(DetectorConfig.model_validate({**NANO, "num_classes": 2})), tmp_path / "whole.safetensors"
     save_detector(path, detector)
-    config = small_config(start_from=path, pruning={"kind": "magnitude", "sparsity": 0.7})
+    config = small_config(detector=NANO, start_from=path, pruning={"kind": "magnitude", "sparsity": 0.7})
     whole = train_to_step(config, tmp_path / "whole", 4)
     unlearnt = train_to_step(config, tmp_path / "none", 0)
     train_to_step(config, tmp_path / "parts", 2)

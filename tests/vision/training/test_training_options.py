@@ -14,6 +14,7 @@ from handeye.vision.evaluation.protocol import Protocol
 from handeye.vision.training.distributed import TrainingError
 from handeye.vision.training.run_folder import RunFolder
 from handeye.vision.training.train_detector import Training, train_detector
+from tests.vision.training.conftest import NANO
 
 QUIET = Console(quiet=True)
 
@@ -33,7 +34,7 @@ def one_step(config, path) -> tuple[Training, dict[str, float]]:
 
 
 def test_what_is_frozen_stays_as_it_was(small_config, tmp_path):
-    config = small_config(freeze=["backbone"])
+    config = small_config(detector=NANO, freeze=["backbone"])
     before = Training(config, RunFolder(tmp_path), QUIET).network.state_dict()
     training, _ = one_step(config, tmp_path)
     after = training.network.state_dict()
