@@ -13,7 +13,7 @@ from handeye.robot.control.episode import FAILED_STAGE
 from handeye.robot.demonstration_sink import WRIST
 from handeye.robot.errors import StageError
 from handeye.robot.interfaces import Camera, Policy
-from handeye.robot.perception.pipeline import Detector
+from handeye.robot.perception.pipeline import Detector, Percept
 from handeye.robot.pick import PickConfig, build_perception, load_detector
 from handeye.robot.policies.learned_pick import LearnedPick, load_pick_network, require_cameras
 from handeye.robot.policies.scripted_policy import PickSkill
@@ -93,8 +93,10 @@ class _Task:
                 if not self._take_records():
                     time.sleep(POLL_S)
                     continue
-                self._see()
+                percept = self._see()
                 self._decide()
+                if percept is not None and self._begin.is_recorded:
+                    self._rings.percepts.write(percept)
         except StageError as failure:
             self._rings.plans.write(
                 PlanMessage(None, None, self._clock.now_s(), failure.stage + FAILED_STAGE, str(failure))
@@ -114,18 +116,18 @@ class _Task:
             self._newest = record
         return bool(records)
 
-    def _see(self) -> None:
+    def _see(self) -> Percept | None:
         """Perceive the newest frame if it is a new one; control goes on meanwhile."""
         with named_failure("camera"):
             frame = self._camera.read()
         if frame.stamp_s <= self._agent.frame_stamp_s:
-            return
+            return None
         read_s = self._clock.now_s()
         percept = self._agent.perceive(frame)
         self._agent.take(percept)
         self._frame = FrameTimes(frame.stamp_s, read_s, self._clock.now_s())
-        self._rings.percepts.write(percept)
         self._take_records()
+        return percept
 
     def _decide(self) -> None:
         """A plan from the next control period on."""

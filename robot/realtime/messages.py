@@ -46,10 +46,11 @@ class LoadScene:
 
 @dataclass(frozen=True, slots=True)
 class BeginTask:
-    """Start a task; the fault's time is one of the clock."""
+    """Start a task; the fault's time is one of the clock. is_recorded: somebody wants the percepts."""
 
     task: PickTask
     fault: Injection | None
+    is_recorded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

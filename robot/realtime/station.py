@@ -101,7 +101,7 @@ class RealtimeStation:
         if output is not None:
             self._children["recorder"].send(self._recording(output, seed))
             self._answer("recorder", Ready, ANSWER_S)
-        report = self._play(fault)
+        report = self._play(fault, is_recorded=output is not None)
         self._children["perception"].send(EndTask())
         agent = self._answer("perception", AgentReport, ANSWER_S) or AgentReport({})
         stage_ms = report.stage_ms | agent.stage_ms
@@ -131,12 +131,12 @@ class RealtimeStation:
         while self._rings.frames.count == frames and self._clock.now_s() < until_s:
             time.sleep(0.002)
 
-    def _play(self, fault: Injection | None) -> ControlReport:
+    def _play(self, fault: Injection | None, *, is_recorded: bool) -> ControlReport:
         """Start perception and control, kill what the fault names, and wait for what control reports."""
         began_s = self._clock.now_s()
         fault = None if fault is None else replace(fault, at_s=began_s + fault.at_s)
         kills = fault if fault is not None and fault.name in PROCESS_FAULTS else None
-        begin = BeginTask(build_task(self.config), None if kills else fault)
+        begin = BeginTask(build_task(self.config), None if kills else fault, is_recorded)
         for name in ("perception", "control"):
             self._children[name].send(begin)
         until_s = began_s + self.config.timeout_s + ANSWER_S
