@@ -52,7 +52,10 @@ NARROW = [f"detector.{part}.{key}" for part in ("neck", "head") for key in ("hid
 
 
 def some_then_all(few: tuple[str, ...] = FEW, more: Collection[str] = ()) -> list[object]:
-    """`few` by default, `more` with the slow tests, and all with the long ones; without `more` all are slow."""
+    """`few` by default, `more` with the slow tests, and all with the long ones; without `more` all are slow.
+
+    The default exports of YOLO, YOLOX, RT-DETR and D-FINE are in `tests/export/graph`.
+    """
 
     def marks(name: str) -> Any:
         return () if name in few else pytest.mark.slow if name in (more or ALL) else pytest.mark.long
@@ -112,7 +115,7 @@ def for_export(name: str) -> Detector:
     return Detector(small(name, f"detector.preprocessing.size_hw={list(size_hw)}", *all_cells).detector).eval()
 
 
-@pytest.mark.parametrize("name", some_then_all(("cspdarknet_rtdetrv2",), FEW))
+@pytest.mark.parametrize("name", some_then_all((), (*FEW, "cspdarknet_rtdetrv2")))
 def test_the_export_computes_what_torch_computes(name: str, tmp_path: Path):
     detector = for_export(name)
     with torch.no_grad():  # fresh predictions are nearly the same everywhere, and would prove little

@@ -60,7 +60,7 @@ def test_importing_it_loads_neither_torch_nor_an_engine_nor_opencv() -> None:
 
 
 def test_a_training_is_configured_without_torchvision_and_torchs_compiler() -> None:
-    """They take longer to import than torch itself."""
+    """Together they take longer to import than torch itself; an optimizer loads the compiler when it is made."""
     code = (
         "import sys, handeye.vision.training.config;"
         "print(sorted({'torchvision', 'torch._dynamo'} & set(sys.modules)), 'torch' in sys.modules)"

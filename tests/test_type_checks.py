@@ -222,11 +222,15 @@ def test_a_class_that_comes_later_in_the_file_is_known() -> None:
         wrapped("x")
 
 
-@pytest.mark.filterwarnings("ignore:.*jit.trace:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_tracing_sees_tensors_for_sizes() -> None:
+@pytest.mark.filterwarnings("ignore:.*jit.trace:FutureWarning", "error::torch.jit.TracerWarning")
+def test_a_trace_holds_the_function_and_nothing_of_its_checks() -> None:
     wrapped = checked_once(_copy(of_tensors), typechecker=beartype.beartype)
-    traced = torch.jit.trace(lambda x: wrapped(x) + 1, torch.zeros(2, 3))
-    torch.testing.assert_close(traced(torch.zeros(2, 3)), torch.ones(2, 3))
+    for _ in range(2):
+        traced = torch.jit.trace(lambda x: wrapped(x * 2) + 1, torch.zeros(2, 3), check_trace=False)
+        torch.testing.assert_close(traced(torch.ones(4, 3)), torch.full((4, 3), 3.0))
+        assert {node.kind() for node in traced.graph.nodes()} <= {"prim::Constant", "aten::mul", "aten::add"}
+    with pytest.raises(TypeCheckError):
+        torch.jit.trace(lambda x: wrapped(x), torch.zeros(2, 4), check_trace=False)
 
 
 def _copy(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -90,10 +90,11 @@ class Memory:
         self._checked = checked_each_time(self._calling_the_next(fn), typechecker=typechecker)
 
     def check(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What `call` returns, as the function's; with all checks."""
+        """What `call` returns, as the function's; with all checks. A trace of torch sees the call, and no check."""
         __tracebackhide__ = True
-        self._next.call = call
-        return self._checked(*args, **kwargs)
+        with tracing_paused() as traced:
+            self._next.call = traced(call)
+            return self._checked(*args, **kwargs)
 
     def key_of_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable | None:
         """None where it would not say all."""
@@ -220,9 +221,38 @@ def reader_of(kind: type) -> Callable[[Any, bool], Hashable]:
 
 def of_array(value: Any, draws: bool) -> Hashable:
     torch = sys.modules.get("torch")
-    if torch is not None and torch.jit.is_tracing():
-        raise UnlikeError  # sizes are tensors then
-    return type(value), value.dtype, tuple(value.shape)
+    if torch is None or torch._C._get_tracing_state() is None:  # noqa: SLF001
+        return type(value), value.dtype, tuple(value.shape)
+    with tracing_paused():
+        return type(value), value.dtype, tuple(value.shape)
+
+
+@contextlib.contextmanager
+def tracing_paused() -> Iterator[Callable[[Callable[..., Any]], Callable[..., Any]]]:
+    """While torch traces, sizes are tensors and comparing them becomes part of the trace. What is yielded makes a
+    function trace again.
+    """
+    torch = sys.modules.get("torch")
+    state = None if torch is None else torch._C._get_tracing_state()  # noqa: SLF001
+    if torch is None or state is None:
+        yield lambda call: call
+        return
+
+    def traced(call: Callable[..., Any]) -> Callable[..., Any]:
+        def resumed(*args: Any, **kwargs: Any) -> Any:
+            torch._C._set_tracing_state(state)  # noqa: SLF001
+            try:
+                return call(*args, **kwargs)
+            finally:
+                torch._C._set_tracing_state(None)  # noqa: SLF001
+
+        return resumed
+
+    torch._C._set_tracing_state(None)  # noqa: SLF001
+    try:
+        yield traced
+    finally:
+        torch._C._set_tracing_state(state)  # noqa: SLF001
 
 
 def of_tuple(value: tuple[Any, ...], draws: bool) -> Hashable:

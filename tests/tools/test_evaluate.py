@@ -15,7 +15,7 @@ SHIPPED_AP50 = 0.8360
 SUMMARY = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_official_yolox_nano_reaches_its_ap(shared, tmp_path: Path, engine: str):
     words = [
         *("evaluate", str(shared("data/yolox_nano_coco/yolox_nano.onnx")), "--model-format", "yolox"),

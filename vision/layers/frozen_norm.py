@@ -1,6 +1,6 @@
 """Batch norm whose statistics, scale and shift stay as they were loaded.
 
-torchvision has the same class; importing it brings torch's compiler along, two seconds before anything begins.
+torchvision has the same class; importing it brings torch's compiler along, which takes two seconds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Residual branches left out at random in training (Huang et al. 2016, arXiv:1603.09382).
 
-torchvision has the same class; importing it brings torch's compiler along, two seconds before anything begins.
+torchvision has the same class; importing it brings torch's compiler along, which takes two seconds.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -46,6 +47,7 @@ def recording(reference: Callable[[str], Path]) -> Callable[[str, str], Recordin
     Some have shorter recordings of other sizes besides, as `recording("rtdetr_r18vd", "_640_g")`.
     """
 
+    @functools.lru_cache(maxsize=2)  # neighbouring tests look at the same one
     def read(name: str, variant: str) -> Recording:
         meta = json.loads(reference(f"{name}.json").read_text())
         other = meta.get("variants", {}).get(variant.removeprefix("_"))

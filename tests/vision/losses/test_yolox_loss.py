@@ -16,6 +16,7 @@ from handeye.vision.detector import Detector, DetectorConfig
 from handeye.vision.heads.outputs import GridOutput
 from handeye.vision.heads.yolox import YoloxHeadConfig
 from handeye.vision.losses.yolox_loss import YoloxLoss, YoloxLossConfig
+from handeye.vision.necks.path_aggregation import PathAggregationConfig
 
 BOXES = BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 36.0], [30.0, 26.0, 62.0, 60.0]]), torch.tensor([2, 0]))
 NOTHING = BoxTargets.empty()
@@ -170,7 +171,8 @@ def test_descending_the_loss_learns_two_images():
     torch.manual_seed(0)
     detector = Detector(
         DetectorConfig(
-            backbone=CSPDarknetConfig(width=0.125),
+            backbone=CSPDarknetConfig(depth=0.1, width=0.125),
+            neck=PathAggregationConfig(depth=0.1),
             head=YoloxHeadConfig(hidden_dim=24),
             num_classes=3,
             class_names=("a", "b", "c"),

@@ -215,7 +215,7 @@ def test_a_pruned_checkpoint_is_loaded_fine_tuned_and_loaded_again(small_config,
 def test_training_prunes_at_its_start_and_goes_on_bit_for_bit(small_config, tmp_path):
     path = tmp_path / "whole.safetensors"
     save_detector(path, build("depthwise"))
-    config = small_config(start_from=path, pruning={"kind": "channels", "keep_macs": 0.6, "multiple": 8})
+    config = small_config(detector=NANO, start_from=path, pruning={"kind": "channels", "keep_macs": 0.6, "multiple": 8})
     whole = train_to_step(config, tmp_path / "whole", 4)
     train_to_step(config, tmp_path / "parts", 2)
     parts = train_to_step(config, tmp_path / "parts", 4)

@@ -192,7 +192,7 @@ def start(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_training_rounds_learns_ranges_and_goes_on_bit_for_bit(small_config, tmp_path):
-    config = small_config(start_from=start(tmp_path), quantization_aware={})
+    config = small_config(detector=NANO, start_from=start(tmp_path), quantization_aware={})
     whole = train_to_step(config, tmp_path / "whole", 4)
     train_to_step(config, tmp_path / "parts", 2)
     parts = train_to_step(config, tmp_path / "parts", 4)

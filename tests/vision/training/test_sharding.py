@@ -18,7 +18,7 @@ from handeye.vision.losses.build import build_loss
 from handeye.vision.training.optimizer import AdamWConfig, Ema, EmaConfig, build_optimizer
 from handeye.vision.training.sharding import gathered_into, learning_parameters, shard, sharded_states, whole
 from tests.test_matrix import FEW, SMALL, load
-from tests.vision.training.conftest import NANO
+from tests.vision.training.conftest import SMALL as FEW_LAYERS
 
 CPU = torch.device("cpu")
 TARGETS = [BoxTargets(torch.tensor([[8.0, 8.0, 40.0, 48.0]]), torch.tensor([1])), BoxTargets.empty()]
@@ -63,12 +63,12 @@ def test_any_detector_learns_the_same_when_its_parts_gather_one_after_the_other(
 
 
 def test_a_state_is_saved_whole_and_loaded_into_shares(tmp_path: Path):
-    def nano() -> Detector:
+    def small() -> Detector:
         torch.manual_seed(0)
-        return Detector(validate_config(DetectorConfig, {**NANO, "num_classes": 3}, origin="test"))
+        return Detector(validate_config(DetectorConfig, {**FEW_LAYERS, "num_classes": 3}, origin="test"))
 
     def parts() -> dict:
-        detector = nano()
+        detector = small()
         average = Ema(EmaConfig(decay=0.5, ramp_steps=0.1), detector)
         names = learning_parameters(detector)
         for network in (detector, average.model):
@@ -87,7 +87,7 @@ def test_a_state_is_saved_whole_and_loaded_into_shares(tmp_path: Path):
     assert all(isinstance(parameter, DTensor) for parameter in fresh["detector"].parameters())
     for name, part in sharded_states(fresh).items():
         torch.testing.assert_close(part.state_dict(), saved[name], rtol=0, atol=0)
-    before, after = nano(), nano()
+    before, after = small(), small()
     gathered_into(after, trained["ema"].model)
     learnt = trained["detector"].state_dict()
     for key, value in after.named_parameters():

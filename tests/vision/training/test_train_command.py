@@ -36,9 +36,11 @@ def drawn_data(folder: Path) -> list[str]:
     return [*words, "--data.val-annotations", annotations, "--data.val-images", images, "data.num_workers=0"]
 
 
+@pytest.mark.usefixtures("quick_figures")
 def test_training_on_other_data_writes_what_the_contract_says(drawn_set, tmp_path):
     run, result = RunFolder(tmp_path / "run"), tmp_path / "result.json"
     words = ["train", SMOKE, *drawn_data(drawn_set), "max_steps=3", "batch_size=3"]
+    words.append("detector.preprocessing.size_hw=[96, 96]")
     assert run_command([*words, "--output", str(run.path), "--json", str(result)]) == 0
     summary = json.loads(result.read_text())
     assert summary["run_folder"] == str(run.path)
