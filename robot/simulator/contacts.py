@@ -11,6 +11,7 @@ from enum import IntEnum
 import mujoco
 import numpy as np
 
+from handeye.robot.simulator.robot_model import CORE_SUFFIX
 from handeye.robot.simulator.scene import Scene
 
 
@@ -42,7 +43,9 @@ class ContactReader:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
-        self._names = [scene.model.geom(geom).name for geom in range(scene.model.ngeom)]
+        # A tube and the core in it are one part.
+        names = [scene.model.geom(geom).name for geom in range(scene.model.ngeom)]
+        self._names = [name.removesuffix(CORE_SUFFIX) for name in names]
         self._kinds = np.array([_kind(name) for name in self._names])
 
     def read(self) -> list[ArmContact]:

@@ -52,7 +52,7 @@ _ARMATURE = (2.0, 2.0, 1.0, 0.15, 0.15, 0.15)
 # out a body against its parent, which here overlap by construction; add_exclusions names what else does.
 ARM_COLLISION = {"contype": "2", "conaffinity": "3"}
 
-CORE_FRACTION = 0.9
+CORE_FRACTION, CORE_SUFFIX = 0.9, "_core"
 
 _GREY = (0.72, 0.73, 0.75, 1.0)
 _BLUE = (0.42, 0.62, 0.78, 1.0)
@@ -179,7 +179,7 @@ def _add_link(body: Element, link: int, name: str) -> None:
             # MuJoCo 3.17 finds no contact of a capsule that runs right through a box thinner than itself, such as the
             # table; of a cylinder it does. This one lies inside the capsule, out of sight and of every lighter touch.
             size, shape = (CORE_FRACTION * part.radius_m,), {"type": "cylinder", "mass": "0", "group": "5"}
-            add(body, "geom", name=f"{name}_{number}_core", fromto=ends, size=size, **shape, **ARM_COLLISION)
+            add(body, "geom", name=f"{name}_{number}{CORE_SUFFIX}", fromto=ends, size=size, **shape, **ARM_COLLISION)
 
 
 def _add_finger(hand: Element, sign: float, name: str, pad: str, cell: WorkCellConfig) -> None:

@@ -118,8 +118,11 @@ class PickSuccessCheck:
         for contact in contacts:
             if self._is_target(contact):
                 continue
-            is_self = contact.touched is Touched.SELF
-            other = f"{contact.part} against {contact.other}" if is_self else contact.other
+            is_self, other = contact.touched is Touched.SELF, contact.other
+            if is_self:
+                other = f"{contact.part} against {other}"
+            elif contact.touched is Touched.OBJECT:
+                other = other.rpartition("_")[0]  # an object of several geoms is one
             if stamp_s - self._touched_s.get(other, -np.inf) > _SAME_TOUCH_S:
                 self.contacts[CONTACT_NAMES[contact.touched]] += 1
             if is_self and not self.self_contact:

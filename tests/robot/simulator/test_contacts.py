@@ -154,7 +154,7 @@ def test_a_tube_that_runs_right_through_the_table_is_found() -> None:
     scene = build_scene(WorkCellConfig(), [], sample_appearance(np.random.default_rng(0), Profile.TRAIN))
     place_arm(scene, np.array([2.84, 0.79, -2.7, 4.3, -1.03, -1.35]), 0.05)
     found = {(contact.part, contact.touched) for contact in ContactReader(scene).read()}
-    assert {("shoulder_lift_1_core", Touched.TABLE), ("elbow_1_core", Touched.TABLE)} <= found
+    assert {("shoulder_lift_1", Touched.TABLE), ("elbow_1", Touched.TABLE)} <= found
 
 
 def test_no_part_touches_another_at_home_and_where_picks_lead() -> None:
