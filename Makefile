@@ -51,7 +51,7 @@ check: style
 
 # The tests themselves import every file: no need to do so twice.
 test: style
-	$(call FORECAST,default tests,27)
+	$(call FORECAST,default tests,20)
 	$(PYTEST) -m "not slow and not long and not gpu and not hardware"
 
 test-slow: setup-test
