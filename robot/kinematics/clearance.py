@@ -102,10 +102,11 @@ class CellClearance:
         pairs = pairs.take(np.flatnonzero(~is_above))
         block, middles, turn_rad = _blocks_of(qpos)
         within_m = pairs.clearance_m + turn_rad @ pairs.levers_m.T
-        is_near = np.logical_not(self._distances_m(solids, links[middles], pairs, within_m) > within_m)
+        is_near = ~(self._distances_m(solids, links[middles], pairs, within_m) > within_m)
         found = np.zeros(len(links), dtype=bool)
         if is_near.any():
-            poses, left = np.flatnonzero(is_near.any(axis=1)[block]), pairs.take(np.flatnonzero(is_near.any(axis=0)))
+            block_is_near = np.asarray(is_near.any(axis=1))
+            poses, left = np.flatnonzero(block_is_near[block]), pairs.take(np.flatnonzero(is_near.any(axis=0)))
             within_m = np.tile(left.clearance_m, (len(poses), 1))
             found[poses] = ~_keeps(self._distances_m(solids, links[poses], left, within_m), within_m).all(axis=1)
         return found
