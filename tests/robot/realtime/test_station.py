@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -98,3 +100,36 @@ def test_a_file_that_is_no_detector_is_said_and_nothing_stays(tmp_path: Path) ->
     with pytest.raises(ModelFileError, match="broken.onnx"), station:
         pass
     assert station.pids() == {}
+
+
+def test_a_killed_command_leaves_no_process_and_a_recording_up_to_its_last_second(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "handeye.tools.command_line", "pick", "--clock", "real", "--output", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    ticks = tmp_path / "episode_0" / "ticks.jsonl"
+    until_s = time.monotonic() + 120.0
+    while not (ticks.is_file() and ticks.stat().st_size > 100_000) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    children = children_of(process.pid)
+    assert len(children) >= 5
+    process.kill()
+    killed_s = time.monotonic()
+    process.wait()
+    while any(map(is_running, children)) and time.monotonic() < until_s:
+        time.sleep(0.05)
+    assert not any(map(is_running, children))
+    recording = read_recording(ticks)
+    assert recording.stamp_s[-1] > killed_s - 1.0
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that one has started."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            words = status.read_text(encoding="utf-8").rpartition(")")[2].split()
+        except OSError:  # it has ended meanwhile
+            continue
+        if int(words[1]) == pid:
+            found.append(int(status.parent.name))
+    return found
