@@ -34,7 +34,6 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "robot" / "pick.y
         (["--policy-file", "some.onnx"], "only --policy act reads a file"),
         (["--faults", "frozen"], "--faults frozen: expected all or one of black_image"),
         (["--faults", "perception_killed"], "in lock-step there is one process; add --clock real"),
-        (["fault=control_killed"], "control_killed needs a real clock"),
         (["--clock", "real", "--workers", "2"], "--workers 2: one cell runs in real time"),
         (["absent.yaml"], "absent.yaml"),
         ([CONFIG, "skill.grasp.max_atempts=2"], "did you mean max_attempts"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from handeye.robot.errors import ArmError, CameraError, PolicyInputError
-from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, PickConfig, open_station
+from handeye.robot.pick import SHIPPED_DETECTOR, SHIPPED_POLICY, PickConfig, PickStation, open_station
 from handeye.robot.simulator.device_faults import (
     AHEAD_S,
     ARM_FAULTS,
@@ -32,6 +32,7 @@ from handeye.robot.simulator.device_faults import (
 )
 from handeye.robot.timing import ManualClock
 from handeye.robot.types import CommandState, Observation
+from handeye.vision.errors import ConfigError
 from handeye.vision.runtime.detections import Detections
 from tests.robot.control.fake_devices import HOME, TASK, FakeArm, FakeCamera, ListedPolicy
 
@@ -95,7 +96,17 @@ def test_a_camera_is_sound_until_its_fault_begins(name: FaultName) -> None:
     }
     assert changed[name]
     if name == "dropped_frames":
-        assert len({camera.read().stamp_s for _ in range(4)}) == 2, "no frame came through any more"
+        stamps_s = set()
+        for _ in range(4):
+            clock.advance(0.1)
+            stamps_s |= {camera.read().stamp_s, camera.read().stamp_s}
+        assert len(stamps_s) == 2, "one of four frames comes through, however often they are read"
+
+
+@pytest.mark.parametrize("name", PROCESS_FAULTS)
+def test_in_lock_step_no_process_can_be_killed(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} needs a real clock"):
+        PickStation(PickConfig.model_validate({"fault": name}), lambda image: Detections.empty(("red_cube",)))
 
 
 def test_detectors_that_see_nothing_or_too_much() -> None:
