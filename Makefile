@@ -51,11 +51,11 @@ check: style
 
 # The tests themselves import every file: no need to do so twice.
 test: style
-	$(call FORECAST,default tests,20)
+	$(call FORECAST,default tests,16)
 	$(PYTEST) -m "not slow and not long and not gpu and not hardware"
 
 test-slow: setup-test
-	$(call FORECAST,slow tests,38)
+	$(call FORECAST,slow tests,22)
 	$(PYTEST) -m "slow and not long and not gpu and not hardware"
 
 test-long: setup-test
