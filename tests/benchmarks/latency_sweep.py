@@ -56,7 +56,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes[1, column].set_xlabel(f"{key} in ms")
         axes[1, column].set_ylim(-5, 105)
     axes[0, 0].set_ylabel("median cycle, s")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_ylim(0, 1.1 * max(row["cycle_s_median"] or 1.0 for row in rows))
     axes[1, 0].set_ylabel("placed, %")
     axes[0, 0].legend()
     figure.tight_layout()
