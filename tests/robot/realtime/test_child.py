@@ -54,6 +54,9 @@ def test_a_killed_child_is_noticed_and_hears_nothing() -> None:
     child = Child("echo", echo)
     child.kill()
     assert wait([child.waitables[1]], timeout=60.0)
+    until_s = time.monotonic() + 60.0
+    while child.is_alive and time.monotonic() < until_s:  # its files are closed a moment before it is gone
+        time.sleep(0.01)
     assert not child.is_alive
     child.send("hello")
     assert child.next_message() is None
