@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from handeye.robot.errors import ArmError
@@ -92,11 +93,12 @@ def test_children_do_not_outlive_a_killed_parent(tmp_path: Any) -> None:
 
 
 def is_running(pid: int) -> bool:
+    """Whether a process exists that has not ended, whether anyone has asked for its exit code or not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def _ask_for_priority(link: Link) -> None:
