@@ -24,6 +24,8 @@ EPISODE_TIMEOUT = "episode_timeout"
 """The policy was still running when the episode timed out."""
 FAILED_STAGE = "_error"
 """A device, the perception or the policy failed: camera_error, policy_error, ..."""
+KILLED = "_killed"
+"""A process has died: perception_killed, camera_killed, ..."""
 START_REFUSED = "start_refused"
 """The arm stood where the gates would not let it go."""
 GATE_STOP = "gate"
@@ -170,9 +172,9 @@ def conclude(end: EpisodeEnd, checked: CheckResult, *, seed: int, stage_ms: Mapp
 
 
 def is_stop(result: EpisodeResult) -> bool:
-    """Whether the episode ended because a gate, a device or a program stopped it."""
+    """Whether the episode ended because a gate, a device, a program or the death of a process stopped it."""
     reason = result.reason or ""
-    return reason.startswith(f"{GATE_STOP}_") or reason.endswith(FAILED_STAGE)
+    return reason.startswith(f"{GATE_STOP}_") or reason.endswith((FAILED_STAGE, KILLED))
 
 
 def _ends(tick: Tick, began_s: float, timeout_s: float) -> bool:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from handeye.robot.control.episode import (
+    KILLED,
     NOTHING_DONE,
     CheckResult,
     EpisodeEnd,
@@ -53,8 +54,6 @@ START_S = 120.0
 """Longest wait for the processes to load networks and renderer."""
 ANSWER_S = 20.0
 """Longest wait for an answer between episodes."""
-KILLED = "_killed"
-"""A process has died: perception_killed, camera_killed, ..."""
 NOTHING_MEASURED = ControlReport(EpisodeEnd(NOTHING_DONE, 0.0, {}), Punctuality([], [], {}, [], [], {}), {}, 0.0)
 UNSEEN = Verdict(CheckResult(success=False, reason="the simulator has ended"), {}, 0.0)
 
